@@ -1,0 +1,1 @@
+"""Metadata: who owns what, and what of the storage is live."""

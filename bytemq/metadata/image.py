@@ -1,0 +1,275 @@
+"""What a broker knows of its cluster: topics, owners, brokers and configs, built from the keys under `cluster/`.
+
+Owns: the image and how events change it. Must not: do I/O, wait, or decide anything.
+
+The image is one mutable object that every part of a node holds, changed only between two steps of the event loop by its
+follower. What hangs off it (`TopicImage`, `BrokerImage`, config maps) is immutable and replaced as a whole, so that a
+handler may keep a topic over an await and compare it by identity. Copying ten thousand topics for each change would
+make creating them quadratic. `revision` grows with each change; whoever derives something caches it under that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+
+from bytemq.errors import Corrupt
+from bytemq.metadata import keys, values
+from bytemq.metadata.store import Event, KeyValue
+from bytemq.types import TopicId, parse_topic_id
+
+NO_CONFIGS: Mapping[str, str] = MappingProxyType({})
+
+
+class PartitionImage(NamedTuple):
+    owner: int
+    """Broker whose live session owns the partition; -1: nobody does just now."""
+    leader_epoch: int
+    """Of the last owner; -1: it never had one."""
+    session: int
+    """Session that the last owner held, alive or not; -1: it never had one."""
+    assigned: int
+    """Broker that the planner wishes to own it; -1: not planned yet."""
+
+
+NO_PARTITION = PartitionImage(values.NO_BROKER, -1, values.NO_SESSION, values.NO_BROKER)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TopicImage:
+    name: str
+    topic_id: TopicId
+    partitions: tuple[PartitionImage, ...]
+    configs: Mapping[str, str]
+    replication_factor: int
+    is_internal: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BrokerImage:
+    id: int
+    zone: str | None
+    endpoints: Mapping[str, tuple[str, int]]
+    """Advertised host and port by listener name."""
+    epoch: int
+    """The broker's session id."""
+
+    @property
+    def rack(self) -> str | None:
+        return self.zone
+
+
+@dataclass(slots=True)
+class ImageChange:
+    """What a list of events touched: for listeners that keep something derived."""
+
+    topics: set[TopicId] = field(default_factory=set)
+    """Created, changed in any way, or deleted (then no longer in the image)."""
+    brokers: bool = False
+    configs: set[tuple[str, str]] = field(default_factory=set)
+    """(kind, name) as in `keys.config`; a topic's configs count as a change of the topic."""
+
+
+@dataclass(slots=True)
+class _TopicParts:
+    """The keys of one topic as they are stored; they may arrive in any order."""
+
+    name: str | None = None
+    value: values.TopicValue | None = None
+    assignments: dict[int, list[int]] = field(default_factory=dict)
+    owners: dict[int, values.OwnersValue] = field(default_factory=dict)
+    chunks: dict[int, tuple[PartitionImage, ...]] = field(default_factory=dict)
+    """Built partitions by chunk; a chunk whose keys change is built again."""
+
+
+class ClusterImage:
+    """Topics, brokers and configs at one revision. Lookups are plain dictionaries: `topics.get(name)`."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.cluster_id = ""
+        self.topics: dict[str, TopicImage] = {}
+        self.topics_by_id: dict[TopicId, TopicImage] = {}
+        self.brokers: dict[int, BrokerImage] = {}
+        self.controller_id = values.NO_BROKER
+        self.configs: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._key_revisions: dict[str, int] = {}
+        self._parts: dict[TopicId, _TopicParts] = {}
+        self._id_by_name: dict[str, TopicId] = {}
+
+    def topic_by_id(self, topic_id: TopicId) -> TopicImage | None:
+        return self.topics_by_id.get(topic_id)
+
+    @property
+    def broker_default_configs(self) -> Mapping[str, str]:
+        """Dynamic configs of all brokers."""
+        return self.configs.get(("broker", ""), NO_CONFIGS)
+
+    def broker_configs(self, broker_id: int) -> Mapping[str, str]:
+        """Dynamic configs of this broker alone."""
+        return self.configs.get(("broker", str(broker_id)), NO_CONFIGS)
+
+    def group_configs(self, group_id: str) -> Mapping[str, str]:
+        return self.configs.get(("group", group_id), NO_CONFIGS)
+
+    def config_names(self, kind: str) -> list[str]:
+        """Names of this kind that have dynamic configs, sorted."""
+        return sorted(name for of, name in self.configs if of == kind)
+
+    def key_revision(self, key: str) -> int:
+        """For compares: the revision of a key under `cluster/`, 0 when it does not exist."""
+        return self._key_revisions.get(key, 0)
+
+    def events_from_listing(self, entries: Iterable[KeyValue], revision: int) -> list[Event]:
+        """The events that take this image to a listing of everything under `cluster/` at `revision`."""
+        seen: set[str] = set()
+        events: list[Event] = []
+        for key, value, changed_at in entries:
+            seen.add(key)
+            if self._key_revisions.get(key) != changed_at:
+                events.append(Event(key, value, changed_at))
+        events.extend(Event(key, None, revision) for key in self._key_revisions if key not in seen)
+        return events
+
+    def apply(self, events: Iterable[Event], revision: int | None = None) -> ImageChange:
+        """Changes the image in place; afterwards it is at `revision`, or at that of the last event.
+
+        Raises `Corrupt` when a value cannot be read; the image is then not to be used any more.
+        """
+        change = ImageChange()
+        for event in events:
+            if event.value is None:
+                self._key_revisions.pop(event.key, None)
+            else:
+                self._key_revisions[event.key] = event.revision
+            try:
+                self._apply_one(event, change)
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise Corrupt(f"metadata key {event.key} holds what this version cannot read: {error!r}") from error
+            self.revision = max(self.revision, event.revision)
+        if revision is not None:
+            self.revision = max(self.revision, revision)
+        if change.brokers:
+            self._forget_built_chunks()
+            change.topics.update(self._parts)
+        for topic_id in change.topics:
+            self._rebuild(topic_id)
+        return change
+
+    def _apply_one(self, event: Event, change: ImageChange) -> None:
+        key, value, revision = event
+        if key.startswith(keys.TOPICS):
+            self._apply_topic(key[len(keys.TOPICS) :], value, change)
+        elif key.startswith(keys.ASSIGNMENTS):
+            topic_id, chunk = _parse_chunk(key[len(keys.ASSIGNMENTS) :])
+            parts = self._touch(topic_id, chunk, change)
+            if value is None:
+                parts.assignments.pop(chunk, None)
+            else:
+                parts.assignments[chunk] = values.decode_assignments(value)
+        elif key.startswith(keys.OWNERS):
+            topic_id, chunk = _parse_chunk(key[len(keys.OWNERS) :])
+            parts = self._touch(topic_id, chunk, change)
+            if value is None:
+                parts.owners.pop(chunk, None)
+            else:
+                parts.owners[chunk] = values.decode_owners(value)
+        elif key.startswith(keys.BROKERS):
+            self._apply_broker(int(key[len(keys.BROKERS) :]), value, revision)
+            change.brokers = True
+        elif key.startswith(keys.CONFIGS):
+            kind, _, name = key[len(keys.CONFIGS) :].partition("/")
+            self._apply_configs((kind, name), value)
+            change.configs.add((kind, name))
+        elif key == keys.IDENTITY and value is not None:
+            self.cluster_id = value.decode()
+        elif key == keys.CONTROLLER:
+            self.controller_id = values.NO_BROKER if value is None else values.decode_number(value)
+
+    def _apply_topic(self, name: str, value: bytes | None, change: ImageChange) -> None:
+        decoded = None if value is None else values.decode_topic(value)
+        previous = self._id_by_name.pop(name, None)
+        if previous is not None and (decoded is None or decoded.topic_id != previous):
+            parts = self._parts[previous]
+            parts.name = parts.value = None
+            change.topics.add(previous)
+        if decoded is None:
+            return
+        parts = self._parts.setdefault(decoded.topic_id, _TopicParts())
+        if parts.value is None or parts.value.partitions != decoded.partitions:
+            parts.chunks.clear()
+        parts.name, parts.value = name, decoded
+        self._id_by_name[name] = decoded.topic_id
+        change.topics.add(decoded.topic_id)
+
+    def _apply_broker(self, broker_id: int, value: bytes | None, revision: int) -> None:
+        if value is None:
+            self.brokers.pop(broker_id, None)
+            return
+        decoded = values.decode_broker(value)
+        self.brokers[broker_id] = BrokerImage(broker_id, decoded.zone, decoded.endpoints, revision)
+
+    def _apply_configs(self, resource: tuple[str, str], value: bytes | None) -> None:
+        if value is None:
+            self.configs.pop(resource, None)
+        else:
+            self.configs[resource] = values.decode_configs(value)
+
+    def _touch(self, topic_id: TopicId, chunk: int, change: ImageChange) -> _TopicParts:
+        parts = self._parts.setdefault(topic_id, _TopicParts())
+        parts.chunks.pop(chunk, None)
+        change.topics.add(topic_id)
+        return parts
+
+    def _forget_built_chunks(self) -> None:
+        """Which owners are alive has changed."""
+        for parts in self._parts.values():
+            parts.chunks.clear()
+
+    def _rebuild(self, topic_id: TopicId) -> None:
+        old = self.topics_by_id.pop(topic_id, None)
+        if old is not None and self.topics.get(old.name) is old:
+            del self.topics[old.name]
+        parts = self._parts[topic_id]
+        if parts.name is None or parts.value is None:
+            if not parts.assignments and not parts.owners:
+                del self._parts[topic_id]
+            return
+        partitions: list[PartitionImage] = []
+        for chunk in range(keys.chunk_count(parts.value.partitions)):
+            if chunk not in parts.chunks:
+                parts.chunks[chunk] = self._build_chunk(parts, chunk, parts.value.partitions)
+            partitions.extend(parts.chunks[chunk])
+        topic = TopicImage(
+            parts.name,
+            topic_id,
+            tuple(partitions),
+            parts.value.configs,
+            parts.value.replication_factor,
+            parts.value.is_internal,
+        )
+        self.topics[topic.name] = self.topics_by_id[topic_id] = topic
+
+    def _build_chunk(self, parts: _TopicParts, chunk: int, partitions: int) -> tuple[PartitionImage, ...]:
+        first = chunk * keys.CHUNK_PARTITIONS
+        assigned = parts.assignments.get(chunk, [])
+        owners = parts.owners.get(chunk)
+        built: list[PartitionImage] = []
+        for i in range(min(keys.CHUNK_PARTITIONS, partitions - first)):
+            wish = assigned[i] if i < len(assigned) else values.NO_BROKER
+            if owners is None or i >= len(owners.brokers):
+                built.append(NO_PARTITION._replace(assigned=wish))
+                continue
+            session = owners.sessions[i]
+            broker = self.brokers.get(owners.brokers[i])
+            alive = broker is not None and broker.epoch == session
+            owner = owners.brokers[i] if alive else values.NO_BROKER
+            built.append(PartitionImage(owner, owners.leader_epochs[i], session, wish))
+        return tuple(built)
+
+
+def _parse_chunk(rest: str) -> tuple[TopicId, int]:
+    topic_id, _, chunk = rest.partition("/")
+    return parse_topic_id(topic_id), int(chunk)

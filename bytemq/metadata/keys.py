@@ -1,0 +1,79 @@
+"""Every key of the metadata store, in one place.
+
+Owns: the names. Must not: know what the values look like (`values.py`; the storage's values are the storage's own).
+
+    cluster/identity                       id of the cluster, made once
+    cluster/feature-level                  what the data's formats need of a node
+    cluster/controller                     leased: who plans
+    cluster/brokers/<id>                   leased: a broker's session
+    cluster/topics/<name>                  id, number of partitions, configs
+    cluster/assignments/<topic id>/<chunk> the planner's wishes: which broker should own
+    cluster/owners/<topic id>/<chunk>      the owners' facts: which session owns, and the leader epoch
+    cluster/configs/<type>/<name>          dynamic configs of brokers, groups, client metrics
+    allocations/producer-ids               first producer id that no broker has reserved
+    storage/...                            manifests and write-ahead log tails, written by the storage
+
+Everything under `cluster/` makes the `ClusterImage`. A chunk holds 256 partitions of one topic: a thousand partitions
+change in a handful of transactions, a single one in a few KiB.
+"""
+
+from __future__ import annotations
+
+from bytemq.types import PartitionId, TopicId, format_topic_id
+
+CLUSTER = "cluster/"
+IDENTITY = "cluster/identity"
+FEATURE_LEVEL = "cluster/feature-level"
+CONTROLLER = "cluster/controller"
+BROKERS = "cluster/brokers/"
+TOPICS = "cluster/topics/"
+ASSIGNMENTS = "cluster/assignments/"
+OWNERS = "cluster/owners/"
+CONFIGS = "cluster/configs/"
+PRODUCER_IDS = "allocations/producer-ids"
+STORAGE = "storage/"
+MANIFESTS = "storage/manifests/"
+WAL_TAILS = "storage/wal/"
+
+CHUNK_PARTITIONS = 256
+
+
+def broker(broker_id: int) -> str:
+    return f"{BROKERS}{broker_id}"
+
+
+def topic(name: str) -> str:
+    return TOPICS + name
+
+
+def chunk_of(partition: int) -> int:
+    return partition // CHUNK_PARTITIONS
+
+
+def chunk_count(partitions: int) -> int:
+    return -(-partitions // CHUNK_PARTITIONS)
+
+
+def assignments(topic_id: TopicId, chunk: int) -> str:
+    return f"{ASSIGNMENTS}{format_topic_id(topic_id)}/{chunk:05d}"
+
+
+def owners(topic_id: TopicId, chunk: int) -> str:
+    return f"{OWNERS}{format_topic_id(topic_id)}/{chunk:05d}"
+
+
+def config(kind: str, name: str) -> str:
+    """`kind`: broker, group, client-metrics. `name` may hold any character; "" is the default of all brokers."""
+    return f"{CONFIGS}{kind}/{name}"
+
+
+def manifest(partition: PartitionId) -> str:
+    return f"{MANIFESTS}{format_topic_id(partition.topic_id)}/{partition.index}"
+
+
+def manifests_of(topic_id: TopicId) -> str:
+    return f"{MANIFESTS}{format_topic_id(topic_id)}/"
+
+
+def wal_tail(session_id: int) -> str:
+    return f"{WAL_TAILS}{session_id}"

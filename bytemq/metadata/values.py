@@ -1,0 +1,145 @@
+"""What the values under `cluster/` mean: small frozen types, and their JSON.
+
+Owns: the encoding. Must not: touch a store or decide anything. JSON, because these values are few, small and read by
+people when something is wrong; unknown fields are ignored, so that a later version may add some.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bytemq.errors import Corrupt
+from bytemq.types import TopicId, format_topic_id, parse_topic_id
+
+NO_BROKER = -1
+NO_SESSION = -1
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerValue:
+    """A live broker. Its session id, also its broker epoch, is the revision of this key."""
+
+    zone: str | None
+    endpoints: Mapping[str, tuple[str, int]]
+    """Advertised host and port by listener name."""
+    version: str
+    incarnation: str
+    """Drawn at each start: tells one's own registration, whose answer was lost, from another broker's."""
+
+
+@dataclass(frozen=True, slots=True)
+class TopicValue:
+    topic_id: TopicId
+    partitions: int
+    replication_factor: int
+    """As asked for at creation; the replicas are the store's."""
+    configs: Mapping[str, str]
+    is_internal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OwnersValue:
+    """The facts of one chunk: for each partition the owner's broker id, session id and leader epoch."""
+
+    brokers: Sequence[int]
+    sessions: Sequence[int]
+    leader_epochs: Sequence[int]
+
+
+def encode_broker(value: BrokerValue) -> bytes:
+    return _dump(
+        {
+            "zone": value.zone,
+            "endpoints": {name: list(endpoint) for name, endpoint in value.endpoints.items()},
+            "version": value.version,
+            "incarnation": value.incarnation,
+        }
+    )
+
+
+def decode_broker(data: bytes) -> BrokerValue:
+    fields = _load(data)
+    endpoints = {name: (str(host), int(port)) for name, (host, port) in fields["endpoints"].items()}
+    return BrokerValue(fields["zone"], endpoints, fields["version"], fields["incarnation"])
+
+
+def encode_topic(value: TopicValue) -> bytes:
+    return _dump(
+        {
+            "id": format_topic_id(value.topic_id),
+            "partitions": value.partitions,
+            "replication_factor": value.replication_factor,
+            "configs": dict(value.configs),
+            "internal": value.is_internal,
+        }
+    )
+
+
+def decode_topic(data: bytes) -> TopicValue:
+    fields = _load(data)
+    return TopicValue(
+        parse_topic_id(fields["id"]),
+        fields["partitions"],
+        fields["replication_factor"],
+        fields["configs"],
+        fields["internal"],
+    )
+
+
+def encode_assignments(brokers: Sequence[int]) -> bytes:
+    return _dump(list(brokers))
+
+
+def decode_assignments(data: bytes) -> list[int]:
+    brokers = _load(data)
+    if not isinstance(brokers, list):
+        raise Corrupt("a chunk of assignments is a JSON array")
+    return brokers
+
+
+def encode_owners(value: OwnersValue) -> bytes:
+    """Each distinct owner is written once and named by its index: a chunk of 256 has about 1 KiB."""
+    index_of: dict[tuple[int, int], int] = {}
+    indexes = [index_of.setdefault(owner, len(index_of)) for owner in zip(value.brokers, value.sessions, strict=True)]
+    return _dump({"owners": list(index_of), "owner": indexes, "epoch": list(value.leader_epochs)})
+
+
+def decode_owners(data: bytes) -> OwnersValue:
+    fields = _load(data)
+    owners = fields["owners"]
+    indexes = fields["owner"]
+    return OwnersValue([owners[i][0] for i in indexes], [owners[i][1] for i in indexes], fields["epoch"])
+
+
+def encode_configs(configs: Mapping[str, str]) -> bytes:
+    return _dump(dict(configs))
+
+
+def decode_configs(data: bytes) -> dict[str, str]:
+    configs: dict[str, str] = _load(data)
+    return configs
+
+
+def encode_number(value: int) -> bytes:
+    return b"%d" % value
+
+
+def decode_number(data: bytes) -> int:
+    try:
+        return int(data)
+    except ValueError as error:
+        raise Corrupt(f"metadata holds {data[:40]!r} where a number belongs") from error
+
+
+def _dump(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _load(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise Corrupt(f"metadata holds {data[:40]!r}, which is no JSON") from error

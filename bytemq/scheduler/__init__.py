@@ -1,0 +1,1 @@
+"""Scheduler: which broker should own which partition. It meets the brokers only through metadata."""
