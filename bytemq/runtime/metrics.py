@@ -1,0 +1,150 @@
+"""Metrics for Prometheus: plain integers on the hot path, turned into Prometheus' form when somebody scrapes.
+
+Owns names and exposition. Every name is documented in docs/metrics.md. prometheus-client is imported at the first
+scrape: its import costs start-up time, and its own counters cost a lock for each increment.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+Sample = tuple[tuple[str, ...], float]  # label values, value
+
+LATENCY_BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class Counter:
+    """A number that only grows; `counter.value += n` is the whole interface."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class CounterFamily:
+    """Counters of one name, told apart by label values. Keep what `labels` returns: it is the cheap part."""
+
+    __slots__ = ("_children", "documentation", "label_names", "name")
+    MAX_CHILDREN = 10_000  # a bound, should label values ever come from clients
+
+    def __init__(self, name: str, documentation: str, label_names: tuple[str, ...]) -> None:
+        self.name = name
+        self.documentation = documentation
+        self.label_names = label_names
+        self._children: dict[tuple[str, ...], Counter] = {}
+
+    def labels(self, *values: str) -> Counter:
+        child = self._children.get(values)
+        if child is None:
+            if len(values) != len(self.label_names):
+                raise ValueError(f"{self.name} has the labels {self.label_names}, not {values}")
+            if len(self._children) >= self.MAX_CHILDREN:
+                return Counter()
+            child = self._children[values] = Counter()
+        return child
+
+    def samples(self) -> Iterator[Sample]:
+        for values, child in self._children.items():
+            yield values, child.value
+
+
+class Histogram:
+    """Counts of observations per bucket; bounds in the unit of the name (seconds)."""
+
+    __slots__ = ("bounds", "counts", "documentation", "name", "total")
+
+    def __init__(self, name: str, documentation: str, bounds: tuple[float, ...] = LATENCY_BUCKETS_S) -> None:
+        self.name = name
+        self.documentation = documentation
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Prometheus' buckets: (upper bound, observations at or below it)."""
+        running, buckets = 0, []
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            buckets.append((bound, float(running)))
+        return buckets
+
+
+class Metrics:
+    """All metrics of one node."""
+
+    def __init__(self) -> None:
+        self._counters: list[CounterFamily] = []
+        self._gauges: list[tuple[str, str, tuple[str, ...], Callable[[], Iterable[Sample]]]] = []
+        self._histograms: list[Histogram] = []
+        self._names: set[str] = set()
+
+    def counter(self, name: str, documentation: str) -> Counter:
+        """A counter without labels. Names follow Prometheus: bytemq_<what>_<unit>_total."""
+        return self.counters(name, documentation).labels()
+
+    def counters(self, name: str, documentation: str, *label_names: str) -> CounterFamily:
+        family = CounterFamily(self._claim(name), documentation, label_names)
+        self._counters.append(family)
+        return family
+
+    def gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
+        """A value that is asked for at each scrape."""
+        self.gauges(name, documentation, (), lambda: [((), read())])
+
+    def gauges(
+        self, name: str, documentation: str, label_names: tuple[str, ...], read: Callable[[], Iterable[Sample]]
+    ) -> None:
+        """Values with labels, asked for at each scrape; `read` must be quick: it runs on the event loop."""
+        self._gauges.append((self._claim(name), documentation, label_names, read))
+
+    def histogram(self, name: str, documentation: str, bounds: tuple[float, ...] = LATENCY_BUCKETS_S) -> Histogram:
+        histogram = Histogram(self._claim(name), documentation, bounds)
+        self._histograms.append(histogram)
+        return histogram
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._names)
+
+    def collect(self) -> Iterator["Metric"]:
+        """Prometheus' collector interface."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        for family in self._counters:
+            counter = CounterMetricFamily(family.name, family.documentation, labels=family.label_names)
+            for values, value in family.samples():
+                counter.add_metric(values, value)
+            yield counter
+        for name, documentation, label_names, read in self._gauges:
+            gauge = GaugeMetricFamily(name, documentation, labels=label_names)
+            for values, value in read():
+                gauge.add_metric(values, value)
+            yield gauge
+        for histogram in self._histograms:
+            result = HistogramMetricFamily(histogram.name, histogram.documentation)
+            result.add_metric((), histogram.cumulative(), histogram.total)
+            yield result
+
+    def render(self) -> tuple[str, bytes]:
+        """Content type and body of a scrape."""
+        from prometheus_client import CollectorRegistry
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+        from prometheus_client.process_collector import ProcessCollector
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        return CONTENT_TYPE_LATEST, generate_latest(registry)
+
+    def _claim(self, name: str) -> str:
+        if name in self._names:
+            raise ValueError(f"metric {name} exists")
+        self._names.add(name)
+        return name
