@@ -53,8 +53,7 @@ _INT64 = struct.Struct(">q")
 
 
 class InvalidBatch(KafkaError):
-    """Bytes that are no acceptable record batch. `code` is what Kafka answers: CORRUPT_MESSAGE, INVALID_RECORD, ...
-    """
+    """Bytes that are no acceptable record batch. `code` is what Kafka answers: CORRUPT_MESSAGE, ..."""
 
 
 class RecordBatch:
@@ -252,8 +251,7 @@ def produced_batch(
 
 
 def _whole_message_bytes(payload: memoryview, position: int) -> int:
-    """Size of the message of any format at `position`; 0 when it is cut. Raises InvalidBatch when it cannot be one.
-    """
+    """Size of the message of any format at `position`; 0 when it is cut. Raises InvalidBatch when it cannot be one."""
     remaining = len(payload) - position
     if remaining < PREFIX_BYTES:
         return 0
@@ -279,8 +277,10 @@ def _check_consistency(batch: RecordBatch, from_client: bool) -> None:
     if batch.record_count <= 0:
         raise InvalidBatch(ErrorCode.INVALID_RECORD, f"Invalid reported count for record batch: {batch.record_count}")
     if offsets != batch.record_count:
-        message = f"Inconsistent batch offset range [{batch.base_offset}, {batch.last_offset}] "
+        message = (
+            f"Inconsistent batch offset range [{batch.base_offset}, {batch.last_offset}] "
             f"and count of records {batch.record_count}"
+        )
         raise InvalidBatch(ErrorCode.INVALID_RECORD, message)
     if batch.producer_id > NO_PRODUCER_ID and batch.base_sequence < 0:
         message = f"Invalid sequence number {batch.base_sequence} in record batch with producerId {batch.producer_id}"
