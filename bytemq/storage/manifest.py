@@ -1,0 +1,131 @@
+"""The manifest of a partition: which files are its log. Pure data and its transitions.
+
+Owns: what a manifest says and how it may change. Must not: read a clock, a file or the metadata store (`publisher` does).
+
+A manifest is the truth about a log except for its newest part, which is in the write-ahead log. Every transition returns a new
+manifest; publishing compares the revision of the one it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+
+class ProducerSnapshot(NamedTuple):
+    """State of one producer id in one partition. Times in ms, offsets and sequences as Kafka's; -1 where there is none."""
+
+    producer_id: int
+    producer_epoch: int
+    coordinator_epoch: int
+    last_timestamp: int
+    batches: list[tuple[int, int, int, int, int, int]]
+    """Up to five: (first_sequence, last_sequence, base_offset, last_offset, timestamp, crc as the client sent it)."""
+    open_txn_first_offset: int | None
+
+
+class AbortedTxn(NamedTuple):
+    producer_id: int
+    first_offset: int
+    last_offset: int
+    last_stable_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSnapshot:
+    """What an owner knew of its log when `offset` was the next offset to be committed."""
+
+    offset: int
+    leader_epochs: Sequence[tuple[int, int]] = ()
+    """(epoch, start offset), ascending."""
+    producers: Sequence[ProducerSnapshot] = ()
+    aborted: Sequence[AbortedTxn] = ()
+
+
+class SegmentInfo(NamedTuple):
+    """One segment, or for readers outside the storage, a part of the log that is still in the write-ahead log."""
+
+    base_offset: int
+    last_offset: int
+    size_bytes: int
+    """Bytes of record batches. In the file a sealed segment's footer follows them."""
+    max_timestamp: int
+    created_ms: int
+    name: str = ""
+    """The file's name in the store; "" for the part in the write-ahead log."""
+    sealed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    leader_epoch: int
+    """The owner's epoch when it was published."""
+    log_start_offset: int = 0
+    segments: tuple[SegmentInfo, ...] = ()
+    """Ascending; only the last one may be open (appended to beyond its `size_bytes`)."""
+    snapshot: PartitionSnapshot | None = None
+    holes: tuple[tuple[int, int], ...] = ()
+    """(first, last) offsets whose bytes are lost to corruption: reported, never skipped in silence."""
+
+    @property
+    def end_offset(self) -> int:
+        """Next offset after the segments; what follows is in the write-ahead log."""
+        return self.segments[-1].last_offset + 1 if self.segments else self.log_start_offset
+
+
+def with_leader_epoch(manifest: Manifest, leader_epoch: int) -> Manifest:
+    return replace(manifest, leader_epoch=max(leader_epoch, manifest.leader_epoch))
+
+
+def with_segments(manifest: Manifest, written: Sequence[SegmentInfo], snapshot: PartitionSnapshot | None) -> Manifest:
+    """After write-behind: `written` replaces the open segment of the same name, if any, and follows the sealed ones.
+
+    Segments that lie wholly below the log start offset by now (it may have advanced meanwhile) are left out.
+    """
+    names = {segment.name for segment in written}
+    kept = [segment for segment in manifest.segments if segment.name not in names]
+    kept.extend(segment for segment in written if segment.last_offset >= manifest.log_start_offset)
+    return replace(manifest, segments=tuple(kept), snapshot=snapshot or manifest.snapshot)
+
+
+def with_log_start(manifest: Manifest, log_start_offset: int) -> Manifest:
+    """Advances the log start offset (never back) and drops the segments and holes wholly below it."""
+    start = max(log_start_offset, manifest.log_start_offset)
+    return replace(
+        manifest,
+        log_start_offset=start,
+        segments=tuple(segment for segment in manifest.segments if segment.last_offset >= start),
+        holes=tuple(hole for hole in manifest.holes if hole[1] >= start),
+    )
+
+
+def with_holes(manifest: Manifest, holes: Sequence[tuple[int, int]]) -> Manifest:
+    return replace(manifest, holes=tuple(sorted({*manifest.holes, *holes})))
+
+
+def contradictions(manifest: Manifest) -> list[str]:
+    """What is wrong with it, in words; empty for every manifest that may be published."""
+    found = []
+    expected: int | None = None
+    for position, segment in enumerate(manifest.segments):
+        if segment.last_offset < segment.base_offset or segment.size_bytes <= 0:
+            found.append(f"segment {segment.name} is empty or reversed")
+        if expected is not None and segment.base_offset < expected:
+            found.append(f"segment {segment.name} starts at {segment.base_offset}, before {expected}")
+        if (
+            expected is not None
+            and segment.base_offset > expected
+            and not _is_hole(manifest, expected, segment.base_offset - 1)
+        ):
+            found.append(f"offsets {expected}..{segment.base_offset - 1} are in no segment")
+        if not segment.sealed and position < len(manifest.segments) - 1:
+            found.append(f"segment {segment.name} is open but not the last")
+        expected = segment.last_offset + 1
+    if manifest.segments and manifest.segments[0].last_offset < manifest.log_start_offset:
+        found.append(f"segment {manifest.segments[0].name} is below the log start offset {manifest.log_start_offset}")
+    return found
+
+
+def _is_hole(manifest: Manifest, first: int, last: int) -> bool:
+    return any(hole[0] <= first and last <= hole[1] for hole in manifest.holes)

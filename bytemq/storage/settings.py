@@ -1,0 +1,45 @@
+"""Settings of the storage: frozen data, validated by whoever reads the configuration. Owns defaults; does nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MIB = 1024 * 1024
+
+Durability = Literal["fsync", "page-cache"]
+"""What an acknowledgement means: on the device, or in the kernel (Kafka's own promise)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageConfig:
+    """All sizes in bytes. The defaults suit a node with a few GB of memory."""
+
+    wal_file_bytes: int = 64 * MIB
+    """Size of one preallocated file of the write-ahead log (a single larger batch gets a file of its own)."""
+    wal_flush_bytes: int = 8 * MIB
+    """Most bytes of batches in one flush; one batch above it goes alone."""
+    wal_inline_bytes: int = 64 * 1024
+    """With page-cache durability a flush up to this size is written on the loop: a thread would cost more than the write."""
+    wal_pending_bytes: int = 64 * MIB
+    """Above so many bytes not yet durable the storage calls itself overloaded, and appenders should pause."""
+    wal_retained_bytes: int = 1024 * MIB
+    """Write-behind keeps the write-ahead log (whole files) below this."""
+    wal_retained_extents: int = 200_000
+    """Write-behind also starts above so many extents: each costs 32 bytes of memory and time at recovery."""
+    wal_sync_interval_ms: int = 1000
+    """With page-cache durability: how often the file is synced in the background."""
+    segment_bytes: int = 64 * MIB
+    """Segments are sealed at this size or at the topic's `segment.bytes`, whichever is less."""
+    chunk_bytes: int = 64 * 1024
+    """Distance of the entries of a segment's sparse index, and about how much is walked to find an offset."""
+    manifests_per_transaction: int = 100
+    """etcd takes 128 operations in a transaction."""
+    snapshot_inline_bytes: int = 8 * 1024
+    """A producer snapshot above this becomes an object of its own, named by the manifest."""
+    open_files: int = 1024
+    """Most segment files kept open, with their sparse indexes."""
+    reserve_bytes: int = 16 * MIB
+    """Space held back so that a full disk still lets the node write behind, delete and record what it did."""
+    retry_delay_ms: int = 200
+    """How long a write-ahead log that failed (no space, I/O error) refuses appends before it tries again."""
