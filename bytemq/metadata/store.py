@@ -8,7 +8,8 @@ The contract is etcd's, reduced to what we use:
 - A store has one revision, a counter that every transaction with an effect raises. A key carries the revision of its
   last change.
 - A transaction applies all of its puts and deletes at one revision, or none of them.
-- A transaction whose call raises `Unavailable` or is cancelled may have happened. It is never retried blindly: read back.
+- A transaction whose call raises `Unavailable` or is cancelled may have happened. It is never retried blindly: read
+  back.
 - Watches are hints. On `Compacted`, or on any doubt, list again and watch from the revision of the listing.
 - A lease ends a session: when it ends, its keys are deleted as if by a transaction.
 """
