@@ -27,7 +27,7 @@ class _Timer:
 
 
 class VirtualClock:
-    """Stands still until `advance`. Callbacks run inside `advance`, in order of time; sleepers on the loop's next turn."""
+    """Stands still until `advance`. Callbacks run inside `advance` by time; sleepers on the loop's next turn."""
 
     def __init__(self, wall_ms: int = START_WALL_MS) -> None:
         self._start_wall_ms = wall_ms

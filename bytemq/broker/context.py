@@ -1,0 +1,94 @@
+"""What a handler sees: the broker it works for, and the request that it answers.
+
+Owns no behaviour. node.py builds the one `Broker`; connection.py builds a `RequestContext` for each request.
+"""
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from bytemq.runtime.budget import MemoryBudget
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.metrics import Metrics
+from bytemq.runtime.tasks import Supervisor
+
+if TYPE_CHECKING:
+    from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
+    from bytemq.broker.fetch_sessions import FetchSessions
+    from bytemq.broker.log.partitions import PartitionTable
+    from bytemq.broker.topic_admin import TopicAdmin
+    from bytemq.config import BrokerConfig
+    from bytemq.metadata.image import ClusterImage
+    from bytemq.metadata.store import MetadataStore
+
+ANONYMOUS = "User:ANONYMOUS"
+
+
+@dataclass(slots=True)
+class Broker:
+    """The parts of one broker. Handlers keep none that may be replaced: `config` changes with dynamic configs."""
+
+    node_id: int
+    config: "BrokerConfig"
+    image: "ClusterImage"
+    metadata: "MetadataStore"
+    topics: "TopicAdmin"
+    partitions: "PartitionTable"
+    groups: "GroupCoordinators"
+    fetch_sessions: "FetchSessions"
+    response_memory: MemoryBudget
+    clock: Clock
+    random: Random
+    metrics: Metrics
+    supervisor: Supervisor
+
+    @property
+    def cluster_id(self) -> str:
+        return self.image.cluster_id
+
+
+@dataclass(slots=True)
+class ClientInfo:
+    """The other end of one connection, as far as it has said who it is."""
+
+    connection_id: str
+    """As Kafka's: "local host:port-remote host:port-sequence number"."""
+    listener: str
+    host: str
+    port: int
+    principal: str = ANONYMOUS
+    software_name: str = "unknown"
+    software_version: str = "unknown"
+
+
+class RequestContext:
+    """One request as its handler sees it, without the body."""
+
+    __slots__ = ("api_key", "api_version", "client", "client_id", "correlation_id")
+
+    def __init__(
+        self, api_key: int, api_version: int, correlation_id: int, client_id: str | None, client: ClientInfo
+    ) -> None:
+        self.api_key = api_key
+        self.api_version = api_version
+        self.correlation_id = correlation_id
+        self.client_id = client_id
+        self.client = client
+
+    @property
+    def listener(self) -> str:
+        """Name of the listener that the request came through: answers advertise this listener's addresses."""
+        return self.client.listener
+
+    @property
+    def peer(self) -> str:
+        """The client's address as Kafka shows it to other clients: "/127.0.0.1"."""
+        return f"/{self.client.host}"
+
+    @property
+    def principal(self) -> str:
+        return self.client.principal
+
+    @property
+    def connection_id(self) -> str:
+        return self.client.connection_id
