@@ -61,10 +61,12 @@ class RecordBatch:
 
     `view` is the whole batch with its 12-byte prefix (or only its header, see `parse_header`); the numbers are
     copies of what the header said, kept in step by the patching functions below. `sent_crc` stays what it was when
-    parsed: the checksum that tells a duplicate from another batch under the same sequence.
+    parsed: the checksum that tells a duplicate from another batch under the same sequence. `annotation` is an
+    unsigned 64-bit word of the log's own, which storage keeps beside the header and gives back on recovery.
     """
 
     __slots__ = (
+        "annotation",
         "attributes",
         "base_offset",
         "base_sequence",
@@ -100,6 +102,7 @@ class RecordBatch:
             self.record_count,
         ) = header
         self.sent_crc = self.crc
+        self.annotation = 0
         self.size_bytes = length + PREFIX_BYTES
 
     @property
@@ -282,7 +285,7 @@ def _check_consistency(batch: RecordBatch, from_client: bool) -> None:
             f"and count of records {batch.record_count}"
         )
         raise InvalidBatch(ErrorCode.INVALID_RECORD, message)
-    if batch.producer_id > NO_PRODUCER_ID and batch.base_sequence < 0:
+    if from_client and batch.producer_id > NO_PRODUCER_ID and batch.base_sequence < 0:
         message = f"Invalid sequence number {batch.base_sequence} in record batch with producerId {batch.producer_id}"
         raise InvalidBatch(ErrorCode.INVALID_RECORD, message)
     if from_client and batch.attributes & CONTROL_FLAG:
