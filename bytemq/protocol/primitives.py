@@ -1,0 +1,277 @@
+"""Kafka's primitive types: `Reader` takes them from a buffer, `Writer` puts them into one.
+
+Owns every check of a length against the bytes that are really there: a Reader allocates nothing that the input does not
+pay for, reads each byte at most once, and fails with `MalformedMessage` only. Knows nothing of messages or versions.
+
+The names are those of the protocol guide (https://kafka.apache.org/protocol#protocol_types). Where the Java client is
+lenient so are we: any negative length of a nullable value means null, any boolean but 0 is true.
+"""
+
+from __future__ import annotations
+
+from struct import Struct, error
+
+Buffer = bytes | bytearray | memoryview
+"""What a field of type bytes or records holds: a memoryview when decoded, anything bytes-like to encode."""
+
+DEFAULT_MAX_ELEMENTS = 500_000
+"""Of all arrays in one message. One byte on the wire may become an object of 200, so bytes alone bound no memory."""
+
+_INT8 = Struct(">b")
+_INT16 = Struct(">h")
+_INT32 = Struct(">i")
+_INT64 = Struct(">q")
+_UINT16 = Struct(">H")
+_UINT32 = Struct(">I")
+_FLOAT64 = Struct(">d")
+
+_MAX_STRING_BYTES = 0x7FFF
+_MAX_INT32 = 0x7FFFFFFF
+
+
+class MalformedMessage(Exception):
+    """The bytes are no message of the expected kind. There is nothing to answer: close the connection."""
+
+
+class Reader:
+    """Reads Kafka's types from `view` one after the other, starting at `position`."""
+
+    __slots__ = ("elements_left", "position", "view")
+
+    def __init__(self, view: memoryview, position: int = 0, *, max_elements: int = DEFAULT_MAX_ELEMENTS) -> None:
+        self.view = view
+        self.position = position
+        self.elements_left = max_elements
+
+    def _fixed(self, form: Struct) -> int:
+        position = self.position
+        self.position = position + form.size
+        try:
+            value: int = form.unpack_from(self.view, position)[0]
+        except error:
+            raise MalformedMessage(f"{form.size} bytes expected at {position} of {len(self.view)}") from None
+        return value
+
+    def read_int8(self) -> int:
+        return self._fixed(_INT8)
+
+    def read_int16(self) -> int:
+        return self._fixed(_INT16)
+
+    def read_int32(self) -> int:
+        return self._fixed(_INT32)
+
+    def read_int64(self) -> int:
+        return self._fixed(_INT64)
+
+    def read_uint16(self) -> int:
+        return self._fixed(_UINT16)
+
+    def read_uint32(self) -> int:
+        return self._fixed(_UINT32)
+
+    def read_float64(self) -> float:
+        return self._fixed(_FLOAT64)
+
+    def read_bool(self) -> bool:
+        return self._fixed(_INT8) != 0
+
+    def read_uuid(self) -> bytes:
+        return bytes(self._take(16))
+
+    def read_unsigned_varint(self) -> int:
+        """A 32-bit integer in at most five bytes."""
+        view = self.view
+        position = self.position
+        value = shift = 0
+        try:
+            while True:
+                byte = view[position]
+                position += 1
+                value |= (byte & 0x7F) << shift
+                if byte < 0x80:
+                    break
+                shift += 7
+                if shift > 28:
+                    raise MalformedMessage(f"varint longer than five bytes at {self.position}")
+        except IndexError:
+            raise MalformedMessage(f"varint cut off at {self.position}") from None
+        self.position = position
+        return value & 0xFFFFFFFF
+
+    def _compact_length(self) -> int:
+        """Length + 1 as a varint. Java computes in 32 bits with sign, so huge ones come out negative: null."""
+        length = self.read_unsigned_varint() - 1
+        return length if length <= _MAX_INT32 else -1
+
+    def _take(self, length: int) -> memoryview:
+        position = self.position
+        end = position + length
+        if length < 0 or end > len(self.view):
+            raise MalformedMessage(f"{length} bytes expected at {position} of {len(self.view)}")
+        self.position = end
+        return self.view[position:end]
+
+    def _text(self, length: int) -> str:
+        if length > _MAX_STRING_BYTES:
+            raise MalformedMessage(f"string of {length} bytes at {self.position}")
+        return str(self._take(length), "utf-8", "replace")
+
+    def read_string(self) -> str:
+        return self._text(self._fixed(_INT16))
+
+    def read_compact_string(self) -> str:
+        return self._text(self._compact_length())
+
+    def read_nullable_string(self) -> str | None:
+        length = self._fixed(_INT16)
+        return None if length < 0 else self._text(length)
+
+    def read_compact_nullable_string(self) -> str | None:
+        length = self._compact_length()
+        return None if length < 0 else self._text(length)
+
+    def read_bytes(self) -> memoryview:
+        return self._take(self._fixed(_INT32))
+
+    def read_compact_bytes(self) -> memoryview:
+        return self._take(self._compact_length())
+
+    def read_nullable_bytes(self) -> memoryview | None:
+        length = self._fixed(_INT32)
+        return None if length < 0 else self._take(length)
+
+    def read_compact_nullable_bytes(self) -> memoryview | None:
+        length = self._compact_length()
+        return None if length < 0 else self._take(length)
+
+    def read_array_length(self) -> int:
+        """The number of elements that follow, or -1 for a null array. Charged to the element budget."""
+        return self._charge(self._fixed(_INT32))
+
+    def read_compact_array_length(self) -> int:
+        """As `read_array_length`, of the flexible versions."""
+        return self._charge(self._compact_length())
+
+    def _charge(self, count: int) -> int:
+        if count < 0:
+            return -1
+        remaining = len(self.view) - self.position
+        if count > remaining:
+            raise MalformedMessage(f"{count} elements in {remaining} bytes at {self.position}")
+        self.elements_left -= count
+        if self.elements_left < 0:
+            raise MalformedMessage(f"too many elements at {self.position}")
+        return count
+
+    def skip(self, length: int) -> None:
+        """Passes over `length` bytes, which must be there."""
+        self._take(length)
+
+    def skip_tagged_fields(self) -> None:
+        """Passes over a section of tagged fields of which we know none (KIP-482)."""
+        for _ in range(self.read_unsigned_varint()):
+            self.read_unsigned_varint()
+            self._take(self.read_unsigned_varint())
+
+
+class Writer:
+    """Appends Kafka's types to `buffer`. A value of the wrong type or range is the caller's bug and raises as such."""
+
+    __slots__ = ("buffer",)
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+
+    def write_int8(self, value: int) -> None:
+        self.buffer += _INT8.pack(value)
+
+    def write_int16(self, value: int) -> None:
+        self.buffer += _INT16.pack(value)
+
+    def write_int32(self, value: int) -> None:
+        self.buffer += _INT32.pack(value)
+
+    def write_int64(self, value: int) -> None:
+        self.buffer += _INT64.pack(value)
+
+    def write_uint16(self, value: int) -> None:
+        self.buffer += _UINT16.pack(value)
+
+    def write_uint32(self, value: int) -> None:
+        self.buffer += _UINT32.pack(value)
+
+    def write_float64(self, value: float) -> None:
+        self.buffer += _FLOAT64.pack(value)
+
+    def write_bool(self, value: bool) -> None:
+        self.buffer.append(1 if value else 0)
+
+    def write_uuid(self, value: bytes) -> None:
+        if len(value) != 16:
+            raise ValueError(f"a uuid has 16 bytes, not {len(value)}")
+        self.buffer += value
+
+    def write_unsigned_varint(self, value: int) -> None:
+        buffer = self.buffer
+        while value > 0x7F:
+            buffer.append(value & 0x7F | 0x80)
+            value >>= 7
+        buffer.append(value)
+
+    def write_string(self, value: str) -> None:
+        data = _encode_text(value)
+        self.buffer += _INT16.pack(len(data))
+        self.buffer += data
+
+    def write_compact_string(self, value: str) -> None:
+        data = _encode_text(value)
+        self.write_unsigned_varint(len(data) + 1)
+        self.buffer += data
+
+    def write_nullable_string(self, value: str | None) -> None:
+        if value is None:
+            self.buffer += b"\xff\xff"
+        else:
+            self.write_string(value)
+
+    def write_compact_nullable_string(self, value: str | None) -> None:
+        if value is None:
+            self.buffer.append(0)
+        else:
+            self.write_compact_string(value)
+
+    def write_bytes(self, value: Buffer) -> None:
+        self.buffer += _INT32.pack(len(value))
+        self.buffer += value
+
+    def write_compact_bytes(self, value: Buffer) -> None:
+        self.write_unsigned_varint(len(value) + 1)
+        self.buffer += value
+
+    def write_nullable_bytes(self, value: Buffer | None) -> None:
+        if value is None:
+            self.buffer += b"\xff\xff\xff\xff"
+        else:
+            self.write_bytes(value)
+
+    def write_compact_nullable_bytes(self, value: Buffer | None) -> None:
+        if value is None:
+            self.buffer.append(0)
+        else:
+            self.write_compact_bytes(value)
+
+    def write_array_length(self, count: int) -> None:
+        """The number of elements that will follow; -1 for a null array."""
+        self.buffer += _INT32.pack(count)
+
+    def write_compact_array_length(self, count: int) -> None:
+        """As `write_array_length`, of the flexible versions."""
+        self.write_unsigned_varint(count + 1)
+
+
+def _encode_text(value: str) -> bytes:
+    data = value.encode("utf-8", "replace")
+    if len(data) > _MAX_STRING_BYTES:
+        raise ValueError(f"string of {len(data)} bytes; the protocol allows {_MAX_STRING_BYTES}")
+    return data
