@@ -1,0 +1,38 @@
+"""The server under judgement, and names that no other test uses."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.interop.kafka_process import KafkaProcess
+from tests.support.node_process import NodeProcess
+
+Server = NodeProcess | KafkaProcess
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One running server for all tests of the session: started as a user would, with default settings but one."""
+    folder: Path = tmp_path_factory.mktemp("server")
+    started: Server
+    if request.config.getoption("--server") == "kafka":
+        started = KafkaProcess(folder, settings={"group.initial.rebalance.delay.ms": "0"})
+    else:
+        started = NodeProcess(folder / "data", options=["--set", "group.initial.rebalance.delay.ms=0"])
+    try:
+        yield started.start()
+    finally:
+        started.close()
+
+
+@pytest.fixture
+def unique_name() -> Callable[[str], str]:
+    """Gives topic and group names that are used once: tests share the server."""
+    return lambda prefix: f"{prefix}-{os.getpid()}-{next(_numbers)}"

@@ -1,0 +1,157 @@
+"""Apache Kafka 4.4.0 as the reference: one combined KRaft node in its own process, with the shape of NodeProcess.
+
+Owns the fetching of jars (by Maven, once, into `.interop/`), the format step and the process. Also a program:
+
+    python -m tests.interop.kafka_process [PORT]      fetches, starts and runs until interrupted
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.support.node_process import POLL_S, NodeFailed, free_port
+
+INTEROP = Path(__file__).resolve().parent
+DOWNLOADS = INTEROP.parents[1] / ".interop"
+CLUSTER_ID = "Qwuf4v4ZQCeick0wsS9S6w"
+READY_TIMEOUT_S = 60.0
+
+
+class MissingTool(Exception):
+    """A program that these tests need is not on this machine; the message says how to get it."""
+
+
+def require_tool(name: str, hint: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise MissingTool(f"{name} is missing: {hint}")
+    return path
+
+
+def fetch_jars(name: str) -> str:
+    """Class path of the jars that tests/interop/NAME/pom.xml asks for."""
+    require_tool("java", "install a Java 17 runtime or newer (apt-get install default-jre-headless)")
+    pom = INTEROP / name / "pom.xml"
+    folder = DOWNLOADS / name
+    done = folder / ".complete"
+    if not done.exists() or done.read_text() != pom.read_text():
+        mvn = require_tool("mvn", "install Apache Maven (apt-get install maven)")
+        shutil.rmtree(folder, ignore_errors=True)
+        command = [mvn, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={folder}"]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        done.write_text(pom.read_text())
+    return f"{folder}/*"
+
+
+class KafkaProcess:
+    """One Kafka node with default settings, but for what a single node needs to serve internal topics."""
+
+    def __init__(self, folder: Path, *, port: int | None = None, settings: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.log_path = folder / "kafka.log"
+        self._class_path = fetch_jars("kafka")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._write_properties(dict(settings or {}))
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return ("127.0.0.1", self.port)
+
+    def _write_properties(self, settings: dict[str, str]) -> None:
+        controller = free_port()
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": "0",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(self.folder / "data"),
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            **settings,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._properties = self.folder / "server.properties"
+        self._properties.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+
+    def start(self) -> KafkaProcess:
+        java = ["java", "-Xmx512m", "-cp", self._class_path]
+        with self.log_path.open("ab") as log:
+            if not (self.folder / "data" / "meta.properties").exists():
+                tool = [*java, "kafka.tools.StorageTool", "format", "--standalone"]
+                subprocess.run(
+                    [*tool, "-t", CLUSTER_ID, "-c", str(self._properties)], check=True, stdout=log, stderr=log
+                )
+            self._process = subprocess.Popen(
+                [*java, "kafka.Kafka", str(self._properties)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._wait_ready()
+        return self
+
+    def _wait_ready(self) -> None:
+        """Ready once it answers Metadata with itself as a broker: without a logging backend Kafka prints no ready line."""
+        from tests.interop.wire import metadata_broker_count
+
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise NodeFailed(f"Kafka exited with {self._process.returncode}:\n{self.log_path.read_text()[-4000:]}")
+            try:
+                if metadata_broker_count(self.address) > 0:
+                    return
+            except (OSError, EOFError):
+                pass
+            time.sleep(POLL_S)
+        raise NodeFailed(f"Kafka was not ready within {READY_TIMEOUT_S} s")
+
+    def kill9(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self, timeout_s: float = 30.0) -> int:
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(timeout_s)
+
+    def restart(self) -> KafkaProcess:
+        return self.start()
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill9()
+
+
+def main() -> int:
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else None
+    folder = Path(tempfile.mkdtemp(prefix="kafka-"))
+    server = KafkaProcess(folder, port=port).start()
+    print(f"Apache Kafka 4.4.0 on {server.bootstrap}, data in {folder}", flush=True)
+    try:
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    finally:
+        server.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

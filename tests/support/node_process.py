@@ -1,0 +1,173 @@
+"""A bytemq node as a user starts it: its own process, a data directory, a listener. Owns that process and its log file.
+
+Tests that use it see what a user sees: the command line, the ready line, the exit code, the socket. Nothing here imports bytemq.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+READY_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
+POLL_S = 0.005
+
+
+class NodeFailed(AssertionError):
+    """The process ended or stayed silent where a running node was expected; carries the end of its log."""
+
+
+def free_port() -> int:
+    """A TCP port that nothing listened on a moment ago. A node keeps it over restarts, as clients expect."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class NodeProcess:
+    """`bytemq start` on `data_dir`. The port stays the same over restarts."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int | None = None,
+        listen: Sequence[str] | None = None,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        log_path: Path | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        self.data_dir = data_dir
+        self.port = port or free_port()
+        self.listen = list(listen) if listen is not None else [f"127.0.0.1:{self.port}"]
+        self.options = list(options)
+        self.environment = dict(environment or {})
+        self.log_path = log_path or data_dir.with_name(data_dir.name + ".log")
+        self.wrapper = list(wrapper)  # e.g. a shell that sets a limit and then execs its arguments
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return ("127.0.0.1", self.port)
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    @property
+    def command(self) -> list[str]:
+        listeners = [part for listener in self.listen for part in ("--listen", listener)]
+        return [
+            *self.wrapper,
+            sys.executable,
+            "-m",
+            "bytemq",
+            "start",
+            "--data",
+            str(self.data_dir),
+            *listeners,
+            "--set",
+            "bytemq.http.listen=127.0.0.1:0",
+            *self.options,
+        ]
+
+    def launch(self) -> None:
+        """Starts the process and returns at once."""
+        if self._process is not None and self._process.poll() is None:
+            raise NodeFailed("the node is already running")
+        with self.log_path.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
+            )
+
+    def start(self, timeout_s: float = READY_TIMEOUT_S) -> NodeProcess:
+        """Starts the process and waits for its ready line."""
+        self.launch()
+        self.wait_ready(timeout_s)
+        return self
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> str:
+        """The ready line of this run."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            ended = self._running().poll() is not None
+            for line in self.log().splitlines():
+                if "ready" in line.lower():
+                    return line
+            if ended:
+                raise NodeFailed(f"the node exited with {self._running().returncode} before it was ready:\n{self.log()}")
+            if time.monotonic() > deadline:
+                raise NodeFailed(f"no ready line within {timeout_s} s:\n{self.log()}")
+            time.sleep(POLL_S)
+
+    def log(self) -> str:
+        """What the current run has printed so far, on both streams."""
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        self._running().send_signal(number)
+
+    def wait_exit(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """The exit code; fails (and kills) when the process outlives the time."""
+        try:
+            return self._running().wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill9()
+            raise NodeFailed(f"the node did not exit within {timeout_s} s:\n{self.log()[-4000:]}") from None
+
+    def kill9(self) -> None:
+        """Ends the process with no chance to clean up, as the kernel's out-of-memory killer does."""
+        self._running().kill()
+        self._running().wait()
+
+    def terminate(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """A clean stop; returns the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait_exit(timeout_s)
+
+    def restart(self) -> NodeProcess:
+        """Starts again on the same data and port; the old process must have ended."""
+        return self.start()
+
+    def close(self) -> None:
+        if self.is_running():
+            self.kill9()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise NodeFailed("the node was never started")
+        return self._process
+
+
+@contextmanager
+def running_node(data_dir: Path, **arguments: object) -> Iterator[NodeProcess]:
+    """A started node that is gone at the end of the block."""
+    node = NodeProcess(data_dir, **arguments)  # type: ignore[arg-type]
+    try:
+        yield node.start()
+    finally:
+        node.close()
