@@ -10,6 +10,7 @@ make creating them quadratic. `revision` grows with each change; whoever derives
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -93,6 +94,8 @@ class ClusterImage:
         self.topics: dict[str, TopicImage] = {}
         self.topics_by_id: dict[TopicId, TopicImage] = {}
         self.brokers: dict[int, BrokerImage] = {}
+        self.assigned_counts: Counter[int] = Counter()
+        """Partitions by the broker that the planner wishes to own them, alive or not."""
         self.controller_id = values.NO_BROKER
         self.configs: dict[tuple[str, str], Mapping[str, str]] = {}
         self._key_revisions: dict[str, int] = {}
@@ -230,8 +233,10 @@ class ClusterImage:
 
     def _rebuild(self, topic_id: TopicId) -> None:
         old = self.topics_by_id.pop(topic_id, None)
-        if old is not None and self.topics.get(old.name) is old:
-            del self.topics[old.name]
+        if old is not None:
+            self.assigned_counts.subtract(partition.assigned for partition in old.partitions)
+            if self.topics.get(old.name) is old:
+                del self.topics[old.name]
         parts = self._parts[topic_id]
         if parts.name is None or parts.value is None:
             if not parts.assignments and not parts.owners:
@@ -250,6 +255,7 @@ class ClusterImage:
             parts.value.replication_factor,
             parts.value.is_internal,
         )
+        self.assigned_counts.update(partition.assigned for partition in topic.partitions)
         self.topics[topic.name] = self.topics_by_id[topic_id] = topic
 
     def _build_chunk(self, parts: _TopicParts, chunk: int, partitions: int) -> tuple[PartitionImage, ...]:

@@ -1,0 +1,52 @@
+"""What a store says of the cluster as a whole: its id, made once, and the feature level of its data.
+
+Owns: these two keys. Must not: draw random numbers (the caller's are used).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bytemq.errors import Invalid, Unavailable
+from bytemq.metadata import keys, values
+from bytemq.metadata.store import Compare, MetadataStore, Put
+from bytemq.types import format_topic_id
+
+FEATURE_LEVEL = 1
+"""Raised whenever a format changes in a way that an older version would misread."""
+
+
+async def ensure_identity(store: MetadataStore, random_bytes: Callable[[int], bytes]) -> str:
+    """The cluster id, in Kafka's form of a UUID; a new store gets one now.
+
+    Raises `Invalid` when the data was written at a feature level above ours.
+    """
+    for _ in range(2):
+        level = await store.get(keys.FEATURE_LEVEL)
+        if level is not None and values.decode_number(level.value) > FEATURE_LEVEL:
+            raise Invalid(
+                f"this data was written by a newer version of bytemq (feature level {level.value.decode()}, "
+                f"this version knows {FEATURE_LEVEL}). Start it with that version or a later one."
+            )
+        identity = await store.get(keys.IDENTITY)
+        if identity is not None:
+            return identity.value.decode()
+        cluster_id = _random_uuid(random_bytes)
+        created = await store.txn(
+            [Compare(keys.IDENTITY, 0), Compare(keys.FEATURE_LEVEL, 0)],
+            [
+                Put(keys.IDENTITY, cluster_id.encode()),
+                Put(keys.FEATURE_LEVEL, values.encode_number(FEATURE_LEVEL)),
+            ],
+        )
+        if created.succeeded:
+            return cluster_id
+    raise Unavailable("the metadata store lost its cluster id while it was read; start again")
+
+
+def _random_uuid(random_bytes: Callable[[int], bytes]) -> str:
+    """Like Kafka, none that starts with a dash: it would read as a flag on a command line."""
+    while True:
+        text = format_topic_id(random_bytes(16))
+        if not text.startswith("-"):
+            return text
