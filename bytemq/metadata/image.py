@@ -19,6 +19,7 @@ from typing import NamedTuple
 from bytemq.errors import Corrupt
 from bytemq.metadata import keys, values
 from bytemq.metadata.store import Event, KeyValue
+from bytemq.metadata.topic_names import unify_collision_characters
 from bytemq.types import TopicId, parse_topic_id
 
 NO_CONFIGS: Mapping[str, str] = MappingProxyType({})
@@ -98,12 +99,17 @@ class ClusterImage:
         """Partitions by the broker that the planner wishes to own them, alive or not."""
         self.controller_id = values.NO_BROKER
         self.configs: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._collisions: dict[str, set[str]] = {}
         self._key_revisions: dict[str, int] = {}
         self._parts: dict[TopicId, _TopicParts] = {}
         self._id_by_name: dict[str, TopicId] = {}
 
     def topic_by_id(self, topic_id: TopicId) -> TopicImage | None:
         return self.topics_by_id.get(topic_id)
+
+    def collision(self, unified_name: str) -> str | None:
+        """A topic whose name is this once '.' is written as '_' (the first by name)."""
+        return min(self._collisions.get(unified_name, ()), default=None)
 
     @property
     def broker_default_configs(self) -> Mapping[str, str]:
@@ -237,6 +243,7 @@ class ClusterImage:
             self.assigned_counts.subtract(partition.assigned for partition in old.partitions)
             if self.topics.get(old.name) is old:
                 del self.topics[old.name]
+                self._forget_collision(old.name)
         parts = self._parts[topic_id]
         if parts.name is None or parts.value is None:
             if not parts.assignments and not parts.owners:
@@ -257,6 +264,14 @@ class ClusterImage:
         )
         self.assigned_counts.update(partition.assigned for partition in topic.partitions)
         self.topics[topic.name] = self.topics_by_id[topic_id] = topic
+        self._collisions.setdefault(unify_collision_characters(topic.name), set()).add(topic.name)
+
+    def _forget_collision(self, name: str) -> None:
+        unified = unify_collision_characters(name)
+        names = self._collisions[unified]
+        names.discard(name)
+        if not names:
+            del self._collisions[unified]
 
     def _build_chunk(self, parts: _TopicParts, chunk: int, partitions: int) -> tuple[PartitionImage, ...]:
         first = chunk * keys.CHUNK_PARTITIONS
