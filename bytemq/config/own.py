@@ -1,0 +1,162 @@
+"""The settings that Kafka does not have: where data is, what an acknowledgement means, sizes of the storage.
+
+The one place where they are named, typed, bounded and explained; docs and DescribeConfigs read it. They are set
+like Kafka's: in the config file, by `--set`, or in the environment (BYTEMQ_WAL_FILE_BYTES for wal.file.bytes,
+BYTEMQ_DATA_DIR for bytemq.data.dir).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bytemq.config.values import ConfigType
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+
+DEFAULTS_HERE = {
+    # Without authentication a node listens to its own machine only, until someone says otherwise.
+    "listeners": "PLAINTEXT://127.0.0.1:9092",
+}
+"""Kafka's configs with another default here."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSetting:
+    name: str
+    config_type: ConfigType
+    default: str
+    documentation: str
+    validator: Mapping[str, Any] | None = None
+    synonyms: tuple[tuple[str, int], ...] = ()
+
+
+class OwnSettings:
+    """bytemq's own settings as attributes: dots become underscores."""
+
+    bytemq_data_dir: str
+    bytemq_durability: str
+    bytemq_http_listener: str
+    bytemq_log_format: str
+    bytemq_log_level: str
+    bytemq_request_memory_bytes: int
+    bytemq_response_memory_bytes: int
+    bytemq_validate_records: bool
+    storage_chunk_bytes: int
+    storage_open_files: int
+    storage_reserve_bytes: int
+    storage_retry_delay_ms: int
+    storage_segment_bytes: int
+    storage_snapshot_inline_bytes: int
+    wal_file_bytes: int
+    wal_flush_bytes: int
+    wal_inline_bytes: int
+    wal_pending_bytes: int
+    wal_retained_bytes: int
+    wal_sync_interval_ms: int
+
+
+class OwnTopicSettings:
+    """bytemq's own topic settings."""
+
+    bytemq_validate_records: bool
+
+
+def _one_of(*values: str) -> Mapping[str, Any]:
+    return {"kind": "one_of", "values": list(values)}
+
+
+def _at_least(least: int) -> Mapping[str, Any]:
+    return {"kind": "range", "min": least, "max": None}
+
+
+def _size(name: str, default: int, least: int, documentation: str) -> OwnSetting:
+    return OwnSetting(name, ConfigType.LONG, str(default), documentation, _at_least(least))
+
+
+_VALIDATE_RECORDS = (
+    "Check every record of a produced batch (lengths, offset deltas, headers, count), also inside compressed batches, "
+    "and not just the batch's header and CRC-32C. Keys of compacted topics are checked in any case."
+)
+
+OWN_BROKER_SETTINGS = (
+    OwnSetting(
+        "bytemq.data.dir",
+        ConfigType.STRING,
+        "data",
+        "Folder of the node's files. Kafka's log.dirs (its first entry) and log.dir are taken where this is not set.",
+        {"kind": "non_empty"},
+    ),
+    OwnSetting(
+        "bytemq.durability",
+        ConfigType.STRING,
+        "fsync",
+        "What an acknowledgement means: fsync, the record is on the device; page-cache, it is in the kernel, which is "
+        "what Kafka promises of one replica.",
+        _one_of("fsync", "page-cache"),
+    ),
+    OwnSetting(
+        "bytemq.http.listener",
+        ConfigType.STRING,
+        "127.0.0.1:9464",
+        "HOST:PORT of metrics and health over HTTP; empty for none.",
+    ),
+    OwnSetting(
+        "bytemq.log.format",
+        ConfigType.STRING,
+        "logfmt",
+        "How the node writes its own log: logfmt or json, one line an event.",
+        _one_of("logfmt", "json"),
+    ),
+    OwnSetting(
+        "bytemq.log.level",
+        ConfigType.STRING,
+        "INFO",
+        "Level of the node's own log; changed at run time by `bytemq log-level` or as a broker logger.",
+        _one_of("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"),
+    ),
+    _size(
+        "bytemq.request.memory.bytes", 256 * _MIB, _MIB, "Most memory of requests being received and not yet answered."
+    ),
+    _size("bytemq.response.memory.bytes", 256 * _MIB, _MIB, "Most memory of responses that clients have not read yet."),
+    OwnSetting("bytemq.validate.records", ConfigType.BOOLEAN, "false", _VALIDATE_RECORDS),
+    _size("storage.chunk.bytes", 64 * _KIB, 4 * _KIB, "Distance of the entries in a segment's sparse index."),
+    _size("storage.open.files", 1024, 16, "Most segment files kept open."),
+    _size(
+        "storage.reserve.bytes",
+        16 * _MIB,
+        0,
+        "Space held back so that a full disk still lets the node write behind and delete.",
+    ),
+    _size("storage.retry.delay.ms", 200, 1, "How long the storage refuses appends after a failed write."),
+    _size(
+        "storage.segment.bytes",
+        64 * _MIB,
+        64 * _KIB,
+        "Size at which segments are sealed, if segment.bytes is not less.",
+    ),
+    _size("storage.snapshot.inline.bytes", 8 * _KIB, 0, "Producer snapshots above this are objects of their own."),
+    _size("wal.file.bytes", 64 * _MIB, _MIB, "Size of one preallocated file of the write-ahead log."),
+    _size("wal.flush.bytes", 8 * _MIB, 4 * _KIB, "Most bytes of batches in one flush."),
+    _size(
+        "wal.inline.bytes",
+        64 * _KIB,
+        0,
+        "With page-cache durability, flushes up to this are written on the event loop.",
+    ),
+    _size("wal.pending.bytes", 64 * _MIB, _MIB, "Above so many bytes not yet durable, producers wait."),
+    _size("wal.retained.bytes", 1024 * _MIB, _MIB, "Write-behind to segments keeps the write-ahead log below this."),
+    _size("wal.sync.interval.ms", 1000, 1, "With page-cache durability: how often files are synced in the background."),
+)
+
+OWN_TOPIC_SETTINGS = (
+    OwnSetting(
+        "bytemq.validate.records",
+        ConfigType.BOOLEAN,
+        "false",
+        _VALIDATE_RECORDS,
+        synonyms=(("bytemq.validate.records", 1),),
+    ),
+)
