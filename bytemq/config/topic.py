@@ -77,5 +77,6 @@ def check_topic_config(config: TopicConfig) -> None:
         )
     if config.remote_storage_enable:
         raise InvalidConfig(
-            "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage."
+            "Tiered Storage functionality is disabled in the broker. "
+            "Topic cannot be configured with remote log storage."
         )

@@ -174,7 +174,7 @@ _THROTTLED_REPLICA = re.compile(r"[0-9]+:[0-9]+")
 
 def _validate_throttled_replicas(name: str, value: Value) -> None:
     items = value if isinstance(value, tuple) else ()
-    if items in ((), ("*",)) or all(_THROTTLED_REPLICA.fullmatch(item) for item in items):
+    if items in ((), ("*",)) or not any(items) or all(_THROTTLED_REPLICA.fullmatch(item) for item in items):
         return
     why = (
         f"{name} must be the literal '*' or a list of replicas in the following format: "
