@@ -134,15 +134,14 @@ def _form_of(primitive: str, flexible: bool, nullable: bool) -> str:
 
 
 def _array_reader(read_element: _Read, nullable: bool, flexible: bool) -> _Read:
-    read_length = Reader.read_compact_array_length if flexible else Reader.read_array_length
+    if nullable:
+        read_length = Reader.read_compact_nullable_array_length if flexible else Reader.read_nullable_array_length
+    else:
+        read_length = Reader.read_compact_array_length if flexible else Reader.read_array_length
 
     def read(reader: Reader) -> list[Any] | None:
         count = read_length(reader)
-        if count < 0:
-            if nullable:
-                return None
-            raise MalformedMessage(f"null array at {reader.position}")
-        return [read_element(reader) for _ in range(count)]
+        return None if count < 0 else [read_element(reader) for _ in range(count)]
 
     return read
 

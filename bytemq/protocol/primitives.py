@@ -10,6 +10,7 @@ lenient so are we: any negative length of a nullable value means null, any boole
 from __future__ import annotations
 
 from struct import Struct, error
+from typing import Any
 
 Buffer = bytes | bytearray | memoryview
 """What a field of type bytes or records holds: a memoryview when decoded, anything bytes-like to encode."""
@@ -25,6 +26,10 @@ _UINT16 = Struct(">H")
 _UINT32 = Struct(">I")
 _FLOAT64 = Struct(">d")
 
+_unpack_int16 = _INT16.unpack_from
+_unpack_int32 = _INT32.unpack_from
+_unpack_int64 = _INT64.unpack_from
+
 _MAX_STRING_BYTES = 0x7FFF
 _MAX_INT32 = 0x7FFFFFFF
 
@@ -36,6 +41,8 @@ class MalformedMessage(Exception):
 class Reader:
     """Reads Kafka's types from `view` one after the other, starting at `position`."""
 
+    # Every request passes through here several times, hence the few repeated lines in place of one more call.
+
     __slots__ = ("elements_left", "position", "view")
 
     def __init__(self, view: memoryview, position: int = 0, *, max_elements: int = DEFAULT_MAX_ELEMENTS) -> None:
@@ -43,38 +50,56 @@ class Reader:
         self.position = position
         self.elements_left = max_elements
 
-    def _fixed(self, form: Struct) -> int:
+    def _cut_off(self, position: int, size_bytes: int) -> MalformedMessage:
+        return MalformedMessage(f"{size_bytes} bytes expected at {position} of {len(self.view)}")
+
+    def read_fixed(self, form: Struct) -> tuple[Any, ...]:
+        """Several values of fixed size at once."""
         position = self.position
         self.position = position + form.size
         try:
-            value: int = form.unpack_from(self.view, position)[0]
+            return form.unpack_from(self.view, position)
         except error:
-            raise MalformedMessage(f"{form.size} bytes expected at {position} of {len(self.view)}") from None
-        return value
+            raise self._cut_off(position, form.size) from None
 
     def read_int8(self) -> int:
-        return self._fixed(_INT8)
+        return int(self.read_fixed(_INT8)[0])
 
     def read_int16(self) -> int:
-        return self._fixed(_INT16)
+        position = self.position
+        self.position = position + 2
+        try:
+            return _unpack_int16(self.view, position)[0]  # type: ignore[no-any-return]
+        except error:
+            raise self._cut_off(position, 2) from None
 
     def read_int32(self) -> int:
-        return self._fixed(_INT32)
+        position = self.position
+        self.position = position + 4
+        try:
+            return _unpack_int32(self.view, position)[0]  # type: ignore[no-any-return]
+        except error:
+            raise self._cut_off(position, 4) from None
 
     def read_int64(self) -> int:
-        return self._fixed(_INT64)
+        position = self.position
+        self.position = position + 8
+        try:
+            return _unpack_int64(self.view, position)[0]  # type: ignore[no-any-return]
+        except error:
+            raise self._cut_off(position, 8) from None
 
     def read_uint16(self) -> int:
-        return self._fixed(_UINT16)
+        return int(self.read_fixed(_UINT16)[0])
 
     def read_uint32(self) -> int:
-        return self._fixed(_UINT32)
+        return int(self.read_fixed(_UINT32)[0])
 
     def read_float64(self) -> float:
-        return self._fixed(_FLOAT64)
+        return float(self.read_fixed(_FLOAT64)[0])
 
     def read_bool(self) -> bool:
-        return self._fixed(_INT8) != 0
+        return bool(self.read_fixed(_INT8)[0])
 
     def read_uuid(self) -> bytes:
         return bytes(self._take(16))
@@ -85,22 +110,23 @@ class Reader:
         position = self.position
         value = shift = 0
         try:
-            while True:
-                byte = view[position]
-                position += 1
+            while (byte := view[position]) > 0x7F:
                 value |= (byte & 0x7F) << shift
-                if byte < 0x80:
-                    break
+                position += 1
                 shift += 7
                 if shift > 28:
                     raise MalformedMessage(f"varint longer than five bytes at {self.position}")
         except IndexError:
-            raise MalformedMessage(f"varint cut off at {self.position}") from None
-        self.position = position
-        return value & 0xFFFFFFFF
+            raise self._cut_off(position, 1) from None
+        self.position = position + 1
+        return (value | byte << shift) & 0xFFFFFFFF
 
     def _compact_length(self) -> int:
         """Length + 1 as a varint. Java computes in 32 bits with sign, so huge ones come out negative: null."""
+        position = self.position
+        if position < len(self.view) and (byte := self.view[position]) < 0x80:
+            self.position = position + 1
+            return byte - 1
         length = self.read_unsigned_varint() - 1
         return length if length <= _MAX_INT32 else -1
 
@@ -108,37 +134,41 @@ class Reader:
         position = self.position
         end = position + length
         if length < 0 or end > len(self.view):
-            raise MalformedMessage(f"{length} bytes expected at {position} of {len(self.view)}")
+            raise self._cut_off(position, length)
         self.position = end
         return self.view[position:end]
 
-    def _text(self, length: int) -> str:
-        if length > _MAX_STRING_BYTES:
-            raise MalformedMessage(f"string of {length} bytes at {self.position}")
-        return str(self._take(length), "utf-8", "replace")
+    def read_text(self, length: int) -> str:
+        """A string of `length` bytes. What is not UTF-8 is replaced, as in Java."""
+        position = self.position
+        end = position + length
+        if not 0 <= length <= _MAX_STRING_BYTES or end > len(self.view):
+            raise self._cut_off(position, length)
+        self.position = end
+        return str(self.view[position:end], "utf-8", "replace")
 
     def read_string(self) -> str:
-        return self._text(self._fixed(_INT16))
+        return self.read_text(self.read_int16())
 
     def read_compact_string(self) -> str:
-        return self._text(self._compact_length())
+        return self.read_text(self._compact_length())
 
     def read_nullable_string(self) -> str | None:
-        length = self._fixed(_INT16)
-        return None if length < 0 else self._text(length)
+        length = self.read_int16()
+        return None if length < 0 else self.read_text(length)
 
     def read_compact_nullable_string(self) -> str | None:
         length = self._compact_length()
-        return None if length < 0 else self._text(length)
+        return None if length < 0 else self.read_text(length)
 
     def read_bytes(self) -> memoryview:
-        return self._take(self._fixed(_INT32))
+        return self._take(self.read_int32())
 
     def read_compact_bytes(self) -> memoryview:
         return self._take(self._compact_length())
 
     def read_nullable_bytes(self) -> memoryview | None:
-        length = self._fixed(_INT32)
+        length = self.read_int32()
         return None if length < 0 else self._take(length)
 
     def read_compact_nullable_bytes(self) -> memoryview | None:
@@ -146,18 +176,24 @@ class Reader:
         return None if length < 0 else self._take(length)
 
     def read_array_length(self) -> int:
-        """The number of elements that follow, or -1 for a null array. Charged to the element budget."""
-        return self._charge(self._fixed(_INT32))
+        """The number of elements that follow. Charged to the element budget."""
+        return self._charge(self.read_int32())
 
     def read_compact_array_length(self) -> int:
-        """As `read_array_length`, of the flexible versions."""
         return self._charge(self._compact_length())
 
+    def read_nullable_array_length(self) -> int:
+        """As `read_array_length`, or -1 for a null array."""
+        length = self.read_int32()
+        return -1 if length < 0 else self._charge(length)
+
+    def read_compact_nullable_array_length(self) -> int:
+        length = self._compact_length()
+        return -1 if length < 0 else self._charge(length)
+
     def _charge(self, count: int) -> int:
-        if count < 0:
-            return -1
         remaining = len(self.view) - self.position
-        if count > remaining:
+        if not 0 <= count <= remaining:
             raise MalformedMessage(f"{count} elements in {remaining} bytes at {self.position}")
         self.elements_left -= count
         if self.elements_left < 0:
@@ -170,6 +206,10 @@ class Reader:
 
     def skip_tagged_fields(self) -> None:
         """Passes over a section of tagged fields of which we know none (KIP-482)."""
+        position = self.position
+        if position < len(self.view) and self.view[position] == 0:
+            self.position = position + 1
+            return
         for _ in range(self.read_unsigned_varint()):
             self.read_unsigned_varint()
             self._take(self.read_unsigned_varint())
@@ -226,7 +266,10 @@ class Writer:
 
     def write_compact_string(self, value: str) -> None:
         data = _encode_text(value)
-        self.write_unsigned_varint(len(data) + 1)
+        if len(data) < 0x7F:
+            self.buffer.append(len(data) + 1)
+        else:
+            self.write_unsigned_varint(len(data) + 1)
         self.buffer += data
 
     def write_nullable_string(self, value: str | None) -> None:
