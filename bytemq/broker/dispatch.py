@@ -15,7 +15,28 @@ Handlers raise KafkaError or a BytemqError for a failure of the whole request; f
 values in the response. Modules are imported on first use.
 """
 
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from importlib import import_module
+from types import CoroutineType, ModuleType
+from typing import Any
+
+from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.error_responses import error_response
+from bytemq.broker.exchange import Exchange
+from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid, NotFound, Unavailable
 from bytemq.protocol.api_keys import ApiKey
+from bytemq.protocol.api_versions import API_VERSIONS
+from bytemq.protocol.codec import decode, encode
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.api_versions import ApiVersion, ApiVersionsResponse
+from bytemq.protocol.primitives import MalformedMessage
+from bytemq.protocol.schema import Message
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import LogGate, get_logger
+from bytemq.runtime.metrics import Histogram
+
+log = get_logger("broker.dispatch")
 
 HANDLERS: dict[ApiKey, str] = {
     ApiKey.PRODUCE: "produce",
@@ -33,3 +54,189 @@ HANDLERS: dict[ApiKey, str] = {
     # groups
 }
 """What is served. A handler's owner adds one line; ApiVersions advertises exactly these."""
+
+
+class Handler:
+    """One served API: its versions, its messages and its module, imported when the first request comes."""
+
+    __slots__ = (
+        "_begin",
+        "_duration",
+        "_handle",
+        "_log_crash",
+        "_module",
+        "_monotonic",
+        "api_key",
+        "name",
+        "request_class",
+        "response_class",
+        "versions",
+    )
+
+    def __init__(
+        self, api_key: ApiKey, name: str, duration: Histogram, clock: Clock, log_crash: Callable[[str, Exception], None]
+    ) -> None:
+        self.api_key = api_key
+        self.name = name
+        self.versions = API_VERSIONS[api_key]
+        self._duration = duration
+        self._monotonic = clock.monotonic
+        self._log_crash = log_crash
+        self._module: ModuleType | None = None
+        self._begin: Callable[[Broker, Exchange], None] | None = None
+        self._handle: Callable[[Broker, RequestContext, Any], Any]
+        self.request_class: type[Message]
+        self.response_class: type[Message]
+
+    def load(self) -> None:
+        """Imports the module. Takes milliseconds the first time."""
+        module = import_module(f"bytemq.broker.handlers.{self.name}")
+        self._begin = getattr(module, "begin", None)
+        if self._begin is None:
+            messages = import_module(f"bytemq.protocol.messages.{self.name}")
+            camel_case = "".join(word.capitalize() for word in self.name.split("_"))
+            self.request_class = getattr(messages, camel_case + "Request")
+            self.response_class = getattr(messages, camel_case + "Response")
+            self._handle = module.handle
+        self._module = module
+
+    @property
+    def loaded(self) -> bool:
+        return self._module is not None
+
+    def run(self, broker: Broker, exchange: Exchange) -> "Pending | None":
+        """Works on a request; what it returns must be awaited for the response. Raises what the handler raises."""
+        if self._module is None:
+            self.load()
+        exchange.timing = (self._duration, self._monotonic, self._monotonic())
+        if self._begin is not None:
+            self._begin(broker, exchange)
+            return None
+        request = decode(self.request_class, exchange.api_version, exchange.body)
+        try:
+            result = self._handle(broker, exchange, request)
+        except Exception as error:
+            self.fail(exchange, request, error)
+            return None
+        if isinstance(result, CoroutineType):
+            return self._await(exchange, request, result)
+        exchange.respond(encode(result, exchange.api_version))
+        return None
+
+    async def _await(self, exchange: Exchange, request: Message, work: "Pending") -> None:
+        try:
+            response = await work
+            exchange.respond(encode(response, exchange.api_version))
+        except Exception as error:
+            self.fail(exchange, request, error)
+
+    def fail(self, exchange: Exchange, request: Message, error: Exception) -> None:
+        """Answers with the error that `error` stands for."""
+        code, message = to_error_code(error)
+        if code is ErrorCode.UNKNOWN_SERVER_ERROR:
+            self._log_crash(self.name, error)
+        build = getattr(self._module, "error_response", None)
+        if build is not None:
+            response = build(request, exchange.api_version, code, message)
+        else:
+            response = error_response(self.response_class, request, exchange.api_version, code, message)
+        exchange.respond(encode(response, exchange.api_version))
+
+
+Pending = Coroutine[Any, Any, Any]
+
+_CODES: tuple[tuple[type[BytemqError], ErrorCode], ...] = (
+    (Unavailable, ErrorCode.REQUEST_TIMED_OUT),
+    (Fenced, ErrorCode.NOT_LEADER_OR_FOLLOWER),
+    (Corrupt, ErrorCode.KAFKA_STORAGE_ERROR),
+    (NotFound, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+    (Invalid, ErrorCode.INVALID_REQUEST),
+)
+
+
+def to_error_code(error: Exception) -> tuple[ErrorCode, str | None]:
+    """The code and text that tell a client about `error`; UNKNOWN_SERVER_ERROR for what nobody foresaw."""
+    if isinstance(error, KafkaError):
+        return error.code, error.message
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code, str(error)
+    return ErrorCode.UNKNOWN_SERVER_ERROR, None
+
+
+class Dispatcher:
+    """Gives each request to its handler."""
+
+    def __init__(self, broker: Broker, handlers: Mapping[ApiKey, str] = HANDLERS) -> None:
+        self._broker = broker
+        durations = broker.metrics.histograms(
+            "bytemq_request_duration_seconds", "From a complete request to its answer, by API", "api"
+        )
+        self._handlers = {
+            int(key): Handler(key, name, durations.labels(key.name), broker.clock, self.log_crash)
+            for key, name in handlers.items()
+        }
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._crash_gate = LogGate(broker.clock.monotonic)
+
+    def dispatch(self, exchange: Exchange) -> None:
+        """Starts to work on a request. The exchange is answered, or hung up, now or later."""
+        handler = self._handlers.get(exchange.api_key)
+        if handler is None:
+            exchange.hang_up(f"API key {exchange.api_key} is not served")
+            return
+        if not handler.versions.includes(exchange.api_version):
+            if exchange.api_key == ApiKey.API_VERSIONS:
+                answer_unknown_version(exchange)
+            else:
+                exchange.hang_up(f"{handler.api_key.name} has no version {exchange.api_version}")
+            return
+        try:
+            pending = handler.run(self._broker, exchange)
+        except MalformedMessage as error:
+            exchange.hang_up(f"malformed {handler.api_key.name} request: {error}")
+        except Exception as error:
+            # A handler that answers by itself, or an answer that cannot be encoded: nothing sensible can be sent.
+            self.log_crash(handler.name, error)
+            exchange.hang_up("internal error")
+        else:
+            if pending is not None:
+                task = self._loop.create_task(self._finish(handler, exchange, pending))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, handler: Handler, exchange: Exchange, pending: Pending) -> None:
+        try:
+            await pending
+        except Exception as error:
+            self.log_crash(handler.name, error)
+            exchange.hang_up("internal error")
+
+    def log_crash(self, api: str, error: Exception) -> None:
+        """The traceback belongs in our log, once: a client may repeat what caused it."""
+        kept_back = self._crash_gate.allow((api, type(error)))
+        if kept_back is not None:
+            log.error("request failed unexpectedly", api=api, error=error, not_logged_since=kept_back)
+
+    async def warm(self) -> None:
+        """Imports all handlers that no client has asked for yet, one a loop turn, so that no request waits for it."""
+        for handler in self._handlers.values():
+            if not handler.loaded:
+                handler.load()
+                await self._broker.clock.sleep(0)
+
+    async def close(self) -> None:
+        """Cancels the requests still being worked on."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def answer_unknown_version(exchange: Exchange) -> None:
+    """KIP-511: a client from the future learns in the oldest form which versions of ApiVersions we do speak."""
+    versions = API_VERSIONS[ApiKey.API_VERSIONS]
+    known = ApiVersion(api_key=int(ApiKey.API_VERSIONS), min_version=versions.lowest, max_version=versions.highest)
+    response = ApiVersionsResponse(error_code=int(ErrorCode.UNSUPPORTED_VERSION), api_keys=[known])
+    exchange.respond(encode(response, 0))

@@ -6,7 +6,6 @@ none holds none.
 """
 
 import mmap
-import sys
 
 SMALLEST_POOLED_BYTES = 64 * 1024
 MAPPED_FROM_BYTES = 1024 * 1024
@@ -39,16 +38,23 @@ class BufferPool:
         return mmap.mmap(-1, rounded) if rounded >= MAPPED_FROM_BYTES else bytearray(rounded)
 
     def give_back(self, buffer: Buffer) -> None:
-        """Takes a buffer that nobody needs any more, which the caller refers to in one place only.
-
-        One that some memoryview still shows is left to the garbage collector: a view holds a reference to its buffer,
-        so a count above the caller's own means that somebody kept one.
-        """
+        """Takes a buffer that nobody needs any more; one that some memoryview still shows is left to the collector."""
         size_bytes = len(buffer)
         if size_bytes <= SMALLEST_POOLED_BYTES or size_bytes > LARGEST_POOLED_BYTES or size_bytes & (size_bytes - 1):
             return
-        # Three when nobody else has one: the caller's, our parameter and getrefcount's own.
-        if sys.getrefcount(buffer) > 3 or self.kept_bytes + size_bytes > self.keep_bytes:
+        if self.kept_bytes + size_bytes > self.keep_bytes or _is_viewed(buffer):
             return
         self._free.setdefault(size_bytes, []).append(buffer)
         self.kept_bytes += size_bytes
+
+
+def _is_viewed(buffer: Buffer) -> bool:
+    """Python refuses to resize what a memoryview shows; asking for it is cheap."""
+    try:
+        if isinstance(buffer, bytearray):
+            buffer.append(buffer.pop())
+        else:
+            buffer.resize(len(buffer))
+    except BufferError:
+        return True
+    return False

@@ -6,11 +6,12 @@ scrape: its import costs start-up time, and its own counters cost a lock for eac
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+Child = TypeVar("Child")
 Sample = tuple[tuple[str, ...], float]  # label values, value
 
 LATENCY_BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -25,41 +26,12 @@ class Counter:
         self.value = 0
 
 
-class CounterFamily:
-    """Counters of one name, told apart by label values. Keep what `labels` returns: it is the cheap part."""
-
-    __slots__ = ("_children", "documentation", "label_names", "name")
-    MAX_CHILDREN = 10_000  # a bound, should label values ever come from clients
-
-    def __init__(self, name: str, documentation: str, label_names: tuple[str, ...]) -> None:
-        self.name = name
-        self.documentation = documentation
-        self.label_names = label_names
-        self._children: dict[tuple[str, ...], Counter] = {}
-
-    def labels(self, *values: str) -> Counter:
-        child = self._children.get(values)
-        if child is None:
-            if len(values) != len(self.label_names):
-                raise ValueError(f"{self.name} has the labels {self.label_names}, not {values}")
-            if len(self._children) >= self.MAX_CHILDREN:
-                return Counter()
-            child = self._children[values] = Counter()
-        return child
-
-    def samples(self) -> Iterator[Sample]:
-        for values, child in self._children.items():
-            yield values, child.value
-
-
 class Histogram:
-    """Counts of observations per bucket; bounds in the unit of the name (seconds)."""
+    """Counts of observations per bucket; bounds in the unit that the name ends with (seconds)."""
 
-    __slots__ = ("bounds", "counts", "documentation", "name", "total")
+    __slots__ = ("bounds", "counts", "total")
 
-    def __init__(self, name: str, documentation: str, bounds: tuple[float, ...] = LATENCY_BUCKETS_S) -> None:
-        self.name = name
-        self.documentation = documentation
+    def __init__(self, bounds: tuple[float, ...] = LATENCY_BUCKETS_S) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
@@ -77,21 +49,52 @@ class Histogram:
         return buckets
 
 
+class Family(Generic[Child]):
+    """Counters or histograms of one name, told apart by label values. Keep what `labels` returns: that one is cheap."""
+
+    __slots__ = ("_children", "_make", "documentation", "label_names", "name")
+    MAX_CHILDREN = 10_000  # a bound, should label values ever come from clients
+
+    def __init__(self, name: str, documentation: str, label_names: tuple[str, ...], make: Callable[[], Child]) -> None:
+        self.name = name
+        self.documentation = documentation
+        self.label_names = label_names
+        self._make = make
+        self._children: dict[tuple[str, ...], Child] = {}
+
+    def labels(self, *values: str) -> Child:
+        child = self._children.get(values)
+        if child is None:
+            if len(values) != len(self.label_names):
+                raise ValueError(f"{self.name} has the labels {self.label_names}, not {values}")
+            child = self._make()
+            if len(self._children) < self.MAX_CHILDREN:
+                self._children[values] = child
+        return child
+
+    def remove(self, *values: str) -> None:
+        """What the labels stand for is gone (a topic was deleted)."""
+        self._children.pop(values, None)
+
+    def items(self) -> Iterable[tuple[tuple[str, ...], Child]]:
+        return self._children.items()
+
+
 class Metrics:
     """All metrics of one node."""
 
     def __init__(self) -> None:
-        self._counters: list[CounterFamily] = []
+        self._counters: list[Family[Counter]] = []
         self._gauges: list[tuple[str, str, tuple[str, ...], Callable[[], Iterable[Sample]]]] = []
-        self._histograms: list[Histogram] = []
+        self._histograms: list[Family[Histogram]] = []
         self._names: set[str] = set()
 
     def counter(self, name: str, documentation: str) -> Counter:
         """A counter without labels. Names follow Prometheus: bytemq_<what>_<unit>_total."""
         return self.counters(name, documentation).labels()
 
-    def counters(self, name: str, documentation: str, *label_names: str) -> CounterFamily:
-        family = CounterFamily(self._claim(name), documentation, label_names)
+    def counters(self, name: str, documentation: str, *label_names: str) -> Family[Counter]:
+        family = Family(self._claim(name), documentation, label_names, Counter)
         self._counters.append(family)
         return family
 
@@ -105,10 +108,14 @@ class Metrics:
         """Values with labels, asked for at each scrape; `read` must be quick: it runs on the event loop."""
         self._gauges.append((self._claim(name), documentation, label_names, read))
 
-    def histogram(self, name: str, documentation: str, bounds: tuple[float, ...] = LATENCY_BUCKETS_S) -> Histogram:
-        histogram = Histogram(self._claim(name), documentation, bounds)
-        self._histograms.append(histogram)
-        return histogram
+    def histogram(self, name: str, documentation: str) -> Histogram:
+        return self.histograms(name, documentation).labels()
+
+    def histograms(self, name: str, documentation: str, *label_names: str) -> Family[Histogram]:
+        """Durations in seconds; names end with _seconds."""
+        family = Family(self._claim(name), documentation, label_names, Histogram)
+        self._histograms.append(family)
+        return family
 
     def names(self) -> frozenset[str]:
         return frozenset(self._names)
@@ -119,18 +126,19 @@ class Metrics:
 
         for family in self._counters:
             counter = CounterMetricFamily(family.name, family.documentation, labels=family.label_names)
-            for values, value in family.samples():
-                counter.add_metric(values, value)
+            for values, child in family.items():
+                counter.add_metric(values, child.value)
             yield counter
         for name, documentation, label_names, read in self._gauges:
             gauge = GaugeMetricFamily(name, documentation, labels=label_names)
             for values, value in read():
                 gauge.add_metric(values, value)
             yield gauge
-        for histogram in self._histograms:
-            result = HistogramMetricFamily(histogram.name, histogram.documentation)
-            result.add_metric((), histogram.cumulative(), histogram.total)
-            yield result
+        for durations in self._histograms:
+            histogram = HistogramMetricFamily(durations.name, durations.documentation, labels=durations.label_names)
+            for values, observed in durations.items():
+                histogram.add_metric(values, observed.cumulative(), observed.total)
+            yield histogram
 
     def render(self) -> tuple[str, bytes]:
         """Content type and body of a scrape."""

@@ -1,0 +1,280 @@
+"""One client's connection: bytes in, requests in order to the dispatcher, answers in order out.
+
+Owns order and back-pressure. Consecutive Produce requests are worked on together; any other request starts when all
+before it are answered. Reading stops while a request has to wait, while the client does not take its answers, while
+memory is short, and for a moment after TURN_BYTES, so that one busy socket cannot starve the others.
+
+uvloop gathers all writes of one loop turn into one system call: answers are handed to the transport as they come.
+"""
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from bytemq.broker.context import ClientInfo
+from bytemq.broker.exchange import Exchange
+from bytemq.broker.frame_reader import BadFrame, FrameReader
+from bytemq.broker.limits import MAX_PIPELINED_REQUESTS, REQUEST_TURN_BYTES, TURN_BYTES, WRITE_BUFFER_BYTES
+from bytemq.protocol.api_keys import ApiKey
+from bytemq.protocol.framing import parse_request_header
+from bytemq.protocol.primitives import MalformedMessage
+from bytemq.runtime.buffers import Buffer
+
+if TYPE_CHECKING:
+    from bytemq.broker.server import Server
+
+_PRODUCE = int(ApiKey.PRODUCE)
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Made by the server for each accepted socket; `server` gives it memory, the dispatcher and a coarse clock."""
+
+    __slots__ = (
+        "_held",
+        "_in_work",
+        "_last_moved_bytes",
+        "_loop",
+        "_next_turn",
+        "_processing",
+        "_reader",
+        "_reading",
+        "_server",
+        "_stopping",
+        "_transport",
+        "_turn_left",
+        "_unsent",
+        "_write_paused",
+        "_written_bytes",
+        "active_at",
+        "client",
+        "stalled_since",
+    )
+
+    def __init__(self, server: "Server", loop: asyncio.AbstractEventLoop, client: ClientInfo) -> None:
+        self._server = server
+        self._loop = loop
+        self.client = client
+        self._transport: asyncio.Transport | None = None
+        self._reader = FrameReader(server.request_memory, self._deliver, self._go_on)
+        self._in_work: deque[Exchange] = deque()  # started, in the order of the requests, answered or not
+        self._held: Exchange | None = None  # read, but not to be started yet
+        self._processing = False
+        self._reading = True
+        self._write_paused = False
+        self._unsent: list[Exchange] = []  # answered; their record batches may still be in the transport
+        self._stopping = False
+        self._turn_left = TURN_BYTES
+        self._next_turn = False  # the turn is used up, the next one is scheduled
+        self._written_bytes = 0
+        self._last_moved_bytes = 0
+        self.active_at = server.now
+        self.stalled_since = 0.0
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        # low=0: `resume_writing` then says that everything has left, and memory can be given back.
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES, low=0)
+        self._server.connected(self, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._reader.close()
+        if self._held is not None:
+            self._held.release_frame()
+            self._held = None
+        for exchange in (*self._in_work, *self._unsent):
+            exchange.abandon()
+            if exchange.answer is not None:
+                exchange.release_response(self._server.response_memory)
+        self._in_work.clear()
+        self._unsent.clear()
+        self._server.disconnected(self)
+
+    def get_buffer(self, size_hint: int) -> memoryview:
+        return self._reader.get_buffer()
+
+    def buffer_updated(self, count: int) -> None:
+        self._turn_left -= count
+        self._processing = True
+        try:
+            self._reader.received(count)
+        except BadFrame as error:
+            self.hang_up(str(error))
+        finally:
+            self._processing = False
+        self._update_reading()
+
+    def eof_received(self) -> bool:
+        return False  # as Kafka: whoever closes its half wants no more answers
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        for exchange in self._unsent:
+            exchange.release_response(self._server.response_memory)
+        self._unsent.clear()
+        self._go_on()
+
+    # What exchanges call
+
+    def answered(self, exchange: Exchange) -> None:
+        """Sends the answer, unless one before it is missing, and whatever it has kept back."""
+        in_work = self._in_work
+        if not in_work or exchange is not in_work[0]:
+            return
+        while in_work and in_work[0].answer is not None:
+            self._send(in_work.popleft())
+        if not self._processing and (self._held is not None or self._reader.has_backlog or not self._reading):
+            self._go_on()
+
+    def hang_up(self, reason: str) -> None:
+        """Closes the connection because of what the client did: one line in the log, no answer."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._server.log_hang_up(self.client, reason)
+            self.close()
+
+    # What the server calls
+
+    def close(self) -> None:
+        """Closes at once; what is in work is abandoned."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def stop_reading(self) -> None:
+        """The server stops: no new requests; those in work are still answered."""
+        self._stopping = True
+        self._update_reading()
+
+    @property
+    def busy(self) -> bool:
+        """Requests are being worked on, other than long polls, or answers are not sent yet."""
+        return bool(self._unsent) or any(exchange.on_abandon is None for exchange in self._in_work)
+
+    @property
+    def holds_memory(self) -> bool:
+        """The client owes us progress: a frame is incomplete, or answers wait to be read."""
+        return self._write_paused or self._reader.mid_frame
+
+    def moved_bytes(self) -> int:
+        """Bytes received and sent since the last call."""
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        total = self._reader.received_bytes + self._written_bytes - unsent
+        moved, self._last_moved_bytes = total - self._last_moved_bytes, total
+        return moved
+
+    # Requests
+
+    def _deliver(self, buffer: Buffer, size_bytes: int) -> bool:
+        """A frame is complete; returns whether the next one may come at once."""
+        server = self._server
+        self.active_at = server.now
+        memory = server.request_memory
+        try:
+            header = parse_request_header(memoryview(buffer)[:size_bytes])
+        except MalformedMessage as error:
+            memory.release(buffer, size_bytes)
+            self.hang_up(f"malformed request header: {error}")
+            return False
+        self._turn_left -= REQUEST_TURN_BYTES
+        exchange = Exchange(header, self.client, self, memory, buffer, size_bytes)
+        if self._may_start(exchange):
+            self._start(exchange)
+            return not self._must_wait()
+        self._held = exchange
+        return False
+
+    def _may_start(self, exchange: Exchange) -> bool:
+        if self._write_paused:
+            return False
+        in_work = self._in_work
+        if not in_work:
+            return True
+        return (
+            exchange.api_key == _PRODUCE and in_work[-1].api_key == _PRODUCE and len(in_work) < MAX_PIPELINED_REQUESTS
+        )
+
+    def _start(self, exchange: Exchange) -> None:
+        self._in_work.append(exchange)
+        self._server.dispatcher.dispatch(exchange)
+
+    def _must_wait(self) -> bool:
+        """Nothing more is taken from the reader just now."""
+        if self._turn_left <= 0 and not self._next_turn:
+            self._next_turn = True
+            self._loop.call_soon(self._begin_turn)
+        return (
+            self._next_turn
+            or self._stopping
+            or self._write_paused
+            or self._held is not None
+            or self._transport is None
+            or self._transport.is_closing()
+            or len(self._in_work) >= MAX_PIPELINED_REQUESTS
+        )
+
+    def _begin_turn(self) -> None:
+        self._turn_left = TURN_BYTES
+        self._next_turn = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Something that requests waited for has happened: starts those that may start, and reads again."""
+        if self._processing or self._transport is None:
+            return
+        self._processing = True
+        try:
+            while not self._transport.is_closing():
+                held = self._held
+                if held is not None:
+                    if self._next_turn or self._stopping or not self._may_start(held):
+                        break
+                    self._held = None
+                    self._start(held)
+                elif self._reader.has_backlog and not self._must_wait():
+                    self._reader.proceed()
+                else:
+                    break
+        except BadFrame as error:
+            self.hang_up(str(error))
+        finally:
+            self._processing = False
+        self._update_reading()
+
+    def _update_reading(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        reader = self._reader
+        wanted = not (self._must_wait() or reader.has_backlog or reader.waits_for_memory)
+        if wanted is not self._reading:
+            self._reading = wanted
+            if wanted:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    # Answers
+
+    def _send(self, exchange: Exchange) -> None:
+        transport = self._transport
+        answer = exchange.answer
+        if transport is None or not answer:
+            exchange.release_response(self._server.response_memory)
+            return
+        size_bytes = sum(map(len, answer))
+        self._written_bytes += size_bytes
+        self._turn_left -= size_bytes
+        if len(answer) == 2 and size_bytes < WRITE_BUFFER_BYTES:
+            transport.write(b"".join(answer))
+        else:
+            transport.writelines(answer)
+        if exchange.response_reserved_bytes:
+            if self._write_paused:
+                self._unsent.append(exchange)
+            else:
+                exchange.release_response(self._server.response_memory)

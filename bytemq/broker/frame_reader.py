@@ -1,0 +1,251 @@
+"""Cuts what a connection receives into frames: an int32 size, then that many bytes.
+
+Owns the memory of requests until they are delivered. All connections receive into one scratch buffer; a complete frame
+is copied out into a buffer of its own, because its batches are patched in place and outlive the read. A frame that is
+larger than what the scratch holds is received straight into its own buffer.
+
+Memory is bounded for all connections together. Of a large frame only what is about to be received is reserved, a step
+at a time: announced bytes cost nothing. Half-received frames alone could use up the budget and wait for each other; so
+that one always gets on, one reader at a time may exceed the budget until its frame is complete (`overdraft`).
+"""
+
+from collections.abc import Callable
+from struct import Struct
+
+from bytemq.runtime.budget import MemoryBudget, Waiter
+from bytemq.runtime.buffers import Buffer, BufferPool
+
+SCRATCH_BYTES = 64 * 1024
+EXHAUSTED_READ_BYTES = 4 * 1024
+DIRECT_FROM_BYTES = 32 * 1024
+"""Missing bytes of a frame from which on they are received in place: below, the copy is cheaper than one more read."""
+RESERVE_STEP_BYTES = 1024 * 1024
+
+_SIZE = Struct(">i")
+
+
+class BadFrame(Exception):
+    """The size in front of a frame is negative or above socket.request.max.bytes. Nothing was allocated for it."""
+
+
+class RequestMemory:
+    """What all connections receive into: the scratch buffer, the pool of large buffers, and the budget of both."""
+
+    __slots__ = ("_waiting", "budget", "overdraft", "pool", "request_max_bytes", "scratch", "scratch_small")
+
+    def __init__(self, limit_bytes: int, request_max_bytes: int) -> None:
+        self.budget = MemoryBudget(limit_bytes)
+        self.pool = BufferPool(keep_bytes=limit_bytes // 8)
+        self.request_max_bytes = request_max_bytes
+        self.scratch = memoryview(bytearray(SCRATCH_BYTES))
+        self.scratch_small = self.scratch[:EXHAUSTED_READ_BYTES]
+        self.overdraft: FrameReader | None = None
+        """The reader whose frame may exceed the budget."""
+        self._waiting: dict[FrameReader, Waiter] = {}
+
+    def release(self, buffer: Buffer, size_bytes: int) -> None:
+        """Takes back a delivered frame that nobody needs any more."""
+        if size_bytes > SCRATCH_BYTES:
+            self.pool.give_back(buffer)
+        self.budget.release(size_bytes)
+
+    def is_waiting(self, reader: "FrameReader") -> bool:
+        return reader in self._waiting
+
+    @property
+    def anyone_waits(self) -> bool:
+        return bool(self._waiting)
+
+    def reserve(self, reader: "FrameReader", size_bytes: int) -> bool:
+        """Reserves for a frame under way; False when `reader.granted` will be called later."""
+        if self.overdraft is reader:
+            self.budget.reserve_anyway(size_bytes)
+        elif not self.budget.try_reserve(size_bytes):
+            if self.overdraft is not None:
+                self._waiting[reader] = self.budget.wait(size_bytes, lambda: self._granted(reader, size_bytes))
+                return False
+            self.overdraft = reader
+            self.budget.reserve_anyway(size_bytes)
+        return True
+
+    def leave(self, reader: "FrameReader") -> None:
+        """The reader's frame is complete or given up: the next in the queue may exceed the budget."""
+        waiter = self._waiting.pop(reader, None)
+        if waiter is not None:
+            waiter.cancel()
+        if self.overdraft is not reader:
+            return
+        self.overdraft = next(iter(self._waiting), None)
+        if self.overdraft is not None:
+            waiter = self._waiting[self.overdraft]
+            waiter.cancel()
+            self.budget.reserve_anyway(waiter.size_bytes)
+            self._granted(self.overdraft, waiter.size_bytes)
+
+    def _granted(self, reader: "FrameReader", size_bytes: int) -> None:
+        del self._waiting[reader]
+        reader.granted(size_bytes)
+
+
+class FrameReader:
+    """The frames of one connection.
+
+    `deliver(buffer, size_bytes)` gets each frame in its own buffer, the first `size_bytes` of it, already reserved in
+    the budget; it returns whether the next may follow at once. If not, what came behind it is kept until `proceed`.
+    `memory_granted()` is called when `waits_for_memory` has ended.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_buffer",
+        "_deliver",
+        "_filled",
+        "_memory",
+        "_memory_granted",
+        "_position",
+        "_prefix",
+        "_receiving_in_place",
+        "_reserved",
+        "_size",
+        "_view",
+        "received_bytes",
+    )
+
+    def __init__(
+        self, memory: RequestMemory, deliver: Callable[[Buffer, int], bool], memory_granted: Callable[[], None]
+    ) -> None:
+        self._memory = memory
+        self._deliver = deliver
+        self._memory_granted = memory_granted
+        self._prefix = b""  # of a size, fewer than four bytes
+        self._backlog: memoryview | None = None  # received but not yet looked at, from _position on
+        self._position = 0
+        self._buffer: Buffer | None = None  # of the frame that is being received
+        self._view: memoryview | None = None
+        self._size = 0
+        self._filled = 0
+        self._reserved = 0
+        self._receiving_in_place = False
+        self.received_bytes = 0
+
+    @property
+    def has_backlog(self) -> bool:
+        return self._backlog is not None
+
+    @property
+    def mid_frame(self) -> bool:
+        """A frame has begun and is not complete: it holds memory."""
+        return self._buffer is not None
+
+    @property
+    def waits_for_memory(self) -> bool:
+        return self._memory.is_waiting(self)
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes go; `received` must follow. Never while there is a backlog or memory is waited for."""
+        view = self._view
+        if view is not None and self._size - self._filled >= DIRECT_FROM_BYTES:
+            self._receiving_in_place = True
+            return view[self._filled : self._reserved]
+        memory = self._memory
+        return memory.scratch_small if memory.budget.exhausted else memory.scratch
+
+    def received(self, count: int) -> None:
+        """`count` bytes have come. Raises BadFrame."""
+        self.received_bytes += count
+        if self._receiving_in_place:
+            self._receiving_in_place = False
+            self._filled += count
+            if self._filled == self._size:
+                self._complete()
+            elif self._filled == self._reserved:
+                self._reserve_step()
+            return
+        data = self._memory.scratch
+        if self._prefix:
+            data = memoryview(self._prefix + bytes(data[:count]))
+            count = len(data)
+            self._prefix = b""
+        position = self._take(data, 0, count)
+        if position < count:
+            self._backlog = memoryview(bytes(data[position:count]))
+            self._position = 0
+
+    def proceed(self) -> None:
+        """Goes on with the backlog. Raises BadFrame."""
+        backlog = self._backlog
+        if backlog is None:
+            return
+        self._backlog = None
+        position = self._take(backlog, self._position, len(backlog))
+        if position < len(backlog):
+            self._backlog = backlog
+            self._position = position
+
+    def close(self) -> None:
+        """Gives back what an incomplete frame holds."""
+        self._memory.leave(self)
+        reserved, self._reserved = self._reserved, 0
+        self._view = self._buffer = self._backlog = None
+        if reserved:
+            self._memory.budget.release(reserved)
+
+    def granted(self, size_bytes: int) -> None:
+        """The memory that was waited for is there."""
+        self._reserved += size_bytes
+        self._memory_granted()
+
+    def _take(self, data: memoryview, position: int, end: int) -> int:
+        """Takes frames out of data[position:end]; returns up to where, short of `end` when delivery must pause."""
+        if self._view is not None:
+            taken = min(self._size - self._filled, end - position)
+            self._view[self._filled : self._filled + taken] = data[position : position + taken]
+            self._filled += taken
+            position += taken
+            if self._filled < self._size or not self._complete():
+                return position
+        memory = self._memory
+        while end - position >= 4:
+            size: int = _SIZE.unpack_from(data, position)[0]
+            if not 0 <= size <= memory.request_max_bytes:
+                raise BadFrame(f"a request of {size} bytes; the limit is {memory.request_max_bytes}")
+            position += 4
+            if end - position < size:
+                self._begin(size, data[position:end])
+                return end
+            memory.budget.reserve_anyway(size)
+            next_position = position + size
+            if not self._deliver(bytearray(data[position:next_position]), size):
+                return next_position
+            position = next_position
+        self._prefix = bytes(data[position:end])
+        return end
+
+    def _begin(self, size: int, first_bytes: memoryview) -> None:
+        """A frame of which only the first bytes are here."""
+        memory = self._memory
+        self._buffer = memory.pool.take(size)
+        self._view = memoryview(self._buffer)[:size]
+        self._size = size
+        self._filled = len(first_bytes)
+        self._view[: self._filled] = first_bytes
+        if size <= SCRATCH_BYTES:
+            # No waiting for so little: the connection reads in small steps while the budget is exhausted.
+            self._reserved = size
+            memory.budget.reserve_anyway(size)
+        else:
+            self._reserved = 0
+            self._reserve_step()
+
+    def _reserve_step(self) -> None:
+        missing = self._size - self._reserved
+        step = missing if missing < 2 * RESERVE_STEP_BYTES else RESERVE_STEP_BYTES
+        if self._memory.reserve(self, step):
+            self._reserved += step
+
+    def _complete(self) -> bool:
+        buffer, self._buffer, self._view = self._buffer, None, None
+        assert buffer is not None
+        self._reserved = 0  # now the frame's own, released by whoever handles it
+        self._memory.leave(self)
+        return self._deliver(buffer, self._size)
