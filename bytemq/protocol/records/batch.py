@@ -61,12 +61,11 @@ class RecordBatch:
 
     `view` is the whole batch with its 12-byte prefix (or only its header, see `parse_header`); the numbers are
     copies of what the header said, kept in step by the patching functions below. `sent_crc` stays what it was when
-    parsed: the checksum that tells a duplicate from another batch under the same sequence. `annotation` is an
-    unsigned 64-bit word of the log's own, which storage keeps beside the header and gives back on recovery.
+    parsed: the checksum that tells a duplicate from another batch under the same sequence. Storage
+    keeps it beside the header; for control batches, which nobody sends twice, the log puts a word of its own there.
     """
 
     __slots__ = (
-        "annotation",
         "attributes",
         "base_offset",
         "base_sequence",
@@ -102,7 +101,6 @@ class RecordBatch:
             self.record_count,
         ) = header
         self.sent_crc = self.crc
-        self.annotation = 0
         self.size_bytes = length + PREFIX_BYTES
 
     @property
