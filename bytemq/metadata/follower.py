@@ -37,13 +37,17 @@ class ImageFollower:
     async def load(self) -> None:
         """Brings the image to what the store holds now."""
         entries, revision = await self._store.range(keys.CLUSTER)
-        self._publish(self.image.apply(self.image.events_from_listing(entries, revision), revision))
+        if revision >= self.image.revision:  # else the watch has been faster
+            self._publish(self.image.apply(self.image.events_from_listing(entries, revision), revision))
 
     async def run(self) -> None:
         while True:
             try:
                 async for events in self._store.watch(keys.CLUSTER, self.image.revision):
-                    self._publish(self.image.apply(events))
+                    # A listing asked for meanwhile may have shown some of them already.
+                    new = [event for event in events if event.revision > self.image.revision]
+                    if new:
+                        self._publish(self.image.apply(new))
             except Compacted:
                 log.info("listing the metadata again", revision=self.image.revision)
             except Unavailable as error:

@@ -9,6 +9,7 @@ Any replication factor is accepted: the replicas are the store's, and tools ask 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from bytemq.metadata.spread import load_of_live_brokers, spread
 from bytemq.metadata.store import MAX_TXN_OPERATIONS, Compare, Put
 from bytemq.metadata.topic_names import (
     CLUSTER_METADATA_TOPIC,
+    INTERNAL_TOPICS,
     check_topic_name,
     has_collision_characters,
     unify_collision_characters,
@@ -44,7 +46,6 @@ class TopicSpec:
     assignments: Sequence[tuple[int, Sequence[int]]] = ()
     """(partition, broker ids): the first of them that lives owns the partition. Empty: spread."""
     configs: Mapping[str, str] = field(default_factory=dict)
-    is_internal: bool = False
 
 
 class TopicDefaults(NamedTuple):
@@ -73,15 +74,22 @@ def check_request_size(specs: Sequence[TopicSpec], defaults: TopicDefaults) -> N
         raise KafkaError(ErrorCode.POLICY_VIOLATION, "Excessively large number of partitions per request.")
 
 
-def create(image: ClusterImage, spec: TopicSpec, topic_id: TopicId, defaults: TopicDefaults) -> TopicChange:
-    """Raises KafkaError with Kafka's code and message when the topic cannot be created so."""
+def create(
+    image: ClusterImage, spec: TopicSpec, topic_id: TopicId, defaults: TopicDefaults, load: Counter[int]
+) -> TopicChange:
+    """Raises KafkaError with Kafka's code and message when the topic cannot be created so.
+
+    `load`: see `spread`; one for all topics of a request, so that they are spread together.
+    """
     _check_new_name(image, spec.name)
     if spec.assignments:
         brokers, replication_factor = _manual_assignments(image, spec)
     else:
         count, replication_factor = _sizes(spec, defaults)
-        brokers = spread(count, load_of_live_brokers(image))
-    topic = values.TopicValue(topic_id, len(brokers), replication_factor, dict(spec.configs), spec.is_internal)
+        brokers = spread(count, load)
+    topic = values.TopicValue(
+        topic_id, len(brokers), replication_factor, dict(spec.configs), spec.name in INTERNAL_TOPICS
+    )
     key = keys.topic(spec.name)
     puts = [Put(key, values.encode_topic(topic)), *_assignment_puts(topic_id, brokers, 0)]
     return TopicChange(topic, [Compare(key, 0)], puts, [])

@@ -1,0 +1,188 @@
+"""Takes and gives up partitions as the cluster image says.
+
+Owns: the broker's side of ownership. It claims what the planner wishes it to own, opens what it holds, tells the group
+coordinators, and closes or deletes what it no longer holds. Must not: plan, or serve. A partition is opened only after
+the metadata says that this session owns it, and only one step works at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from bytemq.errors import BytemqError, Corrupt, Unavailable
+from bytemq.metadata.claims import claims
+from bytemq.metadata.follower import ImageFollower
+from bytemq.metadata.image import ImageChange, TopicImage
+from bytemq.metadata.store import MetadataStore
+from bytemq.metadata.topic_names import OFFSETS_TOPIC
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import get_logger
+from bytemq.types import PartitionId, TopicId
+
+if TYPE_CHECKING:
+    from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
+    from bytemq.broker.log.partitions import PartitionTable
+    from bytemq.config import TopicConfig
+
+log = get_logger("broker.ownership")
+
+OPENINGS_AT_ONCE = 64
+RETRY_DELAY_S = 0.2
+
+
+class Ownership:
+    """One per session. `settle` at the start, then `run` as a task."""
+
+    def __init__(
+        self,
+        *,
+        broker_id: int,
+        session_id: int,
+        store: MetadataStore,
+        follower: ImageFollower,
+        partitions: PartitionTable,
+        groups: GroupCoordinators,
+        topic_config: Callable[[TopicImage], TopicConfig],
+        clock: Clock,
+    ) -> None:
+        self._broker_id = broker_id
+        self._session_id = session_id
+        self._store = store
+        self._follower = follower
+        self._partitions = partitions
+        self._groups = groups
+        self._topic_config = topic_config
+        self._clock = clock
+        self._open: dict[TopicId, dict[int, TopicImage]] = {}
+        """Open partitions, each with the topic as it was when last (re)configured."""
+        self._dirty: set[TopicId] = set(follower.image.topics_by_id)
+        self._changed = asyncio.Event()
+        self._openings = asyncio.Semaphore(OPENINGS_AT_ONCE)
+        self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        follower.subscribe(self._on_change)
+
+    async def run(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if not await self.settle():
+                await self._clock.sleep(RETRY_DELAY_S)
+                self._changed.set()
+
+    async def settle(self) -> bool:
+        """Brings what is open to what the image says; False when something failed that may work later."""
+        topics, self._dirty = self._dirty, set()
+        try:
+            await self._claim(topics)
+            outcomes = await asyncio.gather(*(self._reconcile(topic_id) for topic_id in topics))
+        except Unavailable as error:
+            log.warning("ownership waits for the metadata store", reason=str(error))
+            self._dirty |= topics
+            return False
+        failed = [topic_id for topic_id, done in zip(topics, outcomes, strict=True) if not done]
+        self._dirty.update(failed)
+        settled, self._settled = self._settled, asyncio.get_running_loop().create_future()
+        settled.set_result(None)
+        return not failed
+
+    def reconfigure_all(self) -> None:
+        """The broker's defaults have changed: every open partition takes its config anew."""
+        for partitions in self._open.values():
+            for index, topic in partitions.items():
+                self._reconfigure(PartitionId(topic.topic_id, index), topic)
+
+    def is_settled(self, topic_id: TopicId) -> bool:
+        """Every partition has a live owner, and those of this broker are open; of a topic that is gone, none is."""
+        topic = self._follower.image.topics_by_id.get(topic_id)
+        if topic is None:
+            return topic_id not in self._open
+        mine = self._open.get(topic_id, {})
+        return all(
+            index in mine if partition.owner == self._broker_id else partition.owner >= 0
+            for index, partition in enumerate(topic.partitions)
+        )
+
+    async def wait_settled(self, topic_id: TopicId) -> None:
+        while not self.is_settled(topic_id):
+            await asyncio.shield(self._settled)
+
+    async def close_all(self) -> None:
+        """Closes every open partition; nothing is taken any more. The session's end then releases them all."""
+        self._dirty.clear()
+        for topic_id in list(self._open):
+            await self._close(topic_id, self._open.get(topic_id, {}).copy())
+
+    def _on_change(self, change: ImageChange) -> None:
+        self._dirty |= change.topics
+        if change.topics:
+            self._changed.set()
+
+    async def _claim(self, topics: Iterable[TopicId]) -> None:
+        """A claim that fails was made from an image that is out of date: what changed makes its topics dirty again."""
+        made = claims(self._follower.image, self._broker_id, self._session_id, topics)
+        claimed = await asyncio.gather(*(self._store.txn(compares, puts) for compares, puts in made))
+        revisions = [txn.revision for txn in claimed if txn.succeeded]
+        if revisions:
+            await self._follower.wait_for(max(revisions))
+
+    async def _reconcile(self, topic_id: TopicId) -> bool:
+        topic = self._follower.image.topics_by_id.get(topic_id)
+        open_ = self._open.get(topic_id, {})
+        if topic is None:
+            return await self._delete(topic_id, open_.copy())
+        mine = {index for index, partition in enumerate(topic.partitions) if partition.session == self._session_id}
+        await self._close(topic_id, {index: open_[index] for index in open_.keys() - mine})
+        for index in open_.keys() & mine:
+            if open_[index].configs is not topic.configs:
+                self._reconfigure(PartitionId(topic_id, index), topic)
+                open_[index] = topic
+        new = sorted(mine - open_.keys())
+        return all(await asyncio.gather(*(self._open_partition(topic, index) for index in new)))
+
+    async def _open_partition(self, topic: TopicImage, index: int) -> bool:
+        """False when opening failed for now. A corrupt partition stays closed until its topic changes."""
+        pid = PartitionId(topic.topic_id, index)
+        async with self._openings:
+            try:
+                epoch = topic.partitions[index].leader_epoch
+                await self._partitions.own(pid, topic.name, epoch, self._topic_config(topic))
+            except Corrupt as error:
+                log.error("partition cannot be opened", topic=topic.name, partition=index, reason=str(error))
+                return True
+            except BytemqError as error:
+                log.warning("partition not opened yet", topic=topic.name, partition=index, reason=str(error))
+                return False
+        self._open.setdefault(topic.topic_id, {})[index] = topic
+        if topic.name == OFFSETS_TOPIC:
+            self._groups.own(self._partitions.get_by_id(topic.topic_id, index))
+        return True
+
+    async def _close(self, topic_id: TopicId, partitions: dict[int, TopicImage]) -> None:
+        for index, topic in partitions.items():
+            if topic.name == OFFSETS_TOPIC:
+                self._groups.release(index)
+            await self._partitions.release(PartitionId(topic_id, index))
+            self._forget(topic_id, index)
+
+    async def _delete(self, topic_id: TopicId, partitions: dict[int, TopicImage]) -> bool:
+        for index, topic in partitions.items():
+            if topic.name == OFFSETS_TOPIC:
+                self._groups.release(index)
+            try:
+                await self._partitions.delete(PartitionId(topic_id, index))
+            except BytemqError as error:
+                log.warning("partition not deleted yet", topic=topic.name, partition=index, reason=str(error))
+                return False
+            self._forget(topic_id, index)
+        return True
+
+    def _forget(self, topic_id: TopicId, index: int) -> None:
+        partitions = self._open[topic_id]
+        del partitions[index]
+        if not partitions:
+            del self._open[topic_id]
+
+    def _reconfigure(self, pid: PartitionId, topic: TopicImage) -> None:
+        self._partitions.reconfigure(pid, self._topic_config(topic))
