@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bytemq.broker.topic_admin import TopicAdmin
     from bytemq.config import BrokerConfig
     from bytemq.metadata.image import ClusterImage
+    from bytemq.metadata.producer_ids import ProducerIds
     from bytemq.metadata.store import MetadataStore
 
 ANONYMOUS = "User:ANONYMOUS"
@@ -35,6 +36,7 @@ class Broker:
     topics: "TopicAdmin"
     partitions: "PartitionTable"
     groups: "GroupCoordinators"
+    producer_ids: "ProducerIds"
     fetch_sessions: "FetchSessions"
     response_memory: MemoryBudget
     clock: Clock

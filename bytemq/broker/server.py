@@ -14,6 +14,7 @@ from bytemq.broker.context import Broker, ClientInfo
 from bytemq.broker.dispatch import Dispatcher
 from bytemq.broker.frame_reader import RequestMemory
 from bytemq.broker.limits import STALL_BYTES, STALL_SECONDS, ServerLimits
+from bytemq.errors import Unavailable
 from bytemq.runtime.clock import TimerHandle
 from bytemq.runtime.logging import LogGate, get_logger
 
@@ -33,7 +34,10 @@ class Listener:
     port: int
 
 
-class CannotListen(Exception):
+BoundListener = tuple[Listener, socket.socket]
+
+
+class CannotListen(Unavailable):
     """A sentence for the user that says which address cannot be had, why, and what to do."""
 
 
@@ -59,13 +63,10 @@ class Server:
 
     async def start(self, listeners: list[Listener]) -> dict[str, tuple[str, int]]:
         """Opens all listeners or none; returns the addresses bound, by listener name. Raises CannotListen."""
-        sockets: list[tuple[Listener, socket.socket]] = []
-        try:
-            sockets.extend((listener, _bind(listener)) for listener in listeners)
-        except CannotListen:
-            for _, opened in sockets:
-                opened.close()
-            raise
+        return await self.serve(bind(listeners))
+
+    async def serve(self, sockets: list[BoundListener]) -> dict[str, tuple[str, int]]:
+        """Accepts clients on sockets that were bound before; returns their addresses by listener name."""
         loop = asyncio.get_running_loop()
         bound: dict[str, tuple[str, int]] = {}
         for listener, opened in sockets:
@@ -198,6 +199,18 @@ class _Factory:
 
     def __call__(self) -> Connection:
         return Connection(self._server, self._loop, ClientInfo("", self._listener, "", 0))
+
+
+def bind(listeners: list[Listener]) -> list[BoundListener]:
+    """Takes all addresses or none: a node wants to have them before it tells others of itself. Raises CannotListen."""
+    sockets: list[BoundListener] = []
+    try:
+        sockets.extend((listener, _bind(listener)) for listener in listeners)
+    except CannotListen:
+        for _, opened in sockets:
+            opened.close()
+        raise
+    return sockets
 
 
 def _bind(listener: Listener) -> socket.socket:
