@@ -1,0 +1,315 @@
+/*
+ * Walking the records of one batch: the native twin of walk_pure.py, which says what the functions mean.
+ *
+ * Both must give the same results for every input; tests/unit/records runs one suite on both. Uses the stable ABI of Python 3.11
+ * only. Nothing here allocates by a size that the input claims: lengths are compared with the bytes that are left first.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+
+enum {
+    OK = 0,
+    BAD_VARINT = 1,
+    BAD_RECORD_LENGTH = 2,
+    BAD_RECORD_BODY = 3,
+    BAD_HEADER_COUNT = 4,
+    BAD_HEADER_KEY = 5,
+    MISSING_KEY = 6,
+    TRAILING_BYTES = 7,
+};
+
+/* Releasing the interpreter lock costs more than walking a small batch. */
+#define RELEASE_LOCK_ABOVE_BYTES 65536
+
+typedef struct {
+    const uint8_t *at;
+    const uint8_t *end;
+} Cursor;
+
+typedef struct {
+    const uint8_t *bytes;
+    int64_t length; /* negative: null */
+} Slice;
+
+typedef struct {
+    int64_t timestamp_delta;
+    int64_t offset_delta;
+    Slice key;
+    Slice value;
+    int64_t header_count;
+    Cursor headers;
+} RecordView;
+
+/* At most max_bytes bytes; bits beyond 64 are dropped, as Java's shifts drop them. */
+static int read_unsigned(Cursor *cursor, int max_bytes, uint64_t *value)
+{
+    uint64_t result = 0;
+    for (int i = 0; i < max_bytes; i++) {
+        if (cursor->at == cursor->end)
+            return BAD_VARINT;
+        uint8_t byte = *cursor->at++;
+        result |= (uint64_t)(byte & 0x7F) << (7 * i);
+        if (!(byte & 0x80)) {
+            *value = result;
+            return OK;
+        }
+    }
+    return BAD_VARINT;
+}
+
+static int read_varint(Cursor *cursor, int64_t *value)
+{
+    uint64_t raw;
+    int code = read_unsigned(cursor, 5, &raw);
+    uint32_t bits = (uint32_t)raw;
+    if (code == OK)
+        *value = (int32_t)((bits >> 1) ^ (0u - (bits & 1)));
+    return code;
+}
+
+static int read_varlong(Cursor *cursor, int64_t *value)
+{
+    uint64_t raw;
+    int code = read_unsigned(cursor, 10, &raw);
+    if (code == OK)
+        *value = (int64_t)((raw >> 1) ^ (0u - (raw & 1)));
+    return code;
+}
+
+static int read_slice(Cursor *cursor, Slice *slice)
+{
+    int code = read_varint(cursor, &slice->length);
+    if (code != OK)
+        return code;
+    if (slice->length > cursor->end - cursor->at)
+        return BAD_RECORD_BODY;
+    slice->bytes = cursor->at;
+    if (slice->length > 0)
+        cursor->at += slice->length;
+    return OK;
+}
+
+static int read_header(Cursor *cursor, Slice *key, Slice *value)
+{
+    int code = read_slice(cursor, key);
+    if (code != OK)
+        return code;
+    if (key->length < 0)
+        return BAD_HEADER_KEY;
+    return read_slice(cursor, value);
+}
+
+/* The headers are checked, too; view->headers is where they start. */
+static int read_record(Cursor *cursor, RecordView *view)
+{
+    int64_t length;
+    Slice key, value;
+    int code = read_varint(cursor, &length);
+    if (code != OK)
+        return code;
+    if (length < 0 || length > cursor->end - cursor->at)
+        return BAD_RECORD_LENGTH;
+    Cursor body = {cursor->at, cursor->at + length};
+    if (body.at == body.end)
+        return BAD_RECORD_BODY;
+    body.at++; /* attributes: unused in v2 */
+    if ((code = read_varlong(&body, &view->timestamp_delta)) != OK)
+        return code;
+    if ((code = read_varint(&body, &view->offset_delta)) != OK)
+        return code;
+    if ((code = read_slice(&body, &view->key)) != OK)
+        return code;
+    if ((code = read_slice(&body, &view->value)) != OK)
+        return code;
+    if ((code = read_varint(&body, &view->header_count)) != OK)
+        return code;
+    if (view->header_count < 0 || view->header_count > body.end - body.at)
+        return BAD_HEADER_COUNT;
+    view->headers = body;
+    for (int64_t i = 0; i < view->header_count; i++)
+        if ((code = read_header(&body, &key, &value)) != OK)
+            return code;
+    if (body.at != body.end)
+        return BAD_RECORD_BODY;
+    cursor->at = body.end;
+    return OK;
+}
+
+typedef struct {
+    int code;
+    int64_t index;
+    int64_t max_timestamp;
+    int64_t offset_delta_of_max;
+    int dense;
+} Walk;
+
+static void walk_all(Cursor cursor, int64_t count, int64_t base_timestamp, int require_keys, Walk *walk)
+{
+    RecordView view;
+    walk->max_timestamp = base_timestamp;
+    walk->offset_delta_of_max = 0;
+    walk->dense = 1;
+    for (walk->index = 0; walk->index < count; walk->index++) {
+        walk->code = read_record(&cursor, &view);
+        if (walk->code == OK && require_keys && view.key.length < 0)
+            walk->code = MISSING_KEY;
+        if (walk->code != OK)
+            return;
+        int64_t timestamp = (int64_t)((uint64_t)base_timestamp + (uint64_t)view.timestamp_delta);
+        if (walk->index == 0 || timestamp > walk->max_timestamp) {
+            walk->max_timestamp = timestamp;
+            walk->offset_delta_of_max = view.offset_delta;
+        }
+        if (view.offset_delta != walk->index)
+            walk->dense = 0;
+    }
+    walk->code = cursor.at == cursor.end ? OK : TRAILING_BYTES;
+}
+
+static PyObject *walk_walk(PyObject *module, PyObject *arguments)
+{
+    Py_buffer data;
+    long long count, base_timestamp;
+    int require_keys;
+    Walk walk;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "y*LLp", &data, &count, &base_timestamp, &require_keys))
+        return NULL;
+    Cursor cursor = {data.buf, (const uint8_t *)data.buf + data.len};
+    if (data.len > RELEASE_LOCK_ABOVE_BYTES) {
+        Py_BEGIN_ALLOW_THREADS
+        walk_all(cursor, count, base_timestamp, require_keys, &walk);
+        Py_END_ALLOW_THREADS
+    } else {
+        walk_all(cursor, count, base_timestamp, require_keys, &walk);
+    }
+    PyBuffer_Release(&data);
+    return Py_BuildValue("(iLLLO)", walk.code, (long long)walk.index, (long long)walk.max_timestamp,
+                         (long long)walk.offset_delta_of_max, walk.dense ? Py_True : Py_False);
+}
+
+static int find_first(Cursor cursor, int64_t count, int64_t base_timestamp, int64_t least_timestamp, int64_t least_delta,
+                      int64_t *timestamp, int64_t *offset_delta)
+{
+    RecordView view;
+    *offset_delta = -1;
+    for (int64_t i = 0; i < count; i++) {
+        int code = read_record(&cursor, &view);
+        if (code != OK)
+            return code;
+        *timestamp = (int64_t)((uint64_t)base_timestamp + (uint64_t)view.timestamp_delta);
+        if (*timestamp >= least_timestamp && view.offset_delta >= least_delta) {
+            *offset_delta = view.offset_delta;
+            return OK;
+        }
+    }
+    return OK;
+}
+
+static PyObject *walk_find(PyObject *module, PyObject *arguments)
+{
+    Py_buffer data;
+    long long count, base_timestamp, least_timestamp, least_delta;
+    int64_t timestamp = 0, offset_delta;
+    int code;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "y*LLLL", &data, &count, &base_timestamp, &least_timestamp, &least_delta))
+        return NULL;
+    Cursor cursor = {data.buf, (const uint8_t *)data.buf + data.len};
+    Py_BEGIN_ALLOW_THREADS
+    code = find_first(cursor, count, base_timestamp, least_timestamp, least_delta, &timestamp, &offset_delta);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&data);
+    if (code != OK || offset_delta < 0)
+        return Py_BuildValue("(iO)", code, Py_None);
+    return Py_BuildValue("(i(LL))", code, (long long)offset_delta, (long long)timestamp);
+}
+
+static PyObject *slice_object(const Slice *slice)
+{
+    if (slice->length < 0)
+        Py_RETURN_NONE;
+    return PyBytes_FromStringAndSize((const char *)slice->bytes, (Py_ssize_t)slice->length);
+}
+
+static PyObject *headers_object(Cursor cursor, int64_t count)
+{
+    Slice key, value;
+    PyObject *headers = PyTuple_New((Py_ssize_t)count); /* count <= bytes of this record: checked by read_record */
+    for (int64_t i = 0; headers != NULL && i < count; i++) {
+        read_header(&cursor, &key, &value);
+        PyObject *value_object = slice_object(&value);
+        PyObject *key_object = PyUnicode_DecodeUTF8((const char *)key.bytes, (Py_ssize_t)key.length, "surrogateescape");
+        PyObject *pair = key_object && value_object ? PyTuple_Pack(2, key_object, value_object) : NULL;
+        Py_XDECREF(key_object);
+        Py_XDECREF(value_object);
+        if (pair == NULL)
+            Py_CLEAR(headers);
+        else
+            PyTuple_SetItem(headers, (Py_ssize_t)i, pair);
+    }
+    return headers;
+}
+
+static PyObject *record_object(const RecordView *view)
+{
+    PyObject *headers = headers_object(view->headers, view->header_count);
+    if (headers == NULL)
+        return NULL;
+    PyObject *key = slice_object(&view->key);
+    PyObject *value = slice_object(&view->value);
+    if (key == NULL || value == NULL) {
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+        Py_DECREF(headers);
+        return NULL;
+    }
+    return Py_BuildValue("(LLNNN)", (long long)view->timestamp_delta, (long long)view->offset_delta, key, value, headers);
+}
+
+static PyObject *walk_parse(PyObject *module, PyObject *arguments)
+{
+    Py_buffer data;
+    Py_ssize_t position;
+    long long most;
+    int code = OK;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "y*nL", &data, &position, &most))
+        return NULL;
+    const uint8_t *start = data.buf;
+    if (position < 0 || position > data.len)
+        position = data.len;
+    Cursor cursor = {start + position, start + data.len};
+    PyObject *records = PyList_New(0);
+    for (long long i = 0; records != NULL && i < most; i++) {
+        RecordView view;
+        if ((code = read_record(&cursor, &view)) != OK)
+            break;
+        PyObject *record = record_object(&view);
+        if (record == NULL || PyList_Append(records, record) < 0)
+            Py_CLEAR(records);
+        Py_XDECREF(record);
+    }
+    position = cursor.at - start;
+    PyBuffer_Release(&data);
+    return records == NULL ? NULL : Py_BuildValue("(inN)", code, position, records);
+}
+
+static PyMethodDef methods[] = {
+    {"walk", walk_walk, METH_VARARGS, "walk(data, count, base_timestamp, require_keys): see walk_pure.walk"},
+    {"find", walk_find, METH_VARARGS,
+     "find(data, count, base_timestamp, least_timestamp, least_delta): see walk_pure.find"},
+    {"parse", walk_parse, METH_VARARGS, "parse(data, position, most): see walk_pure.parse"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_walk", "Native walk over the records of a batch.", 0, methods, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__walk(void)
+{
+    return PyModuleDef_Init(&definition);
+}
