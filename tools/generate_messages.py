@@ -200,7 +200,9 @@ def default_of(field: Json) -> str | None:
         return "None"
     if "default" not in field or default == "":
         return None
-    if default is None or default == "null":
+    if default is None:  # to Kafka's generator a JSON null is no default at all
+        return None
+    if default == "null":
         return "None"
     if kind == "string":
         return json.dumps(default)

@@ -116,7 +116,7 @@ def _field_reader(field: Field, version: int, flexible: bool) -> _Read:
     if field.is_array:
         return _array_reader(_value_reader(field.type, version, flexible), nullable, flexible)
     if nullable and not isinstance(field.type, str):
-        return _nullable_struct_reader(_value_reader(field.type, version, flexible))
+        return _nullable_struct_reader(_value_reader(field.type, version, flexible), field.tag is not None)
     return _value_reader(field.type, version, flexible, nullable)
 
 
@@ -146,11 +146,16 @@ def _array_reader(read_element: _Read, nullable: bool, flexible: bool) -> _Read:
     return read
 
 
-def _nullable_struct_reader(read_struct: _Read) -> _Read:
+def _nullable_struct_reader(read_struct: _Read, tagged: bool) -> _Read:
+    """Null is a negative int8 in front of the struct; behind a tag, for no good reason, a varint of 0."""
+
     def read(reader: Reader) -> Any:
         return None if reader.read_int8() < 0 else read_struct(reader)
 
-    return read
+    def read_tagged(reader: Reader) -> Any:
+        return None if reader.read_unsigned_varint() == 0 else read_struct(reader)
+
+    return read_tagged if tagged else read
 
 
 # Writing
@@ -201,7 +206,7 @@ def _field_writer(field: Field, version: int, flexible: bool) -> _Write:
     if field.is_array:
         return _array_writer(_value_writer(field.type, version, flexible), nullable, flexible)
     if nullable and not isinstance(field.type, str):
-        return _nullable_struct_writer(_value_writer(field.type, version, flexible))
+        return _nullable_struct_writer(_value_writer(field.type, version, flexible), field.tag is not None)
     return _value_writer(field.type, version, flexible, nullable)
 
 
@@ -228,12 +233,12 @@ def _array_writer(write_element: _Write, nullable: bool, flexible: bool) -> _Wri
     return write_array
 
 
-def _nullable_struct_writer(write_struct: _Write) -> _Write:
+def _nullable_struct_writer(write_struct: _Write, tagged: bool) -> _Write:
+    null = 0 if tagged else -1
+
     def write_nullable(writer: Writer, value: Any) -> None:
-        if value is None:
-            writer.write_int8(-1)
-        else:
-            writer.write_int8(1)
+        writer.write_int8(null if value is None else 1)
+        if value is not None:
             write_struct(writer, value)
 
     return write_nullable

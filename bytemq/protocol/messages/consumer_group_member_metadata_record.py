@@ -54,5 +54,5 @@ class ConsumerGroupMemberMetadataValue(wire.Message):
     # The classic member metadata which includes the supported protocols of the consumer if it uses the classic
     # protocol. The metadata is null if the consumer uses the consumer protocol.
     classic_member_metadata: ClassicMemberMetadata | None = wire.nested(
-        ClassicMemberMetadata, "0+", default=None, nullable="0+", tag=0
+        ClassicMemberMetadata, "0+", nullable="0+", tag=0
     )

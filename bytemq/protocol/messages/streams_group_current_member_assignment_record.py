@@ -25,7 +25,7 @@ class TaskIds(wire.Struct):
     partitions: list[int] = wire.array("int32", "0+")
     # The epoch at which the partition was assigned to the member. Used to fence zombie commits requests. Of the
     # same length as Partitions. Only defined for active tasks.
-    assignment_epochs: list[int] | None = wire.array("int32", "0+", default=None, nullable="0+", tag=0)
+    assignment_epochs: list[int] | None = wire.array("int32", "0+", nullable="0+", tag=0)
 
 
 @wire.message(versions="0", flexible="0+")

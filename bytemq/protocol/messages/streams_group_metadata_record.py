@@ -33,7 +33,7 @@ class StreamsGroupMetadataValue(wire.Message):
     validated_topology_epoch: int = wire.int32("0+", default=-1, tag=0)
     # The last used configuration parameters as key-value pairs.
     last_assignment_configs: list[LastAssignmentConfig] | None = wire.array(
-        LastAssignmentConfig, "0+", default=None, nullable="0+", tag=1
+        LastAssignmentConfig, "0+", nullable="0+", tag=1
     )
     # The topology epoch the plugin holds, or -1 if none. -2 (uncertain) marks an interrupted plugin operation: it
     # solicits a push like -1 and is delete-eligible like a stored epoch.
