@@ -1,0 +1,94 @@
+"""What a topic's config asks of a batch before it may be appended. Pure.
+
+Kafka's LogValidator and the checks of UnifiedLog.append, as far as a batch header shows them; whether a batch must
+also be opened (keys of a compacted topic, another compression type) is decided here and done in `conversion`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from bytemq.config import TopicConfig
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.records.batch import NO_TIMESTAMP, RecordBatch
+from bytemq.protocol.records.compression import Compression
+
+KEEP_COMPRESSION: Final = -1
+"""compression.type=producer: batches stay as they were sent."""
+
+_CODECS: Final = {
+    "producer": KEEP_COMPRESSION,
+    "uncompressed": Compression.NONE,
+    "gzip": Compression.GZIP,
+    "snappy": Compression.SNAPPY,
+    "lz4": Compression.LZ4,
+    "zstd": Compression.ZSTD,
+}
+
+
+class AppendRules(NamedTuple):
+    """The part of a topic's config that every append consults. Sizes in bytes, times in ms."""
+
+    max_message_bytes: int
+    segment_bytes: int
+    log_append_time: bool
+    timestamp_before_max_ms: int
+    timestamp_after_max_ms: int
+    compression: int
+    compression_level: int | None
+    requires_keys: bool
+    max_decompressed_bytes: int
+    walks_records: bool
+
+    @classmethod
+    def of(cls, config: TopicConfig) -> AppendRules:
+        compression = _CODECS[config.compression_type]
+        levels = {
+            Compression.GZIP: config.compression_gzip_level,
+            Compression.LZ4: config.compression_lz4_level,
+            Compression.ZSTD: config.compression_zstd_level,
+        }
+        return cls(
+            max_message_bytes=config.max_message_bytes,
+            segment_bytes=config.segment_bytes,
+            log_append_time=config.message_timestamp_type == "LogAppendTime",
+            timestamp_before_max_ms=config.message_timestamp_before_max_ms,
+            timestamp_after_max_ms=config.message_timestamp_after_max_ms,
+            compression=int(compression),
+            compression_level=levels.get(Compression(compression)) if compression >= 0 else None,
+            requires_keys="compact" in config.cleanup_policy,
+            max_decompressed_bytes=config.max_decompressed_message_bytes,
+            walks_records=config.bytemq_validate_records or "compact" in config.cleanup_policy,
+        )
+
+    def check(self, batch: RecordBatch, now_ms: int) -> None:
+        """Raise KafkaError 18 or 32 for a batch that this topic must not take.
+
+        Timestamps are those of the header: its first and its largest.
+        """
+        if batch.size_bytes > self.segment_bytes:
+            raise KafkaError(
+                ErrorCode.RECORD_LIST_TOO_LARGE,
+                f"Message batch size is {batch.size_bytes} bytes, which exceeds the maximum configured segment size of "
+                f"{self.segment_bytes}.",
+            )
+        if self.log_append_time:
+            return
+        newest_ms = batch.max_timestamp
+        if newest_ms > now_ms + self.timestamp_after_max_ms:
+            raise _invalid_timestamp(newest_ms, now_ms, self)
+        oldest_ms = batch.base_timestamp
+        if oldest_ms < now_ms - self.timestamp_before_max_ms and oldest_ms != NO_TIMESTAMP:
+            raise _invalid_timestamp(oldest_ms, now_ms, self)
+
+    def must_open(self, batch: RecordBatch) -> bool:
+        """Whether the records must be read: to check them or to compress them otherwise."""
+        return self.walks_records or (self.compression != KEEP_COMPRESSION and self.compression != batch.attributes & 7)
+
+
+def _invalid_timestamp(timestamp_ms: int, now_ms: int, rules: AppendRules) -> KafkaError:
+    return KafkaError(
+        ErrorCode.INVALID_TIMESTAMP,
+        f"Timestamp {timestamp_ms} of message is out of range. The timestamp should be within "
+        f"[{now_ms - rules.timestamp_before_max_ms}, {now_ms + rules.timestamp_after_max_ms}]",
+    )

@@ -1,0 +1,234 @@
+"""Appending to one partition: prepare here at once, durable in storage, commit here; and who is told what.
+
+Owns: the one path by which a batch enters a log, in the order of arrival, conversions included. Must not: keep rules
+of its own (they are in `append_rules`, `state`, `producer_state`) or look at a record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bytemq.broker.log.append_rules import AppendRules
+from bytemq.broker.log.conversion import Conversion, ConversionQueue
+from bytemq.broker.log.failures import append_failure
+from bytemq.broker.log.producer_state import AppendedBatch
+from bytemq.broker.log.results import AppendResult, Origin
+from bytemq.broker.log.services import LogServices
+from bytemq.broker.log.state import NO_APPEND_TIME, Duplicate, LogState, PendingAppend
+from bytemq.broker.log.transactions import marker_word
+from bytemq.errors import BytemqError, Fenced
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.records.batch import (
+    CONTROL_FLAG,
+    TRANSACTIONAL_FLAG,
+    RecordBatch,
+    parse_header,
+    place,
+    produced_batch,
+    set_log_append_time,
+)
+from bytemq.protocol.records.control import parse_end_transaction
+from bytemq.protocol.records.reader import iter_records
+from bytemq.types import PartitionId
+
+if TYPE_CHECKING:
+    from bytemq.storage.log_files import LogFiles
+
+Done = Callable[[AppendResult], None]
+
+_TRANSACTIONAL_OR_CONTROL = TRANSACTIONAL_FLAG | CONTROL_FLAG
+
+
+class Appender:
+    """The append path of an open partition. `grown` is called after every commit, and when the partition is lost."""
+
+    __slots__ = (
+        "_conversions",
+        "_files",
+        "_grown",
+        "_leader_epoch",
+        "_pid",
+        "_quiet",
+        "_services",
+        "_state",
+        "_topic",
+        "refusal",
+        "rules",
+    )
+
+    def __init__(
+        self,
+        pid: PartitionId,
+        topic: str,
+        leader_epoch: int,
+        rules: AppendRules,
+        files: LogFiles,
+        state: LogState[Done],
+        services: LogServices,
+        grown: Callable[[], None],
+    ) -> None:
+        self._pid = pid
+        self._topic = topic
+        self._leader_epoch = leader_epoch
+        self._files = files
+        self._state = state
+        self._services = services
+        self._grown = grown
+        self._conversions: ConversionQueue | None = None
+        self._quiet: asyncio.Future[None] | None = None
+        self.rules = rules
+        self.refusal: ErrorCode | None = None
+        """What everyone is answered once this broker has stopped being the owner."""
+
+    def append(self, payload: memoryview, done: Done, origin: Origin, urgent: bool, zstd_allowed: bool) -> None:
+        """See `Partition.append`."""
+        try:
+            if self.refusal is not None:
+                raise KafkaError(self.refusal)
+            now_ms = self._services.clock.wall_ms()
+            batch = self._checked(payload, origin, now_ms, zstd_allowed)
+            if self._conversions or (origin is Origin.CLIENT and self.rules.must_open(batch)):
+                self._convert(batch, done, origin, urgent)
+            else:
+                self._submit(batch, done, origin, urgent, now_ms)
+        except KafkaError as error:
+            done(self._refused(error))
+
+    def refuse(self, code: ErrorCode) -> None:
+        """From now on every append is answered `code`; those on their way are not touched."""
+        if self.refusal is None:
+            self.refusal = code
+
+    def abandon(self) -> None:
+        """Answer everything on its way with the refusal. What storage still commits is committed, without an answer."""
+        assert self.refusal is not None, "refuse first"
+        for append in self._state.in_flight():
+            self._answer_failed(append, self.refusal)
+
+    async def drained(self) -> None:
+        """Return once storage has decided on everything on its way."""
+        while self._conversions or self._state.pending_count:
+            if self._quiet is None:
+                self._quiet = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._quiet)
+
+    def _checked(self, payload: memoryview, origin: Origin, now_ms: int, zstd_allowed: bool) -> RecordBatch:
+        rules = self.rules
+        if origin is Origin.CLIENT:
+            batch = produced_batch(payload, max_message_bytes=rules.max_message_bytes, zstd_allowed=zstd_allowed)
+            rules.check(batch, now_ms)
+            return batch
+        batch = parse_header(payload)  # our own bytes: only their size can be wrong
+        if batch.size_bytes > rules.max_message_bytes:
+            raise KafkaError(ErrorCode.MESSAGE_TOO_LARGE)
+        return batch
+
+    def _convert(self, batch: RecordBatch, done: Done, origin: Origin, urgent: bool) -> None:
+        if self._conversions is None:
+            self._conversions = ConversionQueue(self._services.executor, self._converted)
+        rules = self.rules if origin is Origin.CLIENT and self.rules.must_open(batch) else None
+        self._conversions.add(Conversion(batch, rules, done, origin, urgent))
+
+    def _converted(self, conversion: Conversion) -> None:
+        """The oldest conversion of the queue is finished."""
+        try:
+            if self.refusal is not None:
+                raise KafkaError(self.refusal)
+            batch = conversion.result()
+            self._submit(batch, conversion.done, conversion.origin, conversion.urgent, self._services.clock.wall_ms())
+        except KafkaError as error:
+            conversion.done(self._refused(error))
+        self._note_quiet()
+
+    def _submit(self, batch: RecordBatch, done: Done, origin: Origin, urgent: bool, now_ms: int) -> None:
+        """Prepare and hand to storage. Raises KafkaError with nothing changed."""
+        append_time_ms = now_ms if self.rules.log_append_time else NO_APPEND_TIME
+        from_client = origin is Origin.CLIENT
+        marker = None
+        if batch.attributes & _TRANSACTIONAL_OR_CONTROL:
+            if batch.is_control:
+                marker = parse_end_transaction(next(iter_records(batch)))
+                batch.sent_crc = marker_word(marker)
+            elif from_client:
+                self._check_transaction(batch)
+        state = self._state
+        prepared = state.prepare(batch, now_ms, log_append_time_ms=append_time_ms, marker=marker, sequenced=from_client)
+        if isinstance(prepared, Duplicate):
+            self._answer_duplicate(prepared, done)
+            return
+        prepared.answer = done
+        if append_time_ms >= 0:
+            set_log_append_time(batch, append_time_ms)
+        place(batch, prepared.base_offset, self._leader_epoch)
+        self._services.storage.append(self._files, [batch], partial(self._settle, prepared), urgent=urgent)
+
+    def _check_transaction(self, batch: RecordBatch) -> None:
+        """A transactional batch is let in if its transaction is open here, if it is a retry, or if the guard knows of
+        it.
+        """
+        known = self._state.producers.get(batch.producer_id)
+        if known is not None and (known.txn_first_offset >= 0 or known.repeats(batch)):
+            return
+        code = self._services.guard.check(self._topic, self._pid.index, batch, known)
+        if code is not ErrorCode.NONE:
+            raise KafkaError(code)
+
+    def _settle(self, append: PendingAppend[Done], error: BytemqError | None) -> None:
+        """Storage says what became of `append`: commit, or take it and all after it back, before anyone is answered."""
+        if not append.pending:
+            return  # it failed together with an earlier one
+        if error is None:
+            self._state.commit(append)
+            self._answer_committed(append)
+            self._grown()
+        else:
+            code = append_failure(error)
+            if isinstance(error, Fenced):
+                self.refuse(code)
+            for failed in self._state.rollback():
+                self._answer_failed(failed, code)
+            if self.refusal is not None:
+                self._grown()
+        self._note_quiet()
+
+    def _answer_committed(self, append: PendingAppend[Done]) -> None:
+        if append.answer is None:
+            return  # answered by `abandon`
+        log_start_offset = self._state.log_start_offset
+        append.answer(AppendResult(ErrorCode.NONE, append.base_offset, append.log_append_time_ms, log_start_offset))
+        if append.duplicates is not None:
+            for appended, retried in append.duplicates:
+                retried(self._duplicate_result(appended))
+
+    def _answer_failed(self, append: PendingAppend[Done], code: ErrorCode) -> None:
+        """Answer `append` and the retries that share its fate; at most once."""
+        answers = [append.answer, *(done for _, done in append.duplicates or ())]
+        append.answer = append.duplicates = None
+        for done in answers:
+            if done is not None:
+                done(AppendResult(code, log_start_offset=self._state.log_start_offset))
+
+    def _answer_duplicate(self, duplicate: Duplicate[Done], done: Done) -> None:
+        original = duplicate.original
+        if original is None:
+            done(self._duplicate_result(duplicate.appended))
+        elif original.duplicates is None:
+            original.duplicates = [(duplicate.appended, done)]
+        else:
+            original.duplicates.append((duplicate.appended, done))
+
+    def _duplicate_result(self, appended: AppendedBatch) -> AppendResult:
+        log_start_offset = self._state.log_start_offset
+        return AppendResult(ErrorCode.NONE, appended.base_offset, appended.timestamp_ms, log_start_offset)
+
+    def _refused(self, error: KafkaError) -> AppendResult:
+        return AppendResult(error.code, log_start_offset=self._state.log_start_offset, message=error.message)
+
+    def _note_quiet(self) -> None:
+        if self._quiet is not None and not self._state.pending_count and not self._conversions:
+            quiet, self._quiet = self._quiet, None
+            if not quiet.done():
+                quiet.set_result(None)

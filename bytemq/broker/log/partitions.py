@@ -1,0 +1,217 @@
+"""The partitions that this broker owns, opened when they are first touched.
+
+Owns: which partitions are ours and at which leader epoch, opening each once, and the periodic work over all of them.
+Must not: decide ownership (metadata does, node wiring calls `own`, `release` and `delete`), or do anything at the
+start for partitions that nobody asks for.
+
+Ten thousand partitions may be owned while a hundred are in use: one that was not touched costs an `Opening` of a few
+machine words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from bytemq.broker.log.failures import read_failure
+from bytemq.broker.log.opening import open_partition
+from bytemq.broker.log.partition import Partition
+from bytemq.broker.log.services import LogServices
+from bytemq.config import TopicConfig
+from bytemq.errors import BytemqError
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.runtime.logging import get_logger
+from bytemq.types import PartitionId
+
+log = get_logger("broker.log")
+
+Opened = Callable[["Partition | ErrorCode"], None]
+
+
+class Opening:
+    """A partition that is ours but not open yet. Hot paths use `then`; who can wait uses `PartitionTable.open`."""
+
+    __slots__ = ("_table", "_task", "_waiting", "config", "leader_epoch", "pid", "topic")
+
+    def __init__(
+        self, table: PartitionTable, pid: PartitionId, topic: str, leader_epoch: int, config: TopicConfig
+    ) -> None:
+        self.pid = pid
+        self.topic = topic
+        self.leader_epoch = leader_epoch
+        self.config = config
+        self._table = table
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: list[Opened] = []
+
+    def then(self, opened: Opened) -> None:
+        """Call `opened` with the open partition, or with why it cannot be opened now; once, and later than this
+        returns.
+
+        Opening starts with the first call. After a failure the next call tries again.
+        """
+        self._waiting.append(opened)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(
+                self._open(), name=f"open {self.topic}-{self.pid.index}"
+            )
+
+    async def settled(self) -> None:
+        """Return when no attempt to open is under way."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _open(self) -> None:
+        outcome: Partition | ErrorCode
+        try:
+            outcome = await self._table.open_now(self)
+        except BytemqError as error:
+            log.error("partition could not be opened", topic=self.topic, partition=self.pid.index, reason=str(error))
+            outcome = read_failure(error)
+        waiting, self._waiting = self._waiting, []
+        self._task = None
+        for opened in waiting:
+            opened(outcome)
+
+
+Entry = Partition | Opening
+
+
+class PartitionTable:
+    """Owned partitions by topic name and by topic id."""
+
+    def __init__(self, services: LogServices) -> None:
+        self.services = services
+        self._by_id: dict[bytes, dict[int, Entry]] = {}
+        self._by_name: dict[str, dict[int, Entry]] = {}
+        """The same inner dicts. A recreated topic takes the name from its predecessor."""
+
+    # The hot path.
+
+    def get(self, topic: str, index: int) -> Entry | None:
+        """The partition, or what it takes to open it; None if it is not ours."""
+        partitions = self._by_name.get(topic)
+        return None if partitions is None else partitions.get(index)
+
+    def get_by_id(self, topic_id: bytes, index: int) -> Entry | None:
+        """As `get`."""
+        partitions = self._by_id.get(topic_id)
+        return None if partitions is None else partitions.get(index)
+
+    # For those who can wait.
+
+    async def open(self, topic: str, index: int) -> Partition:
+        """The open partition. Raises KafkaError: NOT_LEADER_OR_FOLLOWER if it is not ours, KAFKA_STORAGE_ERROR, ..."""
+        return await self._opened(self.get(topic, index))
+
+    async def open_by_id(self, topic_id: bytes, index: int) -> Partition:
+        """As `open`."""
+        return await self._opened(self.get_by_id(topic_id, index))
+
+    def entries(self) -> Iterator[Entry]:
+        """All that is owned, open or not, at this moment."""
+        for partitions in list(self._by_id.values()):
+            yield from list(partitions.values())
+
+    def open_partitions(self) -> Iterator[Partition]:
+        return (entry for entry in self.entries() if isinstance(entry, Partition))
+
+    # Ownership.
+
+    async def own(self, pid: PartitionId, topic: str, leader_epoch: int, config: TopicConfig) -> None:
+        """This broker owns `pid` from now on. Opens nothing. At a newer epoch than before the old ownership ends
+        first.
+        """
+        known = self.get_by_id(pid.topic_id, pid.index)
+        if known is not None:
+            if known.leader_epoch >= leader_epoch:
+                return
+            await self.release(pid)
+        partitions = self._by_id.setdefault(pid.topic_id, {})
+        self._by_name[topic] = partitions
+        partitions[pid.index] = Opening(self, pid, topic, leader_epoch, config)
+
+    async def release(self, pid: PartitionId) -> None:
+        """Give `pid` up: refused to everyone at once; returns when nothing more of ours can be committed to it."""
+        entry = self._remove(pid)
+        if entry is not None:
+            partition = await self._settled(entry)
+            if partition is not None:
+                await partition.close(drain=True)
+
+    async def delete(self, pid: PartitionId) -> None:
+        """The topic is gone: forget `pid` and let its storage be freed. Raises BytemqError; then call again."""
+        entry = self._remove(pid)
+        if entry is not None:
+            partition = await self._settled(entry)
+            if partition is not None:
+                await partition.close()
+        await self.services.storage.delete_log(pid)
+
+    def reconfigure(self, pid: PartitionId, config: TopicConfig) -> None:
+        """The topic's config has changed."""
+        entry = self.get_by_id(pid.topic_id, pid.index)
+        if isinstance(entry, Partition):
+            entry.reconfigure(config)
+        elif entry is not None:
+            entry.config = config
+
+    async def close(self) -> None:
+        """Release everything, all at once."""
+        await asyncio.gather(*(self.release(entry.pid) for entry in self.entries()))
+
+    # Now and then.
+
+    async def apply_retention(self) -> None:
+        """One pass of retention and producer expiry over all that is owned; opens what nobody has touched yet.
+
+        A partition whose storage fails is logged and left for the next pass.
+        """
+        for entry in self.entries():
+            try:
+                partition = await self._opened(entry)
+                await partition.apply_retention(self.services.clock.wall_ms())
+                partition.expire_producers(self.services.clock.wall_ms())
+            except (BytemqError, KafkaError) as error:
+                log.warning("retention skipped", topic=entry.topic, partition=entry.pid.index, reason=str(error))
+            await asyncio.sleep(0)  # ten thousand in one go would be felt by clients
+
+    async def open_now(self, opening: Opening) -> Partition | ErrorCode:
+        """For `Opening` alone: open its log and take its place. Raises BytemqError."""
+        pid = opening.pid
+        partition = await open_partition(pid, opening.topic, opening.leader_epoch, opening.config, self.services)
+        partitions = self._by_id.get(pid.topic_id)
+        if partitions is None or partitions.get(pid.index) is not opening:
+            await partition.close()  # given up while it was being opened
+            return ErrorCode.NOT_LEADER_OR_FOLLOWER
+        if partition.config is not opening.config:
+            partition.reconfigure(opening.config)
+        partitions[pid.index] = partition
+        return partition
+
+    async def _opened(self, entry: Entry | None) -> Partition:
+        if isinstance(entry, Partition):
+            return entry
+        if entry is None:
+            raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        opened: asyncio.Future[Partition | ErrorCode] = asyncio.get_running_loop().create_future()
+        entry.then(lambda outcome: None if opened.done() else opened.set_result(outcome))
+        outcome = await opened
+        if isinstance(outcome, Partition):
+            return outcome
+        raise KafkaError(outcome)
+
+    async def _settled(self, entry: Entry) -> Partition | None:
+        if isinstance(entry, Partition):
+            return entry
+        await entry.settled()  # its partition closes itself: it finds its place taken
+        return None
+
+    def _remove(self, pid: PartitionId) -> Entry | None:
+        partitions = self._by_id.get(pid.topic_id)
+        entry = None if partitions is None else partitions.pop(pid.index, None)
+        if partitions is not None and entry is not None and not partitions:
+            del self._by_id[pid.topic_id]
+            if self._by_name.get(entry.topic) is partitions:
+                del self._by_name[entry.topic]
+        return entry

@@ -1,0 +1,92 @@
+"""Reading one partition: what may be seen, and what is answered where nothing can be.
+
+Owns the visibility rules of Fetch: nothing at or above the high watermark (read_uncommitted) or the last stable
+offset (read_committed), nothing below the log start offset. Must not: know where bytes are, or wait for records to
+come.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bytemq.broker.log.failures import read_failure
+from bytemq.broker.log.results import Fetched
+from bytemq.broker.log.state import LogState
+from bytemq.errors import BytemqError
+from bytemq.protocol.error_codes import ErrorCode
+
+if TYPE_CHECKING:
+    from bytemq.storage.log_files import LogFiles
+    from bytemq.storage.reading import Read
+
+READ_UNCOMMITTED = 0
+READ_COMMITTED = 1
+
+
+def readable_end(state: LogState[Any], isolation: int) -> int:
+    """The offset at which a reader must stop."""
+    return state.last_stable_offset if isolation == READ_COMMITTED else state.high_watermark
+
+
+def read_cached(
+    files: LogFiles, state: LogState[Any], offset: int, max_bytes: int, isolation: int, at_least_one: bool
+) -> Fetched | None:
+    """See `Partition.read_cached`."""
+    answer = _without_bytes(state, offset, isolation)
+    if answer is not None:
+        return answer
+    try:
+        read = files.read_cached(offset, max_bytes, readable_end(state, isolation), at_least_one=at_least_one)
+    except BytemqError as error:
+        return _unreadable(state, offset, error)
+    return None if read is None else _fetched(state, offset, read, isolation)
+
+
+async def read(
+    files: LogFiles, state: LogState[Any], offset: int, max_bytes: int, isolation: int, at_least_one: bool
+) -> Fetched:
+    """See `Partition.read`."""
+    answer = _without_bytes(state, offset, isolation)
+    if answer is not None:
+        return answer
+    try:
+        found = await files.read(offset, max_bytes, readable_end(state, isolation), at_least_one=at_least_one)
+    except BytemqError as error:
+        return _unreadable(state, offset, error)
+    return _fetched(state, offset, found, isolation)
+
+
+def failed(state: LogState[Any], code: ErrorCode) -> Fetched:
+    """No bytes, and the watermarks as they are: readers of an offset out of range use them to find their way."""
+    return Fetched(code, (), 0, state.high_watermark, state.last_stable_offset, state.log_start_offset)
+
+
+def _without_bytes(state: LogState[Any], offset: int, isolation: int) -> Fetched | None:
+    """The answer where no byte need be read: out of range, or at the end."""
+    if not state.log_start_offset <= offset <= state.end_offset:
+        return failed(state, ErrorCode.OFFSET_OUT_OF_RANGE)
+    if offset < readable_end(state, isolation):
+        return None
+    aborted: list[tuple[int, int]] | None = [] if isolation == READ_COMMITTED else None
+    return failed(state, ErrorCode.NONE)._replace(aborted=aborted)
+
+
+def _fetched(state: LogState[Any], offset: int, read: Read, isolation: int) -> Fetched:
+    aborted = None
+    if isolation == READ_COMMITTED:
+        aborted = state.producers.transactions.aborted_between(offset, read.next_offset)
+    return Fetched(
+        ErrorCode.NONE,
+        read.buffers,
+        read.size_bytes,
+        state.high_watermark,
+        state.last_stable_offset,
+        state.log_start_offset,
+        aborted,
+    )
+
+
+def _unreadable(state: LogState[Any], offset: int, error: BytemqError) -> Fetched:
+    if offset < state.log_start_offset:  # retention or DeleteRecords overtook the reader
+        return failed(state, ErrorCode.OFFSET_OUT_OF_RANGE)
+    return failed(state, read_failure(error))

@@ -1,0 +1,46 @@
+"""Which segments have outlived retention.ms and retention.bytes: old log start offset -> new one. Pure.
+
+Kafka's rules (UnifiedLog.deleteOldSegments): whole segments only, oldest first, stopping at the first that must stay;
+a segment's age is that of its newest record; nothing at or above the high watermark goes. Unlike Kafka's local log
+the newest segment may go as well once it has expired: there is no active file to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bytemq.storage.manifest import SegmentInfo
+
+UNLIMITED = -1
+
+
+class RetentionPolicy(NamedTuple):
+    """retention.ms and retention.bytes of the topic; -1 keeps everything."""
+
+    retention_ms: int
+    retention_bytes: int
+
+
+def retained_from(
+    segments: Sequence[SegmentInfo], policy: RetentionPolicy, *, log_start_offset: int, high_watermark: int, now_ms: int
+) -> int:
+    """The log start offset after retention: that of before, or the first offset of the oldest segment that stays."""
+    start = log_start_offset
+    excess_bytes = sum(segment.size_bytes for segment in segments) - policy.retention_bytes
+    for segment in segments:
+        next_offset = segment.last_offset + 1
+        if next_offset > high_watermark:
+            break
+        too_much = policy.retention_bytes != UNLIMITED and excess_bytes >= segment.size_bytes
+        if not (too_much or _expired(segment, policy.retention_ms, now_ms)):
+            break
+        excess_bytes -= segment.size_bytes
+        start = max(start, next_offset)
+    return start
+
+
+def _expired(segment: SegmentInfo, retention_ms: int, now_ms: int) -> bool:
+    """Records without timestamps (-1) age from when the segment was made."""
+    newest_ms = segment.max_timestamp if segment.max_timestamp >= 0 else segment.created_ms
+    return retention_ms != UNLIMITED and now_ms - newest_ms > retention_ms

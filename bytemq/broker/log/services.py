@@ -1,0 +1,29 @@
+"""What all partitions of a broker share. Data only."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bytemq.broker.log.guard import RefuseTransactions, TransactionGuard
+from bytemq.broker.log.producer_budget import ProducerBudget
+from bytemq.runtime.clock import Clock
+
+if TYPE_CHECKING:
+    from bytemq.storage.log_storage import LogStorage
+
+KAFKA_PRODUCER_ID_EXPIRATION_MS = 86_400_000
+
+
+@dataclass(slots=True)
+class LogServices:
+    """`executor` runs what would keep the event loop busy: opening compressed batches, compressing them otherwise."""
+
+    storage: LogStorage
+    clock: Clock
+    executor: Executor
+    guard: TransactionGuard = field(default_factory=RefuseTransactions)
+    producers: ProducerBudget = field(default_factory=ProducerBudget)
+    producer_id_expiration_ms: int = KAFKA_PRODUCER_ID_EXPIRATION_MS
+    """producer.id.expiration.ms; may change while partitions are open."""

@@ -1,0 +1,95 @@
+"""Open and aborted transactions of one partition, as committed markers left them. Pure.
+
+Kafka's ongoing transactions and transaction index (KIP-98). The last stable offset is the first offset of the oldest
+open transaction; an aborted transaction is kept until the log start offset passes its marker, so that read_committed
+readers can be told what to skip.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Final
+
+from bytemq.protocol.records.control import EndTransactionMarker
+from bytemq.storage.manifest import AbortedTxn
+
+_COMMITTED = 1 << 31
+_EPOCH_MASK = _COMMITTED - 1
+NO_MARKER: Final = 0xFFFFFFFF
+"""The word of a control batch that ends no transaction. As a marker it would be a commit by coordinator epoch -1,
+which is the epoch of administrators, who only ever abort.
+"""
+
+
+def marker_word(marker: EndTransactionMarker | None) -> int:
+    """The 32-bit form of what a control batch says, which storage keeps beside its header: recovery need not open the
+    batch.
+    """
+    if marker is None:
+        return NO_MARKER
+    return (_COMMITTED if marker.committed else 0) | marker.coordinator_epoch & _EPOCH_MASK
+
+
+def marker_of(word: int) -> EndTransactionMarker | None:
+    """The inverse of `marker_word`."""
+    if word == NO_MARKER:
+        return None
+    coordinator_epoch = word & _EPOCH_MASK
+    return EndTransactionMarker(bool(word & _COMMITTED), -1 if coordinator_epoch == _EPOCH_MASK else coordinator_epoch)
+
+
+class Transactions:
+    """First offsets of the open ones in log order, and the index of the aborted ones by last offset."""
+
+    __slots__ = ("_aborted", "_open")
+
+    def __init__(self) -> None:
+        self._open: dict[int, int] = {}  # insertion order is offset order: transactions begin in the order of the log
+        self._aborted: list[AbortedTxn] = []
+
+    @property
+    def aborted(self) -> list[AbortedTxn]:
+        return list(self._aborted)
+
+    def first_open_offset(self) -> int | None:
+        """Where the oldest open transaction begins."""
+        return next(iter(self._open.values())) if self._open else None
+
+    def begin(self, producer_id: int, first_offset: int) -> None:
+        """Repeated for every batch of the transaction; only the first counts."""
+        if producer_id not in self._open:
+            self._open[producer_id] = first_offset
+
+    def complete(self, producer_id: int, marker_offset: int, *, aborted: bool) -> None:
+        """A marker is durable. One without an open transaction (nothing was written here) is normal."""
+        first_offset = self._open.pop(producer_id, None)
+        if first_offset is not None and aborted:
+            stable = self.first_open_offset()
+            last_stable_offset = marker_offset + 1 if stable is None else stable
+            self._aborted.append(AbortedTxn(producer_id, first_offset, marker_offset, last_stable_offset))
+
+    def restore(self, aborted: Iterable[AbortedTxn], open_first_offsets: Iterable[tuple[int, int]]) -> None:
+        """From a snapshot: the aborted in log order, the open as (producer id, first offset) in any order."""
+        self._aborted = list(aborted)
+        self._open = dict(sorted(open_first_offsets, key=lambda entry: entry[1]))
+
+    def aborted_between(self, offset: int, end_offset: int) -> list[tuple[int, int]]:
+        """(producer id, first offset) of the aborted transactions with records in [offset, end_offset)."""
+        found: list[tuple[int, int]] = []
+        start = bisect_left(self._aborted, offset, key=_last_offset)
+        for index in range(start, len(self._aborted)):
+            transaction = self._aborted[index]
+            if transaction.first_offset < end_offset:
+                found.append((transaction.producer_id, transaction.first_offset))
+            if transaction.last_stable_offset >= end_offset:
+                break  # whatever was aborted later began at or above the last stable offset of that moment
+        return found
+
+    def advance_log_start(self, log_start_offset: int) -> None:
+        """Forget what ended below the log start."""
+        del self._aborted[: bisect_left(self._aborted, log_start_offset, key=_last_offset)]
+
+
+def _last_offset(transaction: AbortedTxn) -> int:
+    return transaction.last_offset
