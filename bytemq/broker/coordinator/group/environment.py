@@ -1,0 +1,99 @@
+"""What the group machine is given: settings, timers, the time, ids, and the groups of the shard.
+
+Owns no protocol logic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.memory import DEFAULT_LIMIT_BYTES, MembershipMemory
+from bytemq.broker.coordinator.timers import Timers
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+
+
+class GroupSettings(NamedTuple):
+    """Kafka's settings, under its names.
+
+    `membership_max_bytes` bounds what all groups' members together may keep in memory.
+    """
+
+    min_session_timeout_ms: int = 6_000
+    max_session_timeout_ms: int = 1_800_000
+    initial_rebalance_delay_ms: int = 3_000
+    max_size: int = 0x7FFF_FFFF
+    offset_metadata_max_bytes: int = 4_096
+    offsets_retention_ms: int = 7 * 24 * 60 * 60 * 1_000
+    offsets_retention_check_interval_ms: int = 600_000
+    new_member_join_timeout_ms: int = 300_000
+    membership_max_bytes: int = DEFAULT_LIMIT_BYTES
+
+
+IsGone = Callable[[str, bytes], bool]
+"""Whether the topic of this name and id (zero: not known) was deleted."""
+
+
+def _nothing_is_gone(topic: str, topic_id: bytes) -> bool:
+    return False
+
+
+class RequestOrigin(NamedTuple):
+    """Who asks, as the group remembers and shows it."""
+
+    client_id: str
+    client_host: str
+    api_version: int
+
+
+@dataclass(slots=True)
+class GroupEnvironment:
+    """`wall_ms` is for what is stored and shown, `timers` for what must happen later; `new_uuid` makes member ids
+    unique.
+    """
+
+    settings: GroupSettings
+    timers: Timers
+    wall_ms: Callable[[], int]
+    new_uuid: Callable[[], str]
+    memory: MembershipMemory
+    groups: dict[str, ClassicGroup] = field(default_factory=dict)
+    is_gone: IsGone = _nothing_is_gone
+
+    def group(self, group_id: str) -> ClassicGroup:
+        """Raises KafkaError GROUP_ID_NOT_FOUND."""
+        group = self.groups.get(group_id)
+        if group is None:
+            raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND, f"Group {group_id} not found.")
+        return group
+
+    def create_group(self, group_id: str) -> ClassicGroup:
+        """A new, empty group."""
+        group = self.groups[group_id] = ClassicGroup(group_id, self.wall_ms(), self.memory)
+        return group
+
+    def forget_group(self, group: ClassicGroup) -> None:
+        """The group is gone from memory, with its timers. Answer its parked requests before."""
+        self.cancel_timers(group)
+        if self.groups.get(group.group_id) is group:
+            del self.groups[group.group_id]
+        group.discard()
+
+    def restore_group(self, group: ClassicGroup) -> None:
+        """Takes back `forget_group`, unless another group has that id by now."""
+        if group.group_id not in self.groups:
+            self.groups[group.group_id] = group
+            group.reclaim()
+
+    def session_key(self, group_id: str, member_id: str) -> tuple[str, str, str]:
+        """The timer of one member's session."""
+        return ("session", group_id, member_id)
+
+    def cancel_timers(self, group: ClassicGroup) -> None:
+        """Forgets every timer of the group."""
+        self.timers.cancel(("join", group.group_id))
+        self.timers.cancel(("sync", group.group_id))
+        for member_id in (*group.members, *group.pending_join):
+            self.timers.cancel(self.session_key(group.group_id, member_id))

@@ -1,0 +1,65 @@
+"""LeaveGroup: members go, one (v0-2) or several (v3-5) at once, by member id or, by an administrator, by instance id
+alone.
+"""
+
+from __future__ import annotations
+
+from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.environment import GroupEnvironment
+from bytemq.broker.coordinator.group.rebalance import Rebalance
+from bytemq.broker.coordinator.group.states import GroupState
+from bytemq.broker.coordinator.outcome import NOTHING, Outcome
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.leave_group import LeaveGroupRequest, LeaveGroupResponse, MemberIdentity, MemberResponse
+
+
+class Leaving:
+    """LeaveGroup over the groups of one shard."""
+
+    __slots__ = ("_environment", "_rebalance")
+
+    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance) -> None:
+        self._environment = environment
+        self._rebalance = rebalance
+
+    def leave(self, request: LeaveGroupRequest) -> Outcome[LeaveGroupResponse]:
+        """An error for each member by itself; those that went cause one rebalance together.
+
+        `request.members` is filled for every version.
+        """
+        group = self._environment.groups.get(request.group_id)
+        responses = [
+            MemberResponse(
+                member_id=member.member_id,
+                group_instance_id=member.group_instance_id,
+                error_code=ErrorCode.UNKNOWN_MEMBER_ID if group is None else self._remove(group, member),
+            )
+            for member in request.members
+        ]
+        response = LeaveGroupResponse(members=responses)
+        if group is None or all(member.error_code for member in responses):
+            return Outcome(response)
+        followed = self._rebalance_without(group)
+        return Outcome(response, followed.records, followed.on_appended)
+
+    def _remove(self, group: ClassicGroup, member: MemberIdentity) -> ErrorCode:
+        if not member.member_id:
+            member_id = group.static_members.get(member.group_instance_id or "")
+            if member.group_instance_id is None or member_id is None:
+                return ErrorCode.UNKNOWN_MEMBER_ID
+            self._rebalance.drop(group, member_id)
+            return ErrorCode.NONE
+        if member.member_id not in group.pending_join:
+            try:
+                group.validate_member(member.member_id, member.group_instance_id)
+            except KafkaError as error:
+                return error.code
+        self._rebalance.drop(group, member.member_id)
+        return ErrorCode.NONE
+
+    def _rebalance_without(self, group: ClassicGroup) -> Outcome[None]:
+        if group.state in (GroupState.STABLE, GroupState.COMPLETING_REBALANCE):
+            return self._rebalance.prepare_or_complete(group)
+        if group.state is GroupState.PREPARING_REBALANCE:
+            return self._rebalance.complete_if_all_joined(group)
+        return NOTHING

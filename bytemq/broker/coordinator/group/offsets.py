@@ -1,0 +1,204 @@
+"""OffsetCommit (v2-10), OffsetFetch (v1-10) and OffsetDelete (v0) over the groups of one shard.
+
+Notes: a commit with generation -1 to an empty or unknown group is a simple consumer's, which need not be a member; it
+creates the group. Topic names and ids are resolved by the handlers; an offset remembers the topic's id, and one
+committed for a deleted topic of the same name is as good as none.
+"""
+
+from __future__ import annotations
+
+from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
+from bytemq.broker.coordinator.group.offset_store import OffsetStore
+from bytemq.broker.coordinator.group.rebalance import Rebalance
+from bytemq.broker.coordinator.group.records import (
+    NO_TIMESTAMP,
+    CommittedOffset,
+    OffsetCommitRecord,
+    fits_a_string,
+)
+from bytemq.broker.coordinator.group.states import GroupState
+from bytemq.broker.coordinator.group.subscription import CONSUMER_PROTOCOL_TYPE
+from bytemq.broker.coordinator.outcome import NOTHING, Outcome
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.offset_commit import (
+    OffsetCommitRequest,
+    OffsetCommitRequestPartition,
+    OffsetCommitResponse,
+    OffsetCommitResponsePartition,
+    OffsetCommitResponseTopic,
+)
+from bytemq.protocol.messages.offset_delete import (
+    OffsetDeleteRequest,
+    OffsetDeleteResponse,
+    OffsetDeleteResponsePartition,
+    OffsetDeleteResponseTopic,
+)
+from bytemq.protocol.messages.offset_fetch import (
+    OffsetFetchRequestGroup,
+    OffsetFetchResponseGroup,
+    OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopics,
+)
+from bytemq.protocol.primitives import MalformedMessage
+from bytemq.types import ZERO_TOPIC_ID
+
+_GROUP_NOT_FOUND_VERSION = 9
+_MAX_TIMESTAMP = 0x7FFF_FFFF_FFFF_FFFF
+_NONE_COMMITTED = CommittedOffset(-1)
+
+
+class Offsets:
+    """What requests do to offsets. Errors of a whole request are KafkaError; of a partition, values."""
+
+    __slots__ = ("_environment", "_rebalance", "_store")
+
+    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance, store: OffsetStore) -> None:
+        self._environment = environment
+        self._rebalance = rebalance
+        self._store = store
+
+    def commit(self, request: OffsetCommitRequest, origin: RequestOrigin) -> Outcome[OffsetCommitResponse]:
+        """Raises KafkaError for what concerns all partitions: generation, member, group."""
+        group = self._group_for_commit(request, origin)
+        now_ms = self._environment.wall_ms()
+        expire_ms = NO_TIMESTAMP
+        if request.retention_time_ms != -1:
+            expire_ms = min(max(now_ms + request.retention_time_ms, 0), _MAX_TIMESTAMP)
+        records: list[OffsetCommitRecord] = []
+        topics = []
+        for topic in request.topics:
+            partitions = []
+            for partition in topic.partitions:
+                error = self._refused(partition)
+                partitions.append(OffsetCommitResponsePartition(partition.partition_index, error))
+                if error is ErrorCode.NONE:
+                    value = CommittedOffset(
+                        partition.committed_offset,
+                        partition.committed_leader_epoch,
+                        partition.committed_metadata or "",
+                        now_ms,
+                        expire_ms,
+                        topic.topic_id,
+                    )
+                    index = partition.partition_index
+                    records.append(OffsetCommitRecord(group.group_id, topic.name, index, value.encode()))
+            topics.append(OffsetCommitResponseTopic(topic.name, topic.topic_id, partitions))
+        response = OffsetCommitResponse(topics=topics)
+        if not records:
+            self._forget_if_bare(group)
+            return Outcome(response)
+        return Outcome(response, records, lambda code: self._commit_ended(group, code))
+
+    def fetch(self, request: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup:
+        """Committed offsets; -1 where there is none, also for unknown groups. Topics None: all that the group has."""
+        if request.topics is None:
+            topics = [
+                self._fetch_topic(request.group_id, name) for name in self._store.committed_topics(request.group_id)
+            ]
+            return OffsetFetchResponseGroup(group_id=request.group_id, topics=topics)
+        topics = []
+        for topic in request.topics:
+            partitions = []
+            for index in topic.partition_indexes:
+                committed = self._committed(request.group_id, topic.name, index)
+                if topic.topic_id != ZERO_TOPIC_ID and committed.topic_id not in (ZERO_TOPIC_ID, topic.topic_id):
+                    committed = _NONE_COMMITTED
+                partitions.append(_fetched(index, committed))
+            topics.append(OffsetFetchResponseTopics(topic.name, topic.topic_id, partitions))
+        return OffsetFetchResponseGroup(group_id=request.group_id, topics=topics)
+
+    def delete(self, request: OffsetDeleteRequest) -> Outcome[OffsetDeleteResponse]:
+        """Deletes offsets of topics that nobody in the group is subscribed to. Raises KafkaError."""
+        group = self._environment.group(request.group_id)
+        if group.state is not GroupState.EMPTY and group.protocol_type != CONSUMER_PROTOCOL_TYPE:
+            # What the members read is not known, so all of it may be.
+            raise KafkaError(ErrorCode.NON_EMPTY_GROUP)
+        records: list[OffsetCommitRecord] = []
+        topics = []
+        for topic in request.topics:
+            subscribed = group.is_subscribed_to(topic.name)
+            error = ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC if subscribed else ErrorCode.NONE
+            indexes = list(dict.fromkeys(partition.partition_index for partition in topic.partitions))
+            topics.append(
+                OffsetDeleteResponseTopic(
+                    topic.name, [OffsetDeleteResponsePartition(index, error) for index in indexes]
+                )
+            )
+            records += (
+                OffsetCommitRecord(group.group_id, topic.name, index, None)
+                for index in indexes
+                if not subscribed and self._store.latest(group.group_id, topic.name, index) is not None
+            )
+        return Outcome(OffsetDeleteResponse(topics=topics), records)
+
+    def _group_for_commit(self, request: OffsetCommitRequest, origin: RequestOrigin) -> ClassicGroup:
+        generation_id = request.generation_id_or_member_epoch
+        group = self._environment.groups.get(request.group_id)
+        if group is None:
+            if generation_id >= 0:
+                unknown = ErrorCode.GROUP_ID_NOT_FOUND
+                raise KafkaError(
+                    unknown if origin.api_version >= _GROUP_NOT_FOUND_VERSION else ErrorCode.ILLEGAL_GENERATION
+                )
+            if not fits_a_string(request.group_id):
+                raise KafkaError(ErrorCode.INVALID_GROUP_ID)
+            return self._environment.create_group(request.group_id)
+        if generation_id < 0 and group.state is GroupState.EMPTY:
+            return group
+        if generation_id < 0 and not request.member_id and request.group_instance_id is None:
+            raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)  # not a member, but the group has some
+        group.validate_member(request.member_id, request.group_instance_id)
+        if generation_id != group.generation_id:
+            raise KafkaError(ErrorCode.ILLEGAL_GENERATION)
+        if group.state is GroupState.COMPLETING_REBALANCE:
+            # The member knows the generation, so it may only be waiting for its assignment: let it.
+            raise KafkaError(ErrorCode.REBALANCE_IN_PROGRESS)
+        self._rebalance.extend_session(group, group.members[request.member_id])
+        return group
+
+    def _refused(self, partition: OffsetCommitRequestPartition) -> ErrorCode:
+        metadata = partition.committed_metadata or ""
+        limit = self._environment.settings.offset_metadata_max_bytes
+        if _java_length(metadata) > limit or not fits_a_string(metadata):
+            return ErrorCode.OFFSET_METADATA_TOO_LARGE
+        return ErrorCode.NONE
+
+    def _commit_ended(self, group: ClassicGroup, code: ErrorCode) -> Outcome[None]:
+        if code is not ErrorCode.NONE:
+            self._forget_if_bare(group)
+        return NOTHING
+
+    def _forget_if_bare(self, group: ClassicGroup) -> None:
+        """A simple consumer's group is nothing but its offsets: without any, it does not exist."""
+        if is_simple(group) and not group.pending_join and not self._store.has_any(group.group_id):
+            self._environment.forget_group(group)
+
+    def _fetch_topic(self, group_id: str, topic: str) -> OffsetFetchResponseTopics:
+        partitions = self._store.committed_topics(group_id)[topic]
+        fetched = [(index, self._committed(group_id, topic, index)) for index in partitions]
+        topic_id = next((each.topic_id for _, each in fetched if each.topic_id != ZERO_TOPIC_ID), bytes(ZERO_TOPIC_ID))
+        return OffsetFetchResponseTopics(topic, topic_id, [_fetched(index, committed) for index, committed in fetched])
+
+    def _committed(self, group_id: str, topic: str, partition: int) -> CommittedOffset:
+        encoded = self._store.committed(group_id, topic, partition)
+        if encoded is None:
+            return _NONE_COMMITTED
+        try:
+            return CommittedOffset.decode(encoded)
+        except MalformedMessage:
+            return _NONE_COMMITTED  # a damaged record is no offset; loading counted it
+
+
+def is_simple(group: ClassicGroup) -> bool:
+    """A group without members that exists for its offsets only and has no record of its own."""
+    return group.state is GroupState.EMPTY and group.protocol_type is None and group.generation_id == 0
+
+
+def _fetched(index: int, committed: CommittedOffset) -> OffsetFetchResponsePartitions:
+    return OffsetFetchResponsePartitions(index, committed.offset, committed.leader_epoch, committed.metadata)
+
+
+def _java_length(text: str) -> int:
+    """Characters as Java counts them: UTF-16 code units."""
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2

@@ -1,0 +1,191 @@
+"""The groups of one partition of `__consumer_offsets`: the whole machine, as the runtime and the handlers see it.
+
+Pure: `replay` rebuilds it from the log; requests go to `joining`, `syncing`, `leaving`, `offsets` and `removal`, which
+give records. Offsets are staged when their record is sent off and visible when it is committed. Members, generations
+and parked requests are soft state: they change at once, and what of them must survive is in the generation's record
+(group_records.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.environment import GroupEnvironment, GroupSettings, IsGone
+from bytemq.broker.coordinator.group.group_records import restore_group
+from bytemq.broker.coordinator.group.join import Joining
+from bytemq.broker.coordinator.group.leave import Leaving
+from bytemq.broker.coordinator.group.memory import MembershipMemory
+from bytemq.broker.coordinator.group.offset_store import OffsetStore
+from bytemq.broker.coordinator.group.offsets import Offsets
+from bytemq.broker.coordinator.group.rebalance import Rebalance
+from bytemq.broker.coordinator.group.records import (
+    GroupMetadataRecord,
+    OffsetCommitRecord,
+    decode,
+)
+from bytemq.broker.coordinator.group.removal import Removal
+from bytemq.broker.coordinator.group.sync import Syncing
+from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Outcome
+from bytemq.broker.coordinator.timers import Timers
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.messages.join_group import JoinGroupResponse
+from bytemq.protocol.messages.sync_group import SyncGroupResponse
+from bytemq.protocol.primitives import MalformedMessage
+
+_EXPIRY_KEY = "offset expiry"
+_DELETED_TOPICS_KEY = "deleted topics"
+_SLICE_GROUPS = 200
+_PAUSE_MS = 20
+
+
+class GroupShard:
+    """One shard. Timers start with `loaded`, and end with `unloaded`."""
+
+    __slots__ = (
+        "_deleted_topics",
+        "_expiring",
+        "_forgetting",
+        "damaged_records",
+        "environment",
+        "joining",
+        "leaving",
+        "offsets",
+        "rebalance",
+        "removal",
+        "store",
+        "syncing",
+    )
+
+    def __init__(
+        self,
+        settings: GroupSettings,
+        timers: Timers,
+        wall_ms: Callable[[], int],
+        new_uuid: Callable[[], str],
+        memory: MembershipMemory | None = None,
+        is_gone: IsGone | None = None,
+    ) -> None:
+        memory = MembershipMemory(settings.membership_max_bytes) if memory is None else memory
+        self.environment = GroupEnvironment(settings, timers, wall_ms, new_uuid, memory)
+        if is_gone is not None:
+            self.environment.is_gone = is_gone
+        self.store = OffsetStore()
+        self.rebalance = Rebalance(self.environment)
+        self.joining = Joining(self.environment, self.rebalance)
+        self.syncing = Syncing(self.environment, self.rebalance)
+        self.leaving = Leaving(self.environment, self.rebalance)
+        self.offsets = Offsets(self.environment, self.rebalance, self.store)
+        self.removal = Removal(self.environment, self.store)
+        self.damaged_records = 0
+        self._expiring: list[str] = []
+        self._forgetting: list[str] = []
+        self._deleted_topics: set[bytes] = set()
+
+    @property
+    def groups(self) -> dict[str, ClassicGroup]:
+        """The groups by id. Look, don't touch."""
+        return self.environment.groups
+
+    # -- the log
+
+    def replay(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        """Keys and values from the log, in its order. Damaged ones are counted and left out."""
+        store, groups = self.store, self.groups
+        for key, value in records:
+            try:
+                record = None if key is None else decode(key, value)
+            except MalformedMessage:
+                self.damaged_records += 1
+                continue
+            if isinstance(record, OffsetCommitRecord):
+                store.apply(record)
+                if value is not None and record.group_id not in groups:
+                    self.environment.create_group(record.group_id)
+            elif record is not None:
+                self._replay_group(record)
+
+    def stage(self, sequence: int, record: CoordinatorRecord) -> None:
+        """A record is on its way into the log."""
+        if isinstance(record, OffsetCommitRecord):
+            self.store.stage(sequence, record)
+
+    def commit(self, sequence: int, record: CoordinatorRecord) -> None:
+        """A staged record is durable. Records are committed in the order in which they were staged."""
+        if isinstance(record, OffsetCommitRecord):
+            self.store.commit(sequence, record)
+
+    def roll_back(self, sequence: int, record: CoordinatorRecord) -> None:
+        """A staged record will never be in the log. The latest staged goes first."""
+        if isinstance(record, OffsetCommitRecord):
+            self.store.roll_back(sequence, record)
+
+    def loaded(self) -> list[Outcome[None]]:
+        """The log has been replayed: every member has a session's time to report to the new coordinator."""
+        settings = self.environment.settings
+        outcomes: list[Outcome[None]] = []
+        for group in self.groups.values():
+            for member in group.members.values():
+                self.rebalance.extend_session(group, member)
+            if len(group.members) > settings.max_size:
+                outcomes.append(self.rebalance.prepare(group))
+        interval_ms = settings.offsets_retention_check_interval_ms
+        self.environment.timers.schedule(_EXPIRY_KEY, interval_ms, self._expire)
+        return outcomes
+
+    def unloaded(self, code: ErrorCode = ErrorCode.NOT_COORDINATOR) -> None:
+        """Another broker has the groups: who waits here is sent there."""
+        for group in list(self.groups.values()):
+            for member in group.members.values():
+                group.answer_join(
+                    member, JoinGroupResponse(error_code=code, member_id=member.member_id, protocol_name=None)
+                )
+                group.answer_sync(member, SyncGroupResponse(error_code=code))
+            self.environment.forget_group(group)
+        self.environment.timers.cancel(_EXPIRY_KEY)
+        self.environment.timers.cancel(_DELETED_TOPICS_KEY)
+
+    def topics_deleted(self, topic_ids: Iterable[bytes]) -> None:
+        """The offsets of these topics go, a slice of the groups at a time."""
+        self._deleted_topics.update(topic_ids)
+        self._forgetting = list(self.groups)
+        self.environment.timers.schedule(_DELETED_TOPICS_KEY, 0, self._forget_deleted_topics)
+
+    # -- within
+
+    def _replay_group(self, record: GroupMetadataRecord) -> None:
+        earlier = self.groups.get(record.group_id)
+        if earlier is not None:
+            self.environment.forget_group(earlier)
+        if record.metadata is not None:
+            group = restore_group(record.group_id, record.metadata, self.environment.memory)
+            self.groups[record.group_id] = group
+
+    def _expire(self) -> Outcome[None]:
+        """Looks for what is past its retention, a slice of the groups at a time, so that a million offsets hold nobody
+        up.
+        """
+        if not self._expiring:
+            self._expiring = list(self.groups)
+        slice_ids = _take(self._expiring, _SLICE_GROUPS)
+        interval_ms = self.environment.settings.offsets_retention_check_interval_ms
+        delay_ms = _PAUSE_MS if self._expiring else interval_ms
+        self.environment.timers.schedule(_EXPIRY_KEY, delay_ms, self._expire)
+        return self.removal.expire(slice_ids) if slice_ids else NOTHING
+
+    def _forget_deleted_topics(self) -> Outcome[None]:
+        deleted = self._deleted_topics
+        outcome = self.removal.forget_topics(
+            _take(self._forgetting, _SLICE_GROUPS), lambda _, topic_id: topic_id in deleted
+        )
+        if self._forgetting:
+            self.environment.timers.schedule(_DELETED_TOPICS_KEY, _PAUSE_MS, self._forget_deleted_topics)
+        else:
+            self._deleted_topics = set()
+        return outcome
+
+
+def _take(ids: list[str], count: int) -> Sequence[str]:
+    taken = ids[-count:]
+    del ids[-count:]
+    return taken

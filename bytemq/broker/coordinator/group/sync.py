@@ -1,0 +1,102 @@
+"""SyncGroup: the leader brings the assignment, everybody fetches its share (v0-5); and Heartbeat (v0-4).
+
+Notes: from v5 the request names protocol type and protocol, which must be the group's (KIP-559). The group is Stable
+when the leader's assignment is committed; until then all SyncGroup requests are parked. A heartbeat learns of a
+rebalance by its error.
+"""
+
+from __future__ import annotations
+
+from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.environment import GroupEnvironment
+from bytemq.broker.coordinator.group.group_records import generation_record
+from bytemq.broker.coordinator.group.member import SyncReply
+from bytemq.broker.coordinator.group.rebalance import Rebalance, assignment_response
+from bytemq.broker.coordinator.group.states import GroupState
+from bytemq.broker.coordinator.outcome import NOTHING, Outcome, answered_error
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.heartbeat import HeartbeatRequest
+from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupResponse
+
+
+class Syncing:
+    """SyncGroup and Heartbeat over the groups of one shard."""
+
+    __slots__ = ("_environment", "_rebalance")
+
+    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance) -> None:
+        self._environment = environment
+        self._rebalance = rebalance
+
+    def sync(self, request: SyncGroupRequest, reply: SyncReply) -> Outcome[None]:
+        """Answers through `reply`, exactly once, now or when the assignment is committed."""
+        try:
+            group = self._validated_group(request)
+        except KafkaError as error:
+            reply(SyncGroupResponse(error_code=error.code))
+            return NOTHING
+        member = group.members[request.member_id]
+        if group.state is GroupState.STABLE:
+            self._rebalance.received_sync(group, request.member_id)
+            reply(assignment_response(group, member))
+            return NOTHING
+        group.park_sync(member, reply)
+        self._rebalance.received_sync(group, request.member_id)
+        if group.leader_id != request.member_id:
+            return NOTHING
+        return self._store_assignment(group, request)
+
+    def heartbeat(self, request: HeartbeatRequest) -> ErrorCode:
+        """Extends the member's session. REBALANCE_IN_PROGRESS tells it to join again."""
+        group = self._environment.groups.get(request.group_id)
+        if group is None:
+            return ErrorCode.UNKNOWN_MEMBER_ID
+        try:
+            group.validate_member(request.member_id, request.group_instance_id)
+        except KafkaError as error:
+            return error.code
+        if request.generation_id != group.generation_id:
+            return ErrorCode.ILLEGAL_GENERATION
+        self._rebalance.extend_session(group, group.members[request.member_id])
+        if group.state is GroupState.PREPARING_REBALANCE:
+            return ErrorCode.REBALANCE_IN_PROGRESS
+        return ErrorCode.NONE
+
+    def _validated_group(self, request: SyncGroupRequest) -> ClassicGroup:
+        if not request.group_id:
+            raise KafkaError(ErrorCode.INVALID_GROUP_ID)
+        group = self._environment.groups.get(request.group_id)
+        if group is None or group.state is GroupState.EMPTY:
+            raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
+        group.validate_member(request.member_id, request.group_instance_id)
+        if request.generation_id != group.generation_id:
+            raise KafkaError(ErrorCode.ILLEGAL_GENERATION)
+        if _differs(request.protocol_type, group.protocol_type) or _differs(request.protocol_name, group.protocol_name):
+            raise KafkaError(ErrorCode.INCONSISTENT_GROUP_PROTOCOL)
+        if group.state is GroupState.PREPARING_REBALANCE:
+            raise KafkaError(ErrorCode.REBALANCE_IN_PROGRESS)
+        return group
+
+    def _store_assignment(self, group: ClassicGroup, request: SyncGroupRequest) -> Outcome[None]:
+        assignment = {
+            each.member_id: bytes(each.assignment) for each in request.assignments if each.member_id in group.members
+        }
+        generation_id = group.generation_id
+
+        def stored(code: ErrorCode) -> Outcome[None]:
+            # While the record was on its way, somebody may have joined or left: then this generation is over.
+            if group.state is not GroupState.COMPLETING_REBALANCE or group.generation_id != generation_id:
+                return NOTHING
+            if code is not ErrorCode.NONE:
+                self._rebalance.reset_assignment(group, answered_error(code))
+                return self._rebalance.prepare_or_complete(group)
+            self._rebalance.assign(group, assignment)
+            group.transition_to(GroupState.STABLE, self._environment.wall_ms())
+            return NOTHING
+
+        return Outcome(None, [generation_record(group, assignment)], stored)
+
+
+def _differs(asked: str | None, known: str | None) -> bool:
+    """Clients before v5 say nothing."""
+    return asked is not None and known is not None and asked != known

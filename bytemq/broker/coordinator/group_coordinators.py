@@ -1,0 +1,182 @@
+"""The group coordinators of one broker: a shard for each partition of `__consumer_offsets` that it owns.
+
+Owns: which shard serves a group, starting shards when partitions come and closing them when they go, what to tell
+clients while one loads, and the figures for metrics. Must not know the group protocol (group/) or how records are
+written (runtime.py).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import NamedTuple
+
+from bytemq.broker.coordinator.group.environment import GroupSettings
+from bytemq.broker.coordinator.group.memory import MembershipMemory
+from bytemq.broker.coordinator.group.records import CommittedOffset
+from bytemq.broker.coordinator.group.shard import GroupShard
+from bytemq.broker.coordinator.placement import partition_for
+from bytemq.broker.coordinator.runtime import ShardRuntime
+from bytemq.broker.coordinator.timers import Timers
+from bytemq.broker.log.partition import Partition
+from bytemq.config import BrokerConfig
+from bytemq.metadata.image import ClusterImage, ImageChange
+from bytemq.metadata.topic_names import OFFSETS_TOPIC
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.primitives import MalformedMessage
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.tasks import Supervisor
+from bytemq.types import ZERO_TOPIC_ID
+
+GroupRuntime = ShardRuntime[GroupShard]
+
+
+class GroupOffset(NamedTuple):
+    """One committed offset, for lag figures."""
+
+    group_id: str
+    topic: str
+    partition: int
+    offset: int
+
+
+class GroupCoordinators:
+    """All shards of this broker. `own` and `release` follow the ownership of partitions."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], BrokerConfig],
+        image: Callable[[], ClusterImage],
+        clock: Clock,
+        random: Random,
+        supervisor: Supervisor,
+    ) -> None:
+        self._config = config
+        self._image = image
+        self._clock = clock
+        self._random = random
+        self._supervisor = supervisor
+        self._shards: dict[int, GroupRuntime] = {}
+        self._memory = MembershipMemory()
+
+    # -- ownership
+
+    def own(self, partition: Partition) -> None:
+        """This broker coordinates the groups of `partition` from now on. Loading goes on behind."""
+        index = partition.pid.index
+        self.release(index)
+        runtime = ShardRuntime(
+            partition,
+            self._make_shard,
+            self._clock,
+            commit_timeout_s=self._config().offsets_commit_timeout_ms / 1000,
+        )
+        self._shards[index] = runtime
+        self._supervisor.start(f"load coordinator {index}", runtime.load())
+
+    def release(self, index: int) -> None:
+        """Not the coordinator any more; who waits is told so. Unknown indexes are fine."""
+        runtime = self._shards.pop(index, None)
+        if runtime is not None:
+            runtime.close()
+
+    def close(self) -> None:
+        for index in list(self._shards):
+            self.release(index)
+
+    def on_image_change(self, change: ImageChange) -> None:
+        """Offsets of deleted topics are forgotten."""
+        deleted = change.topics - self._image().topics_by_id.keys()
+        if deleted:
+            for runtime in self._shards.values():
+                runtime.topics_deleted(deleted)
+
+    # -- requests
+
+    def shard_of(self, group_id: str) -> GroupRuntime:
+        """The shard that has the group. Raises KafkaError NOT_COORDINATOR; what the shard itself is up to, its methods
+        tell.
+        """
+        topic = self._image().topics.get(OFFSETS_TOPIC)
+        if topic is None:
+            raise KafkaError(ErrorCode.NOT_COORDINATOR)
+        runtime = self._shards.get(partition_for(group_id, len(topic.partitions)))
+        if runtime is None:
+            raise KafkaError(ErrorCode.NOT_COORDINATOR)
+        return runtime
+
+    def shards(self) -> list[GroupRuntime]:
+        """Every shard of this broker, loaded or not."""
+        return list(self._shards.values())
+
+    # -- figures
+
+    def committed_offsets(self) -> Iterator[GroupOffset]:
+        """Every committed offset of the loaded shards."""
+        for runtime in self._shards.values():
+            if not runtime.is_active:
+                continue
+            store = runtime.machine.store
+            for group_id in store.group_ids():
+                for topic, partitions in store.committed_topics(group_id).items():
+                    for partition, encoded in partitions.items():
+                        try:
+                            yield GroupOffset(group_id, topic, partition, CommittedOffset.decode(encoded).offset)
+                        except MalformedMessage:
+                            continue
+
+    def group_counts(self) -> dict[str, int]:
+        """Groups by state, of the loaded shards."""
+        counts: dict[str, int] = {}
+        for runtime in self._shards.values():
+            if runtime.is_active:
+                for group in runtime.machine.groups.values():
+                    counts[group.state.value] = counts.get(group.state.value, 0) + 1
+        return counts
+
+    @property
+    def loading_count(self) -> int:
+        return sum(1 for runtime in self._shards.values() if not runtime.is_active)
+
+    @property
+    def offset_count(self) -> int:
+        return sum(runtime.machine.store.count for runtime in self._shards.values())
+
+    @property
+    def membership_bytes(self) -> int:
+        """What members keep in memory, see MembershipMemory."""
+        return self._memory.used_bytes
+
+    # -- within
+
+    def _make_shard(self, timers: Timers) -> GroupShard:
+        return GroupShard(
+            group_settings(self._config()),
+            timers,
+            self._clock.wall_ms,
+            self._new_uuid,
+            self._memory,
+            self._is_gone,
+        )
+
+    def _new_uuid(self) -> str:
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+    def _is_gone(self, topic: str, topic_id: bytes) -> bool:
+        present = self._image().topics.get(topic)
+        return present is None or (topic_id != ZERO_TOPIC_ID and topic_id != present.topic_id)
+
+
+def group_settings(config: BrokerConfig) -> GroupSettings:
+    """The broker's settings as the group machine takes them."""
+    return GroupSettings(
+        min_session_timeout_ms=config.group_min_session_timeout_ms,
+        max_session_timeout_ms=config.group_max_session_timeout_ms,
+        initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
+        max_size=config.group_max_size,
+        offset_metadata_max_bytes=config.offset_metadata_max_bytes,
+        offsets_retention_ms=config.offsets_retention_minutes * 60_000,
+        offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
+    )

@@ -1,0 +1,294 @@
+"""Runs a coordinator's machine on one partition: loads it, writes its records, and answers when they are committed.
+
+Owns the order of things: a request is decided on the latest state, its records go into the log behind those of all
+earlier requests, and its answer waits for their commit. When an append fails, the machine takes back what it staged,
+newest first, before anyone is answered. One event loop; no threads, no asyncio object for a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from enum import Enum
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from bytemq.broker.coordinator.batches import Answer, Batch, Write, WriteQueue
+from bytemq.broker.coordinator.loading import LoadFailed, load
+from bytemq.broker.coordinator.outcome import CoordinatorRecord, Outcome, answered_error
+from bytemq.broker.coordinator.timers import TimerQueue
+from bytemq.broker.log.partition import Partition
+from bytemq.broker.log.results import AppendResult, Origin
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.records.batch import HEADER_BYTES
+from bytemq.protocol.records.builder import build_batch
+from bytemq.runtime.clock import Clock, TimerHandle
+from bytemq.runtime.logging import get_logger
+
+log = get_logger("broker.coordinator")
+
+_MAX_BATCH_BYTES = 1024 * 1024
+_MAX_WAITING_BYTES = 64 * 1024 * 1024
+_RELOAD_DELAY_S = 1.0
+_TIMERS_PER_TURN = 200
+
+
+class Machine(Protocol):
+    """What the runtime asks of a machine. See group/shard.py."""
+
+    def replay(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None: ...
+    def stage(self, sequence: int, record: CoordinatorRecord) -> None: ...
+    def commit(self, sequence: int, record: CoordinatorRecord) -> None: ...
+    def roll_back(self, sequence: int, record: CoordinatorRecord) -> None: ...
+    def loaded(self) -> list[Outcome[None]]: ...
+    def unloaded(self, code: ErrorCode = ErrorCode.NOT_COORDINATOR) -> None: ...
+    def topics_deleted(self, topic_ids: Iterable[bytes]) -> None: ...
+
+
+M = TypeVar("M", bound=Machine)
+R = TypeVar("R")
+
+
+class ShardState(Enum):
+    LOADING = "loading"
+    ACTIVE = "active"
+    CLOSED = "closed"
+
+
+class ShardRuntime(Generic[M]):
+    """One machine on one partition. `make` builds an empty machine around the timers it is given."""
+
+    def __init__(
+        self, partition: Partition, make: Callable[[TimerQueue], M], clock: Clock, *, commit_timeout_s: float = 5.0
+    ) -> None:
+        self.partition = partition
+        self.state = ShardState.LOADING
+        self._clock = clock
+        self._commit_timeout_s = commit_timeout_s
+        self._timers = TimerQueue(self._now_ms)
+        self._make = make
+        self.machine = make(self._timers)
+        self._queue = WriteQueue()
+        self._flush_scheduled = False
+        self._alarm: TimerHandle | None = None
+        self._alarm_ms = 0
+        self._settled: list[asyncio.Future[None]] = []
+
+    @property
+    def is_active(self) -> bool:
+        return self.state is ShardState.ACTIVE
+
+    # -- life
+
+    async def load(self) -> None:
+        """Replays the log, again after a failure until it works or the shard is closed. Then requests are served."""
+        while self.state is ShardState.LOADING:
+            started = self._clock.monotonic()
+            try:
+                records = await load(self.partition, self.machine.replay, self._clock)
+            except LoadFailed as error:
+                log.warning("coordinator could not be loaded", partition=self.partition.pid.index, error=error)
+                await self._clock.sleep(_RELOAD_DELAY_S)
+                self.machine.unloaded()
+                self._timers.clear()
+                self.machine = self._make(self._timers)
+                continue
+            if self.state is not ShardState.LOADING:
+                return
+            self.state = ShardState.ACTIVE
+            for outcome in self.machine.loaded():
+                self._submit(outcome, None)
+            self._arm()
+            log.info(
+                "coordinator loaded",
+                partition=self.partition.pid.index,
+                records=records,
+                duration_ms=round((self._clock.monotonic() - started) * 1000),
+            )
+
+    def close(self) -> None:
+        """The partition is somebody else's from now on. Who waits is told to look for the coordinator again."""
+        if self.state is ShardState.CLOSED:
+            return
+        self.state = ShardState.CLOSED
+        self._fail(self._queue.fail_all(), ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        self.machine.unloaded()
+        self._timers.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    # -- requests
+
+    def serving_machine(self) -> M:
+        """The machine, for operations that only read what is committed. Raises KafkaError while it does not serve."""
+        if self.state is ShardState.ACTIVE and not self.partition.is_closed:
+            return self.machine
+        if self.state is ShardState.LOADING:
+            raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        raise KafkaError(ErrorCode.NOT_COORDINATOR)
+
+    def run(self, operation: Callable[[M], Outcome[None]]) -> None:
+        """An operation that answers by itself, through callbacks. Raises KafkaError with nothing done."""
+        self._submit(operation(self._machine_for_writes()), None)
+        self._arm()
+
+    def topics_deleted(self, topic_ids: Iterable[bytes]) -> None:
+        """The machine forgets what it keeps of them. While it is loading, its next periodic check does."""
+        if self.is_active:
+            self.machine.topics_deleted(topic_ids)
+            self._arm()
+
+    async def write(self, operation: Callable[[M], Outcome[R]]) -> R:
+        """An operation's response, once its records are committed. Raises KafkaError, as a client is to be told."""
+        outcome = operation(self._machine_for_writes())
+        self._arm()
+        if not outcome.records:
+            return outcome.response
+        answered: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
+        self._submit(outcome, partial(_resolve, answered))
+        code = await answered
+        if code is not ErrorCode.NONE:
+            raise KafkaError(answered_error(code))
+        return outcome.response
+
+    async def settled(self) -> M:
+        """The machine when everything decided until now is committed or given up.
+
+        Raises KafkaError while it does not serve.
+        """
+        self.serving_machine()
+        if self._queue:
+            settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._settled.append(settled)
+            await settled
+        return self.serving_machine()
+
+    # -- writing
+
+    def _machine_for_writes(self) -> M:
+        machine = self.serving_machine()
+        if self._queue.size_bytes > _MAX_WAITING_BYTES:
+            raise KafkaError(
+                ErrorCode.COORDINATOR_NOT_AVAILABLE
+            )  # the log is slower than the clients: let them back off
+        return machine
+
+    def _submit(self, outcome: Outcome[Any], answer: Answer | None) -> None:
+        if not outcome.records:
+            return
+        limit_bytes = min(self.partition.config.max_message_bytes, _MAX_BATCH_BYTES) - HEADER_BYTES
+        write = self._queue.add(outcome, answer, limit_bytes)
+        if write is None:
+            self._ended(outcome.on_appended, answer, ErrorCode.RECORD_LIST_TOO_LARGE)
+            return
+        for record in outcome.records:
+            self.machine.stage(write.sequence, record)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._clock.call_later(0, self._flush)
+
+    def _flush(self) -> None:
+        """Appends what this loop turn has gathered."""
+        self._flush_scheduled = False
+        while (batch := self._queue.send()) is not None:
+            payload = build_batch(batch.records, timestamp_ms=self._clock.wall_ms())
+            batch.records.clear()
+            batch.timer = self._clock.call_later(self._commit_timeout_s, partial(self._give_up_waiting, batch))
+            self.partition.append(
+                memoryview(payload),
+                partial(self._appended, batch),
+                origin=Origin.COORDINATOR,
+                acks_all=True,
+                urgent=True,
+            )
+
+    def _appended(self, batch: Batch, result: AppendResult) -> None:
+        if batch.timer is not None:
+            batch.timer.cancel()
+        if batch.failed:
+            return  # given up together with an earlier one, or by close
+        if result.error is not ErrorCode.NONE:
+            log.warning("coordinator could not write", partition=self.partition.pid.index, error=result.error.name)
+            self._fail(self._queue.fail_from(batch), result.error)
+            return
+        finished = []
+        for write, records, is_last in self._queue.committed(batch):
+            for record in records:
+                self.machine.commit(write.sequence, record)
+            if is_last:
+                finished.append(write)
+        for write in finished:
+            self._ended(write.on_appended, write.answer, ErrorCode.NONE)
+        self._tell_settled()
+        self._arm()
+
+    def _fail(self, writes: list[Write], code: ErrorCode) -> None:
+        """Takes back everything first, newest first; then answers."""
+        for write in writes:
+            for record in reversed(write.staged):
+                self.machine.roll_back(write.sequence, record)
+        for write in writes:
+            self._ended(write.on_appended, write.answer, code)
+        self._tell_settled()
+        self._arm()
+
+    def _ended(
+        self,
+        on_appended: Callable[[ErrorCode], Outcome[None]] | None,
+        answer: Answer | None,
+        code: ErrorCode,
+    ) -> None:
+        followed = on_appended(code) if on_appended is not None else None
+        if answer is not None:
+            answer(code)
+        if followed is not None and self.state is ShardState.ACTIVE:
+            self._submit(followed, None)
+
+    def _give_up_waiting(self, batch: Batch) -> None:
+        """offsets.commit.timeout.ms is over: the clients are told to try again.
+
+        The batch itself may still be committed.
+        """
+        for write, _ in batch.parts:
+            answer, write.answer = write.answer, None
+            if answer is not None:
+                answer(ErrorCode.REQUEST_TIMED_OUT)
+
+    def _tell_settled(self) -> None:
+        if not self._queue and self._settled:
+            settled, self._settled = self._settled, []
+            for waiting in settled:
+                _resolve(waiting, None)
+
+    # -- time
+
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic() * 1000)
+
+    def _arm(self) -> None:
+        """Sets the one alarm on the clock to the earliest timer."""
+        deadline_ms = self._timers.next_deadline_ms()
+        if deadline_ms is None or self.state is not ShardState.ACTIVE:
+            return
+        if self._alarm is not None:
+            if self._alarm_ms <= deadline_ms:
+                return
+            self._alarm.cancel()
+        self._alarm_ms = deadline_ms
+        self._alarm = self._clock.call_later(max(deadline_ms - self._now_ms(), 0) / 1000 + 0.001, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        for _ in range(_TIMERS_PER_TURN):
+            action = self._timers.pop_due()
+            if action is None:
+                break
+            self._submit(action(), None)
+        self._arm()
+
+
+def _resolve(waiting: asyncio.Future[R], result: R) -> None:
+    """Who waited may have gone with its connection."""
+    if not waiting.done():
+        waiting.set_result(result)
