@@ -11,12 +11,13 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from bytemq.errors import BytemqError, Corrupt, Unavailable
+from bytemq.errors import BytemqError, Unavailable
 from bytemq.metadata.claims import claims
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import ImageChange, TopicImage
 from bytemq.metadata.store import MetadataStore
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
+from bytemq.protocol.error_codes import KafkaError
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.types import PartitionId, TopicId
@@ -139,24 +140,21 @@ class Ownership:
                 self._reconfigure(PartitionId(topic_id, index), topic)
                 open_[index] = topic
         new = sorted(mine - open_.keys())
-        return all(await asyncio.gather(*(self._open_partition(topic, index) for index in new)))
+        return all(await asyncio.gather(*(self._own(topic, index) for index in new)))
 
-    async def _open_partition(self, topic: TopicImage, index: int) -> bool:
-        """False when opening failed for now. A corrupt partition stays closed until its topic changes."""
+    async def _own(self, topic: TopicImage, index: int) -> bool:
+        """False when it has to be tried again. The log itself is opened when somebody asks for it."""
         pid = PartitionId(topic.topic_id, index)
         async with self._openings:
-            try:
-                epoch = topic.partitions[index].leader_epoch
-                await self._partitions.own(pid, topic.name, epoch, self._topic_config(topic))
-            except Corrupt as error:
-                log.error("partition cannot be opened", topic=topic.name, partition=index, reason=str(error))
-                return True
-            except BytemqError as error:
-                log.warning("partition not opened yet", topic=topic.name, partition=index, reason=str(error))
-                return False
-        self._open.setdefault(topic.topic_id, {})[index] = topic
-        if topic.name == OFFSETS_TOPIC:
-            self._groups.own(self._partitions.get_by_id(topic.topic_id, index))
+            await self._partitions.own(pid, topic.name, topic.partitions[index].leader_epoch, self._topic_config(topic))
+            self._open.setdefault(topic.topic_id, {})[index] = topic
+            if topic.name == OFFSETS_TOPIC:
+                try:
+                    self._groups.own(await self._partitions.open_by_id(topic.topic_id, index))
+                except KafkaError as error:
+                    log.warning("no group coordinator yet", partition=index, reason=str(error))
+                    del self._open[topic.topic_id][index]
+                    return False
         return True
 
     async def _close(self, topic_id: TopicId, partitions: dict[int, TopicImage]) -> None:

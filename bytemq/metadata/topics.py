@@ -123,9 +123,9 @@ def add_partitions(
                 f"Attempted to add {additional} additional partition(s), but only {len(assignments)} assignment(s) "
                 "were specified.",
             )
-        new = [
-            _owner_of(image, existing + i, replicas, topic.replication_factor) for i, replicas in enumerate(assignments)
-        ]
+        for replicas in assignments:
+            check_manual_replicas(image, replicas, None)
+        new = [replicas[0] for replicas in assignments]
     brokers = [partition.assigned for partition in topic.partitions] + new
     puts = _assignment_puts(topic.topic_id, brokers, keys.chunk_of(existing))
     compares = [Compare(put.key, image.key_revision(put.key)) for put in puts]
@@ -188,23 +188,25 @@ def _manual_assignments(image: ClusterImage, spec: TopicSpec) -> tuple[list[int]
                 f"A manual partition assignment was specified, but {name} was not set to -1.",
             )
     owners: dict[int, int] = {}
-    factor = len(spec.assignments[0][1])
+    factor: int | None = None
     for partition, replicas in spec.assignments:
         if partition in owners:
             raise KafkaError(
                 ErrorCode.INVALID_REPLICA_ASSIGNMENT,
                 f"Found multiple manual partition assignments for partition {partition}",
             )
-        owners[partition] = _owner_of(image, partition, replicas, factor)
+        check_manual_replicas(image, replicas, factor)
+        factor = len(replicas)
+        owners[partition] = replicas[0]
     if any(partition not in owners for partition in range(len(owners))):
         raise KafkaError(
             ErrorCode.INVALID_REPLICA_ASSIGNMENT, "partitions should be a consecutive 0-based integer sequence"
         )
-    return [owners[partition] for partition in range(len(owners))], factor
+    return [owners[partition] for partition in range(len(owners))], len(spec.assignments[0][1])
 
 
-def _owner_of(image: ClusterImage, partition: int, replicas: Sequence[int], factor: int) -> int:
-    """The first broker of a manual assignment, all of which must live."""
+def check_manual_replicas(image: ClusterImage, replicas: Sequence[int], factor: int | None) -> None:
+    """Raises INVALID_REPLICA_ASSIGNMENT unless these are `factor` (None: any number of) different live brokers."""
     prefix = "The manual partition assignment includes"
     if not replicas:
         raise KafkaError(ErrorCode.INVALID_REPLICA_ASSIGNMENT, f"{prefix} an empty replica list.")
@@ -212,19 +214,17 @@ def _owner_of(image: ClusterImage, partition: int, replicas: Sequence[int], fact
     for broker in sorted(replicas):
         if broker not in image.brokers:
             raise KafkaError(
-                ErrorCode.INVALID_REPLICA_ASSIGNMENT,
-                f"{prefix} broker {broker}, but no such broker is registered.",
+                ErrorCode.INVALID_REPLICA_ASSIGNMENT, f"{prefix} broker {broker}, but no such broker is registered."
             )
         if broker in seen:
             raise KafkaError(ErrorCode.INVALID_REPLICA_ASSIGNMENT, f"{prefix} the broker {broker} more than once.")
         seen.add(broker)
-    if len(replicas) != factor:
+    if factor is not None and len(replicas) != factor:
         raise KafkaError(
             ErrorCode.INVALID_REPLICA_ASSIGNMENT,
             f"{prefix} a partition with {len(replicas)} replica(s), but this is not consistent with previous "
             f"partitions, which have {factor} replica(s).",
         )
-    return replicas[0]
 
 
 def _assignment_puts(topic_id: TopicId, brokers: Sequence[int], first_chunk: int) -> list[Put]:

@@ -1,0 +1,69 @@
+"""CreateTopics v2-7: creates topics, each by itself: one that is refused does not hold up the others.
+
+A topic that is named twice in the request is not created (INVALID_REQUEST, once). An expired deadline creates nothing
+(REQUEST_TIMED_OUT). Any replication factor is accepted: the replicas are the store's. From v5 the answer has the
+topic's configs (KIP-525), from v7 its id. It comes when the partitions are served here, so that no client has to retry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.topic_admin import TopicOutcome
+from bytemq.metadata.topics import TopicSpec
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.messages.create_topics import (
+    CreatableTopic,
+    CreatableTopicResult,
+    CreateTopicsRequest,
+    CreateTopicsResponse,
+)
+from bytemq.types import ZERO_TOPIC_ID
+
+
+async def handle(broker: Broker, context: RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse:
+    named = Counter(topic.name for topic in request.topics)
+    results: list[CreatableTopicResult] = []
+    specs: list[TopicSpec] = []
+    for topic in {topic.name: topic for topic in request.topics}.values():
+        nulls = [config.name for config in topic.configs if config.value is None]
+        if named[topic.name] > 1:
+            results.append(_refused(topic.name, ErrorCode.INVALID_REQUEST, "Duplicate topic name."))
+        elif request.timeout_ms <= 0:
+            results.append(_refused(topic.name, ErrorCode.REQUEST_TIMED_OUT, None))
+        elif nulls:
+            why = f"Null value not supported for topic configs: {','.join(nulls)}"
+            results.append(_refused(topic.name, ErrorCode.INVALID_CONFIG, why))
+        else:
+            specs.append(_spec(topic))
+    outcomes = await broker.topics.create(specs, validate_only=request.validate_only, timeout_ms=request.timeout_ms)
+    for spec, outcome in zip(specs, outcomes, strict=True):
+        results.append(_result(broker, spec, outcome, request.validate_only))
+    return CreateTopicsResponse(topics=results)
+
+
+def _spec(topic: CreatableTopic) -> TopicSpec:
+    return TopicSpec(
+        topic.name,
+        topic.num_partitions,
+        topic.replication_factor,
+        [(assignment.partition_index, assignment.broker_ids) for assignment in topic.assignments],
+        {config.name: config.value for config in topic.configs if config.value is not None},
+    )
+
+
+def _result(broker: Broker, spec: TopicSpec, outcome: TopicOutcome, validate_only: bool) -> CreatableTopicResult:
+    if outcome.topic is None:
+        return _refused(spec.name, outcome.error, outcome.message)
+    return CreatableTopicResult(
+        name=spec.name,
+        topic_id=ZERO_TOPIC_ID if validate_only else outcome.topic.topic_id,
+        num_partitions=outcome.topic.partitions,
+        replication_factor=outcome.topic.replication_factor,
+        configs=[],
+    )
+
+
+def _refused(name: str, code: ErrorCode, message: str | None) -> CreatableTopicResult:
+    return CreatableTopicResult(name=name, error_code=code, error_message=message or code.message)
