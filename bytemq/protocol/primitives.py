@@ -15,7 +15,7 @@ from typing import Any
 Buffer = bytes | bytearray | memoryview
 """What a field of type bytes or records holds: a memoryview when decoded, anything bytes-like to encode."""
 
-DEFAULT_MAX_ELEMENTS = 500_000
+DEFAULT_MAX_ELEMENTS = 200_000
 """Of all arrays in one message. One byte on the wire may become an object of 200, so bytes alone bound no memory."""
 
 _INT8 = Struct(">b")
