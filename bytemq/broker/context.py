@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from bytemq.runtime.budget import MemoryBudget
 from bytemq.runtime.clock import Clock
-from bytemq.runtime.metrics import Metrics
+from bytemq.runtime.deadlines import Deadlines
+from bytemq.runtime.metrics import Counter, Metrics
 from bytemq.runtime.tasks import Supervisor
 
 if TYPE_CHECKING:
@@ -23,6 +24,30 @@ if TYPE_CHECKING:
     from bytemq.metadata.store import MetadataStore
 
 ANONYMOUS = "User:ANONYMOUS"
+
+
+class Traffic:
+    """Record batches in and out by topic, in bytes as they are on the wire."""
+
+    __slots__ = ("_in", "_out", "bytes_in", "bytes_out")
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._in = metrics.counters("bytemq_topic_bytes_in_total", "Bytes of record batches received for it", "topic")
+        self._out = metrics.counters("bytemq_topic_bytes_out_total", "Bytes of record batches fetched", "topic")
+        self.bytes_in: dict[str, Counter] = {}
+        self.bytes_out: dict[str, Counter] = {}
+
+    def count_in(self, topic: str, size_bytes: int) -> None:
+        counter = self.bytes_in.get(topic)
+        if counter is None:
+            counter = self.bytes_in[topic] = self._in.labels(topic)
+        counter.value += size_bytes
+
+    def count_out(self, topic: str, size_bytes: int) -> None:
+        counter = self.bytes_out.get(topic)
+        if counter is None:
+            counter = self.bytes_out[topic] = self._out.labels(topic)
+        counter.value += size_bytes
 
 
 @dataclass(slots=True)
@@ -43,6 +68,8 @@ class Broker:
     random: Random
     metrics: Metrics
     supervisor: Supervisor
+    deadlines: Deadlines
+    traffic: Traffic
 
     @property
     def cluster_id(self) -> str:

@@ -1,0 +1,64 @@
+"""Finding the partition that a request names, or what to tell a client that came to the wrong broker (KIP-951).
+
+Owns the look-up among our own partitions and in the cluster image. Addresses are those of the listener that the client
+came through.
+"""
+
+from collections.abc import Iterable
+
+from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.log.partitions import Entry
+from bytemq.metadata.image import TopicImage
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.leader_hints import LeaderIdAndEpoch, NodeEndpoint
+from bytemq.types import ZERO_TOPIC_ID, TopicId
+
+HINTED_ERRORS = frozenset({ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.FENCED_LEADER_EPOCH})
+"""Errors that come with the current leader."""
+
+
+def current_leader(broker: Broker, name: str | None, topic_id: bytes | None, index: int) -> LeaderIdAndEpoch | None:
+    """None for what the cluster image does not have."""
+    topic = find_topic(broker, name, topic_id)
+    if topic is None or not 0 <= index < len(topic.partitions):
+        return None
+    partition = topic.partitions[index]
+    return LeaderIdAndEpoch(partition.owner, partition.leader_epoch)
+
+
+def node_endpoints(
+    broker: Broker, context: RequestContext, leaders: Iterable[LeaderIdAndEpoch | None]
+) -> list[NodeEndpoint]:
+    """The addresses of these leaders, each once."""
+    endpoints: dict[int, NodeEndpoint] = {}
+    for leader in leaders:
+        if leader is None or leader.leader_id in endpoints:
+            continue
+        node = broker.image.brokers.get(leader.leader_id)
+        if node is not None and context.listener in node.endpoints:
+            host, port = node.endpoints[context.listener]
+            endpoints[node.id] = NodeEndpoint(node.id, host, port, node.rack)
+    return list(endpoints.values())
+
+
+def locate(broker: Broker, name: str | None, topic_id: bytes | None, index: int) -> Entry | ErrorCode:
+    """The partition if it is ours, open or to be opened; else the error for whoever wants to read or write it."""
+    if name is not None:
+        entry = broker.partitions.get(name, index)
+    else:
+        entry = broker.partitions.get_by_id(topic_id or ZERO_TOPIC_ID, index)
+    if entry is not None:
+        return entry
+    topic = find_topic(broker, name, topic_id)
+    if topic is None:
+        return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if name is not None else ErrorCode.UNKNOWN_TOPIC_ID
+    if not 0 <= index < len(topic.partitions):
+        return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    return ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+def find_topic(broker: Broker, name: str | None, topic_id: bytes | None) -> TopicImage | None:
+    """By name where there is one, else by id."""
+    if name is not None:
+        return broker.image.topics.get(name)
+    return broker.image.topics_by_id.get(TopicId(topic_id)) if topic_id is not None else None

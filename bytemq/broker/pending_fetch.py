@@ -1,0 +1,326 @@
+"""One Fetch request from its first look at the partitions until its answer: reading, waiting, memory.
+
+Owns the life of a long poll and the memory of what was read for it. What a partition may show is the partition's
+business, what a session holds fetch_sessions'. A fetch whose batches are in memory is answered without a task or timer.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from bytemq.broker.context import Broker
+from bytemq.broker.exchange import Exchange
+from bytemq.broker.fetch_sessions import FetchContext, WantedPartition, group_by_topic
+from bytemq.broker.log.partition import Partition
+from bytemq.broker.log.partitions import Opening
+from bytemq.broker.log.results import Fetched
+from bytemq.broker.partition_lookup import HINTED_ERRORS, current_leader, locate, node_endpoints
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.fetch import LEADER_HINTS_FROM, FetchRequest, PartitionData, encode_fetch_response
+from bytemq.protocol.leader_hints import NodeEndpoint
+from bytemq.runtime.budget import Waiter
+from bytemq.runtime.clock import TimerHandle
+
+LEAST_GRANT_BYTES = 1024 * 1024
+"""Less memory than this is not worth a read: the fetch waits instead."""
+
+GRANT_DIVISOR = 4
+"""A fetch gets at most this part of the free memory: many slow readers come to share, none takes all."""
+
+MEMORY_WAIT_S = 0.5
+"""How long a fetch waits for memory, at least; then it is answered without records."""
+
+Answers = list[tuple[WantedPartition, PartitionData]]
+
+
+class PendingFetch:
+    """`start` it once. It answers its exchange, unless that is abandoned before."""
+
+    __slots__ = (
+        "_answers",
+        "_available",
+        "_available_bytes",
+        "_broker",
+        "_context",
+        "_exchange",
+        "_granted_bytes",
+        "_isolation",
+        "_max_bytes",
+        "_max_wait_s",
+        "_memory_waiter",
+        "_min_bytes",
+        "_must_answer",
+        "_open_errors",
+        "_openings",
+        "_refuses_all",
+        "_starved",
+        "_timer",
+        "_total_bytes",
+        "_waits",
+        "_wakes_soon",
+    )
+
+    def __init__(self, broker: Broker, exchange: Exchange, request: FetchRequest, context: FetchContext) -> None:
+        self._broker = broker
+        self._exchange = exchange
+        self._context = context
+        self._isolation = request.isolation_level
+        self._max_bytes = min(request.max_bytes, broker.config.fetch_max_bytes)
+        self._min_bytes = min(request.min_bytes, self._max_bytes)
+        self._max_wait_s = request.max_wait_ms / 1000
+        self._refuses_all = request.replica_id >= 0 and request.replica_id != broker.node_id
+        self._answers: Answers = []
+        self._total_bytes = 0
+        self._must_answer = False
+        self._granted_bytes = 0
+        self._openings = 0  # partitions that are being opened
+        self._open_errors: dict[WantedPartition, ErrorCode] = {}
+        self._waits = False  # for records; else the next pass answers whatever it finds
+        self._wakes_soon = False
+        self._available: dict[Partition, tuple[WantedPartition, int]] = {}
+        self._available_bytes = 0
+        self._timer: TimerHandle | None = None
+        self._memory_waiter: Waiter | None = None
+        self._starved = False  # no memory could be had: the answer has no records
+
+    def start(self) -> None:
+        self._waits = self._max_wait_s > 0 and bool(self._context.wanted)
+        self._exchange.on_abandon = self._abandoned
+        self._openings = 1
+        for wanted in self._context.wanted:
+            found = locate(self._broker, wanted.name, wanted.topic_id, wanted.index)
+            if isinstance(found, Opening):
+                self._openings += 1
+                found.then(partial(self._opened, wanted))
+        self._opening_done()
+
+    def _opened(self, wanted: WantedPartition, outcome: Partition | ErrorCode) -> None:
+        if isinstance(outcome, ErrorCode):
+            self._open_errors[wanted] = outcome
+        self._opening_done()
+
+    def _opening_done(self) -> None:
+        self._openings -= 1
+        if not self._openings and not self._exchange.abandoned:
+            self._pass()
+
+    # Memory
+
+    def _pass(self) -> None:
+        """Takes memory and reads; waits for the one or the other."""
+        memory = self._broker.response_memory
+        want = min(self._max_bytes, max(LEAST_GRANT_BYTES, memory.free_bytes // GRANT_DIVISOR))
+        if memory.try_reserve(want):
+            self._granted_bytes = want
+            self._read()
+        else:
+            self._memory_waiter = memory.wait(min(want, LEAST_GRANT_BYTES), self._memory_granted)
+            self._timer = self._broker.clock.call_later(max(self._max_wait_s, MEMORY_WAIT_S), self._memory_timeout)
+
+    def _memory_granted(self) -> None:
+        waiter, self._memory_waiter = self._memory_waiter, None
+        self._cancel_timer()
+        assert waiter is not None
+        self._granted_bytes = waiter.size_bytes
+        self._read()
+
+    def _memory_timeout(self) -> None:
+        self._timer = None
+        waiter, self._memory_waiter = self._memory_waiter, None
+        if waiter is not None:
+            waiter.cancel()
+        self._starved = True
+        self._read()
+
+    def _settle_memory(self, size_bytes: int) -> None:
+        """What was read takes the place of what was granted."""
+        memory = self._broker.response_memory
+        surplus = self._granted_bytes - size_bytes
+        self._granted_bytes = size_bytes
+        if surplus > 0:
+            memory.release(surplus)
+        elif surplus < 0:
+            memory.reserve_anyway(-surplus)  # one whole batch, whatever the limits
+
+    # Reading
+
+    def _read(self) -> None:
+        """Reads what is in memory; leaves the rest to a task as soon as one partition has to be read from a file."""
+        self._answers = []
+        self._total_bytes = 0
+        left = self._granted_bytes
+        for position, wanted in enumerate(self._context.wanted):
+            partition = self._find(wanted)
+            if isinstance(partition, PartitionData):
+                self._add_refusal(wanted, partition)
+                continue
+            limit = min(wanted.max_bytes, left)
+            at_least_one = not self._total_bytes and not self._starved
+            fetched = partition.read_cached(
+                wanted.fetch_offset, limit, isolation=self._isolation, at_least_one=at_least_one
+            )
+            if fetched is None:
+                self._broker.supervisor.start("fetch", self._read_files(position))
+                return
+            self._add(wanted, partition, fetched)
+            left = max(0, left - fetched.size_bytes)
+        self._read_all()
+
+    async def _read_files(self, first: int) -> None:
+        """Goes on where a read would have blocked."""
+        try:
+            for wanted in self._context.wanted[first:]:
+                if self._exchange.abandoned:
+                    return
+                partition = self._find(wanted)
+                if isinstance(partition, PartitionData):
+                    self._add_refusal(wanted, partition)
+                    continue
+                limit = min(wanted.max_bytes, max(0, self._granted_bytes - self._total_bytes))
+                fetched = await partition.read(
+                    wanted.fetch_offset, limit, isolation=self._isolation, at_least_one=not self._total_bytes
+                )
+                self._add(wanted, partition, fetched)
+        finally:
+            if self._exchange.abandoned:
+                self._settle_memory(0)
+        if not self._exchange.abandoned:
+            self._read_all()
+
+    def _find(self, wanted: WantedPartition) -> Partition | PartitionData:
+        """The partition, or the answer where there is none to read."""
+        if self._refuses_all:
+            return PartitionData(wanted.index, ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        found = locate(self._broker, wanted.name, wanted.topic_id, wanted.index)
+        if isinstance(found, Opening):
+            return PartitionData(wanted.index, self._open_errors.get(wanted, ErrorCode.NOT_LEADER_OR_FOLLOWER))
+        if isinstance(found, ErrorCode):
+            return PartitionData(wanted.index, found)
+        if wanted.current_leader_epoch >= 0:
+            error = found.check_leader_epoch(wanted.current_leader_epoch)
+            if error is not ErrorCode.NONE:
+                return PartitionData(wanted.index, error)
+        if wanted.last_fetched_epoch >= 0:
+            return _diverging(found, wanted) or found
+        return found
+
+    def _add_refusal(self, wanted: WantedPartition, answer: PartitionData) -> None:
+        self._must_answer = True
+        if answer.error_code in HINTED_ERRORS:
+            leader = current_leader(self._broker, wanted.name, wanted.topic_id, wanted.index)
+            answer = answer._replace(current_leader=leader)
+        self._answers.append((wanted, answer))
+
+    def _add(self, wanted: WantedPartition, partition: Partition, fetched: Fetched) -> None:
+        if fetched.error is not ErrorCode.NONE:
+            self._add_refusal(wanted, PartitionData(wanted.index, fetched.error))
+            return
+        _, buffers, size_bytes, high_watermark, last_stable_offset, log_start_offset, aborted = fetched
+        self._total_bytes += size_bytes
+        answer = PartitionData(wanted.index, 0, high_watermark, last_stable_offset, log_start_offset, buffers, aborted)
+        self._answers.append((wanted, answer))
+        if size_bytes and not self._waits:
+            self._broker.traffic.count_out(partition.topic, size_bytes)
+
+    def _read_all(self) -> None:
+        """Every partition was looked at: answer, or wait for more."""
+        if self._waits and not self._must_answer and self._total_bytes < self._min_bytes:
+            self._settle_memory(0)
+            self._answers = []
+            self._wait()
+        else:
+            self._settle_memory(self._total_bytes)
+            self._answer()
+
+    # Waiting for records
+
+    def _wait(self) -> None:
+        """Registers with every partition. `_available_bytes` is what a pass would find, kept up with each commit."""
+        self._available_bytes = 0
+        for wanted in self._context.wanted:
+            partition = self._find(wanted)
+            if isinstance(partition, PartitionData):
+                self._wake_soon()  # it was there a moment ago
+                continue
+            size_bytes = partition.available_bytes(wanted.fetch_offset, self._isolation)
+            self._available[partition] = (wanted, size_bytes)
+            self._available_bytes += size_bytes
+            partition.waiters.register(self._grown)
+        self._timer = self._broker.clock.call_later(self._max_wait_s, self._wake)
+
+    def _grown(self, partition: Partition) -> None:
+        """A partition has committed more, or is closed."""
+        wanted, before = self._available[partition]
+        now = partition.available_bytes(wanted.fetch_offset, self._isolation)
+        self._available[partition] = (wanted, now)
+        self._available_bytes += now - before
+        if self._available_bytes >= max(1, self._min_bytes) or partition.is_closed:
+            self._wake_soon()
+
+    def _wake_soon(self) -> None:
+        """In the next loop turn: the other commits of this one then go into the same answer."""
+        if not self._wakes_soon:
+            self._wakes_soon = True
+            self._broker.clock.call_later(0, self._wake)
+
+    def _wake(self) -> None:
+        """Reads once more and answers whatever there is."""
+        if self._waits and not self._exchange.abandoned:
+            self._stop_waiting()
+            self._pass()
+
+    def _stop_waiting(self) -> None:
+        self._waits = False
+        self._cancel_timer()
+        for partition in self._available:
+            partition.waiters.unregister(self._grown)
+        self._available.clear()
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _abandoned(self) -> None:
+        """The client is gone."""
+        self._stop_waiting()
+        waiter, self._memory_waiter = self._memory_waiter, None
+        if waiter is not None:
+            waiter.cancel()
+
+    # Answering
+
+    def _answer(self) -> None:
+        exchange, broker = self._exchange, self._broker
+        exchange.response_reserved_bytes, self._granted_bytes = self._granted_bytes, 0
+        error, session_id, answers = self._context.finish(self._answers, broker.clock.wall_ms())
+        endpoints: Sequence[NodeEndpoint] = ()
+        if self._must_answer and exchange.api_version >= LEADER_HINTS_FROM:
+            endpoints = node_endpoints(broker, exchange, [answer.current_leader for _, answer in answers])
+        exchange.respond(
+            *encode_fetch_response(
+                exchange.api_version,
+                group_by_topic(answers),
+                error_code=error,
+                session_id=session_id,
+                node_endpoints=endpoints,
+            )
+        )
+
+
+def _diverging(partition: Partition, wanted: WantedPartition) -> PartitionData | None:
+    """KIP-320, KIP-595: the answer to a client whose last epoch ends below the offset that it asks for."""
+    end = partition.offset_for_leader_epoch(wanted.last_fetched_epoch, -1)
+    if end.error is not ErrorCode.NONE:
+        return PartitionData(wanted.index, end.error)
+    if end.leader_epoch < 0 or end.end_offset < 0:
+        return PartitionData(wanted.index, ErrorCode.OFFSET_OUT_OF_RANGE)
+    if end.leader_epoch >= wanted.last_fetched_epoch and end.end_offset >= wanted.fetch_offset:
+        return None
+    return PartitionData(
+        wanted.index,
+        ErrorCode.NONE,
+        partition.high_watermark,
+        partition.last_stable_offset,
+        partition.log_start_offset,
+        diverging_epoch=(end.leader_epoch, end.end_offset),
+    )
