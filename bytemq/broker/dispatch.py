@@ -52,6 +52,17 @@ HANDLERS: dict[ApiKey, str] = {
     # configs
     # topics and the cluster
     # groups
+    ApiKey.FIND_COORDINATOR: "find_coordinator",
+    ApiKey.JOIN_GROUP: "join_group",
+    ApiKey.SYNC_GROUP: "sync_group",
+    ApiKey.HEARTBEAT: "heartbeat",
+    ApiKey.LEAVE_GROUP: "leave_group",
+    ApiKey.OFFSET_COMMIT: "offset_commit",
+    ApiKey.OFFSET_FETCH: "offset_fetch",
+    ApiKey.OFFSET_DELETE: "offset_delete",
+    ApiKey.LIST_GROUPS: "list_groups",
+    ApiKey.DESCRIBE_GROUPS: "describe_groups",
+    ApiKey.DELETE_GROUPS: "delete_groups",
 }
 """What is served. A handler's owner adds one line; ApiVersions advertises exactly these."""
 

@@ -128,6 +128,12 @@ class ShardRuntime(Generic[M]):
             raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         raise KafkaError(ErrorCode.NOT_COORDINATOR)
 
+    def call(self, operation: Callable[[M], R]) -> R:
+        """An operation that writes nothing and answers at once. Raises KafkaError while the machine does not serve."""
+        result = operation(self.serving_machine())
+        self._arm()
+        return result
+
     def run(self, operation: Callable[[M], Outcome[None]]) -> None:
         """An operation that answers by itself, through callbacks. Raises KafkaError with nothing done."""
         self._submit(operation(self._machine_for_writes()), None)

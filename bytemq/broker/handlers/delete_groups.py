@@ -1,0 +1,33 @@
+"""DeleteGroups v0-3: deletes empty groups with their offsets.
+
+- NON_EMPTY_GROUP, GROUP_ID_NOT_FOUND for each group by itself; v3 has error messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.coordinator.group_coordinators import GroupRuntime
+from bytemq.protocol.error_codes import KafkaError
+from bytemq.protocol.messages.delete_groups import DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse
+
+
+async def handle(broker: Broker, context: RequestContext, request: DeleteGroupsRequest) -> DeleteGroupsResponse:
+    results: list[DeletableGroupResult] = []
+    by_shard: dict[GroupRuntime, list[str]] = {}
+    for group_id in dict.fromkeys(request.groups_names):
+        try:
+            by_shard.setdefault(broker.groups.shard_of(group_id), []).append(group_id)
+        except KafkaError as error:
+            results.append(DeletableGroupResult(group_id=group_id, error_code=error.code))
+    for deleted in await asyncio.gather(*(_delete(shard, group_ids) for shard, group_ids in by_shard.items())):
+        results += deleted
+    return DeleteGroupsResponse(results=results)
+
+
+async def _delete(shard: GroupRuntime, group_ids: list[str]) -> list[DeletableGroupResult]:
+    try:
+        return await shard.write(lambda machine: machine.removal.delete_groups(group_ids))
+    except KafkaError as error:
+        return [DeletableGroupResult(group_id=group_id, error_code=error.code) for group_id in group_ids]

@@ -1,0 +1,74 @@
+"""FindCoordinator v0-6: which broker coordinates a group. Creates `__consumer_offsets` on first use and answers at once.
+
+- v1+ key types; v4+ several keys.
+- Transactions and share groups have no coordinator here yet: their keys get INVALID_REQUEST with a text that says so, which
+  clients report at once instead of looking for a coordinator until they time out.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.coordinator.placement import partition_for
+from bytemq.metadata.topic_names import OFFSETS_TOPIC
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.find_coordinator import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
+
+_BATCH_VERSION = 4
+_SHARE_VERSION = 6
+_NO_NODE = -1
+
+
+class KeyType(IntEnum):
+    """What a key names."""
+
+    GROUP = 0
+    TRANSACTION = 1
+    SHARE = 2
+
+
+_NOT_SERVED = {
+    KeyType.TRANSACTION: "Transactions are not supported by this version of the server.",
+    KeyType.SHARE: "Share groups are not supported by this version of the server.",
+}
+
+
+async def handle(broker: Broker, context: RequestContext, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
+    is_batch = context.api_version >= _BATCH_VERSION
+    keys = request.coordinator_keys if is_batch else [request.key]
+    coordinators = [await _find(broker, context, key, request.key_type) for key in keys]
+    if is_batch:
+        return FindCoordinatorResponse(coordinators=coordinators)
+    found = coordinators[0]
+    return FindCoordinatorResponse(
+        error_code=found.error_code,
+        error_message=found.error_message or ErrorCode.NONE.message,
+        node_id=found.node_id,
+        host=found.host,
+        port=found.port,
+    )
+
+
+async def _find(broker: Broker, context: RequestContext, key: str, key_type: int) -> Coordinator:
+    try:
+        node_id = await _coordinating_node(broker, context, key, key_type)
+        node = broker.image.brokers.get(node_id)
+        address = None if node is None else node.endpoints.get(context.listener)
+        if address is None:
+            raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+    except KafkaError as error:
+        return Coordinator(key, _NO_NODE, "", _NO_NODE, error.code, error.message)
+    return Coordinator(key, node_id, *address, ErrorCode.NONE, "")
+
+
+async def _coordinating_node(broker: Broker, context: RequestContext, key: str, key_type: int) -> int:
+    """The owner of the key's partition. Raises KafkaError."""
+    if key_type != KeyType.GROUP:
+        reason = _NOT_SERVED.get(KeyType(key_type)) if key_type in _NOT_SERVED else f"Unknown key type {key_type}."
+        raise KafkaError(ErrorCode.INVALID_REQUEST, reason)
+    try:
+        topic = await broker.topics.auto_create(OFFSETS_TOPIC)
+    except KafkaError as error:
+        raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE, error.message) from error
+    return topic.partitions[partition_for(key, len(topic.partitions))].owner

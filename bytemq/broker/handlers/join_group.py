@@ -1,0 +1,32 @@
+"""JoinGroup v0-9: a member joins, or joins again. Parked until the rebalance is complete.
+
+- v0 has no rebalance timeout; v4+ dynamic members must know their id (MEMBER_ID_REQUIRED, KIP-394); v5+ static members
+  (KIP-345); v7+ null protocol names in refusals; v9 skip_assignment for a static leader that is back (KIP-814).
+- Kafka never answers a request below v4 that names a protocol twice; we answer INVALID_REQUEST, in every version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.coordinator.group.environment import RequestOrigin
+from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupResponse
+
+_NULL_PROTOCOL_VERSION = 7
+
+
+async def handle(broker: Broker, context: RequestContext, request: JoinGroupRequest) -> JoinGroupResponse:
+    shard = broker.groups.shard_of(request.group_id)
+    origin = RequestOrigin(context.client_id or "", context.peer, context.api_version)
+    answered: asyncio.Future[JoinGroupResponse] = asyncio.get_running_loop().create_future()
+
+    def reply(response: JoinGroupResponse) -> None:
+        if not answered.done():
+            answered.set_result(response)
+
+    shard.run(lambda machine: machine.joining.join(request, origin, reply))
+    response = await answered
+    if response.protocol_name is None and context.api_version < _NULL_PROTOCOL_VERSION:
+        response.protocol_name = ""
+    return response
