@@ -50,7 +50,16 @@ HANDLERS: dict[ApiKey, str] = {
     ApiKey.GET_TELEMETRY_SUBSCRIPTIONS: "get_telemetry_subscriptions",
     ApiKey.PUSH_TELEMETRY: "push_telemetry",
     # configs
-    # topics and the cluster
+    ApiKey.CREATE_TOPICS: "create_topics",
+    ApiKey.DELETE_TOPICS: "delete_topics",
+    ApiKey.CREATE_PARTITIONS: "create_partitions",
+    ApiKey.DELETE_RECORDS: "delete_records",
+    ApiKey.DESCRIBE_LOG_DIRS: "describe_log_dirs",
+    ApiKey.DESCRIBE_PRODUCERS: "describe_producers",
+    ApiKey.INIT_PRODUCER_ID: "init_producer_id",
+    ApiKey.ELECT_LEADERS: "elect_leaders",
+    ApiKey.ALTER_PARTITION_REASSIGNMENTS: "alter_partition_reassignments",
+    ApiKey.LIST_PARTITION_REASSIGNMENTS: "list_partition_reassignments",
     # groups
     ApiKey.FIND_COORDINATOR: "find_coordinator",
     ApiKey.JOIN_GROUP: "join_group",
