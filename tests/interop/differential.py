@@ -1,0 +1,206 @@
+"""One conversation, two servers: runs a case against a server and writes down what was answered, in a comparable form.
+
+A case is a function that talks to a `Subject`. What a server may choose freely (ids, session numbers, member ids, the time of
+day, addresses) is replaced by names in the order of appearance; everything else must be equal.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from kafka.protocol.admin import CreateTopicsRequest
+from kafka.protocol.consumer import ListOffsetsRequest
+from kafka.protocol.metadata import MetadataRequest
+
+from tests.interop.batches import describe
+from tests.interop.wire import Wire, decode_response
+
+Answer = Any
+Case = Callable[["Subject"], None]
+
+DROPPED = {"throttle_time_ms", "host", "port", "cluster_id", "error_message", "batch_index_error_message", "broker_epoch"}
+NAMED = {"session_id", "member_id", "leader"}
+NOW_SLACK_MS = 3_600_000
+SILENT_S = 3.0
+ABSENT = "<absent>"
+FIRST_OWN_PRODUCER_ID = 1_000_000  # cases use ids from here on; below are the servers' own
+
+registry: dict[str, Case] = {}
+
+
+def case(function: Case) -> Case:
+    """Registers a case under the function's name."""
+    assert function.__name__ not in registry
+    registry[function.__name__] = function
+    return function
+
+
+def build(request_class: Any, version: int, fields: dict[str, Any]) -> Any:
+    """A kafka-python request from plain dictionaries, nested structures included."""
+    return request_class[version](**{name: _build_field(request_class, name, value) for name, value in fields.items()})
+
+
+def _build_field(container: Any, name: str, value: Any) -> Any:
+    field = container._struct.fields[name]
+    if field.is_struct_array() and value is not None:
+        return [_build_struct(field.data_class, item) for item in value]
+    if field.is_struct() and value is not None:
+        return _build_struct(field.data_class, value)
+    return value
+
+
+def _build_struct(data_class: Any, fields: dict[str, Any]) -> Any:
+    return data_class(**{name: _build_field(data_class, name, value) for name, value in fields.items()})
+
+
+class Subject:
+    """A server under examination. Answers are kept under labels, in `answers`."""
+
+    def __init__(self, address: tuple[str, int], prefix: str) -> None:
+        self.answers: dict[str, Answer] = {}
+        self._address = address
+        self._prefix = prefix
+        self._wire: Wire | None = None
+        self._names: dict[tuple[str, object], str] = {}
+        self._topics = 0
+
+    def close(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def new_name(self, kind: str = "topic") -> str:
+        """The same on every server, used once per run."""
+        self._topics += 1
+        return f"{self._prefix}-{kind}{self._topics}"
+
+    def topic(self, partitions: int = 1, **configs: str) -> str:
+        name = self.new_name()
+        entries = [{"name": key.replace("_", "."), "value": value} for key, value in configs.items()]
+        topic = {"name": name, "num_partitions": partitions, "replication_factor": 1}
+        fields = {"topics": [{**topic, "assignments": [], "configs": entries}], "timeout_ms": 10_000}
+        [created] = self.quiet(CreateTopicsRequest, 5, fields).topics
+        assert created.error_code == 0, created
+        self._wait_led(name)
+        return name
+
+    def topic_id(self, name: str) -> uuid.UUID:
+        [topic] = self.quiet(MetadataRequest, 12, {"topics": [{"name": name}]}).topics
+        self._names["topic_id", topic.topic_id] = f"<id of {name}>"
+        return topic.topic_id  # type: ignore[no-any-return]
+
+    def _wait_led(self, name: str) -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            [topic] = self.quiet(MetadataRequest, 5, {"topics": [{"name": name}]}).topics
+            if topic.error_code == 0 and self._led(name, [partition.partition_index for partition in topic.partitions]):
+                return
+        raise AssertionError(f"{name} has no leader")
+
+    def _led(self, name: str, indexes: list[int]) -> bool:
+        """Kafka shows a topic in Metadata before its leaders serve."""
+        rows = [{"partition_index": index, "current_leader_epoch": -1, "timestamp": -1} for index in indexes]
+        fields = {"replica_id": -1, "isolation_level": 0, "topics": [{"name": name, "partitions": rows}]}
+        [topic] = self.quiet(ListOffsetsRequest, 6, fields).topics
+        return all(partition.error_code == 0 for partition in topic.partitions)
+
+    def quiet(self, request_class: Any, version: int, fields: dict[str, Any]) -> Any:
+        """The response itself; nothing is written down."""
+        return self._connection().call(build(request_class, version, fields))
+
+    def call(self, label: str, request_class: Any, version: int, **fields: Any) -> Any:
+        """Writes the answer down under `label`; returns the decoded response, or None when there was none."""
+        wire = self._connection()
+        request = build(request_class, version, fields)
+        wire.send(request)
+        return self._receive(label, wire, request.API_KEY, version)
+
+    def raw(self, label: str, payload: bytes, api_key: int | None = None, version: int = 0) -> Any:
+        """Sends a frame as it is. Without an api key only the first two bytes of the answer's body are kept."""
+        wire = self._connection()
+        wire.send_frame(payload)
+        return self._receive(label, wire, api_key, version)
+
+    def raw_bytes(self, label: str, data: bytes) -> None:
+        wire = self._connection()
+        wire.send_bytes(data)
+        self._receive(label, wire, None, 0)
+
+    def _receive(self, label: str, wire: Wire, api_key: int | None, version: int) -> Any:
+        assert label not in self.answers, f"label used twice: {label}"
+        response = None
+        try:
+            frame = wire.receive_frame()
+            if api_key is None:
+                self.answers[label] = f"answered, {frame[4:6].hex()}..."
+            else:
+                response = decode_response(api_key, version, frame)
+                self.answers[label] = self._plain(response)
+        except EOFError:
+            self.answers[label] = "closed"
+            self.close()
+        except TimeoutError:
+            self.answers[label] = "no answer"
+            self.close()
+        return response
+
+    def _connection(self) -> Wire:
+        if self._wire is None:
+            self._wire = Wire(self._address, timeout_s=SILENT_S)
+        return self._wire
+
+    def _plain(self, value: Any, name: str = "") -> Any:
+        """Dictionaries, lists, strings and numbers, with what may differ named."""
+        if hasattr(value, "_struct"):
+            fields = value._struct._fields
+            version = value.version
+            kept = [f for f in fields if f.name not in DROPPED and (version is None or f.for_version_q(version))]
+            return {field.name: self._plain(getattr(value, field.name), field.name) for field in kept}
+        if isinstance(value, set):
+            return sorted(value)
+        if isinstance(value, list | tuple):
+            return [self._plain(item, name) for item in value]
+        if isinstance(value, uuid.UUID):
+            return self._known("topic_id", value) if value.int else "<zero id>"
+        if isinstance(value, bytes | bytearray | memoryview):
+            return [self._plain_batch(found) for found in describe(bytes(value))] if name == "records" else value.hex()
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, int) and abs(time.time() * 1000 - value) < NOW_SLACK_MS:
+            return "<now>"
+        if name in NAMED and value not in (0, "", None, -1):
+            return self._known(name, value)
+        if name == "producer_id" and 0 <= value < FIRST_OWN_PRODUCER_ID:
+            return self._known(name, value)
+        return value
+
+    def _plain_batch(self, found: dict[str, Any]) -> dict[str, Any]:
+        return {name: self._plain(value) for name, value in found.items()}
+
+    def _known(self, kind: str, value: object) -> str:
+        return self._names.setdefault((kind, value), f"<{kind} {sum(known == kind for known, _ in self._names) + 1}>")
+
+
+def run_case(name: str, address: tuple[str, int]) -> dict[str, Answer]:
+    """The transcript of one case on one server."""
+    subject = Subject(address, f"d-{name.replace('_', '-')}")
+    try:
+        registry[name](subject)
+    finally:
+        subject.close()
+    return subject.answers
+
+
+def differences(expected: Answer, got: Answer, path: str = "") -> list[str]:
+    """Every place where two answers differ, as `path: expected -> got`."""
+    if isinstance(expected, dict) and isinstance(got, dict):
+        names = [*expected, *(name for name in got if name not in expected)]
+        pairs = [(f"{path}.{name}".lstrip("."), expected.get(name, ABSENT), got.get(name, ABSENT)) for name in names]
+        return [line for name, left, right in pairs for line in differences(left, right, name)]
+    if isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
+        numbered = enumerate(zip(expected, got, strict=True))
+        return [line for index, (left, right) in numbered for line in differences(left, right, f"{path}[{index}]")]
+    return [] if expected == got else [f"{path}: {expected!r} -> {got!r}"]
