@@ -61,6 +61,7 @@ class Ownership:
         self._dirty: set[TopicId] = set(follower.image.topics_by_id)
         self._changed = asyncio.Event()
         self._openings = asyncio.Semaphore(OPENINGS_AT_ONCE)
+        self._working = asyncio.Lock()
         self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         follower.subscribe(self._on_change)
 
@@ -74,6 +75,10 @@ class Ownership:
 
     async def settle(self) -> bool:
         """Brings what is open to what the image says; False when something failed that may work later."""
+        async with self._working:
+            return await self._step()
+
+    async def _step(self) -> bool:
         topics, self._dirty = self._dirty, set()
         try:
             await self._claim(topics)

@@ -19,7 +19,7 @@ change in a handful of transactions, a single one in a few KiB.
 
 from __future__ import annotations
 
-from bytemq.types import PartitionId, TopicId, format_topic_id
+from bytemq.types import PartitionId, TopicId, format_topic_id, parse_topic_id
 
 CLUSTER = "cluster/"
 IDENTITY = "cluster/identity"
@@ -71,8 +71,10 @@ def manifest(partition: PartitionId) -> str:
     return f"{MANIFESTS}{format_topic_id(partition.topic_id)}/{partition.index}"
 
 
-def manifests_of(topic_id: TopicId) -> str:
-    return f"{MANIFESTS}{format_topic_id(topic_id)}/"
+def partition_of_manifest(key: str) -> PartitionId:
+    """The inverse of `manifest`. Raises ValueError."""
+    topic_id, _, index = key[len(MANIFESTS) :].partition("/")
+    return PartitionId(parse_topic_id(topic_id), int(index))
 
 
 def wal_tail(session_id: int) -> str:

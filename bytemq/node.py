@@ -1,0 +1,254 @@
+"""A node: the one place where the parts are built and joined.
+
+Owns: the order of starting and stopping, and the wiring. Must not: hold logic of its own.
+
+Starting goes from what everything rests on (the lock on the data folder, the metadata) to what clients see (the
+listeners). Stopping goes the other way. A node that is killed instead leaves nothing to tidy up: the next start ends
+its session and recovers its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import SystemRandom
+
+from bytemq import __version__, node_settings
+from bytemq.broker.context import Broker, Traffic
+from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
+from bytemq.broker.fetch_sessions import FetchSessions
+from bytemq.broker.log.partitions import PartitionTable
+from bytemq.broker.log.services import LogServices
+from bytemq.broker.orphans import delete_orphans
+from bytemq.broker.ownership import Ownership
+from bytemq.broker.server import BoundListener, Server, bind
+from bytemq.broker.topic_admin import TopicAdmin
+from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
+from bytemq.errors import BytemqError, Fenced
+from bytemq.metadata.data_lock import DataLock
+from bytemq.metadata.database import Durability
+from bytemq.metadata.embedded import EmbeddedStore
+from bytemq.metadata.follower import ImageFollower
+from bytemq.metadata.identity import ensure_identity
+from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
+from bytemq.metadata.producer_ids import ProducerIds
+from bytemq.metadata.store import MetadataStore
+from bytemq.metadata.values import BrokerValue
+from bytemq.runtime.budget import MemoryBudget
+from bytemq.runtime.clock import Clock, SystemClock
+from bytemq.runtime.deadlines import Deadlines
+from bytemq.runtime.logging import get_logger
+from bytemq.runtime.metrics import Metrics
+from bytemq.runtime.tasks import Supervisor
+from bytemq.scheduler.controller import Controller
+from bytemq.scheduler.membership import Membership
+from bytemq.storage.local import LocalStore
+from bytemq.storage.log_storage import LogStorage
+
+log = get_logger("node")
+
+SESSION_TTL_S = 3.0
+RECORD_THREADS = 2
+FETCH_SESSION_MIN_EVICTION_MS = 120_000
+"""Kafka's constant (KIP-227)."""
+
+
+class Node:
+    """A running node. `Node.start`, then `wait` and `stop`."""
+
+    def __init__(self, config: BrokerConfig, clock: Clock) -> None:
+        self.config = config
+        """With the dynamic configs of the moment."""
+        self.addresses: dict[str, tuple[str, int]] = {}
+        """Where it listens, by listener name."""
+        self._clock = clock
+        self._random = SystemRandom()
+        self._metrics = Metrics()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._supervisor = Supervisor(clock, self._fail)
+        self._parts = AsyncExitStack()
+        self._broker: Broker | None = None
+
+    @classmethod
+    async def start(cls, config: BrokerConfig, clock: Clock | None = None) -> Node:
+        """A node that serves clients. Raises BytemqError with a sentence for the user; nothing is left open then."""
+        async with AsyncExitStack() as parts:
+            node = cls(config, clock or SystemClock())
+            await node._start(parts)
+            node._parts = parts.pop_all()
+        return node
+
+    @property
+    def broker(self) -> Broker:
+        assert self._broker is not None, "the node has been started"
+        return self._broker
+
+    async def wait(self) -> None:
+        """Returns when the node was stopped. Raises what the node cannot live on after, e.g. Fenced; then stop it."""
+        await asyncio.shield(self._ended)
+
+    async def stop(self) -> None:
+        """Answers what is in work, writes what recovery would have to read, and gives up everything it owns."""
+        await self._parts.aclose()
+        if not self._ended.done():
+            self._ended.set_result(None)
+        log.info("stopped")
+
+    async def _start(self, parts: AsyncExitStack) -> None:
+        data = Path(self.config.data_dir)
+        lock = DataLock.acquire(data)
+        parts.callback(lock.release)
+        store = EmbeddedStore.open(lock, self._durability())
+        parts.push_async_callback(store.close)
+        await ensure_identity(store, os.urandom)
+        follower = ImageFollower(store, self._clock)
+        await follower.load()
+        self._take_dynamic_configs(follower.image)
+
+        sockets = bind(node_settings.listeners(self.config))
+        for _, opened in sockets:
+            parts.callback(opened.close)
+        membership = await self._join(store, sockets)
+        parts.push_async_callback(membership.leave)
+        partitions = await self._open_storage(parts, data, store, membership)
+        await follower.load()  # our own session is in it now
+        ownership = self._build_broker(store, follower, membership, partitions)
+        server = Server(self.broker, node_settings.server_limits(self.config))
+        parts.push_async_callback(ownership.close_all)
+        parts.callback(self.broker.groups.close)
+        parts.push_async_callback(self._supervisor.close)
+        parts.push_async_callback(server.stop)
+
+        self._start_tasks(store, follower, membership, ownership)
+        await ownership.settle()
+        self.addresses = await server.serve(sockets)
+
+    def _durability(self) -> Durability:
+        return "page-cache" if self.config.bytemq_durability == "page-cache" else "fsync"
+
+    async def _join(self, store: MetadataStore, sockets: list[BoundListener]) -> Membership:
+        bound = {listener.name: opened.getsockname()[:2] for listener, opened in sockets}
+        addresses = node_settings.advertised(self.config, bound, socket.gethostname())
+        value = BrokerValue(self.config.broker_rack, addresses, __version__, os.urandom(8).hex())
+        return await Membership.join(store, self._clock, self.config.node_id, value, SESSION_TTL_S)
+
+    async def _open_storage(
+        self, parts: AsyncExitStack, data: Path, store: MetadataStore, membership: Membership
+    ) -> PartitionTable:
+        files = LocalStore(data)
+        parts.push_async_callback(files.close)
+        storage = await LogStorage.open(
+            files,
+            store,
+            session_id=membership.session_id,
+            config=node_settings.storage_config(self.config),
+            clock=self._clock,
+            durability=self._durability(),
+        )
+        parts.push_async_callback(storage.close)
+        executor = ThreadPoolExecutor(RECORD_THREADS, "bytemq-records")
+        parts.callback(executor.shutdown, wait=False)
+        return PartitionTable(
+            LogServices(storage, self._clock, executor, producer_id_expiration_ms=self.config.producer_id_expiration_ms)
+        )
+
+    def _build_broker(
+        self, store: MetadataStore, follower: ImageFollower, membership: Membership, partitions: PartitionTable
+    ) -> Ownership:
+        groups = GroupCoordinators(
+            config=lambda: self.config,
+            image=lambda: follower.image,
+            clock=self._clock,
+            random=self._random,
+            supervisor=self._supervisor,
+        )
+        ownership = Ownership(
+            broker_id=membership.broker_id,
+            session_id=membership.session_id,
+            store=store,
+            follower=follower,
+            partitions=partitions,
+            groups=groups,
+            topic_config=self._topic_config,
+            clock=self._clock,
+        )
+        topics = TopicAdmin(
+            store=store,
+            follower=follower,
+            ownership=ownership,
+            config=lambda: self.config,
+            random_bytes=os.urandom,
+        )
+        self._broker = Broker(
+            node_id=membership.broker_id,
+            config=self.config,
+            image=follower.image,
+            metadata=store,
+            topics=topics,
+            partitions=partitions,
+            groups=groups,
+            producer_ids=ProducerIds(store),
+            fetch_sessions=FetchSessions(
+                self.config.max_incremental_fetch_session_cache_slots, FETCH_SESSION_MIN_EVICTION_MS, self._random
+            ),
+            response_memory=MemoryBudget(self.config.bytemq_response_memory_bytes),
+            clock=self._clock,
+            random=self._random,
+            metrics=self._metrics,
+            supervisor=self._supervisor,
+            deadlines=Deadlines(self._clock),
+            traffic=Traffic(self._metrics),
+        )
+
+        def image_changed(change: ImageChange) -> None:
+            groups.on_image_change(change)
+            if {("broker", ""), ("broker", str(membership.broker_id))} & change.configs:
+                self._take_dynamic_configs(follower.image)
+                ownership.reconfigure_all()
+
+        follower.subscribe(image_changed)
+        return ownership
+
+    def _start_tasks(
+        self, store: MetadataStore, follower: ImageFollower, membership: Membership, ownership: Ownership
+    ) -> None:
+        controller = Controller(store, follower, membership, self._clock)
+        partitions = self.broker.partitions
+        self._supervisor.start_essential("metadata follower", follower.run())
+        self._supervisor.start_essential("session", membership.run())
+        self._supervisor.keep_running("controller", controller.run)
+        self._supervisor.keep_running("ownership", ownership.run)
+        self._supervisor.keep_running("retention", self._retain)
+        self._supervisor.keep_running("orphans", lambda: delete_orphans(store, follower.image, partitions))
+
+    async def _retain(self) -> None:
+        while True:
+            await self._clock.sleep(self.config.log_retention_check_interval_ms / 1000)
+            await self.broker.partitions.apply_retention()
+
+    def _topic_config(self, topic: TopicImage) -> TopicConfig:
+        """A topic whose configs this version does not take keeps working, with the broker's defaults."""
+        try:
+            return self.config.topic_config(topic.configs)
+        except InvalidConfig as error:
+            log.error("configs of a topic are ignored", topic=topic.name, reason=str(error))
+            return self.config.topic_config()
+
+    def _take_dynamic_configs(self, image: ClusterImage) -> None:
+        dynamic = image.broker_configs(self.config.node_id)
+        try:
+            self.config = self.config.with_dynamic(image.broker_default_configs, dynamic)
+        except InvalidConfig as error:
+            log.error("dynamic configs are ignored", reason=str(error))
+        if self._broker is not None:
+            self._broker.config = self.config
+            self._broker.partitions.services.producer_id_expiration_ms = self.config.producer_id_expiration_ms
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        if not self._ended.done():
+            reason = error if isinstance(error, BytemqError) else Fenced(f"{name} failed: {error!r}")
+            self._ended.set_exception(reason)

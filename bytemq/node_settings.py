@@ -1,0 +1,72 @@
+"""From a broker's configs to the settings of its parts. Pure.
+
+Owns: which config means what to storage, to the listeners and to the addresses that clients are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from bytemq.broker.limits import ServerLimits
+from bytemq.broker.server import Listener
+from bytemq.config import BrokerConfig
+from bytemq.storage.settings import StorageConfig
+
+
+def storage_config(config: BrokerConfig) -> StorageConfig:
+    """Every setting of the storage whose name is a config with the prefix "storage." or "wal."."""
+    found: dict[str, int] = {}
+    for field in fields(StorageConfig):
+        for attribute in (field.name, f"storage_{field.name}"):
+            if attribute in config.__dict__ and attribute.startswith(("wal_", "storage_")):
+                found[field.name] = config.__dict__[attribute]
+    return StorageConfig(**found)
+
+
+def server_limits(config: BrokerConfig) -> ServerLimits:
+    """Kafka's socket defaults are for its network threads: where nothing is set, ours hold."""
+    unset = ServerLimits()
+    given = config.effective
+    send = "socket.send.buffer.bytes" in given
+    receive = "socket.receive.buffer.bytes" in given
+    backlog = "socket.listen.backlog.size" in given
+    return ServerLimits(
+        request_max_bytes=config.socket_request_max_bytes,
+        request_memory_bytes=config.bytemq_request_memory_bytes,
+        response_memory_bytes=config.bytemq_response_memory_bytes,
+        max_connections=config.max_connections,
+        max_connections_per_ip=config.max_connections_per_ip,
+        max_connections_per_ip_overrides=_overrides(config.max_connections_per_ip_overrides),
+        connections_max_idle_s=config.connections_max_idle_ms / 1000,
+        listen_backlog=config.socket_listen_backlog_size if backlog else unset.listen_backlog,
+        socket_send_buffer_bytes=config.socket_send_buffer_bytes if send else unset.socket_send_buffer_bytes,
+        socket_receive_buffer_bytes=(
+            config.socket_receive_buffer_bytes if receive else unset.socket_receive_buffer_bytes
+        ),
+    )
+
+
+def listeners(config: BrokerConfig) -> list[Listener]:
+    """Where to listen. Raises InvalidConfig."""
+    return [Listener(endpoint.listener, endpoint.host, endpoint.port) for endpoint in config.endpoints]
+
+
+def advertised(
+    config: BrokerConfig, bound: Mapping[str, tuple[str, int]], host_name: str
+) -> dict[str, tuple[str, int]]:
+    """What clients are told of each listener. `bound`: the address of each socket, whose port fills a port 0.
+
+    A listener on all interfaces that is not advertised otherwise is told by the name of this machine, as in Kafka.
+    """
+    addresses: dict[str, tuple[str, int]] = {}
+    for endpoint in config.advertised_endpoints:
+        host = host_name if endpoint.is_any_address else endpoint.host
+        addresses[endpoint.listener] = (host, endpoint.port or bound[endpoint.listener][1])
+    return addresses
+
+
+def _overrides(text: str) -> tuple[tuple[str, int], ...]:
+    """Kafka's "host:count,host:count"."""
+    pairs = [part.strip().rpartition(":") for part in text.split(",") if part.strip()]
+    return tuple((host, int(count)) for host, _, count in pairs if count.isdecimal())
