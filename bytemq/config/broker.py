@@ -113,8 +113,8 @@ class BrokerConfig(BrokerSettings, OwnSettings):
             if name not in names and name not in {other.upper() for other in self.controller_listener_names}:
                 shown = ",".join(sorted(names))
                 raise InvalidConfig(
-                    "advertised.listeners listener names must be equal to or a subset of the ones defined in listeners. "
-                    f"Found {name}. The valid options based on the current configuration are {shown}"
+                    "advertised.listeners listener names must be equal to or a subset of the ones defined in listeners."
+                    f" Found {name}. The valid options based on the current configuration are {shown}"
                 )
         return tuple(by_name.get(endpoint.listener, endpoint) for endpoint in self.endpoints)
 

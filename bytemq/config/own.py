@@ -113,9 +113,9 @@ OWN_BROKER_SETTINGS = (
     OwnSetting(
         "bytemq.log.level",
         ConfigType.STRING,
-        "INFO",
+        "info",
         "Level of the node's own log; changed at run time by `bytemq log-level` or as a broker logger.",
-        _one_of("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL"),
+        _one_of("debug", "info", "warning", "error"),
     ),
     _size(
         "bytemq.request.memory.bytes", 256 * _MIB, _MIB, "Most memory of requests being received and not yet answered."

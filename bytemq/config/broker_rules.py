@@ -1,0 +1,44 @@
+"""The rules that a broker's configs meet together (Kafka's KafkaConfig.validateValues), as far as they mean
+something here.
+"""
+
+from __future__ import annotations
+
+from bytemq.config.broker import BrokerConfig
+from bytemq.config.values import InvalidConfig
+
+_MIB = 1024 * 1024
+
+
+def check_broker_config(config: BrokerConfig) -> None:
+    """Raises InvalidConfig with Kafka's message."""
+    if "node.id" in config.effective and config.broker_id not in (-1, config.node_id):
+        raise InvalidConfig(
+            "`node.id` and `broker.id` must be set to the same value. "
+            "`broker.id` is deprecated, please use `node.id` instead."
+        )
+    _require(config.log_roll_ms is None or config.log_roll_ms >= 1, "log.roll.ms must be greater than or equal to 1")
+    _require(
+        config.log_roll_jitter_ms is None or config.log_roll_jitter_ms >= 0,
+        "log.roll.jitter.ms must be greater than or equal to 0",
+    )
+    _require(
+        config.topic_defaults["retention.ms"] != 0,
+        "log.retention.ms must be unlimited (-1) or, greater than or equal to 1",
+    )
+    _require(
+        config.log_cleaner_dedupe_buffer_size // config.log_cleaner_threads > _MIB
+        if config.log_cleaner_threads
+        else True,
+        "log.cleaner.dedupe.buffer.size must be at least 1MB per cleaner thread.",
+    )
+    _require(
+        config.queued_max_request_bytes <= 0 or config.queued_max_request_bytes >= config.socket_request_max_bytes,
+        "queued.max.request.bytes must be larger or equal to socket.request.max.bytes",
+    )
+    _ = config.endpoints, config.advertised_endpoints
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise InvalidConfig(f"requirement failed: {message}")
