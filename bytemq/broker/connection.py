@@ -9,7 +9,7 @@ uvloop gathers all writes of one loop turn into one system call: answers are han
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from bytemq.broker.context import ClientInfo
 from bytemq.broker.exchange import Exchange
@@ -73,7 +73,7 @@ class Connection(asyncio.BufferedProtocol):
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self._transport = transport
         # low=0: `resume_writing` then says that everything has left, and memory can be given back.
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES, low=0)
