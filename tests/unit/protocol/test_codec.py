@@ -140,14 +140,14 @@ def test_decode__fails_with_malformed_message_only() -> None:
                     decode(CLASSES[name], version, mutated)
 
 
-@pytest.mark.parametrize("byte", [0x00, 0x01, 0x02, 0x7F, 0x80, 0xFF])
+@pytest.mark.parametrize("byte", [0x00, 0x01, 0x80, 0xFF])
 def test_decode__wastes_no_time_on_two_megabytes_of_one_byte(byte: int) -> None:
     rubbish = bytes([byte]) * 2_000_000
     start = time.perf_counter()
     for cls, version in samples.cases():
         with suppress(MalformedMessage):
             decode(cls, version, rubbish)
-    assert time.perf_counter() - start < 3.0  # for all messages together; a few ms when nothing is wrong
+    assert time.perf_counter() - start < 2.0  # for all messages together, which takes some 15 ms
 
 
 def test_decode__counts_elements_against_bytes_before_it_allocates() -> None:
