@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 log = get_logger("broker.ownership")
 
 OPENINGS_AT_ONCE = 64
-RETRY_DELAY_S = 0.2
+FIRST_RETRY_DELAY_S = 0.2
+MAX_RETRY_DELAY_S = 10.0
 
 
 class Ownership:
@@ -66,12 +67,16 @@ class Ownership:
         follower.subscribe(self._on_change)
 
     async def run(self) -> None:
+        """What fails is tried again at growing intervals, or when something changes."""
+        retry_delay_s = FIRST_RETRY_DELAY_S
         while True:
             await self._changed.wait()
             self._changed.clear()
-            if not await self.settle():
-                await self._clock.sleep(RETRY_DELAY_S)
-                self._changed.set()
+            if await self.settle():
+                retry_delay_s = FIRST_RETRY_DELAY_S
+            else:
+                self._clock.call_later(retry_delay_s, self._changed.set)
+                retry_delay_s = min(2 * retry_delay_s, MAX_RETRY_DELAY_S)
 
     async def settle(self) -> bool:
         """Brings what is open to what the image says; False when something failed that may work later."""
