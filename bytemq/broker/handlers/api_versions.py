@@ -1,0 +1,56 @@
+"""ApiVersions v0-5: what this broker serves.
+
+- A version above 5 is answered by dispatch.py in the form of version 0 (KIP-511).
+- v3+: the client says which software it is; a name or version that is no such thing: INVALID_REQUEST.
+- v5 (KIP-1242): a client that names the cluster and node it expects and finds another: REBOOTSTRAP_REQUIRED. A node id
+  without a cluster id is not looked at, as in Kafka.
+- Of Kafka's features only metadata.version is finalised here. The others switch on protocols in clients
+  (transaction.version 2, group.version 1) that are not served yet.
+"""
+
+import re
+
+from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.dispatch import HANDLERS
+from bytemq.protocol.api_versions import advertised
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.api_versions import (
+    ApiVersion,
+    ApiVersionsRequest,
+    ApiVersionsResponse,
+    FinalizedFeatureKey,
+    SupportedFeatureKey,
+)
+
+_SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
+
+FEATURES = {"metadata.version": (7, 33)}
+"""Lowest supported, highest supported and finalised level."""
+FEATURES_EPOCH = 1
+
+
+def handle(broker: Broker, context: RequestContext, request: ApiVersionsRequest) -> ApiVersionsResponse:
+    """Never waits: it is the first thing that every client asks."""
+    if context.api_version >= 3:
+        software = (request.client_software_name, request.client_software_version)
+        if not all(map(_SOFTWARE.fullmatch, software)):
+            raise KafkaError(ErrorCode.INVALID_REQUEST)
+        context.client.software_name, context.client.software_version = software
+    expected = request.cluster_id
+    if expected is not None and (expected != broker.cluster_id or request.node_id != broker.node_id):
+        raise KafkaError(ErrorCode.REBOOTSTRAP_REQUIRED)
+    return ApiVersionsResponse(
+        api_keys=[
+            ApiVersion(api_key=int(api.api_key), min_version=api.min_version, max_version=api.max_version)
+            for api in advertised(HANDLERS)
+        ],
+        supported_features=[
+            SupportedFeatureKey(name=name, min_version=lowest, max_version=highest)
+            for name, (lowest, highest) in FEATURES.items()
+        ],
+        finalized_features_epoch=FEATURES_EPOCH,
+        finalized_features=[
+            FinalizedFeatureKey(name=name, min_version_level=highest, max_version_level=highest)
+            for name, (_, highest) in FEATURES.items()
+        ],
+    )

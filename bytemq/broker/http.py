@@ -1,0 +1,152 @@
+"""HTTP for operators: GET /metrics, /health, /ready, GET and PUT /log-level. Loopback unless configured otherwise.
+
+Owns its own listener and strict limits: few connections, small requests, short time. HTTP itself is h11's, imported with
+the first client. It must not serve data, nor do anything that could disturb the brokers' clients.
+
+    GET /health      200 while the event loop runs
+    GET /ready       200 when the node serves clients, else 503 and the reason
+    GET /metrics     Prometheus text format; names in docs/metrics.md
+    GET /log-level   the levels: one `part=level` a line, the default first with an empty part
+    PUT /log-level   body `level` or `part=level`
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import get_logger, levels, set_level
+from bytemq.runtime.metrics import Metrics
+
+if TYPE_CHECKING:
+    import h11
+
+log = get_logger("broker.http")
+
+MAX_CONNECTIONS = 32
+MAX_BODY_BYTES = 1024
+MAX_HEADER_BYTES = 8 * 1024
+TIMEOUT_S = 10.0
+TEXT = "text/plain; charset=utf-8"
+
+
+class Answer(NamedTuple):
+    status: int
+    body: bytes
+    content_type: str = TEXT
+
+
+class HttpServer:
+    """One listener. `why_not_ready` returns None when the node serves clients."""
+
+    def __init__(self, metrics: Metrics, why_not_ready: Callable[[], str | None], clock: Clock) -> None:
+        self._metrics = metrics
+        self._why_not_ready = why_not_ready
+        self._clock = clock
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listens; returns the address bound. Raises OSError."""
+        self._server = await asyncio.start_server(self._serve, host, port, limit=MAX_HEADER_BYTES)
+        bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
+        log.info("http listener started", host=bound[0], port=bound[1])
+        return bound
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in tuple(self._open):
+            writer.transport.abort()
+        while self._open:
+            await self._clock.sleep(0)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= MAX_CONNECTIONS:
+            writer.transport.abort()
+            return
+        self._open.add(writer)
+        deadline = self._clock.call_later(TIMEOUT_S, writer.transport.abort)
+        try:
+            await self._converse(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            log.debug("http client went away")
+        finally:
+            deadline.cancel()
+            self._open.discard(writer)
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One request, one answer: connections are not kept."""
+        import h11
+
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
+        try:
+            answer = await self._answer_to(connection, reader)
+        except h11.RemoteProtocolError as error:
+            answer = Answer(error.error_status_hint, b"bad request\n")
+        if answer is None or connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE, h11.ERROR):
+            return
+        headers = [
+            ("content-type", answer.content_type),
+            ("content-length", str(len(answer.body))),
+            ("connection", "close"),
+        ]
+        if connection.our_state is h11.ERROR:
+            return
+        writer.write(connection.send(h11.Response(status_code=answer.status, headers=headers)) or b"")
+        writer.write(connection.send(h11.Data(answer.body)) or b"")
+        writer.write(connection.send(h11.EndOfMessage()) or b"")
+        await writer.drain()
+
+    async def _answer_to(self, connection: "h11.Connection", reader: asyncio.StreamReader) -> Answer | None:
+        """The answer to the request that comes in; None when the client leaves without one."""
+        import h11
+
+        request: h11.Request | None = None
+        body = b""
+        while True:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                received = await reader.read(MAX_HEADER_BYTES)
+                if not received and request is None:
+                    return None
+                connection.receive_data(received)
+            elif isinstance(event, h11.Request):
+                request = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > MAX_BODY_BYTES:
+                    return Answer(413, b"too large\n")
+            elif isinstance(event, h11.EndOfMessage) and request is not None:
+                path = request.target.split(b"?")[0].decode("ascii", "replace")
+                return self._route(request.method.decode("ascii", "replace"), path, body)
+            else:
+                return None
+
+    def _route(self, method: str, path: str, body: bytes) -> Answer:
+        if method == "PUT" and path == "/log-level":
+            return _change_level(body.decode("utf-8", "replace").strip())
+        if method != "GET":
+            return Answer(405, b"only GET, and PUT /log-level\n")
+        if path == "/metrics":
+            content_type, text = self._metrics.render()
+            return Answer(200, text, content_type)
+        if path == "/health":
+            return Answer(200, b"ok\n")
+        if path == "/ready":
+            reason = self._why_not_ready()
+            return Answer(200, b"ready\n") if reason is None else Answer(503, f"{reason}\n".encode())
+        if path == "/log-level":
+            return Answer(200, "".join(f"{part}={level}\n" for part, level in levels().items()).encode())
+        return Answer(404, b"not found; there are /metrics /health /ready /log-level\n")
+
+
+def _change_level(text: str) -> Answer:
+    part, _, level = text.rpartition("=")
+    try:
+        set_level(level, part)
+    except ValueError as error:
+        return Answer(400, f"{error}\n".encode())
+    log.info("log level changed", part=part or "all", level=level)
+    return Answer(200, b"ok\n")
