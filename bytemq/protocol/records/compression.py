@@ -51,7 +51,7 @@ def compress(compression: int, data: Bytes, level: int | None = None) -> Bytes:
     if compression == Compression.LZ4:
         # Java reads independent blocks only, and checks no content size: KIP-57.
         compressor = cramjam.lz4.Compressor(level=level, content_checksum=False, block_linked=False)
-        compressor.compress(data)
+        compressor.compress(bytes(data))
         return bytes(compressor.finish())
     if compression == Compression.ZSTD:
         return bytes(cramjam.zstd.compress(data, level=level))
