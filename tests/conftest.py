@@ -14,11 +14,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="bytemq",
         help="which server tests/interop judges: ours, or Apache Kafka 4.4.0, on which every one of them must pass",
     )
-    parser.addoption("--record", action="store_true", help="with --server kafka: keep its answers as what we must answer")
+    parser.addoption(
+        "--record", action="store_true", help="with --server kafka: keep its answers as what we must answer"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "interop: needs programs beyond Python (Java, Go, Node, kcat); run by `make interop`")
+    config.addinivalue_line(
+        "markers", "interop: needs programs beyond Python (Java, Go, Node, kcat); run by `make interop`"
+    )
     config.stash[left_out] = Counter()
 
 

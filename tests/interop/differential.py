@@ -21,7 +21,15 @@ from tests.interop.wire import Wire, decode_response
 Answer = Any
 Case = Callable[["Subject"], None]
 
-DROPPED = {"throttle_time_ms", "host", "port", "cluster_id", "error_message", "batch_index_error_message", "broker_epoch"}
+DROPPED = {
+    "throttle_time_ms",
+    "host",
+    "port",
+    "cluster_id",
+    "error_message",
+    "batch_index_error_message",
+    "broker_epoch",
+}
 NAMED = {"session_id", "member_id", "leader"}
 NOW_SLACK_MS = 3_600_000
 SILENT_S = 3.0

@@ -12,7 +12,9 @@ from tests.interop.wire import API_VERSIONS_KEY, request_header
 METADATA_KEY = 3
 
 
-def frame(api_key: int, version: int, body: bytes = b"", *, flexible: bool = False, client_id: str | None = "x") -> bytes:
+def frame(
+    api_key: int, version: int, body: bytes = b"", *, flexible: bool = False, client_id: str | None = "x"
+) -> bytes:
     return request_header(api_key, version, 7, flexible=flexible, client_id=client_id) + body
 
 

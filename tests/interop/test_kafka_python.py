@@ -104,7 +104,9 @@ def test_kafka_python__positions_and_times(server: Server, admin: KafkaAdminClie
     topic = unique_name("python-times")
     create_topic(admin, topic)
     produce(server, topic, samples(300, 1_600_000_000_000))
-    consumer = KafkaConsumer(bootstrap_servers=server.bootstrap, group_id=unique_name("group"), enable_auto_commit=False)
+    consumer = KafkaConsumer(
+        bootstrap_servers=server.bootstrap, group_id=unique_name("group"), enable_auto_commit=False
+    )
     partition = TopicPartition(topic, 1)
     consumer.assign([partition])
     assert consumer.beginning_offsets([partition]) == {partition: 0}

@@ -29,7 +29,9 @@ def kcat(server: Server, *arguments: str, standard_input: str = "") -> str:
 def test_kcat__round_trip_keeps_content_and_order(server: Server, unique_name: NAME, compression: str) -> None:
     topic = unique_name(f"kcat-{compression}")
     kcat(server, "-P", "-t", topic, "-K:", "-z", compression, "-p", "0", standard_input="\n".join(LINES) + "\n")
-    printed = kcat(server, "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%o %k:%s\n", "-X", "check.crcs=true")
+    printed = kcat(
+        server, "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%o %k:%s\n", "-X", "check.crcs=true"
+    )
     assert printed.splitlines() == [f"{offset} {line}" for offset, line in enumerate(LINES)]
 
 

@@ -114,7 +114,9 @@ class NodeProcess:
                 if "ready" in line.lower():
                     return line
             if ended:
-                raise NodeFailed(f"the node exited with {self._running().returncode} before it was ready:\n{self.log()}")
+                raise NodeFailed(
+                    f"the node exited with {self._running().returncode} before it was ready:\n{self.log()}"
+                )
             if time.monotonic() > deadline:
                 raise NodeFailed(f"no ready line within {timeout_s} s:\n{self.log()}")
             time.sleep(POLL_S)

@@ -1,0 +1,67 @@
+"""The Java client of Apache Kafka 4.4.0, unmodified, in a Java program of its own (tests/interop/java)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tests.interop.client_program import check_round_trip, run
+from tests.interop.conftest import Server
+from tests.interop.kafka_process import DOWNLOADS, INTEROP, fetch_jars, require_tool
+from tests.interop.sample import samples
+
+pytestmark = pytest.mark.interop
+
+
+@pytest.fixture(scope="module")
+def program() -> list[str]:
+    """Compiled by javac against the jars that Maven fetched: no plug-ins needed."""
+    javac = require_tool("javac", "install a JDK 17 or newer (apt-get install default-jdk-headless)")
+    class_path = fetch_jars("java")
+    classes = DOWNLOADS / "java-classes"
+    shutil.rmtree(classes, ignore_errors=True)
+    sources = [str(path) for path in sorted((INTEROP / "java" / "src").rglob("*.java"))]
+    subprocess.run([javac, "-d", str(classes), "-cp", class_path, *sources], check=True)
+    return ["java", "-Xmx256m", "-cp", f"{classes}:{class_path}", "interop.Client"]
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+def test_java_client__round_trip_and_admin(
+    server: Server, unique_name: Callable[[str], str], program: list[str], compression: str
+) -> None:
+    records = samples(900)
+    arguments = [server.bootstrap, unique_name("java"), unique_name("java-group"), compression]
+    checks = check_round_trip(run([*program, *arguments], records), records)
+    assert checks == {
+        "created": [3, 1, "86400000000"],
+        "created again": "TopicExistsException",
+        "partitions": 3,
+        "found by id": 1,
+        "listed": True,
+        "offset earliest": 0,
+        "offset latest": 300,
+        "offset maximum timestamp": 299,
+        "offset at a time": 100,
+        "offset earliest local": 0,
+        "delete records": 10,
+        "offset after deletion": 10,
+        "fewer partitions": "InvalidPartitionsException",
+        "altered": "2000000",
+        "restored": "1048588",
+        "bad value": "InvalidConfigurationException",
+        "broker default": "2",
+        "group": ["Empty", 0],
+        "group listed": True,
+        "group offset": [3, "note"],
+        "offsets left": [1, 2],
+        "producers": 1,
+        "nodes": 1,
+        "log dirs": True,
+        "features": True,
+        "reassignments": 0,
+        "group gone": "GroupIdNotFoundException",
+        "topic gone": "UnknownTopicOrPartitionException",
+    }

@@ -1,0 +1,186 @@
+"""The command line tools of Apache Kafka 4.3.1, unmodified: what an operator types."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.interop.conftest import Server
+from tests.interop.kafka_process import fetch_jars
+
+pytestmark = pytest.mark.interop
+NAME = Callable[[str], str]
+TIMEOUT_S = 90.0
+TOOLS = "org.apache.kafka.tools"
+
+
+class Cli:
+    """Runs tools against one server; each is a Java process of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self.bootstrap = server.bootstrap
+        self.class_path = fetch_jars("kafka-tools")
+
+    def run(self, tool: str, *arguments: str, standard_input: str = "", fails: bool = False) -> str:
+        options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", self.class_path]
+        command = ["java", *options, tool, "--bootstrap-server", self.bootstrap, *arguments]
+        done = subprocess.run(command, input=standard_input.encode(), capture_output=True, timeout=TIMEOUT_S)
+        printed = done.stdout.decode()
+        assert (done.returncode != 0) == fails, f"exit {done.returncode}: {printed}{done.stderr.decode()}"
+        return printed + (done.stderr.decode() if fails else "")
+
+    def topics(self, *arguments: str, fails: bool = False) -> str:
+        return self.run(f"{TOOLS}.TopicCommand", *arguments, fails=fails)
+
+    def groups(self, *arguments: str, fails: bool = False) -> str:
+        return self.run(f"{TOOLS}.consumer.group.ConsumerGroupCommand", *arguments, fails=fails)
+
+    def configs(self, *arguments: str, fails: bool = False) -> str:
+        return self.run("kafka.admin.ConfigCommand", *arguments, fails=fails)
+
+    def produce(self, topic: str, lines: list[str], *arguments: str) -> None:
+        text = "".join(line + "\n" for line in lines)
+        self.run(f"{TOOLS}.ConsoleProducer", "--topic", topic, *arguments, standard_input=text)
+
+    def consume(self, topic: str, count: int, *arguments: str) -> list[str]:
+        limits = ("--max-messages", str(count), "--timeout-ms", "30000")
+        return self.run(f"{TOOLS}.consumer.ConsoleConsumer", "--topic", topic, *limits, *arguments).splitlines()
+
+
+@pytest.fixture
+def cli(server: Server) -> Cli:
+    return Cli(server)
+
+
+def test_kafka_cli__topics(cli: Cli, unique_name: NAME) -> None:
+    topic = unique_name("cli-topics")
+    create = ("--create", "--topic", topic, "--partitions", "2", "--config", "retention.ms=60000")
+    assert f"Created topic {topic}" in cli.topics(*create)
+    assert "already exists" in cli.topics(*create, fails=True)
+    assert topic in cli.topics("--list").split()
+    described = cli.topics("--describe", "--topic", topic)
+    assert "PartitionCount: 2" in described and "retention.ms=60000" in described
+    assert len(re.findall(r"Partition: \d\s+Leader: 0\s+Replicas: 0\s+Isr: 0", described)) == 2
+    cli.topics("--alter", "--topic", topic, "--partitions", "4")
+    assert "PartitionCount: 4" in cli.topics("--describe", "--topic", topic)
+    assert "" == cli.topics("--describe", "--under-replicated-partitions", "--topic", topic).strip()
+    cli.topics("--delete", "--topic", topic)
+    assert "does not exist" in cli.topics("--describe", "--topic", topic, fails=True)
+
+
+def test_kafka_cli__console_producer_and_consumer(cli: Cli, unique_name: NAME) -> None:
+    topic, group = unique_name("cli-console"), unique_name("group")
+    cli.topics("--create", "--topic", topic, "--partitions", "1")
+    lines = [f"{number}\tvalue {number} größe" for number in range(200)]
+    cli.produce(topic, lines, "--reader-property", "parse.key=true", "--compression-codec", "zstd")
+    options = ("--formatter-property", "print.key=true", "--formatter-property", "print.offset=true")
+    read = cli.consume(topic, 150, "--group", group, "--from-beginning", *options)
+    assert read == [f"Offset:{offset}\t{line}" for offset, line in enumerate(lines[:150])]
+    rest = cli.consume(topic, 50, "--group", group, *options)
+    assert rest == [f"Offset:{offset}\t{line}" for offset, line in enumerate(lines)][150:]
+    described = cli.groups("--describe", "--group", group)
+    assert re.search(rf"{group}\s+{topic}\s+0\s+200\s+200\s+0\s", described), described
+
+
+def test_kafka_cli__consumer_groups(cli: Cli, unique_name: NAME) -> None:
+    topic, group = unique_name("cli-groups"), unique_name("group")
+    cli.topics("--create", "--topic", topic, "--partitions", "1")
+    cli.produce(topic, [f"line {number}" for number in range(20)])
+    assert len(cli.consume(topic, 20, "--group", group, "--from-beginning")) == 20
+    assert group in cli.groups("--list").split()
+    assert "Empty" in cli.groups("--describe", "--group", group, "--state")
+    reset = ("--reset-offsets", "--group", group, "--topic", topic, "--to-offset", "5")
+    cli.groups(*reset, "--dry-run")
+    assert re.search(rf"{topic}\s+0\s+20\s+20\s+0", cli.groups("--describe", "--group", group))
+    cli.groups(*reset, "--execute")
+    assert re.search(rf"{topic}\s+0\s+5\s+20\s+15", cli.groups("--describe", "--group", group))
+    assert cli.consume(topic, 15, "--group", group)[0] == "line 5"
+    cli.groups("--delete-offsets", "--group", group, "--topic", topic)
+    cli.groups("--delete", "--group", group)
+    assert group not in cli.groups("--list").split()
+    assert group not in cli.run(f"{TOOLS}.GroupsCommand", "--list")
+
+
+def test_kafka_cli__configs(cli: Cli, unique_name: NAME) -> None:
+    topic = unique_name("cli-configs")
+    cli.topics("--create", "--topic", topic)
+    entity = ("--entity-type", "topics", "--entity-name", topic)
+    cli.configs("--alter", *entity, "--add-config", "cleanup.policy=[compact,delete],segment.ms=70000")
+    described = cli.configs("--describe", *entity)
+    assert "cleanup.policy=compact,delete" in described and "segment.ms=70000" in described
+    assert "retention.ms" in cli.configs("--describe", "--all", *entity)
+    cli.configs("--alter", *entity, "--delete-config", "segment.ms")
+    assert "segment.ms" not in cli.configs("--describe", *entity)
+    refused = cli.configs("--alter", *entity, "--add-config", "segment.ms=x", fails=True)
+    assert "Invalid value x for configuration segment.ms: Not a number of type LONG" in refused
+    default = ("--entity-type", "brokers", "--entity-default")
+    cli.configs("--alter", *default, "--add-config", "message.max.bytes=1500000")
+    assert "message.max.bytes=1500000" in cli.configs("--describe", *default)
+    cli.configs("--alter", *default, "--delete-config", "message.max.bytes")
+    assert "log.retention.hours" in cli.configs("--describe", "--all", "--entity-type", "brokers", "--entity-name", "0")
+
+
+def test_kafka_cli__offsets_and_records(cli: Cli, unique_name: NAME, tmp_path: Path) -> None:
+    topic = unique_name("cli-offsets")
+    cli.topics("--create", "--topic", topic, "--partitions", "1")
+    cli.produce(topic, [f"line {number}" for number in range(30)])
+    assert cli.run(f"{TOOLS}.GetOffsetShell", "--topic", topic).split() == [f"{topic}:0:30"]
+    plan = tmp_path / "delete.json"
+    rows = [{"topic": topic, "partition": 0, "offset": 12}]
+    plan.write_text(json.dumps({"partitions": rows, "version": 1}))
+    assert "low_watermark: 12" in cli.run(f"{TOOLS}.DeleteRecordsCommand", "--offset-json-file", str(plan))
+    assert cli.run(f"{TOOLS}.GetOffsetShell", "--topic", topic, "--time", "earliest").split() == [f"{topic}:0:12"]
+    printed = cli.run(f"{TOOLS}.LogDirsCommand", "--describe", "--topic-list", topic)
+    sizes = json.loads(printed.splitlines()[-1])["brokers"][0]["logDirs"][0]["partitions"]
+    assert [row["partition"] for row in sizes] == [f"{topic}-0"] and sizes[0]["size"] > 0
+
+
+def test_kafka_cli__api_versions_and_features(cli: Cli) -> None:
+    printed = cli.run(f"{TOOLS}.BrokerApiVersionsCommand")
+    assert "Produce(0): 0 to 13 [usable: 13]" in printed and "Fetch(1): 4 to 18" in printed
+    assert "UNKNOWN" not in printed.replace("UNKNOWN(93)", "").replace("UNKNOWN(94)", "")  # newer than the tool
+    assert "metadata.version" in cli.run(f"{TOOLS}.FeatureCommand", "describe")
+
+
+def test_kafka_cli__performance_tools(cli: Cli, unique_name: NAME) -> None:
+    topic = unique_name("cli-performance")
+    cli.topics("--create", "--topic", topic, "--partitions", "3")
+    load = ("--topic", topic, "--num-records", "20000", "--record-size", "200", "--throughput", "-1")
+    assert "20000 records sent" in cli.run(f"{TOOLS}.ProducerPerformance", *load)
+    read = ("--topic", topic, "--num-records", "20000", "--timeout", "30000")
+    last = cli.run(f"{TOOLS}.ConsumerPerformance", *read).splitlines()[-1]
+    assert int(float(last.split(",")[4])) >= 20_000, last
+
+
+def test_kafka_cli__verifiable_producer_and_consumer(cli: Cli, unique_name: NAME) -> None:
+    topic, group = unique_name("cli-verifiable"), unique_name("group")
+    cli.topics("--create", "--topic", topic, "--partitions", "2")
+    printed = cli.run(f"{TOOLS}.VerifiableProducer", "--topic", topic, "--max-messages", "500", "--acks", "-1")
+    events = [json.loads(line) for line in printed.splitlines()]
+    acknowledged = [int(event["value"]) for event in events if event["name"] == "producer_send_success"]
+    assert sorted(acknowledged) == list(range(500))
+    options = ("--group-id", group, "--max-messages", "500", "--verbose")
+    printed = cli.run(f"{TOOLS}.VerifiableConsumer", "--topic", topic, *options)
+    events = [json.loads(line) for line in printed.splitlines()]
+    read = [int(event["value"]) for event in events if event["name"] == "record_data"]
+    assert sorted(read) == list(range(500))
+    assert re.search(rf"{group}\s+{topic}", cli.groups("--describe", "--group", group, "--offsets"))
+
+
+def test_kafka_cli__elections_and_reassignments(cli: Cli, unique_name: NAME, tmp_path: Path) -> None:
+    topic = unique_name("cli-elections")
+    cli.topics("--create", "--topic", topic, "--partitions", "1")
+    elect = ("--election-type", "preferred", "--topic", topic, "--partition", "0")
+    assert "Valid replica already elected" in cli.run(f"{TOOLS}.LeaderElectionCommand", *elect)
+    plan = tmp_path / "reassign.json"
+    rows = [{"topic": topic, "partition": 0, "replicas": [0]}]
+    plan.write_text(json.dumps({"version": 1, "partitions": rows}))
+    command = f"{TOOLS}.reassign.ReassignPartitionsCommand"
+    assert "No partition reassignments found." in cli.run(command, "--list")
+    assert "Successfully started" in cli.run(command, "--execute", "--reassignment-json-file", str(plan))
+    assert "is complete" in cli.run(command, "--verify", "--reassignment-json-file", str(plan))
