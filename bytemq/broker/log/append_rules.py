@@ -6,6 +6,7 @@ also be opened (keys of a compacted topic, another compression type) is decided 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from bytemq.config import TopicConfig
@@ -16,13 +17,14 @@ from bytemq.protocol.records.compression import Compression
 KEEP_COMPRESSION: Final = -1
 """compression.type=producer: batches stay as they were sent."""
 
-_CODECS: Final = {
-    "producer": KEEP_COMPRESSION,
-    "uncompressed": Compression.NONE,
-    "gzip": Compression.GZIP,
-    "snappy": Compression.SNAPPY,
-    "lz4": Compression.LZ4,
-    "zstd": Compression.ZSTD,
+_GZIP_DEFAULT_LEVEL: Final = -1
+
+_LEVELS: Final[dict[int, Callable[[TopicConfig], int | None]]] = {
+    Compression.GZIP: lambda config: (
+        None if config.compression_gzip_level == _GZIP_DEFAULT_LEVEL else config.compression_gzip_level
+    ),
+    Compression.LZ4: lambda config: config.compression_lz4_level,
+    Compression.ZSTD: lambda config: config.compression_zstd_level,
 }
 
 
@@ -42,23 +44,20 @@ class AppendRules(NamedTuple):
 
     @classmethod
     def of(cls, config: TopicConfig) -> AppendRules:
-        compression = _CODECS[config.compression_type]
-        levels = {
-            Compression.GZIP: config.compression_gzip_level,
-            Compression.LZ4: config.compression_lz4_level,
-            Compression.ZSTD: config.compression_zstd_level,
-        }
+        target = config.target_compression
+        compression = KEEP_COMPRESSION if target is None else target
+        level_of = _LEVELS.get(compression)
         return cls(
             max_message_bytes=config.max_message_bytes,
             segment_bytes=config.segment_bytes,
-            log_append_time=config.message_timestamp_type == "LogAppendTime",
+            log_append_time=config.uses_log_append_time,
             timestamp_before_max_ms=config.message_timestamp_before_max_ms,
             timestamp_after_max_ms=config.message_timestamp_after_max_ms,
-            compression=int(compression),
-            compression_level=levels.get(Compression(compression)) if compression >= 0 else None,
-            requires_keys="compact" in config.cleanup_policy,
+            compression=compression,
+            compression_level=None if level_of is None else level_of(config),
+            requires_keys=config.is_compacted,
             max_decompressed_bytes=config.max_decompressed_message_bytes,
-            walks_records=config.bytemq_validate_records or "compact" in config.cleanup_policy,
+            walks_records=config.bytemq_validate_records or config.is_compacted,
         )
 
     def check(self, batch: RecordBatch, now_ms: int) -> None:

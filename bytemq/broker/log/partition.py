@@ -217,7 +217,7 @@ class Partition:
         """
         if self._appender.refusal is not None:
             return LowWatermark(self._appender.refusal)
-        if "delete" not in self.config.cleanup_policy:
+        if not self.config.deletes_old_data:
             return LowWatermark(ErrorCode.POLICY_VIOLATION)
         target = self._state.high_watermark if offset == HIGH_WATERMARK else offset
         if not 0 <= target <= self._state.high_watermark:
@@ -232,7 +232,7 @@ class Partition:
         """Let go of the segments that retention.ms and retention.bytes no longer keep. Raises BytemqError if storage
         cannot now.
         """
-        if self.is_closed or "delete" not in self.config.cleanup_policy:
+        if self.is_closed or not self.config.deletes_old_data:
             return
         start = retained_from(
             self._files.segments,

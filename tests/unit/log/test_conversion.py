@@ -1,0 +1,135 @@
+"""Batches that are opened before they are appended: done elsewhere, in order, and known as their clients sent them."""
+
+import asyncio
+
+import pytest
+
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.records.batch import check_crc, parse_header, set_max_timestamp
+from bytemq.protocol.records.reader import iter_records
+from tests.unit.log.harness import NOW_MS, Answer, Log, batch, open_log, sequenced
+
+LARGE = b"x" * 5_000
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def values(log: Log) -> list[bytes | None]:
+    found = []
+    for stored in log.files.stored.batches:
+        check_crc(stored)
+        found += [record.value for record in iter_records(stored)]
+    return found
+
+
+@pytest.mark.parametrize("target", ["uncompressed", "gzip", "snappy", "lz4", "zstd"])
+@pytest.mark.parametrize("sent", [0, 1, 4])
+async def test_compression_type__of_the_topic_is_what_is_stored(target: str, sent: int) -> None:
+    log = await open_log(compression_type=target)
+    answer = log.send(batch(3, value=LARGE, compression=sent))
+    await turns()
+    log.storage.settle()
+    assert answer.result.base_offset == 0
+    assert values(log) == [LARGE + b"0", LARGE + b"1", LARGE + b"2"]
+    names = {"uncompressed": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+    assert {stored.compression for stored in log.files.stored.batches} == {names[target]}
+
+
+async def test_compression_type__producer_stores_what_was_sent() -> None:
+    log = await open_log()
+    payload = batch(3, value=LARGE, compression=4)
+    log.append(payload)
+    assert bytes(log.files.stored.batches[0].view[21:]) == bytes(payload[21:])
+
+
+async def test_conversion__keeps_the_order_of_appends() -> None:
+    log = await open_log(compression_type="zstd")
+    log.executor.holding = True
+    payloads = [batch(1, value=LARGE), batch(2, value=LARGE), batch(1, value=b"already", compression=4)]
+    answers = [log.send(payload) for payload in payloads]
+    log.executor.run(1)
+    await turns()
+    assert log.partition.end_offset == 0, "the second is ready, the first is not"
+    log.executor.run(0)
+    await turns()
+    log.storage.settle()
+    assert [answer.result.base_offset for answer in answers] == [0, 1, 3]
+
+
+async def test_conversion__knows_a_retry_by_what_the_client_sent_even_after_a_crash() -> None:
+    log = await open_log(compression_type="gzip")
+    payload = sequenced(0, 2, value=LARGE)
+    for _ in range(2):
+        answer = log.send(payload)
+        await turns()
+        log.storage.settle()
+        assert (answer.result.error, answer.result.base_offset) == (ErrorCode.NONE, 0)
+        await log.reopen()
+    assert log.partition.high_watermark == 2
+
+
+async def test_conversion__of_a_small_plain_batch_needs_no_trip() -> None:
+    log = await open_log(cleanup_policy="compact")
+    log.executor.holding = True
+    assert log.append(batch()).error is ErrorCode.NONE
+
+
+async def test_compacted_topic__refuses_a_missing_key_inside_a_compressed_batch() -> None:
+    log = await open_log(cleanup_policy="compact")
+    answer = log.send(batch(3, key=None, compression=4))
+    await turns()
+    assert answer.result.error is ErrorCode.INVALID_RECORD
+
+
+async def test_validate_records__repairs_a_wrong_max_timestamp() -> None:
+    log = await open_log(bytemq_validate_records="true")
+    payload = sequenced(0)
+    set_max_timestamp(parse_header(memoryview(payload)), NOW_MS + 50)
+    log.append(payload)
+    assert log.files.stored.batches[0].max_timestamp == NOW_MS
+    check_crc(log.files.stored.batches[0])
+    assert log.append(payload).base_offset == 0, "still a duplicate"
+
+
+async def test_validate_records__refuses_compressed_rubbish() -> None:
+    log = await open_log(bytemq_validate_records="true")
+    payload = batch(2)
+    rubbish = parse_header(memoryview(payload))
+    rubbish.attributes |= 4
+    payload[22] |= 4
+    set_max_timestamp(rubbish, NOW_MS - 1)  # for the checksum
+    answer = log.send(payload)
+    await turns()
+    assert answer.result.error in (ErrorCode.INVALID_RECORD, ErrorCode.CORRUPT_MESSAGE)
+
+
+async def test_conversion__fails_retriably_when_the_executor_is_gone() -> None:
+    log = await open_log(compression_type="gzip")
+    log.executor.holding = True
+    answer = log.send(batch(value=LARGE))
+    log.executor.held.pop()[0].set_exception(RuntimeError("worker died"))
+    await turns()
+    assert answer.result.error is ErrorCode.KAFKA_STORAGE_ERROR
+
+
+async def test_conversion__refuses_what_is_too_large_afterwards() -> None:
+    payload = batch(value=b"x" * 5_000, compression=4)
+    log = await open_log(compression_type="uncompressed", max_message_bytes=str(len(payload)))
+    answer = log.send(payload)
+    await turns()
+    assert answer.result.error is ErrorCode.MESSAGE_TOO_LARGE
+
+
+async def test_close__answers_conversions_under_way_and_drains_them() -> None:
+    log = await open_log(compression_type="gzip")
+    log.executor.holding = True
+    answer: Answer = log.send(batch(value=LARGE))
+    closing = asyncio.create_task(log.partition.close(drain=True))
+    await turns()
+    assert not closing.done()
+    log.executor.run(0)
+    await closing
+    assert answer.result.error is ErrorCode.NOT_LEADER_OR_FOLLOWER
