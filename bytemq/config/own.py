@@ -38,7 +38,7 @@ class OwnSettings:
 
     bytemq_data_dir: str
     bytemq_durability: str
-    bytemq_http_listener: str
+    bytemq_http_listen: str
     bytemq_log_format: str
     bytemq_log_level: str
     bytemq_request_memory_bytes: int
@@ -98,7 +98,7 @@ OWN_BROKER_SETTINGS = (
         _one_of("fsync", "page-cache"),
     ),
     OwnSetting(
-        "bytemq.http.listener",
+        "bytemq.http.listen",
         ConfigType.STRING,
         "127.0.0.1:9464",
         "HOST:PORT of metrics and health over HTTP; empty for none.",
