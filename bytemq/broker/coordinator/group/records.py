@@ -25,7 +25,8 @@ _INT16 = struct.Struct(">h")
 _INT32 = struct.Struct(">i")
 _INT64 = struct.Struct(">q")
 _OFFSET_AND_EPOCH = struct.Struct(">hqi")
-_TOPIC_ID_TAG = b"\x01\x00\x10"  # one tagged field: tag 0, 16 bytes
+_TOPIC_ID_FIELD = b"\x01\x00\x10"  # one tagged field: tag 0, 16 bytes
+_TOPIC_ID_TAG, _TOPIC_ID_BYTES = 0, 16
 MAX_STRING_BYTES = 0x7FFF
 
 
@@ -47,7 +48,7 @@ class CommittedOffset(NamedTuple):
         if self.expire_timestamp_ms != NO_TIMESTAMP:
             parts = (_INT16.pack(1), _INT64.pack(self.offset), encode_string(self.metadata))
             return b"".join((*parts, _INT64.pack(self.commit_timestamp_ms), _INT64.pack(self.expire_timestamp_ms)))
-        tags = b"\x00" if self.topic_id == ZERO_TOPIC_ID else _TOPIC_ID_TAG + self.topic_id
+        tags = b"\x00" if self.topic_id == ZERO_TOPIC_ID else _TOPIC_ID_FIELD + self.topic_id
         head = _OFFSET_AND_EPOCH.pack(4, self.offset, self.leader_epoch)
         return b"".join((head, _compact_string(self.metadata), _INT64.pack(self.commit_timestamp_ms), tags))
 
@@ -150,10 +151,8 @@ def _decode_committed_offset(data: bytes) -> CommittedOffset:
     (commit_timestamp,) = _INT64.unpack_from(data, position)
     if version == 1:
         (expire_timestamp,) = _INT64.unpack_from(data, position + 8)
-    elif version >= 4 and data[position + 8 : position + 11] == _TOPIC_ID_TAG:
-        topic_id = data[position + 11 : position + 27]
-        if len(topic_id) != 16:
-            raise IndexError("topic id")
+    elif version >= 4:
+        topic_id = _read_topic_id(data, position + 8)
     return CommittedOffset(offset, leader_epoch, metadata, commit_timestamp, expire_timestamp, topic_id)
 
 
@@ -163,16 +162,36 @@ def _read_string(data: bytes, position: int) -> tuple[str, int]:
 
 
 def _read_compact_string(data: bytes, position: int) -> tuple[str, int]:
-    size, shift = 0, 0
+    size, position = _read_unsigned(data, position)
+    return _read_text(data, position, size - 1)
+
+
+def _read_topic_id(data: bytes, position: int) -> bytes:
+    """The topic id among the tagged fields, if it is there; fields of later versions are passed over."""
+    topic_id = bytes(ZERO_TOPIC_ID)
+    count, position = _read_unsigned(data, position)
+    for _ in range(count):
+        tag, position = _read_unsigned(data, position)
+        size, position = _read_unsigned(data, position)
+        if position + size > len(data) or (tag == _TOPIC_ID_TAG and size != _TOPIC_ID_BYTES):
+            raise IndexError("tagged field")
+        if tag == _TOPIC_ID_TAG:
+            topic_id = data[position : position + size]
+        position += size
+    return topic_id
+
+
+def _read_unsigned(data: bytes, position: int) -> tuple[int, int]:
+    value, shift = 0, 0
     while True:
         byte = data[position]
         position += 1
-        size |= (byte & 0x7F) << shift
+        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return _read_text(data, position, size - 1)
+            return value, position
         shift += 7
         if shift > 28:
-            raise IndexError("length")
+            raise IndexError("variable-length integer")
 
 
 def _read_text(data: bytes, position: int, size: int) -> tuple[str, int]:
