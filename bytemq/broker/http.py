@@ -1,7 +1,7 @@
 """HTTP for operators: GET /metrics, /health, /ready, GET and PUT /log-level. Loopback unless configured otherwise.
 
-Owns its own listener and strict limits: few connections, small requests, short time. HTTP itself is h11's, imported with
-the first client. It must not serve data, nor do anything that could disturb the brokers' clients.
+Owns its own listener and strict limits: few connections, small requests, short time. HTTP itself is h11's, imported
+with the first client. It must not serve data, nor do anything that could disturb the brokers' clients.
 
     GET /health      200 while the event loop runs
     GET /ready       200 when the node serves clients, else 503 and the reason

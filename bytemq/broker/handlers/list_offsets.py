@@ -86,10 +86,9 @@ class _Listing:
         if self._version >= TIMEOUT_FROM and self._request.timeout_ms > 0:
             timeout_s = self._request.timeout_ms / 1000
         try:
-            _, late = await asyncio.wait(searches, timeout=timeout_s)
-            for search in late:
-                search.cancel()
-            await asyncio.gather(*searches, return_exceptions=True)
+            finished, _ = await asyncio.wait(searches, timeout=timeout_s)
+            for search in finished:
+                search.result()  # a search that crashed is no time-out: it fails the request
         finally:
             for search in searches:
                 search.cancel()
