@@ -1,0 +1,80 @@
+# Everything one does with the project. `make setup` is implied by all that need it and is instant when nothing changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SERVER ?= bytemq
+FUZZ_SECONDS ?= 3600
+DATA ?= ./data
+ARGS ?=
+
+.PHONY: setup run test interop demo bench fuzz lint format types check lock clean help
+
+help:
+	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
+	@echo "make test     every test that needs Python only"
+	@echo "make interop  the tests that need Java, Maven, Go, Node.js and kcat as well"
+	@echo "make demo     336,776 flights through the whole path, with a kill -9 in the middle"
+	@echo "make bench    two minutes of load: throughput, latency, CPU for each request"
+	@echo "make fuzz     fuzz for FUZZ_SECONDS=$(FUZZ_SECONDS) each target"
+	@echo "make lint types   what the CI checks besides tests"
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "bytemq needs Python 3.11 or newer; name one by: make setup PYTHON=python3.12" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $@
+
+run: setup
+	$(BIN)/bytemq start --data $(DATA) --listen 127.0.0.1:9092 $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest -m "not interop" $(ARGS)
+
+# First the reference itself (are the recorded answers still what Apache Kafka says?), then our server.
+interop: setup
+	$(BIN)/python -m tests.interop.tools
+ifeq ($(SERVER),bytemq)
+	$(BIN)/python -m pytest tests/interop/test_differential.py --server kafka $(ARGS)
+endif
+	$(BIN)/python -m pytest tests/interop -m interop --server $(SERVER) $(ARGS)
+
+demo: setup
+	$(BIN)/python tools/demo.py $(ARGS)
+
+bench: setup
+	$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: setup
+	@for target in $$(ls tests/fuzz/fuzz_*.py | xargs -n 1 basename -s .py); do \
+	  echo "== $$target"; $(BIN)/python -m tests.fuzz.$$target --seconds $(FUZZ_SECONDS) || exit 1; done
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup
+	$(BIN)/mypy
+
+check: lint types test
+
+# Resolves the newest versions within the ranges of pyproject.toml in a clean environment.
+lock:
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet '.[test,lint]'
+	{ echo '# What `make setup` installs: the ranges of pyproject.toml (with the extras test and lint), pinned. Made by `make lock`.'; \
+	  .venv-lock/bin/python -m pip freeze --exclude bytemq; } > requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV) .venv-lock .interop .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
