@@ -64,7 +64,7 @@ class Store(Protocol):
     async def read(self, name: str) -> bytes:
         """A whole object."""
 
-    async def list(self, prefix: str) -> list[ObjectInfo]:
+    async def list(self, prefix: str) -> Sequence[ObjectInfo]:
         """Everything whose name starts with `prefix` (which ends with "/"), in name order."""
 
     async def delete(self, names: Sequence[str]) -> None:

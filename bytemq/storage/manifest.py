@@ -71,14 +71,23 @@ class Manifest:
     @property
     def end_offset(self) -> int:
         """Next offset after the segments; what follows is in the write-ahead log."""
-        return self.segments[-1].last_offset + 1 if self.segments else self.log_start_offset
+        end = self.segments[-1].last_offset + 1 if self.segments else self.log_start_offset
+        for first, last in self.holes:
+            if first <= end <= last:
+                end = last + 1
+        return end
 
 
 def with_leader_epoch(manifest: Manifest, leader_epoch: int) -> Manifest:
     return replace(manifest, leader_epoch=max(leader_epoch, manifest.leader_epoch))
 
 
-def with_segments(manifest: Manifest, written: Sequence[SegmentInfo], snapshot: PartitionSnapshot | None) -> Manifest:
+def with_segments(
+    manifest: Manifest,
+    written: Sequence[SegmentInfo],
+    snapshot: PartitionSnapshot | None,
+    holes: Sequence[tuple[int, int]] = (),
+) -> Manifest:
     """After write-behind: `written` replaces the open segment of the same name, if any, and follows the sealed ones.
 
     Segments that lie wholly below the log start offset by now (it may have advanced meanwhile) are left out.
@@ -86,7 +95,7 @@ def with_segments(manifest: Manifest, written: Sequence[SegmentInfo], snapshot: 
     names = {segment.name for segment in written}
     kept = [segment for segment in manifest.segments if segment.name not in names]
     kept.extend(segment for segment in written if segment.last_offset >= manifest.log_start_offset)
-    return replace(manifest, segments=tuple(kept), snapshot=snapshot or manifest.snapshot)
+    return with_holes(replace(manifest, segments=tuple(kept), snapshot=snapshot or manifest.snapshot), holes)
 
 
 def with_log_start(manifest: Manifest, log_start_offset: int) -> Manifest:
@@ -101,7 +110,8 @@ def with_log_start(manifest: Manifest, log_start_offset: int) -> Manifest:
 
 
 def with_holes(manifest: Manifest, holes: Sequence[tuple[int, int]]) -> Manifest:
-    return replace(manifest, holes=tuple(sorted({*manifest.holes, *holes})))
+    new = [hole for hole in holes if hole[1] >= manifest.log_start_offset]
+    return replace(manifest, holes=tuple(sorted({*manifest.holes, *new}))) if new else manifest
 
 
 def contradictions(manifest: Manifest) -> list[str]:

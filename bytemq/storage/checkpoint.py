@@ -1,0 +1,301 @@
+"""Write-behind: from the write-ahead log to segments.
+
+Owns: when it happens, in which order, and which files of the write-ahead log are released. Must not: change a log otherwise.
+
+For a group of partitions: their bytes are appended to their segments, the segments synced, then the manifests published in one transaction; only
+then the extents are dropped, and when no log has extents in a file any more, it is released. A crash at any point leaves the log as the manifests
+and the write-ahead log tell it, and at most bytes that nothing names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from bytemq.errors import BytemqError, Unavailable
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.batch_walk import salvage
+from bytemq.storage.extents import Chunk
+from bytemq.storage.garbage import Garbage
+from bytemq.storage.interface import Store
+from bytemq.storage.log_files import Files, LogFiles
+from bytemq.storage.manifest import Manifest, PartitionSnapshot, SegmentInfo, with_segments
+from bytemq.storage.manifest_codec import directory_of
+from bytemq.storage.publisher import Publisher
+from bytemq.storage.reading import chunk_views, is_sound, plan_extents
+from bytemq.storage.segments import SegmentWriter
+from bytemq.storage.settings import StorageConfig
+from bytemq.storage.wal import Wal
+from bytemq.storage.wal_files import WalFiles
+from bytemq.types import PartitionId
+
+log = get_logger("storage.checkpoint")
+
+READ_BYTES = 1024 * 1024
+CONCURRENT_SYNCS = 2
+EVERYTHING = 1 << 32
+
+
+class Written(NamedTuple):
+    """What was written for one log and has to be published."""
+
+    files: LogFiles
+    seen: tuple[SegmentInfo, ...]
+    """The manifest's segments that it continues."""
+    writers: Sequence[SegmentWriter]
+    end_offset: int
+    snapshot: PartitionSnapshot | None
+    holes: Sequence[tuple[int, int]]
+
+
+class WriteBehind:
+    def __init__(
+        self,
+        store: Store,
+        files: Files,
+        wal_files: WalFiles,
+        wal: Wal,
+        publisher: Publisher,
+        garbage: Garbage,
+        logs: Mapping[PartitionId, LogFiles],
+        session_id: int,
+        config: StorageConfig,
+        clock: Clock,
+    ) -> None:
+        """`logs` are all logs that have extents, as they are at any moment."""
+        self._store = store
+        self._garbage = garbage
+        self._logs = logs
+        self._files = files
+        self._wal_files = wal_files
+        self._wal = wal
+        self._publisher = publisher
+        self._session_id = session_id
+        self._config = config
+        self._clock = clock
+        self._segments_made = 0
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    def consider(self) -> None:
+        """Starts writing behind in the background if the write-ahead log has grown too much."""
+        if self._task is None and (self._is_large() or self._has_many_extents()):
+            self._task = asyncio.get_running_loop().create_task(self._in_background(), name="write-behind")
+
+    def _is_large(self) -> bool:
+        too_large = self._wal_files.total_bytes > self._config.wal_retained_bytes // 2
+        return len(self._wal_files.live) > 1 and (too_large or self._wal.failure is not None)
+
+    def _has_many_extents(self) -> bool:
+        return sum(len(files.wal) for files in self._logs.values()) > self._config.wal_retained_extents
+
+    async def _in_background(self) -> None:
+        try:
+            await self.run(everything=self._has_many_extents())
+        except BytemqError as error:
+            log.error("write-behind failed, it will be tried again", error=error)
+        finally:
+            self._task = None
+
+    async def stop(self) -> None:
+        """Ends what runs in the background: what it has not published was not done."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def run(self, *, everything: bool = False) -> None:
+        """Writes behind until the write-ahead log is well below its limit, or `everything` committed. Raises Unavailable."""
+        async with self._lock:
+            limit = EVERYTHING if everything else self._first_kept()
+            due = [
+                files
+                for files in self._logs.values()
+                if len(files.wal) and files.wal.files[0] < limit and not files.deleted
+            ]
+            failure: BytemqError | None = None
+            group = self._config.manifests_per_transaction
+            for start in range(0, len(due), group):
+                try:
+                    await self._write_group(due[start : start + group], limit)
+                except Unavailable as error:
+                    failure = error
+            await self._release()
+            if failure is not None:
+                raise failure
+
+    def _first_kept(self) -> int:
+        """Ordinal of the first file that stays: the newest quarter of what may be retained does."""
+        kept_bytes, first = 0, self._wal.current_ordinal
+        for file in reversed(self._wal_files.live):
+            kept_bytes += file.size_bytes
+            if kept_bytes > self._config.wal_retained_bytes // 4:
+                break
+            first = min(first, file.ordinal)
+        return first
+
+    async def _write_group(self, group: Sequence[LogFiles], limit: int) -> None:
+        written: list[Written] = []
+        writers: list[SegmentWriter] = []
+        try:
+            for files in group:
+                one = await self._write_log(files, limit, writers)
+                if one is not None:
+                    written.append(one)
+            await self._sync(writers)
+            if any(one.snapshot is not None for one in written):
+                await self._wal.sync()  # what a published snapshot describes has to be durable
+        except BaseException:
+            self._garbage.discard([writer.info.name for writer in writers if writer.is_new])
+            raise
+        finally:
+            for writer in writers:
+                await writer.close()
+        outcomes = await asyncio.gather(*(self._publish(one) for one in written), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _write_log(self, files: LogFiles, limit: int, all_writers: list[SegmentWriter]) -> Written | None:
+        """Appends a log's extents in files below `limit` to its segments. Nothing is durable yet.
+
+        Each writer is added to `all_writers` at once, whatever happens later.
+        """
+        await self._publisher.refresh(files)
+        files.drop_wal_below(files.manifest.end_offset)
+        count = files.wal.count_in_files_before(limit)
+        if not count:
+            return None
+        snapshot = files.snapshot_source() if files.snapshot_source is not None else None
+        end_offset = files.wal.chunk(count - 1).next_offset
+        offset = files.wal.bases[0]
+        seen = files.manifest.segments
+        writers: list[SegmentWriter] = []
+        holes: list[tuple[int, int]] = []
+        try:
+            while offset < end_offset and len(files.wal):
+                offset = max(offset, files.wal.bases[0])  # the log start may advance meanwhile
+                chunks, views, offset = await self._read(files, offset, end_offset, holes)
+                if chunks:
+                    await self._append(files, seen, writers, chunks, views, snapshot)
+        finally:
+            all_writers.extend(writers)
+        return Written(files, seen, writers, end_offset, snapshot, holes)
+
+    async def _read(
+        self, files: LogFiles, offset: int, end_offset: int, holes: list[tuple[int, int]]
+    ) -> tuple[list[Chunk], list[memoryview], int]:
+        """Some chunks from `offset` on with their bytes, and the offset after them. Damaged ones are left out, as holes."""
+        table = files.wal
+        plan = plan_extents(table, self._files.wal, offset, READ_BYTES, end_offset, True)
+        trusted = 0 not in table.verified[table.find(offset) : table.find(plan.last.base_offset) + 1]
+        data = []
+        for run in plan.runs:
+            view = run.file.read_cached(run.position, run.size_bytes)
+            if view is None:
+                trusted = False
+                view = await run.file.read(run.position, run.size_bytes)
+            data.append(view)
+        chunks: list[Chunk] = []
+        views: list[memoryview] = []
+        for chunk, checksum, view in chunk_views(plan, data):
+            if trusted or is_sound(view, chunk, checksum):
+                chunks.append(chunk)
+                views.append(view)
+                continue
+            sound, lost = salvage(view, chunk.base_offset, chunk.next_offset)
+            log.error("batches in the write-ahead log are damaged", partition=files.partition, lost=lost)
+            holes.extend(lost)
+            for batch in sound:
+                next_offset = batch.last_offset + 1
+                chunks.append(Chunk(batch.base_offset, next_offset, 0, batch.size_bytes, batch.max_timestamp))
+                views.append(view[batch.position : batch.position + batch.size_bytes])
+        return chunks, views, plan.last.next_offset
+
+    async def _append(
+        self,
+        files: LogFiles,
+        seen: tuple[SegmentInfo, ...],
+        writers: list[SegmentWriter],
+        chunks: Sequence[Chunk],
+        views: Sequence[memoryview],
+        snapshot: PartitionSnapshot | None,
+    ) -> None:
+        """Appends to the log's open segment, going on in another one where that is full."""
+        start = 0
+        while start < len(chunks):
+            writer = writers[-1] if writers else await self._continued(files, seen, writers)
+            if writer is None or writer.info.sealed:
+                writer = await self._new_segment(files, chunks[start])
+                writers.append(writer)
+            stop, room = start, self._room(files, writer.info)
+            while stop < len(chunks) and (
+                chunks[stop].size_bytes <= room or (stop == start and not writer.info.size_bytes)
+            ):
+                room -= chunks[stop].size_bytes
+                stop += 1
+            if stop > start:
+                await writer.append(chunks[start:stop], views[start:stop])
+            if stop < len(chunks):
+                await writer.seal(snapshot.aborted if snapshot is not None else ())
+            start = stop
+
+    def _room(self, files: LogFiles, info: SegmentInfo) -> int:
+        """How many bytes more the segment may take."""
+        if files.segment_ms and self._clock.wall_ms() - info.created_ms >= files.segment_ms and info.size_bytes:
+            return 0
+        limit = min(files.segment_bytes or self._config.segment_bytes, self._config.segment_bytes)
+        return max(limit - info.size_bytes, 0)
+
+    async def _continued(
+        self, files: LogFiles, seen: tuple[SegmentInfo, ...], writers: list[SegmentWriter]
+    ) -> SegmentWriter | None:
+        """A writer for the open segment, if the log has one."""
+        if not seen or seen[-1].sealed:
+            return None
+        index = (await self._files.segments.get(seen[-1])).index
+        file = await self._store.open_append(seen[-1].name)
+        writer = SegmentWriter(file, seen[-1], self._config.chunk_bytes, index)
+        writers.append(writer)
+        return writer
+
+    async def _new_segment(self, files: LogFiles, first: Chunk) -> SegmentWriter:
+        self._segments_made += 1
+        base = first.base_offset
+        name = f"{directory_of(files.partition)}{base:020d}-{self._session_id:x}-{self._segments_made:x}.log"
+        file = await self._store.create_append(name)
+        info = SegmentInfo(base, base - 1, 0, -1, self._clock.wall_ms(), name)
+        return SegmentWriter(file, info, self._config.chunk_bytes, None)
+
+    async def _sync(self, writers: Sequence[SegmentWriter]) -> None:
+        for start in range(0, len(writers), CONCURRENT_SYNCS):
+            await asyncio.gather(*(writer.sync() for writer in writers[start : start + CONCURRENT_SYNCS]))
+
+    async def _publish(self, one: Written) -> None:
+        infos = [writer.info for writer in one.writers if writer.info.size_bytes]
+
+        def change(manifest: Manifest) -> Manifest:
+            remaining = [segment for segment in one.seen if segment.last_offset >= manifest.log_start_offset]
+            if list(manifest.segments) != remaining:
+                raise Unavailable("the manifest changed while its log was written behind")
+            return with_segments(manifest, infos, one.snapshot, one.holes)
+
+        if not one.files.deleted:
+            await self._publisher.publish(one.files, change)
+            for writer in one.writers:
+                self._files.segments.grow(writer.info, writer.added)
+            one.files.drop_wal_below(one.end_offset)
+        # Deleted, or overtaken by the log start offset, meanwhile:
+        live = set() if one.files.deleted else {segment.name for segment in one.files.manifest.segments}
+        self._garbage.discard([info.name for info in infos if info.name not in live])
+
+    async def _release(self) -> None:
+        """Releases the files in which no log has extents any more."""
+        first_needed = self._wal.current_ordinal
+        for files in self._logs.values():
+            if len(files.wal):
+                first_needed = min(first_needed, files.wal.files[0])
+        released = [file for file in self._wal_files.live if file.ordinal < first_needed]
+        if released:
+            await self._wal_files.release(released, *self._wal.next_link)

@@ -1,0 +1,121 @@
+"""Where the bytes of a log are: compact tables from offsets to places. Pure.
+
+Owns: the two tables a log is read by: the extents of its newest part inside write-ahead-log files, and the sparse index of a
+segment. Must not: hold files or do I/O.
+
+Both list *chunks*: whole batches in a row, about 64 KiB, or one batch that is larger. A read takes whole chunks where it can, so
+that it need not walk batches. Arrays, not objects: a chunk costs some 30 bytes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from typing import NamedTuple
+
+
+class Chunk(NamedTuple):
+    base_offset: int
+    next_offset: int
+    position: int
+    size_bytes: int
+    max_timestamp: int
+
+
+class ExtentTable:
+    """The chunks of one log inside write-ahead-log files, ascending and without overlap. `files` are ordinals of those files."""
+
+    __slots__ = ("bases", "end_offset", "files", "max_timestamps", "positions", "size_bytes", "sizes", "verified")
+
+    def __init__(self, end_offset: int) -> None:
+        self.bases = array("q")
+        self.files = array("I")
+        self.positions = array("q")
+        self.sizes = array("I")
+        self.max_timestamps = array("q")
+        self.verified = bytearray()
+        self.size_bytes = 0
+        self.end_offset = end_offset
+
+    def __len__(self) -> int:
+        return len(self.bases)
+
+    def append(self, chunk: Chunk, file: int, *, verified: bool) -> None:
+        self.bases.append(chunk.base_offset)
+        self.files.append(file)
+        self.positions.append(chunk.position)
+        self.sizes.append(chunk.size_bytes)
+        self.max_timestamps.append(chunk.max_timestamp)
+        self.verified.append(verified)
+        self.size_bytes += chunk.size_bytes
+        self.end_offset = chunk.next_offset
+
+    def find(self, offset: int) -> int:
+        """Index of the last chunk that starts at or below `offset`; -1 if there is none."""
+        return bisect_right(self.bases, offset) - 1
+
+    def chunk(self, index: int) -> Chunk:
+        after = self.bases[index + 1] if index + 1 < len(self.bases) else self.end_offset
+        return Chunk(self.bases[index], after, self.positions[index], self.sizes[index], self.max_timestamps[index])
+
+    def mark_verified(self, base_offset: int) -> None:
+        """The chunk that starts there, if it still is in the table, was compared with its checksums."""
+        index = self.find(base_offset)
+        if index >= 0 and self.bases[index] == base_offset:
+            self.verified[index] = 1
+
+    def count_in_files_before(self, file: int) -> int:
+        """How many leading chunks lie in files with an ordinal below `file`: files are filled in the order of ordinals."""
+        return bisect_right(self.files, file - 1)
+
+    def drop_first(self, count: int) -> None:
+        self.size_bytes -= sum(self.sizes[:count])
+        del self.bases[:count], self.files[:count], self.positions[:count]
+        del self.sizes[:count], self.max_timestamps[:count], self.verified[:count]
+
+
+class SparseIndex:
+    """The chunks of one segment, which follow each other without gaps from position 0."""
+
+    __slots__ = ("bases", "checksums", "end_position", "max_timestamps", "next_offset", "positions", "verified")
+
+    def __init__(self) -> None:
+        self.bases = array("q")
+        self.positions = array("I")
+        self.max_timestamps = array("q")
+        self.checksums = array("I")
+        self.verified = bytearray()
+        self.end_position = 0
+        self.next_offset = 0
+
+    def __len__(self) -> int:
+        return len(self.bases)
+
+    def append(self, chunk: Chunk, checksum: int, *, verified: bool) -> None:
+        self.bases.append(chunk.base_offset)
+        self.positions.append(chunk.position)
+        self.max_timestamps.append(chunk.max_timestamp)
+        self.checksums.append(checksum)
+        self.verified.append(verified)
+        self.end_position = chunk.position + chunk.size_bytes
+        self.next_offset = chunk.next_offset
+
+    def find(self, offset: int) -> int:
+        return bisect_right(self.bases, offset) - 1
+
+    def chunk(self, index: int) -> Chunk:
+        last = index + 1 == len(self.bases)
+        position = self.positions[index]
+        return Chunk(
+            self.bases[index],
+            self.next_offset if last else self.bases[index + 1],
+            position,
+            (self.end_position if last else self.positions[index + 1]) - position,
+            self.max_timestamps[index],
+        )
+
+    def mark_verified(self, base_offset: int) -> None:
+        """The chunk that starts there, if it still is in the table, was compared with its checksums."""
+        index = self.find(base_offset)
+        if index >= 0 and self.bases[index] == base_offset:
+            self.verified[index] = 1

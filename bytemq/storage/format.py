@@ -1,0 +1,244 @@
+"""The bytes of a flush: what the write-ahead log is made of. Pure.
+
+Owns: the header of a flush, the index of its shares and the order of its payload. Must not: do I/O, or know which flush is
+valid in a file (`recovery` decides that with the functions here).
+
+A flush is
+
+    header (56 bytes)   magic, version, session, sequence, durable-through, link to its predecessor, sizes, CRC-32C
+    index               one share a partition: topic id, partition, leader epoch, offsets, place of the bytes, and of each
+                        batch the 61 bytes of its header and the checksum that the client had sent
+    payload             the record batches, those of a partition in a row
+    padding             to a multiple of 8 bytes
+
+all big-endian. The CRC covers header and index. The payload needs no checksum of its own: the index holds each batch's header,
+the header holds the batch's CRC, so a torn payload shows when both are compared (`payload_errors`).
+
+`durable_through` is a sequence up to which everything was synced before this flush was written. A broken flush at or below the
+`durable_through` of a later one is corruption; any other broken flush is the torn tail that a crash leaves.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from bytemq.errors import Corrupt
+from bytemq.protocol.records.batch import ATTRIBUTES_POSITION, HEADER_BYTES, RecordBatch, parse_header
+from bytemq.storage.extents import Chunk
+from bytemq.types import PartitionId, TopicId
+
+MAGIC = b"BMQF"
+VERSION = 1
+ALIGNMENT = 8
+
+_HEADER = struct.Struct(">4sHHQQQIIIQ")
+_CRC = struct.Struct(">I")
+FLUSH_HEADER_BYTES = _HEADER.size + _CRC.size
+
+_SHARE = struct.Struct(">16siiBxHIqqqQQ")
+_REFERENCE = struct.Struct(">I")
+INLINE = 0
+REFERENCE = 1
+
+BATCH_ENTRY_BYTES = HEADER_BYTES + 4
+"""A batch in the index: its header and, as an unsigned 32-bit number, the CRC that it arrived with."""
+MAX_INDEX_BYTES = 256 * 1024 * 1024
+
+
+class FlushHeader(NamedTuple):
+    session_id: int
+    sequence: int
+    durable_through: int
+    previous_crc: int
+    """CRC of the flush before it in this session's log; 0 for the first."""
+    share_count: int
+    index_bytes: int
+    payload_bytes: int
+    crc: int
+
+    @property
+    def head_bytes(self) -> int:
+        """Header and index: where the payload starts."""
+        return FLUSH_HEADER_BYTES + self.index_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """With padding: where the next flush starts."""
+        return aligned(self.head_bytes + self.payload_bytes)
+
+
+class Share(NamedTuple):
+    """One partition's part of a flush."""
+
+    partition: PartitionId
+    leader_epoch: int
+    base_offset: int
+    next_offset: int
+    position: int
+    """Of its first byte: from the start of the payload, or in the file `reference` names."""
+    size_bytes: int
+    max_timestamp: int
+    entries: bytes | memoryview
+    """`BATCH_ENTRY_BYTES` a batch."""
+    reference: str = ""
+    """The segment that holds the bytes when they were written there once and for all; "" when they are in the payload."""
+    checksum: int = 0
+    """CRC-32C of the referenced bytes; 0 for a payload."""
+
+
+class ShareToWrite(NamedTuple):
+    partition: PartitionId
+    batches: Sequence[RecordBatch]
+    """Placed, in offset order, without gaps."""
+    size_bytes: int
+    max_timestamp: int
+
+
+def aligned(position: int) -> int:
+    return (position + ALIGNMENT - 1) & -ALIGNMENT
+
+
+def encode_head(
+    session_id: int, sequence: int, durable_through: int, previous_crc: int, shares: Sequence[ShareToWrite]
+) -> tuple[bytes, int]:
+    """Header and index of a flush of inline shares, and the CRC that its successor links to."""
+    parts: list[bytes | memoryview] = []
+    position = 0
+    pack_crc = _CRC.pack
+    for partition, batches, size_bytes, max_timestamp in shares:
+        first = batches[0]
+        parts.append(
+            _SHARE.pack(
+                partition[0],
+                partition[1],
+                first.leader_epoch,
+                INLINE,
+                0,
+                len(batches),
+                first.base_offset,
+                batches[-1].next_offset,
+                max_timestamp,
+                position,
+                size_bytes,
+            )
+        )
+        for batch in batches:
+            parts.append(batch.view[:HEADER_BYTES])
+            parts.append(pack_crc(batch.sent_crc))
+        position += size_bytes
+    index = b"".join(parts)
+    header = _HEADER.pack(
+        MAGIC, VERSION, 0, session_id, sequence, durable_through, previous_crc, len(shares), len(index), position
+    )
+    crc = crc32c(index, crc32c(header))
+    return b"".join((header, pack_crc(crc), index)), crc
+
+
+def decode_header(view: bytes | memoryview, position: int = 0) -> FlushHeader:
+    """The header at `position`, its CRC not checked (the index is needed for that). Raises Corrupt if it cannot be one."""
+    if len(view) - position < FLUSH_HEADER_BYTES:
+        raise Corrupt("the file ends inside the header of a flush")
+    magic, version, _, session, sequence, durable, previous, shares, index_bytes, payload = _HEADER.unpack_from(
+        view, position
+    )
+    if magic != MAGIC:
+        raise Corrupt("no flush starts here")
+    if version != VERSION:
+        raise Corrupt(f"flush of version {version}; this program reads version {VERSION}")
+    if index_bytes > MAX_INDEX_BYTES or shares * _SHARE.size > index_bytes or payload >= 1 << 40:
+        raise Corrupt("the sizes in the header of a flush make no sense")
+    (crc,) = _CRC.unpack_from(view, position + _HEADER.size)
+    return FlushHeader(session, sequence, durable, previous, shares, index_bytes, payload, crc)
+
+
+def check_head(head: bytes | memoryview, header: FlushHeader) -> None:
+    """Raises Corrupt unless `head` (header and index) is what the CRC was made from."""
+    view = memoryview(head)
+    if len(view) < header.head_bytes:
+        raise Corrupt("the file ends inside the index of a flush")
+    if crc32c(view[FLUSH_HEADER_BYTES : header.head_bytes], crc32c(view[: _HEADER.size])) != header.crc:
+        raise Corrupt("the checksum of a flush's header and index does not match")
+
+
+def decode_shares(head: bytes | memoryview, header: FlushHeader) -> Iterator[Share]:
+    """The shares of a flush whose head was checked. Raises Corrupt where the sizes in it contradict each other."""
+    view = memoryview(head)
+    position, end = FLUSH_HEADER_BYTES, header.head_bytes
+    for _ in range(header.share_count):
+        if end - position < _SHARE.size:
+            raise Corrupt("the index of a flush ends inside a share")
+        topic, index, epoch, kind, name_bytes, count, base, after, newest, start, size = _SHARE.unpack_from(
+            view, position
+        )
+        position += _SHARE.size
+        extra_bytes = _REFERENCE.size + name_bytes if kind == REFERENCE else 0
+        if count == 0 or count * BATCH_ENTRY_BYTES + extra_bytes > end - position:
+            raise Corrupt("the index of a flush ends inside a share")
+        name, checksum = "", 0
+        if kind == REFERENCE:
+            (checksum,) = _REFERENCE.unpack_from(view, position)
+            name = str(view[position + _REFERENCE.size : position + extra_bytes], "utf-8", "replace")
+            position += extra_bytes
+        elif kind != INLINE or start + size > header.payload_bytes:
+            raise Corrupt("a share of a flush lies outside its payload")
+        entries = view[position : position + count * BATCH_ENTRY_BYTES]
+        position += len(entries)
+        yield Share(
+            PartitionId(TopicId(topic), index), epoch, base, after, start, size, newest, entries, name, checksum
+        )
+
+
+def decode_entries(entries: bytes | memoryview) -> Iterator[RecordBatch]:
+    """The batches of a share as their headers tell; `view` holds the header alone."""
+    view = memoryview(entries)
+    for position in range(0, len(view), BATCH_ENTRY_BYTES):
+        batch = parse_header(view, position, header_only=True)
+        (batch.sent_crc,) = _CRC.unpack_from(view, position + HEADER_BYTES)
+        yield batch
+
+
+def chunks_of_share(share: Share, payload_position: int, chunk_bytes: int) -> list[Chunk]:
+    """The chunks of an inline share; positions count from where `payload_position` does."""
+    position = payload_position + share.position
+    if share.size_bytes <= chunk_bytes:
+        return [Chunk(share.base_offset, share.next_offset, position, share.size_bytes, share.max_timestamp)]
+    return chunks_of_batches(list(decode_entries(share.entries)), position, chunk_bytes)
+
+
+def chunks_of_batches(batches: Sequence[RecordBatch], position: int, chunk_bytes: int) -> list[Chunk]:
+    """Batches in a row from `position`, cut into chunks: one ends before it would exceed `chunk_bytes`."""
+    chunks = []
+    size_bytes, max_timestamp, base_offset = 0, -1, batches[0].base_offset
+    for batch in batches:
+        if size_bytes and size_bytes + batch.size_bytes > chunk_bytes:
+            chunks.append(Chunk(base_offset, batch.base_offset, position, size_bytes, max_timestamp))
+            position += size_bytes
+            size_bytes, max_timestamp, base_offset = 0, -1, batch.base_offset
+        size_bytes += batch.size_bytes
+        max_timestamp = max(max_timestamp, batch.max_timestamp)
+    chunks.append(Chunk(base_offset, batches[-1].next_offset, position, size_bytes, max_timestamp))
+    return chunks
+
+
+def payload_errors(share: Share, payload: memoryview) -> str | None:
+    """What is wrong with the bytes of a share, None when they are what was written.
+
+    `payload` is the share's own bytes. Each batch must start with the header in the index and match its CRC.
+    """
+    position = 0
+    for batch in decode_entries(share.entries):
+        end = position + batch.size_bytes
+        if end > len(payload):
+            return f"the batch at offset {batch.base_offset} is cut"
+        if payload[position : position + HEADER_BYTES] != batch.view:
+            return f"the header of the batch at offset {batch.base_offset} is not the one in the index"
+        if crc32c(payload[position + ATTRIBUTES_POSITION : end]) != batch.crc:
+            return f"the checksum of the batch at offset {batch.base_offset} does not match"
+        position = end
+    if position != share.size_bytes:
+        return f"the batches make {position} bytes, the index says {share.size_bytes}"
+    return None

@@ -1,0 +1,87 @@
+"""Deleting what is no longer part of anything.
+
+Owns: the deletion of files that no published manifest and no tail record names. Must not: decide that something is superseded.
+
+Deleting comes last: after the successor was published, and after the readers that had planned with the file. What a crash left behind is found
+at the next start by listing the store; what is live is what manifests and tail records say, never what the listing says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from bytemq.errors import BytemqError
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.interface import Store
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
+from bytemq.storage.segments import SegmentCache
+from bytemq.storage.wal_files import WalFiles
+from bytemq.types import PartitionId
+
+log = get_logger("storage.garbage")
+
+SLICE = 200
+
+
+class Garbage:
+    def __init__(self, store: Store, segments: SegmentCache, session_id: int) -> None:
+        self._store = store
+        self._segments = segments
+        self._session_id = session_id
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def discard(self, names: Sequence[str]) -> None:
+        """Deletes files in the background, each when no reader has it pinned."""
+        if names:
+            task = asyncio.get_running_loop().create_task(self._delete(names), name="storage-discard")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _delete(self, names: Sequence[str]) -> None:
+        try:
+            for name in names:
+                await self._segments.forget(name)
+            await self._store.delete(names)
+        except BytemqError as error:
+            log.warning("files were not deleted, the next start will", count=len(names), error=error)
+
+    async def idle(self) -> None:
+        """Returns when everything discarded was deleted."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def find(
+        self,
+        stored: Mapping[PartitionId, tuple[bytes, int]],
+        logs: Mapping[PartitionId, LogFiles],
+        wal_files: WalFiles,
+    ) -> list[str]:
+        """Names that earlier sessions left and nothing refers to. Spare files of theirs are handed to `wal_files`."""
+        listed = [info.name for info in await self._store.list("topics/")]
+        # Names made by this session are in flux, and none of them can be garbage of an earlier one.
+        own = f"-{self._session_id:x}-"
+        listed = [name for name in listed if own not in name.rpartition("/")[2]]
+        found = [
+            info.name
+            for info in await self._store.list("wal/")
+            if not wal_files.is_needed(info.name) and not wal_files.adopt_spare(info)
+        ]
+        live: set[str] = set()
+        for count, (partition, (value, _)) in enumerate(list(stored.items())):
+            live.update(names_of(decode_manifest(value, directory_of(partition))))
+            if count % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+        for files in list(logs.values()):
+            live.update(names_of(files.stored))
+        found.extend(name for name in listed if name not in live)
+        if found:
+            log.info("garbage of earlier sessions", count=len(found))
+        return found
+
+
+def names_of(stored: StoredManifest) -> list[str]:
+    """Every object that a manifest names."""
+    names = [segment.name for segment in stored.manifest.segments]
+    return [*names, stored.snapshot_name] if stored.snapshot_name else names

@@ -1,0 +1,279 @@
+"""A store on the local file system.
+
+Owns: every system call on files, the threads that sit in them, and which names are synced when. Must not: know what is in a file.
+
+Threads only sit in system calls; nothing here runs Python for long. A new name is durable once its directory was synced, so
+that happens wherever the contract promises a durable name. A file is created whole by a temporary file, fsync and link, which is
+atomic and never overwrites.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from bytemq.errors import BytemqError, Full, Invalid, NotFound, Unavailable
+from bytemq.storage.interface import AppendFile, Buffer, ObjectInfo, ReadFile
+
+Result = TypeVar("Result")
+
+IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if os.sysconf("SC_IOV_MAX") > 0 else 1024
+TEMPORARY = ".creating"
+"""Suffix of files that are not objects yet; found at a start, they are what a crash left."""
+_ZEROS = bytes(1024 * 1024)
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+def translated(error: OSError, what: str) -> BytemqError:
+    """The error by what the caller must do."""
+    message = f"{what}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Full(message)
+    if error.errno == errno.ENOENT:
+        return NotFound(message)
+    if error.errno == errno.EEXIST:
+        return Invalid(message)
+    return Unavailable(message)
+
+
+class LocalFile:
+    """One open file: `ReadFile`, and `AppendFile` when opened for writing."""
+
+    __slots__ = ("_fd", "_pool", "name")
+
+    def __init__(self, name: str, fd: int, pool: ThreadPoolExecutor) -> None:
+        self.name = name
+        self._fd = fd
+        self._pool = pool
+
+    def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
+        if not _NOWAIT:
+            return None
+        buffer = bytearray(size_bytes)
+        try:
+            got = os.preadv(self._fd, [buffer], position, _NOWAIT)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+                return None
+            raise translated(error, self.name) from error
+        return memoryview(buffer) if got == size_bytes else None
+
+    async def read(self, position: int, size_bytes: int) -> memoryview:
+        return await _in_thread(self._pool, self.name, lambda: _read(self._fd, position, size_bytes))
+
+    def write_now(self, buffers: Sequence[Buffer], position: int) -> None:
+        try:
+            _write(self._fd, buffers, position)
+        except OSError as error:
+            raise translated(error, self.name) from error
+
+    async def write(self, buffers: Sequence[Buffer], position: int, *, sync: bool) -> None:
+        await _in_thread(self._pool, self.name, lambda: _write(self._fd, buffers, position, sync=sync))
+
+    async def sync(self) -> None:
+        await _in_thread(self._pool, self.name, lambda: os.fdatasync(self._fd))
+
+    async def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            await _in_thread(self._pool, self.name, lambda: os.close(fd))
+
+
+class LocalStore:
+    """See `interface.Store`. `root` is created if it does not exist."""
+
+    def __init__(self, root: str | os.PathLike[str], *, threads: int = 6) -> None:
+        self.root = Path(root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._pool = ThreadPoolExecutor(threads, "storage")
+        self._urgent_pool = ThreadPoolExecutor(1, "storage-urgent")
+        self._directories: set[str] = set()
+        self._temporary = 0
+
+    async def create(self, name: str, data: Sequence[Buffer]) -> None:
+        self._temporary += 1
+        temporary = f"{name}.{os.getpid()}-{self._temporary}{TEMPORARY}"
+        await _in_thread(self._pool, name, lambda: self._create(name, temporary, data))
+
+    async def read(self, name: str) -> bytes:
+        return await _in_thread(self._pool, name, lambda: self._path(name).read_bytes())
+
+    async def list(self, prefix: str) -> Sequence[ObjectInfo]:
+        return await _in_thread(self._pool, prefix, lambda: self._list(prefix))
+
+    async def delete(self, names: Sequence[str]) -> None:
+        await _in_thread(self._pool, "delete", lambda: self._delete(names))
+
+    async def create_append(
+        self, name: str, *, size_bytes: int = 0, zeroed: bool = False, urgent: bool = False
+    ) -> AppendFile:
+        fd = await _in_thread(self._pool, name, lambda: self._allocate(name, size_bytes, zeroed))
+        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool)
+
+    async def open_append(self, name: str, *, urgent: bool = False) -> AppendFile:
+        fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
+        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool)
+
+    async def open_read(self, name: str) -> ReadFile:
+        fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
+        return LocalFile(name, fd, self._pool)
+
+    async def size(self, name: str) -> int:
+        return await _in_thread(self._pool, name, lambda: self._path(name).stat().st_size)
+
+    async def rename(self, name: str, new_name: str) -> None:
+        await _in_thread(self._pool, name, lambda: self._rename(name, new_name))
+
+    async def free_bytes(self) -> int:
+        def free() -> int:
+            status = os.statvfs(self.root)
+            return status.f_bavail * status.f_frsize
+
+        return await _in_thread(self._pool, "statvfs", free)
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        for pool in (self._urgent_pool, self._pool):
+            await loop.run_in_executor(None, pool.shutdown)
+
+    # What runs in threads.
+
+    def _path(self, name: str) -> Path:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise Invalid(f"not a name in the store: {name!r}")
+        return self.root / name
+
+    def _create(self, name: str, temporary: str, data: Sequence[Buffer]) -> None:
+        self._make_directory(name)
+        path, temporary_path = self._path(name), self._path(temporary)
+        fd = os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                _write(fd, data, 0)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.link(temporary_path, path)
+        finally:
+            os.unlink(temporary_path)
+        _sync_directory(path.parent)
+
+    def _allocate(self, name: str, size_bytes: int, zeroed: bool) -> int:
+        self._make_directory(name)
+        path = self._path(name)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            if size_bytes:
+                os.posix_fallocate(fd, 0, size_bytes)
+                for position in range(0, size_bytes if zeroed else 0, len(_ZEROS)):
+                    os.pwrite(fd, memoryview(_ZEROS)[: size_bytes - position], position)
+                os.fsync(fd)
+            _sync_directory(path.parent)
+        except OSError:
+            os.close(fd)
+            os.unlink(path)
+            raise
+        return fd
+
+    def _list(self, prefix: str) -> Sequence[ObjectInfo]:
+        found = []
+        root = os.fspath(self.root)
+        pending = [prefix.rstrip("/")]
+        while pending:
+            directory = pending.pop()
+            try:
+                entries = list(os.scandir(os.path.join(root, directory)))
+            except FileNotFoundError:
+                continue
+            for entry in entries:
+                name = f"{directory}/{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(name)
+                else:
+                    found.append(ObjectInfo(name, entry.stat(follow_symlinks=False).st_size))
+        return sorted(found)
+
+    def _delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            path = self._path(name)
+            path.unlink(missing_ok=True)
+            for directory in path.parents:
+                if directory in (self.root, self.root / path.relative_to(self.root).parts[0]):
+                    break
+                try:
+                    directory.rmdir()
+                except OSError:
+                    break  # not empty, or another thread was first
+                self._directories.discard(os.fspath(directory))
+
+    def _rename(self, name: str, new_name: str) -> None:
+        self._make_directory(new_name)
+        path, new_path = self._path(name), self._path(new_name)
+        if new_path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.rename(path, new_path)
+        _sync_directory(new_path.parent)
+        if path.parent != new_path.parent:
+            _sync_directory(path.parent)
+
+    def _make_directory(self, name: str) -> None:
+        """The directory of `name`, durable: each new directory is a name in its parent."""
+        directory = self._path(name).parent
+        if os.fspath(directory) in self._directories:
+            return
+        missing = []
+        while not directory.exists():
+            missing.append(directory)
+            directory = directory.parent
+        for new in reversed(missing):
+            new.mkdir(exist_ok=True)
+            _sync_directory(new.parent)
+        self._directories.add(os.fspath(self._path(name).parent))
+
+
+async def _in_thread(pool: ThreadPoolExecutor, what: str, call: Callable[[], Result]) -> Result:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
+    except OSError as error:
+        raise translated(error, what) from error
+
+
+def _read(fd: int, position: int, size_bytes: int) -> memoryview:
+    buffer = memoryview(bytearray(size_bytes))
+    filled = 0
+    while filled < size_bytes:
+        got = os.preadv(fd, [buffer[filled:]], position + filled)
+        if not got:
+            break
+        filled += got
+    return buffer[:filled]
+
+
+def _write(fd: int, buffers: Sequence[Buffer], position: int, *, sync: bool = False) -> None:
+    """All of `buffers`, however many the kernel takes at once."""
+    for start in range(0, len(buffers), IOV_MAX):
+        part = buffers[start : start + IOV_MAX]
+        expected = sum(len(buffer) for buffer in part)
+        written = os.pwritev(fd, part, position)
+        position += written
+        if written < expected:
+            rest = memoryview(b"".join(part))[written:]
+            while rest:
+                written = os.pwrite(fd, rest, position)
+                position += written
+                rest = rest[written:]
+    if sync:
+        os.fdatasync(fd)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,279 @@
+"""The files of one partition, seen as one log.
+
+Owns: which bytes of which file are the log from its start to its committed end, and reading them. Must not: write, publish manifests (`storage`
+does both through the few methods at the end), or know a watermark above what is durable.
+
+The newest part is extents inside write-ahead-log files, what is older is segments. The bytes may move from the one to the other while a read
+waits: it holds on to the files that it planned with.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bytemq.errors import Corrupt, Invalid, NotFound
+from bytemq.protocol.records.batch import RecordBatch, parse_header
+from bytemq.storage.batch_walk import walk
+from bytemq.storage.extents import Chunk, ExtentTable
+from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo
+from bytemq.storage.manifest_codec import StoredManifest
+from bytemq.storage.reading import Plan, Read, assemble, plan_extents, plan_segment
+from bytemq.storage.segments import SegmentCache
+from bytemq.storage.shared_file import SharedFile
+from bytemq.types import PartitionId
+
+
+@dataclass(slots=True)
+class RecoveredLog:
+    """What opening a log found, for its owner to rebuild its state from. Dropped by the owner when it is done."""
+
+    log_start_offset: int
+    end_offset: int
+    leader_epochs: list[tuple[int, int]]
+    snapshot: PartitionSnapshot | None
+    headers: list[RecordBatch] = field(default_factory=list)
+    """Of all batches from the snapshot's offset on, in order; `view` of each holds the header alone."""
+
+
+class Files:
+    """What all logs of a session are read from, and the one change that a log's owner asks of its log directly."""
+
+    __slots__ = ("advance_log_start", "segments", "wal")
+
+    def __init__(
+        self,
+        segments: SegmentCache,
+        wal: Mapping[int, SharedFile],
+        advance_log_start: Callable[[LogFiles, int], Coroutine[None, None, None]],
+    ) -> None:
+        self.segments = segments
+        self.wal = wal
+        """Write-ahead-log files by ordinal."""
+        self.advance_log_start = advance_log_start
+
+
+class LogFiles:
+    """See the module's docstring. Offsets are those of records; `end_offset` is the next one to be committed."""
+
+    __slots__ = (
+        "_files",
+        "deleted",
+        "manifest",
+        "partition",
+        "pending_entries",
+        "recovered",
+        "revision",
+        "segment_bytes",
+        "segment_ms",
+        "snapshot_source",
+        "staged_end",
+        "stored",
+        "wal",
+    )
+
+    def __init__(self, partition: PartitionId, stored: StoredManifest, revision: int, files: Files) -> None:
+        manifest = stored.manifest
+        self.partition = partition
+        self.manifest = manifest
+        self.stored = stored
+        """As last published; its snapshot is needed when the next manifest brings no newer one."""
+        self.revision = revision
+        """Of the manifest in the metadata store; 0 before it was first published."""
+        self.wal = ExtentTable(manifest.end_offset)
+        self.staged_end = manifest.end_offset
+        """Next offset after everything handed to the write-ahead log, durable or not."""
+        self.snapshot_source: Callable[[], PartitionSnapshot] | None = None
+        self.recovered: RecoveredLog | None = None
+        self.pending_entries: list[bytes | memoryview] = []
+        """Batch entries found by recovery, until the log is opened."""
+        self.segment_bytes = 0
+        """The topic's segment.bytes, and below its segment.ms, as the owner sets them; 0: the storage's own limits."""
+        self.segment_ms = 0
+        self.deleted = False
+        self._files = files
+
+    # What the log is.
+
+    @property
+    def log_start_offset(self) -> int:
+        return self.manifest.log_start_offset
+
+    @property
+    def end_offset(self) -> int:
+        return max(self.wal.end_offset, self.manifest.log_start_offset)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.wal.size_bytes + sum(segment.size_bytes for segment in self.manifest.segments)
+
+    @property
+    def segments(self) -> Sequence[SegmentInfo]:
+        """The segments, then the part in the write-ahead log, cut as segments would be."""
+        return [*self.manifest.segments, *self._future_segments()]
+
+    def _future_segments(self) -> Iterator[SegmentInfo]:
+        table = self.wal
+        current: SegmentInfo | None = None
+        for number in range(len(table)):
+            chunk = table.chunk(number)
+            if current is not None and self._rolls(current, chunk):
+                yield current
+                current = None
+            if current is None:
+                current = SegmentInfo(chunk.base_offset, 0, 0, -1, max(chunk.max_timestamp, 0))
+            current = current._replace(
+                last_offset=chunk.next_offset - 1,
+                size_bytes=current.size_bytes + chunk.size_bytes,
+                max_timestamp=max(current.max_timestamp, chunk.max_timestamp),
+            )
+        if current is not None:
+            yield current
+
+    def _rolls(self, current: SegmentInfo, chunk: Chunk) -> bool:
+        if self.segment_bytes and current.size_bytes + chunk.size_bytes > self.segment_bytes:
+            return True
+        return bool(self.segment_ms) and chunk.max_timestamp - current.created_ms > self.segment_ms
+
+    # Reading.
+
+    def read_cached(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read | None:
+        """As `read`, from the page cache only; None if it would have to wait."""
+        end_offset = self._readable_end(offset, end_offset)
+        if offset >= end_offset:
+            return Read([], 0, offset, offset)
+        plan = self._plan(offset, max_bytes, end_offset, verify=False)
+        if plan is None:
+            return None
+        data = []
+        for run in plan.runs:
+            view = run.file.read_cached(run.position, run.size_bytes)
+            if view is None:
+                return None
+            data.append(view)
+        return assemble(plan, data, offset, max_bytes, end_offset, at_least_one)
+
+    async def read(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read:
+        """Whole batches, the first one containing `offset`, none that reaches `end_offset` or beyond.
+
+        At most `max_bytes`, but the first batch whatever its size with `at_least_one`. It may be fewer although more are
+        there. Raises NotFound below the log start offset and after deletion, Corrupt where stored bytes are damaged,
+        Unavailable.
+        """
+        end_offset = self._readable_end(offset, end_offset)
+        if offset >= end_offset:
+            return Read([], 0, offset, offset)
+        plan = self._plan(offset, max_bytes, end_offset, verify=True)
+        if plan is None:
+            await self._files.segments.get(self._segment_of(offset))
+            return await self.read(offset, max_bytes, end_offset, at_least_one=at_least_one)
+        for run in plan.runs:  # all at once: while one is read, another one's file could be released
+            run.file.pin()
+        try:
+            data = [await run.file.read(run.position, run.size_bytes) for run in plan.runs]
+        finally:
+            for run in plan.runs:
+                run.file.unpin()
+        for run, view in zip(plan.runs, data, strict=True):
+            if len(view) < run.size_bytes:
+                raise Corrupt(f"{run.file.file.name} ends before position {run.position + run.size_bytes}")
+        return assemble(plan, data, offset, max_bytes, end_offset, at_least_one)
+
+    def _readable_end(self, offset: int, end_offset: int) -> int:
+        if self.deleted:
+            raise NotFound("the log was deleted")
+        if offset < self.manifest.log_start_offset:
+            raise NotFound(f"offset {offset} is below the log start offset {self.manifest.log_start_offset}")
+        end_offset = min(end_offset, self.end_offset)
+        for first, last in self.manifest.holes:
+            if first <= offset <= last:
+                raise Corrupt(f"the bytes of offsets {first}..{last} are lost")
+            if offset < first:
+                return min(end_offset, first)
+        return end_offset
+
+    def _plan(self, offset: int, max_bytes: int, end_offset: int, *, verify: bool) -> Plan | None:
+        """None when the segment that holds `offset` is not open."""
+        if self.wal.bases and offset >= self.wal.bases[0]:
+            return plan_extents(self.wal, self._files.wal, offset, max_bytes, end_offset, verify)
+        segment = self._files.segments.peek(self._segment_of(offset).name)
+        if segment is None or offset >= segment.index.next_offset:
+            return None
+        return plan_segment(segment.index, segment, offset, max_bytes, end_offset, verify)
+
+    def _segment_of(self, offset: int) -> SegmentInfo:
+        segments = self.manifest.segments
+        number = bisect_right(segments, offset, key=_base_offset) - 1
+        if number < 0 or offset > segments[number].last_offset:
+            raise Corrupt(f"no file holds offset {offset}")
+        return segments[number]
+
+    # Looking for timestamps.
+
+    async def find_timestamp(self, timestamp_ms: int, end_offset: int) -> RecordBatch | None:
+        """The first whole batch, ending below `end_offset`, whose maximum timestamp is at or above `timestamp_ms`."""
+        offset = self.log_start_offset
+        while (chunk := await self._chunk_at_or_after(offset, timestamp_ms)) is not None:
+            if chunk.base_offset >= end_offset:
+                break
+            read = await self.read(max(chunk.base_offset, offset), chunk.size_bytes, end_offset)
+            for buffer in read.buffers:
+                view = memoryview(buffer)
+                for batch in walk(view, verify=False):
+                    if batch.max_timestamp >= timestamp_ms:
+                        return parse_header(view, batch.position)
+            offset = chunk.next_offset
+        return None
+
+    async def max_timestamp_batch(self, end_offset: int) -> RecordBatch | None:
+        """The first whole batch, ending below `end_offset`, with the greatest maximum timestamp."""
+        greatest = -1
+        for segment in self.manifest.segments:
+            if segment.last_offset < end_offset:
+                greatest = max(greatest, segment.max_timestamp)
+        offset = self.log_start_offset
+        while offset < min(end_offset, self.end_offset):
+            chunk = await self._chunk_at_or_after(offset, greatest + 1)
+            if chunk is None or chunk.base_offset >= end_offset:
+                break
+            read = await self.read(max(chunk.base_offset, offset), chunk.size_bytes, end_offset)
+            for buffer in read.buffers:
+                greatest = max(greatest, *(batch.max_timestamp for batch in walk(memoryview(buffer), verify=False)))
+            offset = chunk.next_offset
+        return await self.find_timestamp(greatest, end_offset)
+
+    async def _chunk_at_or_after(self, offset: int, timestamp_ms: int) -> Chunk | None:
+        """The first chunk that reaches beyond `offset` and has a record of that time or later."""
+        for segment in self.manifest.segments:
+            if segment.last_offset >= offset and segment.max_timestamp >= timestamp_ms:
+                index = (await self._files.segments.get(segment)).index
+                for number in range(max(index.find(offset), 0), len(index)):
+                    if index.max_timestamps[number] >= timestamp_ms:
+                        return index.chunk(number)
+        table = self.wal
+        for number in range(max(table.find(offset), 0), len(table)):
+            if table.max_timestamps[number] >= timestamp_ms and table.chunk(number).next_offset > offset:
+                return table.chunk(number)
+        return None
+
+    # What the storage changes. Nobody else calls these.
+
+    async def advance_log_start(self, offset: int) -> None:
+        """Forgets what is below `offset`, durably when it returns; whole segments below go. Never moves back."""
+        if offset > self.end_offset:
+            raise Invalid(f"log start offset {offset} is above the end offset {self.end_offset}")
+        await self._files.advance_log_start(self, offset)
+
+    def drop_wal_below(self, offset: int) -> None:
+        """Extents wholly below `offset` are no longer part of the log."""
+        table = self.wal
+        if offset >= table.end_offset:
+            table.drop_first(len(table))
+            table.end_offset = offset
+        elif len(table):
+            table.drop_first(max(table.find(offset), 0))
+
+
+def _base_offset(segment: SegmentInfo) -> int:
+    return segment.base_offset

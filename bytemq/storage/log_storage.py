@@ -1,0 +1,336 @@
+"""The storage of one node session: where the parts are put together.
+
+Owns: the logs that are known, opening and deleting them, the life of the parts. Must not: know the formats, or do I/O itself.
+
+    append -> wal (durable)           -> readable through LogFiles.read
+           -> write-behind (segments) -> publisher (manifests) -> files of the write-ahead log are used again
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Self
+
+from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
+from bytemq.metadata import keys
+from bytemq.metadata.store import MetadataStore
+from bytemq.protocol.records.batch import HEADER_BYTES, RecordBatch, parse_header
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.batch_walk import walk
+from bytemq.storage.checkpoint import WriteBehind
+from bytemq.storage.format import chunks_of_share, decode_entries, decode_shares
+from bytemq.storage.garbage import Garbage
+from bytemq.storage.interface import Store
+from bytemq.storage.log_files import Files, LogFiles, RecoveredLog
+from bytemq.storage.manifest import Manifest, PartitionSnapshot, with_holes, with_leader_epoch
+from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, decode_snapshot, directory_of
+from bytemq.storage.publisher import Publisher
+from bytemq.storage.recovery import SessionRecovery
+from bytemq.storage.segments import SegmentCache
+from bytemq.storage.settings import Durability, StorageConfig
+from bytemq.storage.wal import OnDurable, Wal
+from bytemq.storage.wal_files import WalFile, WalFiles
+from bytemq.storage.wal_index import StoredFlush, TailRecord, decode_tail
+from bytemq.types import PartitionId, parse_topic_id
+
+log = get_logger("storage")
+
+READ_BYTES = 1024 * 1024
+
+
+class LogStorage:
+    """See the module's docstring. All methods are called on the event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        metadata: MetadataStore,
+        session_id: int,
+        config: StorageConfig,
+        clock: Clock,
+        durability: Durability,
+    ) -> None:
+        """Use `open`."""
+        self._store = store
+        self._metadata = metadata
+        self._session_id = session_id
+        self._config = config
+        self._clock = clock
+        self._durability = durability
+        self._logs: dict[PartitionId, LogFiles] = {}
+        self._stored: dict[PartitionId, tuple[bytes, int]] = {}
+        segments = SegmentCache(store, config.open_files, config.chunk_bytes)
+        self._garbage = Garbage(store, segments, session_id)
+        self._publisher = Publisher(store, metadata, session_id, config, self._garbage.discard)
+        self._wal_files = WalFiles(store, metadata, session_id, config)
+        self._files = Files(segments, self._wal_files.by_ordinal, self._publisher.advance_log_start)
+        self._wal = Wal(self._wal_files, session_id, config, clock, durability, self._consider_write_behind)
+        self._write_behind = WriteBehind(
+            store,
+            self._files,
+            self._wal_files,
+            self._wal,
+            self._publisher,
+            self._garbage,
+            self._logs,
+            session_id,
+            config,
+            clock,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self.recovered_bytes = 0
+        """How much of write-ahead logs the recovery had to walk through."""
+
+    @classmethod
+    async def open(
+        cls,
+        store: Store,
+        metadata: MetadataStore,
+        *,
+        session_id: int,
+        config: StorageConfig,
+        clock: Clock,
+        durability: Durability = "fsync",
+    ) -> Self:
+        """Recovers what earlier sessions left and starts a new one; `session_id` is greater than every earlier one.
+
+        Raises Invalid for a session id used before, Corrupt when metadata make no sense, Unavailable.
+        """
+        storage = cls(store, metadata, session_id, config, clock, durability)
+        await storage._recover()
+        loop = asyncio.get_running_loop()
+        storage._tasks.append(loop.create_task(storage._wal.run(), name="wal"))
+        storage._tasks.append(loop.create_task(storage._tidy(), name="storage-garbage"))
+        if durability == "page-cache":
+            storage._tasks.append(loop.create_task(storage._sync_regularly(), name="wal-sync"))
+        return storage
+
+    # Logs.
+
+    async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
+        """Publishes the owner's epoch and finds what its state is rebuilt from (`recovered`). Copies no data."""
+        files = self._logs.get(partition)
+        if files is None:
+            files = self._logs[partition] = self._load(partition)
+        if files.snapshot_source is not None:
+            # Open before in this session: its last owner still knows everything.
+            snapshot = files.snapshot_source()
+            files.recovered = self._recovered(files, snapshot, [])
+        else:
+            snapshot_or_none = await self._stored_snapshot(files)
+            headers = await self._headers_after(files, snapshot_or_none)
+            files.recovered = self._recovered(files, snapshot_or_none, headers)
+        await self._publisher.publish(files, lambda manifest: with_leader_epoch(manifest, leader_epoch))
+        files.pending_entries = []
+        return files
+
+    def append(
+        self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable, *, urgent: bool = False
+    ) -> None:
+        """Stages batches that were placed at the log's next offsets. The storage owns their bytes until `on_durable`.
+
+        `on_durable` is called on the loop, never before this returns, in the order of the appends: with None when the bytes are durable
+        and readable, or with an error, and then every later append in flight has failed too, and the log's next offset is
+        its `end_offset` again. `urgent` changes nothing here: a flush starts at once anyway. Raises Invalid for batches
+        that are not at the next offset.
+        """
+        self._wal.append(files, batches, on_durable)
+
+    async def delete_log(self, partition: PartitionId) -> None:
+        """Forgets the log, durably when this returns; its files go when nobody reads them."""
+        files = self._logs.get(partition)
+        if files is None:
+            if partition not in self._stored:
+                return
+            files = self._load(partition)
+        files.deleted = True
+        await self._publisher.publish(files, None)
+        self._logs.pop(partition, None)
+        files.wal.drop_first(len(files.wal))
+
+    def partitions(self) -> Iterable[PartitionId]:
+        """Every partition that has a log, opened or not: for comparing with the topics that exist."""
+        return {*self._logs, *self._stored}
+
+    async def checkpoint(self) -> None:
+        """Writes everything committed so far to segments, whatever the limits. Raises Unavailable."""
+        await self._write_behind.run(everything=True)
+
+    async def close(self) -> None:
+        """A clean stop: what is staged is written, and the next session has nothing to walk through."""
+        self._wal.stop()
+        await self._tasks[0]
+        for task in self._tasks[1:]:
+            task.cancel()
+        await asyncio.gather(*self._tasks[1:], return_exceptions=True)
+        await self._write_behind.stop()
+        await self._publisher.idle()
+        number, sequence = await self._wal.finish()
+        await self._wal_files.seal(number, sequence)
+        await self._garbage.idle()
+        await self._wal_files.close()
+        await self._files.segments.close()
+
+    # What the node shows and limits.
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes appended but not durable yet."""
+        return self._wal.pending_bytes
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether appenders should pause until `notify_when_drained` calls back."""
+        return self._wal.overloaded
+
+    def notify_when_drained(self, callback: Callable[[], None]) -> None:
+        """Calls back once, when the storage is no longer overloaded."""
+        self._wal.notify_when_drained(callback)
+
+    @property
+    def wal_bytes(self) -> int:
+        """Disk space that the write-ahead log takes."""
+        return self._wal_files.total_bytes
+
+    @property
+    def healthy(self) -> BytemqError | None:
+        """Why appends fail at present; None when they do not."""
+        return self._wal.failure
+
+    # Recovery.
+
+    async def _recover(self) -> None:
+        for entry in (await self._metadata.range(keys.MANIFESTS)).entries:
+            topic, _, index = entry.key.removeprefix(keys.MANIFESTS).partition("/")
+            self._stored[PartitionId(parse_topic_id(topic), int(index))] = (entry.value, entry.revision)
+        tails = []
+        for entry in (await self._metadata.range(keys.WAL_TAILS)).entries:
+            tails.append((decode_tail(entry.value), entry.revision))
+        for tail, revision in sorted(tails):
+            if tail.session_id >= self._session_id:
+                raise Invalid(f"session id {self._session_id} is not above {tail.session_id}, which was used before")
+            await self._recover_session(tail, revision)
+        for files in self._logs.values():
+            self._check_end(files)
+        await self._wal_files.publish_tail(TailRecord(self._session_id, 0))
+        unused = [file for file in self._wal_files.live if not file.first_sequence]
+        await self._wal_files.release(unused, *self._wal.next_link)
+
+    async def _recover_session(self, tail: TailRecord, revision: int) -> None:
+        recovery = SessionRecovery(self._store, tail, self._wal_files.next_ordinal, self._apply)
+        await recovery.run()
+        self.recovered_bytes += recovery.walked_bytes
+        for file in recovery.files:
+            if file.heads:
+                # After a kill the kernel has what was written; what is served from now on must survive a power cut too.
+                await file.writable.sync()
+            self._wal_files.adopt(file)
+            await self._wal_files.write_index(file)
+        if not tail.is_sealed:
+            number = recovery.files[-1].number if recovery.files else tail.first_number
+            tail = tail._replace(sealed_number=number, sealed_sequence=recovery.sequence)
+        await self._wal_files.publish_tail(tail, revision)
+        log.info(
+            "write-ahead log recovered",
+            session=tail.session_id,
+            files=len(recovery.files),
+            sequence=recovery.sequence,
+            walked_bytes=recovery.walked_bytes,
+        )
+
+    def _apply(self, file: WalFile, flush: StoredFlush) -> None:
+        """Takes over the shares of one recovered flush."""
+        payload_position = flush.position + flush.header.head_bytes
+        for share in decode_shares(flush.head, flush.header):
+            files = self._logs.get(share.partition)
+            if files is None:
+                if share.partition not in self._stored:
+                    continue  # deleted since
+                files = self._logs[share.partition] = self._load(share.partition)
+            table = files.wal
+            if share.next_offset > files.stored.snapshot_offset:
+                files.pending_entries.append(bytes(share.entries))
+            if share.next_offset <= table.end_offset:
+                continue
+            for chunk in chunks_of_share(share, payload_position, self._config.chunk_bytes):
+                if chunk.next_offset <= table.end_offset:
+                    continue
+                if chunk.base_offset > table.end_offset:
+                    self._report_hole(files, table.end_offset, chunk.base_offset - 1)
+                table.append(chunk, file.ordinal, verified=False)
+            files.staged_end = files.end_offset
+
+    def _check_end(self, files: LogFiles) -> None:
+        """A snapshot is published after what it describes became durable: if the log ends before it, bytes are lost."""
+        if files.stored.snapshot_offset > files.end_offset:
+            self._report_hole(files, files.end_offset, files.stored.snapshot_offset - 1)
+            files.wal.end_offset = files.stored.snapshot_offset
+            files.staged_end = files.end_offset
+
+    def _report_hole(self, files: LogFiles, first: int, last: int) -> None:
+        log.error("acknowledged offsets are lost", partition=files.partition, first=first, last=last)
+        files.manifest = with_holes(files.manifest, [(first, last)])
+
+    def _load(self, partition: PartitionId) -> LogFiles:
+        value, revision = self._stored.pop(partition, (b"", 0))
+        stored = StoredManifest(Manifest(leader_epoch=-1))
+        if value:
+            stored = decode_manifest(value, directory_of(partition))
+        return LogFiles(partition, stored, revision, self._files)
+
+    async def _stored_snapshot(self, files: LogFiles) -> PartitionSnapshot | None:
+        stored = files.stored
+        if stored.snapshot_name:
+            return decode_snapshot(await self._store.read(stored.snapshot_name))
+        return decode_snapshot(stored.snapshot) if stored.snapshot else None
+
+    async def _headers_after(self, files: LogFiles, snapshot: PartitionSnapshot | None) -> list[RecordBatch]:
+        """Headers of all batches from the snapshot's offset on: from segments what is there, then what recovery found."""
+        offset = max(snapshot.offset if snapshot is not None else 0, files.log_start_offset)
+        entries = [batch for share in files.pending_entries for batch in decode_entries(share)]
+        entries = [batch for batch in entries if batch.base_offset >= offset]
+        known_from = entries[0].base_offset if entries else files.end_offset
+        headers: list[RecordBatch] = []
+        while offset < known_from:
+            try:
+                read = await files.read(offset, READ_BYTES, known_from)
+            except Corrupt as error:
+                log.error("damaged batches are not in the rebuilt state", partition=files.partition, error=error)
+                offset = next((last + 1 for first, last in files.manifest.holes if first <= offset <= last), known_from)
+                continue
+            for buffer in read.buffers:
+                view = memoryview(buffer)
+                for batch in walk(view, verify=False):
+                    header = memoryview(bytes(view[batch.position : batch.position + HEADER_BYTES]))
+                    headers.append(parse_header(header, header_only=True))
+            offset = read.next_offset
+        headers.extend(entries)
+        return headers
+
+    def _recovered(
+        self, files: LogFiles, snapshot: PartitionSnapshot | None, headers: list[RecordBatch]
+    ) -> RecoveredLog:
+        epochs = list(snapshot.leader_epochs) if snapshot is not None else []
+        return RecoveredLog(files.log_start_offset, files.end_offset, epochs, snapshot, headers)
+
+    # Background.
+
+    def _consider_write_behind(self) -> None:
+        self._write_behind.consider()
+
+    async def _tidy(self) -> None:
+        try:
+            names = await self._garbage.find(self._stored, self._logs, self._wal_files)
+            self._garbage.discard(names)
+        except (BytemqError, NotFound) as error:
+            log.warning("looking for garbage failed", error=error)
+
+    async def _sync_regularly(self) -> None:
+        while True:
+            await self._clock.sleep(self._config.wal_sync_interval_ms / 1000)
+            try:
+                await self._wal.sync()
+            except BytemqError as error:
+                log.error("the write-ahead log could not be synced", error=error)

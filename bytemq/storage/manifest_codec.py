@@ -1,0 +1,177 @@
+"""Manifests and producer snapshots as bytes. Pure.
+
+Owns: their encoding. Must not: know where the bytes are kept.
+
+All little-endian. A manifest is a value in the metadata store; a snapshot is part of it, or an object that it names when it is large.
+Both end in a CRC-32C over what precedes.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from bytemq.errors import Corrupt
+from bytemq.storage.manifest import AbortedTxn, Manifest, PartitionSnapshot, ProducerSnapshot, SegmentInfo
+from bytemq.types import PartitionId, format_topic_id
+
+VERSION = 1
+_MANIFEST = struct.Struct("<BBiqIIqI")
+_SEGMENT = struct.Struct("<qqQqqBH")
+_HOLE = struct.Struct("<qq")
+_SNAPSHOT = struct.Struct("<BqIII")
+_EPOCH = struct.Struct("<iq")
+_PRODUCER = struct.Struct("<qhiqqB")
+_BATCH = struct.Struct("<iiqqqI")
+_ABORTED = struct.Struct("<qqqq")
+_CRC = struct.Struct("<I")
+
+_NO_SNAPSHOT, _INLINE, _OBJECT = range(3)
+_NO_TRANSACTION = -1
+
+
+class StoredManifest(NamedTuple):
+    """A manifest as stored. Its snapshot stays encoded until somebody wants it: `manifest.snapshot` is None."""
+
+    manifest: Manifest
+    snapshot_offset: int = -1
+    """-1 when there is no snapshot."""
+    snapshot: bytes = b""
+    snapshot_name: str = ""
+    """The object that holds the snapshot when `snapshot` does not."""
+
+
+def directory_of(partition: PartitionId) -> str:
+    """Where a partition's objects are in the store, with a "/" at the end."""
+    return f"topics/{format_topic_id(partition.topic_id)}/{partition.index}/"
+
+
+def encode_manifest(stored: StoredManifest, directory: str) -> bytes:
+    manifest = stored.manifest
+    if stored.snapshot_name:
+        kind, snapshot = _OBJECT, stored.snapshot_name.removeprefix(directory).encode()
+    else:
+        kind, snapshot = _INLINE if stored.snapshot else _NO_SNAPSHOT, stored.snapshot
+    parts = [
+        _MANIFEST.pack(
+            VERSION,
+            kind,
+            manifest.leader_epoch,
+            manifest.log_start_offset,
+            len(manifest.segments),
+            len(manifest.holes),
+            stored.snapshot_offset,
+            len(snapshot),
+        )
+    ]
+    for segment in manifest.segments:
+        name = segment.name.removeprefix(directory).encode()
+        base, last, size_bytes, max_timestamp, created_ms = segment[:5]
+        parts.append(_SEGMENT.pack(base, last, size_bytes, max_timestamp, created_ms, segment.sealed, len(name)))
+        parts.append(name)
+    parts.extend(_HOLE.pack(*hole) for hole in manifest.holes)
+    parts.append(snapshot)
+    return _closed(parts)
+
+
+def decode_manifest(data: bytes, directory: str) -> StoredManifest:
+    """Raises Corrupt for anything that `encode_manifest` did not make."""
+    view = _opened(data, "manifest")
+    try:
+        version, kind, epoch, start, segment_count, hole_count, snapshot_offset, snapshot_bytes = _MANIFEST.unpack_from(
+            view
+        )
+        if version != VERSION:
+            raise Corrupt(f"manifest of version {version}; this program reads version {VERSION}")
+        position = _MANIFEST.size
+        segments = []
+        for _ in range(segment_count):
+            base, last, size_bytes, max_timestamp, created, sealed, name_bytes = _SEGMENT.unpack_from(view, position)
+            position += _SEGMENT.size
+            name = directory + str(view[position : position + name_bytes], "utf-8")
+            position += name_bytes
+            segments.append(SegmentInfo(base, last, size_bytes, max_timestamp, created, name, bool(sealed)))
+        holes = []
+        for _ in range(hole_count):
+            holes.append(_HOLE.unpack_from(view, position))
+            position += _HOLE.size
+    except (struct.error, UnicodeDecodeError) as error:
+        raise Corrupt(f"manifest: {error}") from error
+    snapshot = view[position:]
+    if len(snapshot) != snapshot_bytes:
+        raise Corrupt("a manifest has the wrong size")
+    manifest = Manifest(epoch, start, tuple(segments), None, tuple(holes))
+    if kind == _OBJECT:
+        return StoredManifest(manifest, snapshot_offset, b"", directory + str(snapshot, "utf-8"))
+    return StoredManifest(manifest, snapshot_offset, bytes(snapshot))
+
+
+def encode_snapshot(snapshot: PartitionSnapshot) -> bytes:
+    parts = [
+        _SNAPSHOT.pack(
+            VERSION, snapshot.offset, len(snapshot.leader_epochs), len(snapshot.producers), len(snapshot.aborted)
+        )
+    ]
+    parts.extend(_EPOCH.pack(*entry) for entry in snapshot.leader_epochs)
+    for producer in snapshot.producers:
+        open_offset = producer.open_txn_first_offset
+        parts.append(
+            _PRODUCER.pack(
+                producer.producer_id,
+                producer.producer_epoch,
+                producer.coordinator_epoch,
+                producer.last_timestamp,
+                _NO_TRANSACTION if open_offset is None else open_offset,
+                len(producer.batches),
+            )
+        )
+        parts.extend(_BATCH.pack(*batch) for batch in producer.batches)
+    parts.extend(_ABORTED.pack(*transaction) for transaction in snapshot.aborted)
+    return _closed(parts)
+
+
+def decode_snapshot(data: bytes) -> PartitionSnapshot:
+    """Raises Corrupt for anything that `encode_snapshot` did not make."""
+    view = _opened(data, "snapshot")
+    try:
+        version, offset, epoch_count, producer_count, aborted_count = _SNAPSHOT.unpack_from(view)
+        if version != VERSION:
+            raise Corrupt(f"producer snapshot of version {version}; this program reads version {VERSION}")
+        position = _SNAPSHOT.size
+        epochs = []
+        for _ in range(epoch_count):
+            epochs.append(_EPOCH.unpack_from(view, position))
+            position += _EPOCH.size
+        producers = []
+        for _ in range(producer_count):
+            producer_id, epoch, coordinator, timestamp, first, batch_count = _PRODUCER.unpack_from(view, position)
+            position += _PRODUCER.size
+            batches = []
+            for _ in range(batch_count):
+                batches.append(_BATCH.unpack_from(view, position))
+                position += _BATCH.size
+            open_txn = None if first == _NO_TRANSACTION else first
+            producers.append(ProducerSnapshot(producer_id, epoch, coordinator, timestamp, batches, open_txn))
+        aborted = []
+        for _ in range(aborted_count):
+            aborted.append(AbortedTxn(*_ABORTED.unpack_from(view, position)))
+            position += _ABORTED.size
+    except struct.error as error:
+        raise Corrupt(f"producer snapshot: {error}") from error
+    if position != len(view):
+        raise Corrupt("a producer snapshot has the wrong size")
+    return PartitionSnapshot(offset, epochs, producers, aborted)
+
+
+def _closed(parts: list[bytes]) -> bytes:
+    body = b"".join(parts)
+    return body + _CRC.pack(crc32c(body))
+
+
+def _opened(data: bytes, what: str) -> memoryview:
+    view = memoryview(data)
+    if len(view) < _CRC.size or crc32c(view[: -_CRC.size]) != _CRC.unpack_from(view, len(view) - _CRC.size)[0]:
+        raise Corrupt(f"the checksum of a {what} does not match")
+    return view[: -_CRC.size]

@@ -1,0 +1,198 @@
+"""Publishing manifests: the one place where they change.
+
+Owns: manifests in the metadata store, in few transactions, and the deletion of what a published manifest no longer names. Must not: decide what
+changes.
+
+Changes are functions from manifest to manifest. Those that arrive while a transaction is under way share the next one. A transaction
+compares the revision of each manifest that it replaces. One whose outcome is unknown is read back before anything else is published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from bytemq.errors import BytemqError, Fenced, Unavailable
+from bytemq.metadata import keys
+from bytemq.metadata.store import Compare, MetadataStore, Put
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.interface import Store
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.manifest import Manifest, with_log_start
+from bytemq.storage.manifest_codec import (
+    StoredManifest,
+    decode_manifest,
+    directory_of,
+    encode_manifest,
+    encode_snapshot,
+)
+from bytemq.storage.settings import StorageConfig
+
+log = get_logger("storage.manifests")
+
+Change = Callable[[Manifest], Manifest]
+_MAX_BYTES = 1024 * 1024
+
+
+class _Request(NamedTuple):
+    files: LogFiles
+    change: Change | None
+    """None: delete the manifest."""
+    done: asyncio.Future[None]
+
+
+class _Prepared(NamedTuple):
+    files: LogFiles
+    requests: Sequence[_Request]
+    stored: StoredManifest | None
+    value: bytes
+
+
+class Publisher:
+    """`discard` is told the names that no manifest names any more."""
+
+    def __init__(
+        self,
+        store: Store,
+        metadata: MetadataStore,
+        session_id: int,
+        config: StorageConfig,
+        discard: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._store = store
+        self._metadata = metadata
+        self._session_id = session_id
+        self._config = config
+        self._discard = discard
+        self._snapshots = 0
+        self._requests: list[_Request] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def publish(self, files: LogFiles, change: Change | None) -> None:
+        """Durable when it returns; `files.manifest` shows it. Raises Fenced, or Unavailable when it did not happen."""
+        done = asyncio.get_running_loop().create_future()
+        self._requests.append(_Request(files, change, done))
+        if self._worker is None:
+            self._worker = asyncio.get_running_loop().create_task(self._work(), name="manifest-publisher")
+        await done
+
+    async def advance_log_start(self, files: LogFiles, offset: int) -> None:
+        if offset <= files.log_start_offset:
+            return
+        await self.publish(files, lambda manifest: with_log_start(manifest, offset))
+        files.drop_wal_below(offset)
+
+    async def idle(self) -> None:
+        """Returns when nothing is being published."""
+        while self._worker is not None:
+            await asyncio.wait([self._worker])
+
+    async def _work(self) -> None:
+        try:
+            while self._requests:
+                by_log: dict[LogFiles, list[_Request]] = {}
+                for request in self._requests:
+                    if request.files in by_log or len(by_log) < self._config.manifests_per_transaction:
+                        by_log.setdefault(request.files, []).append(request)
+                taken = {id(request) for requests in by_log.values() for request in requests}
+                self._requests = [request for request in self._requests if id(request) not in taken]
+                await self._publish(by_log)
+        finally:
+            self._worker = None
+
+    async def _publish(self, by_log: dict[LogFiles, list[_Request]]) -> None:
+        prepared: list[_Prepared] = []
+        size_bytes = 0
+        for files, requests in by_log.items():
+            try:
+                one = await self._prepare(files, requests)
+            except BytemqError as error:
+                _fail(requests, error)
+                continue
+            if prepared and size_bytes + len(one.value) > _MAX_BYTES:
+                await self._transact(prepared)
+                prepared, size_bytes = [], 0
+            prepared.append(one)
+            size_bytes += len(one.value)
+        if prepared:
+            await self._transact(prepared)
+
+    async def _prepare(self, files: LogFiles, requests: Sequence[_Request]) -> _Prepared:
+        await self.refresh(files)
+        manifest = files.manifest
+        for request in requests:
+            if request.change is None:
+                return _Prepared(files, requests, None, b"")
+            manifest = request.change(manifest)
+        stored = files.stored
+        if manifest.snapshot is not None:
+            stored = await self._store_snapshot(files, manifest)
+        stored = stored._replace(manifest=replace(manifest, snapshot=None))
+        return _Prepared(files, requests, stored, encode_manifest(stored, directory_of(files.partition)))
+
+    async def _store_snapshot(self, files: LogFiles, manifest: Manifest) -> StoredManifest:
+        """A large snapshot becomes an object of its own."""
+        assert manifest.snapshot is not None
+        offset, data = manifest.snapshot.offset, encode_snapshot(manifest.snapshot)
+        if len(data) <= self._config.snapshot_inline_bytes:
+            return StoredManifest(manifest, offset, data)
+        self._snapshots += 1
+        directory = directory_of(files.partition)
+        name = f"{directory}{offset:020d}-{self._session_id:x}-{self._snapshots:x}.snapshot"
+        await self._store.create(name, [data])
+        return StoredManifest(manifest, offset, b"", name)
+
+    async def _transact(self, prepared: Sequence[_Prepared]) -> None:
+        compares = [Compare(keys.manifest(one.files.partition), one.files.revision) for one in prepared]
+        puts = [Put(keys.manifest(one.files.partition), one.value) for one in prepared if one.stored is not None]
+        deletes = [keys.manifest(one.files.partition) for one in prepared if one.stored is None]
+        try:
+            outcome = await self._metadata.txn(compares, puts, deletes)
+        except BytemqError as error:
+            for one in prepared:
+                one.files.revision = -1
+                _fail(one.requests, error)
+            return
+        if not outcome.succeeded:
+            for one in prepared:
+                _fail(one.requests, Fenced(f"the manifest of {one.files.partition} was changed by somebody else"))
+            return
+        for one in prepared:
+            self._applied(one, outcome.revision)
+
+    def _applied(self, one: _Prepared, revision: int) -> None:
+        before, files = one.files.stored, one.files
+        kept: set[str] = set()
+        if one.stored is not None:
+            files.stored, files.manifest, files.revision = one.stored, one.stored.manifest, revision
+            kept.update(_names(one.stored))
+        obsolete = [name for name in _names(before) if name not in kept]
+        if obsolete:
+            self._discard(obsolete)
+        for request in one.requests:
+            if not request.done.done():
+                request.done.set_result(None)
+
+    async def refresh(self, files: LogFiles) -> None:
+        """After a transaction of unknown outcome: what is published is what the store says now."""
+        if files.revision >= 0:
+            return
+        entry = await self._metadata.get(keys.manifest(files.partition))
+        if entry is None:
+            files.revision = 0
+            return
+        files.stored = decode_manifest(entry.value, directory_of(files.partition))
+        files.manifest, files.revision = files.stored.manifest, entry.revision
+
+
+def _names(stored: StoredManifest) -> Iterable[str]:
+    names = [segment.name for segment in stored.manifest.segments]
+    return [*names, stored.snapshot_name] if stored.snapshot_name else names
+
+
+def _fail(requests: Sequence[_Request], error: BytemqError) -> None:
+    for request in requests:
+        if not request.done.done():
+            request.done.set_exception(error if isinstance(error, Fenced | Unavailable) else Unavailable(str(error)))

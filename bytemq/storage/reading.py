@@ -1,0 +1,244 @@
+"""From offsets to bytes: which ranges of which file a read needs, and which part of them it returns. Pure.
+
+Owns: planning a read over a chunk table and cutting the bytes that came back. Must not: do I/O or wait (`log_files` does).
+
+A read takes whole chunks up to its limit; only the first chunk (offset in its middle) and the last (end offset in its middle) are walked batch
+by batch. Bytes that did not come from this process's own writes are verified before they are served, once per chunk.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from bytemq.errors import Corrupt
+from bytemq.storage.batch_walk import walk
+from bytemq.storage.extents import Chunk, ExtentTable, SparseIndex
+from bytemq.storage.shared_file import SharedFile
+
+MAX_GAP_BYTES = 16 * 1024
+"""Chunks of one file that are not further apart are read together: a copy is cheaper than a system call."""
+MAX_RUNS = 64
+"""Most system calls of one read; what is beyond comes with the next one."""
+_BASE_OFFSET = struct.Struct(">q")
+
+
+class Read(NamedTuple):
+    """Whole record batches. Without any, `base_offset` and `next_offset` are the offset asked for."""
+
+    buffers: Sequence[memoryview | bytes]
+    size_bytes: int
+    base_offset: int
+    next_offset: int
+
+
+class Run:
+    """One range of one file to be read at once. `pieces` are the (start, stop) in it that belong to the log."""
+
+    __slots__ = ("file", "pieces", "position", "size_bytes")
+
+    def __init__(self, file: SharedFile, position: int, size_bytes: int) -> None:
+        self.file = file
+        self.position = position
+        self.size_bytes = size_bytes
+        self.pieces = [(0, size_bytes)]
+
+    def extend(self, position: int, size_bytes: int) -> None:
+        start = position - self.position
+        stop = start + size_bytes
+        if start == self.size_bytes:
+            self.pieces[-1] = (self.pieces[-1][0], stop)
+        else:
+            self.pieces.append((start, stop))
+        self.size_bytes = stop
+
+
+class Plan(NamedTuple):
+    """A planned read of the chunks `first` to `last`. `unverified` lists them all, with checksums, if one needs checking."""
+
+    table: ExtentTable | SparseIndex
+    runs: list[Run]
+    first: Chunk
+    last: Chunk
+    unverified: list[tuple[Chunk, int]] | None
+
+
+def plan_extents(
+    table: ExtentTable, files: Mapping[int, SharedFile], offset: int, max_bytes: int, end_offset: int, verify: bool
+) -> Plan:
+    first = index = table.find(offset)
+    count, total = len(table), 0
+    bases, sizes, positions, ordinals = table.bases, table.sizes, table.positions, table.files
+    runs: list[Run] = []
+    run_ordinal = run_end = -1
+    while index < count and bases[index] < end_offset:
+        size_bytes, position = sizes[index], positions[index]
+        total += size_bytes
+        if index > first and total > max_bytes:
+            break
+        if ordinals[index] == run_ordinal and position - run_end <= MAX_GAP_BYTES:
+            runs[-1].extend(position, size_bytes)
+        elif len(runs) == MAX_RUNS:
+            break
+        else:
+            run_ordinal = ordinals[index]
+            runs.append(Run(files[run_ordinal], position, size_bytes))
+        run_end = position + size_bytes
+        index += 1
+    unverified = None
+    if verify or 0 in table.verified[first:index]:
+        unverified = [(table.chunk(i), 0) for i in range(first, index)]
+    return Plan(table, runs, table.chunk(first), table.chunk(index - 1), unverified)
+
+
+def plan_segment(
+    index: SparseIndex, file: SharedFile, offset: int, max_bytes: int, end_offset: int, verify: bool
+) -> Plan:
+    first = index.find(offset)
+    start = index.positions[first]
+    after = len(index)
+    if index.end_position - start > max_bytes:
+        after = max(bisect_right(index.positions, start + max_bytes) - 1, first + 1)
+    after = max(min(after, bisect_left(index.bases, end_offset)), first + 1)
+    last = index.chunk(after - 1)
+    unverified = None
+    if verify or 0 in index.verified[first:after]:
+        unverified = [(index.chunk(i), index.checksums[i]) for i in range(first, after)]
+    run = Run(file, start, last.position + last.size_bytes - start)
+    return Plan(index, [run], index.chunk(first), last, unverified)
+
+
+def assemble(
+    plan: Plan,
+    data: Sequence[memoryview],
+    offset: int,
+    max_bytes: int,
+    end_offset: int,
+    at_least_one: bool,
+) -> Read:
+    """The part of the bytes read that was asked for.
+
+    Raises Corrupt if the batch at `offset` is damaged; damage further on ends the read before it.
+    """
+    pieces = [view[start:stop] for run, view in zip(plan.runs, data, strict=True) for start, stop in run.pieces]
+    first, last = plan.first, plan.last
+    if plan.unverified is not None:
+        sound = _sound_chunks(plan, data)
+        if sound == 0:
+            return cut_chunk(pieces[0], first, offset, max_bytes, end_offset, at_least_one, verify=True)
+        if sound < len(plan.unverified):
+            last = plan.unverified[sound - 1][0]
+            pieces = _first_bytes(pieces, sum(chunk.size_bytes for chunk, _ in plan.unverified[:sound]))
+    if first.base_offset == last.base_offset:
+        return cut_chunk(pieces[0], first, offset, max_bytes, end_offset, at_least_one)
+    if _BASE_OFFSET.unpack_from(pieces[0])[0] != first.base_offset:
+        raise Corrupt(f"the batch at offset {first.base_offset} is not where the index says")
+    base_offset, next_offset = first.base_offset, last.next_offset
+    if offset > base_offset:
+        position, base_offset = _skip(pieces[0][: first.size_bytes], offset)
+        pieces[0] = pieces[0][position:]
+    if next_offset > end_offset:
+        tail = pieces.pop()
+        kept = cut_chunk(tail[-last.size_bytes :], last, last.base_offset, last.size_bytes, end_offset, False)
+        tail = tail[: len(tail) - last.size_bytes + kept.size_bytes]
+        if tail:
+            pieces.append(tail)
+        next_offset = kept.next_offset
+    return Read(pieces, sum(map(len, pieces)), base_offset, next_offset)
+
+
+def chunk_views(plan: Plan, data: Sequence[memoryview]) -> Iterator[tuple[Chunk, int, memoryview]]:
+    """The chunks of a plan made with `verify`, with checksum and bytes."""
+    views = (view[start:stop] for run, view in zip(plan.runs, data, strict=True) for start, stop in run.pieces)
+    view = memoryview(b"")
+    for chunk, checksum in plan.unverified or []:
+        if not view:
+            view = next(views)
+        yield chunk, checksum, view[: chunk.size_bytes]
+        view = view[chunk.size_bytes :]
+
+
+def cut_chunk(
+    view: memoryview,
+    chunk: Chunk,
+    offset: int,
+    max_bytes: int,
+    end_offset: int,
+    at_least_one: bool,
+    *,
+    verify: bool = False,
+) -> Read:
+    """The batches of one chunk from the one that contains `offset`, below `end_offset`, within `max_bytes`."""
+    start = stop = -1
+    base_offset = next_offset = offset
+    expected = chunk.base_offset
+    try:
+        for batch in walk(view[: chunk.size_bytes], verify=verify):
+            if start < 0 and batch.base_offset != expected and expected == chunk.base_offset:
+                raise Corrupt(f"the batch at offset {expected} is not where the index says")
+            expected = batch.last_offset + 1
+            if batch.last_offset < offset:
+                continue
+            if batch.last_offset >= end_offset:
+                break
+            if start < 0:
+                if batch.size_bytes > max_bytes and not at_least_one:
+                    break
+                start, base_offset = batch.position, batch.base_offset
+            elif batch.position + batch.size_bytes - start > max_bytes:
+                break
+            stop, next_offset = batch.position + batch.size_bytes, expected
+    except Corrupt:
+        if start < 0:
+            raise
+    if start < 0:
+        return Read([], 0, offset, offset)
+    return Read([view[start:stop]], stop - start, base_offset, next_offset)
+
+
+def _skip(chunk: memoryview, offset: int) -> tuple[int, int]:
+    """Position and base offset of the batch that contains `offset`."""
+    for batch in walk(chunk, verify=False):
+        if batch.last_offset >= offset:
+            return batch.position, batch.base_offset
+    raise Corrupt(f"offset {offset} is not where the index says")
+
+
+def _sound_chunks(plan: Plan, data: Sequence[memoryview]) -> int:
+    """How many leading chunks are what was written; each is marked so."""
+    count = 0
+    for chunk, checksum, view in chunk_views(plan, data):
+        if not is_sound(view, chunk, checksum):
+            break
+        plan.table.mark_verified(chunk.base_offset)
+        count += 1
+    return count
+
+
+def is_sound(view: memoryview, chunk: Chunk, checksum: int) -> bool:
+    """Whether the bytes of a chunk are what was written: by its checksum if it has one, else batch by batch."""
+    if checksum:
+        return bool(crc32c(view) == checksum)
+    expected = chunk.base_offset
+    try:
+        for batch in walk(view, verify=True):
+            if batch.base_offset != expected:
+                return False
+            expected = batch.last_offset + 1
+    except Corrupt:
+        return False
+    return expected == chunk.next_offset
+
+
+def _first_bytes(pieces: Sequence[memoryview], size_bytes: int) -> list[memoryview]:
+    kept = []
+    for piece in pieces:
+        if size_bytes <= 0:
+            break
+        kept.append(piece[:size_bytes])
+        size_bytes -= len(piece)
+    return kept

@@ -1,0 +1,307 @@
+"""The writer of the write-ahead log: one append stream per session, many partitions in one flush.
+
+Owns: group commit, the order of flushes, and what happens when one fails. Must not: know what a log is beyond where its committed
+bytes are, or decide what is written behind.
+
+Appends are staged; a flush starts at once when none is in flight and takes everything staged, gathered by partition. It is
+written from the appenders' buffers and synced in one go in a thread; meanwhile the next one gathers. After a failed write the file is
+abandoned and the same flush written anew to another file. When that fails too, it and everything staged behind it fails, and the offsets
+of every log involved roll back to what is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from bytemq.errors import BytemqError, Invalid, Unavailable
+from bytemq.protocol.records.batch import RecordBatch
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.format import FLUSH_HEADER_BYTES, ShareToWrite, aligned, chunks_of_batches, encode_head
+from bytemq.storage.interface import Buffer
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.settings import Durability, StorageConfig
+from bytemq.storage.wal_files import WalFile, WalFiles
+
+log = get_logger("storage.wal")
+
+OnDurable = Callable[[BytemqError | None], None]
+ATTEMPTS = 2
+_PADDING = [bytes(length) for length in range(8)]
+
+
+class Append(NamedTuple):
+    log: LogFiles
+    batches: Sequence[RecordBatch]
+    on_durable: OnDurable
+    size_bytes: int
+
+
+class Flush(NamedTuple):
+    appends: Sequence[Append]
+    logs: Sequence[LogFiles]
+    shares: Sequence[ShareToWrite]
+    size_bytes: int
+
+
+class Wal:
+    """`on_roll` is called when a file became full: the moment to look whether something should be written behind."""
+
+    def __init__(
+        self,
+        files: WalFiles,
+        session_id: int,
+        config: StorageConfig,
+        clock: Clock,
+        durability: Durability,
+        on_roll: Callable[[], None],
+    ) -> None:
+        self._files = files
+        self._session_id = session_id
+        self._config = config
+        self._clock = clock
+        self._synced = durability == "fsync"
+        self._on_roll = on_roll
+        self._staged: list[Append] = []
+        self._wakeup: asyncio.Future[None] | None = None
+        self._closing = False
+        self._file: WalFile | None = None
+        self._sequence = 0
+        self._previous_crc = 0
+        self._durable_through = 0
+        self._retry_at = 0.0
+        self._drained: list[Callable[[], None]] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self._unsynced: list[WalFile] = []
+        self.pending_bytes = 0
+        self.failure: BytemqError | None = None
+        """Why the last flush failed; None once something could be written again."""
+
+    # Appending.
+
+    def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
+        expected, size_bytes = files.staged_end, 0
+        for batch in batches:
+            if batch.base_offset != expected:
+                raise Invalid(f"batch placed at offset {batch.base_offset}, the log's next offset is {expected}")
+            expected = batch.next_offset
+            size_bytes += batch.size_bytes
+        if not size_bytes or files.deleted or self._closing:
+            raise Invalid("an append needs batches, a log that was not deleted and a storage that is open")
+        files.staged_end = expected
+        self._staged.append(Append(files, batches, on_durable, size_bytes))
+        self.pending_bytes += size_bytes
+        if self._wakeup is not None:
+            self._wakeup.set_result(None)
+            self._wakeup = None
+
+    @property
+    def overloaded(self) -> bool:
+        return self.pending_bytes > self._config.wal_pending_bytes
+
+    def notify_when_drained(self, callback: Callable[[], None]) -> None:
+        """Calls back once, when the storage is no longer overloaded."""
+        self._drained.append(callback)
+
+    async def run(self) -> None:
+        """Writes what is staged until `close` was called and nothing is left."""
+        while True:
+            if not self._staged:
+                if self._closing:
+                    return
+                self._wakeup = asyncio.get_running_loop().create_future()
+                await self._wakeup
+                continue
+            flush = self._gather()
+            try:
+                if self.failure is not None and self._clock.monotonic() < self._retry_at:
+                    raise self.failure
+                file, position, head, crc = await self._write(flush)
+            except BytemqError as error:
+                self._fail(flush, error)
+            else:
+                self._commit(flush, file, position, head, crc)
+
+    async def sync(self) -> None:
+        """Makes everything committed so far durable: with page-cache durability that is not so by itself."""
+        files, self._unsynced = self._unsynced, []
+        sequence = self._sequence
+        try:
+            for file in files:
+                await file.writable.sync()
+        except BytemqError:
+            self._unsynced = list({*files, *self._unsynced})
+            raise
+        self._durable_through = max(self._durable_through, sequence)
+
+    @property
+    def next_link(self) -> tuple[int, int]:
+        """Sequence of the flush to come and the CRC that it will link to."""
+        return self._sequence + 1, self._previous_crc
+
+    @property
+    def current_ordinal(self) -> int:
+        """Files with a lower ordinal are not written to any more."""
+        return self._file.ordinal if self._file is not None else self._files.next_ordinal()
+
+    def stop(self) -> None:
+        """Makes `run` return when everything staged was written."""
+        self._closing = True
+        if self._wakeup is not None:
+            self._wakeup.set_result(None)
+            self._wakeup = None
+
+    async def finish(self) -> tuple[int, int]:
+        """After `run` has returned: writes the last index. Returns the last file's number and the last sequence."""
+        await self.sync()
+        if self._file is not None:
+            self._seal(self._file)
+        while self._background:
+            await asyncio.wait(self._background)
+        return self._files.last_number, self._sequence
+
+    # One flush.
+
+    def _gather(self) -> Flush:
+        """The oldest staged appends, up to the limit of a flush, by partition."""
+        limit = self._config.wal_flush_bytes
+        size_bytes = count = 0
+        by_log: dict[LogFiles, list[RecordBatch]] = {}
+        for files, batches, _, append_bytes in self._staged:
+            if count and size_bytes + append_bytes > limit:
+                break
+            size_bytes += append_bytes
+            count += 1
+            gathered = by_log.get(files)
+            if gathered is None:
+                by_log[files] = list(batches)
+            else:
+                gathered.extend(batches)
+        appends = self._staged[:count]
+        del self._staged[:count]
+        shares = [
+            ShareToWrite(
+                files.partition,
+                batches,
+                sum([batch.size_bytes for batch in batches]),
+                max([batch.max_timestamp for batch in batches]),
+            )
+            for files, batches in by_log.items()
+        ]
+        return Flush(appends, list(by_log), shares, size_bytes)
+
+    async def _write(self, flush: Flush) -> tuple[WalFile, int, bytes, int]:
+        """Writes a flush where it can be written. Returns its file, position and head, with the head's CRC."""
+        head, crc = encode_head(
+            self._session_id, self._sequence + 1, self._durable_through, self._previous_crc, flush.shares
+        )
+        buffers: list[Buffer] = [head]
+        for share in flush.shares:
+            buffers.extend([batch.view for batch in share.batches])
+        written_bytes = len(head) + flush.size_bytes
+        total_bytes = aligned(written_bytes)
+        if total_bytes != written_bytes:
+            buffers.append(_PADDING[total_bytes - written_bytes])
+        for attempt in range(ATTEMPTS):
+            file = self._file
+            if file is None or file.end_position + total_bytes > file.size_bytes:
+                file = await self._roll(total_bytes)
+            position = file.end_position
+            try:
+                if self._synced or total_bytes > self._config.wal_inline_bytes:
+                    await file.writable.write(buffers, position, sync=self._synced)
+                else:
+                    file.writable.write_now(buffers, position)
+            except Unavailable as error:
+                log.error("write-ahead-log file is abandoned", file=file.file.name, error=error)
+                self._seal(file)
+                self._file = None
+                if attempt == ATTEMPTS - 1:
+                    await self._erase(file, position)
+                    raise
+            else:
+                file.end_position = position + total_bytes
+                return file, position, head, crc
+        raise AssertionError("unreachable")
+
+    async def _roll(self, size_bytes: int) -> WalFile:
+        """Goes on in another file."""
+        if self._file is not None:
+            self._seal(self._file)
+            self._file = None
+        self._file = await self._files.take(size_bytes)
+        self._on_roll()
+        return self._file
+
+    def _seal(self, file: WalFile) -> None:
+        """Nothing more is written to the file."""
+        task = asyncio.get_running_loop().create_task(self._files.write_index(file), name="wal-index")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _erase(self, file: WalFile, position: int) -> None:
+        """Makes sure, if it can, that a flush reported as failed is not found by a later recovery."""
+        try:
+            await file.writable.write([bytes(FLUSH_HEADER_BYTES)], position, sync=True)
+        except Unavailable as error:
+            log.error("a failed flush could not be erased", file=file.file.name, position=position, error=error)
+
+    def _commit(self, flush: Flush, file: WalFile, position: int, head: bytes, crc: int) -> None:
+        """The flush is durable: makes its bytes readable, then tells the appenders, in order."""
+        self._sequence += 1
+        if self._synced:
+            self._durable_through = self._sequence
+        elif file not in self._unsynced:
+            self._unsynced.append(file)
+        if not file.heads:
+            file.first_sequence, file.first_link = self._sequence, self._previous_crc
+        file.heads.append((position, head))
+        self._previous_crc = crc
+        chunk_bytes, ordinal = self._config.chunk_bytes, file.ordinal
+        position += len(head)
+        for files, share in zip(flush.logs, flush.shares, strict=True):
+            for chunk in chunks_of_batches(share.batches, position, chunk_bytes):
+                files.wal.append(chunk, ordinal, verified=True)
+            position += share.size_bytes
+        if file.end_position * 2 > file.size_bytes:
+            self._files.prepare()
+        self.failure = None
+        self._finish(flush.appends, None)
+
+    def _fail(self, flush: Flush, error: BytemqError) -> None:
+        doomed = [*flush.appends, *self._staged]
+        self._staged = []
+        for append in doomed:
+            append.log.staged_end = append.log.end_offset
+        if error is not self.failure:
+            log.error("appends failed", count=len(doomed), error=error)
+            self.failure = error
+            self._retry_at = self._clock.monotonic() + self._config.retry_delay_ms / 1000
+            self._clock.call_later(self._config.retry_delay_ms / 1000, self._probe)
+            self._on_roll()
+        self._finish(doomed, error)
+
+    def _probe(self) -> None:
+        """Finds out whether there is room again, so that the storage becomes healthy before somebody appends."""
+        if self.failure is None or self._closing:
+            return
+        if self._files.is_prepared:
+            self.failure = None
+            return
+        self._files.prepare()
+        self._clock.call_later(self._config.retry_delay_ms / 1000, self._probe)
+
+    def _finish(self, appends: Sequence[Append], error: BytemqError | None) -> None:
+        for append in appends:
+            self.pending_bytes -= append.size_bytes
+            try:
+                append.on_durable(error)
+            except Exception as failure:
+                # An appender's fault must not stop the log of all the others.
+                log.error("an appender's callback failed", error=failure)
+        if self._drained and not self.overloaded:
+            drained, self._drained = self._drained, []
+            for callback in drained:
+                callback()
