@@ -31,6 +31,8 @@ _REPLICA_STATE = Struct(">iq")
 
 _TAG_CLUSTER_ID = 0
 _TAG_REPLICA_STATE = 1
+_TAG_REPLICA_DIRECTORY_ID = 0
+_TAG_HIGH_WATERMARK = 1
 
 
 class FetchPartition(NamedTuple):
@@ -110,7 +112,7 @@ def _decode_flexible(version: int, reader: Reader, replica_id: int, limits: _Lim
         partitions = []
         for _ in range(reader.read_compact_array_length()):
             partitions.append(FetchPartition._make(reader.read_fixed(_PARTITION_V12)))
-            reader.skip_tagged_fields()
+            _pass_over_followers_tags(version, reader)
         reader.skip_tagged_fields()
         topics.append((name, topic_id, partitions))
     forgotten: list[ForgottenTopic] = []
@@ -124,6 +126,18 @@ def _decode_flexible(version: int, reader: Reader, replica_id: int, limits: _Lim
     return FetchRequest(
         *limits, topics, session_id, session_epoch, forgotten, rack_id, replica_id, replica_epoch, cluster_id
     )
+
+
+def _pass_over_followers_tags(version: int, reader: Reader) -> None:
+    for _ in range(reader.read_unsigned_varint()):
+        tag = reader.read_unsigned_varint()
+        size_bytes = reader.read_unsigned_varint()
+        if tag == _TAG_REPLICA_DIRECTORY_ID and version >= 17:
+            reader.read_uuid()
+        elif tag == _TAG_HIGH_WATERMARK and version >= 18:
+            reader.read_int64()
+        else:
+            reader.skip(size_bytes)
 
 
 def _read_topic(version: int, reader: Reader) -> tuple[str | None, bytes | None]:
