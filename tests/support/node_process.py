@@ -111,7 +111,7 @@ class NodeProcess:
         while True:
             ended = self._running().poll() is not None
             for line in self.log().splitlines():
-                if "ready" in line.lower():
+                if " is ready on " in line:
                     return line
             if ended:
                 raise NodeFailed(
