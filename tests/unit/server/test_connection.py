@@ -1,0 +1,256 @@
+"""Connections over real sockets: order, pipelining, hostile bytes, slow readers, limits."""
+
+import asyncio
+import socket
+from struct import pack
+
+import pytest
+
+from bytemq.broker.limits import ServerLimits
+from bytemq.broker.server import CannotListen, Listener, Server
+from bytemq.protocol.codec import encode
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.messages.api_versions import ApiVersionsRequest, ApiVersionsResponse
+from bytemq.protocol.messages.fetch import FetchPartition, FetchRequest, FetchTopic
+from bytemq.protocol.messages.metadata import MetadataRequest, MetadataResponse
+from bytemq.protocol.messages.produce import ProduceResponse
+from tests.unit.server.harness import (
+    batch,
+    decode_response,
+    eventually,
+    frame,
+    make_cluster,
+    produce,
+    produce_request,
+    serving,
+)
+
+API_VERSIONS_KEY = 18
+
+
+async def test_connection__answers_produce_in_order_and_together() -> None:
+    cluster = make_cluster()
+    await cluster.add_topic("events")
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await produce(client, "events", b"opens the partition")
+        cluster.storage.held = True
+        sent = [client.send(produce_request("events", [(0, batch(b"%d" % n))]), 9) for n in range(20)]
+        await eventually(lambda: len(cluster.storage.in_flight) == 20)
+        cluster.storage.settle()
+        for correlation_id in sent:
+            answered, payload = await client.receive()
+            assert answered == correlation_id
+            assert decode_response(ProduceResponse, 9, payload).responses[0].partition_responses[0].error_code == 0
+
+
+async def test_connection__other_requests_wait_for_all_before_them() -> None:
+    cluster = make_cluster()
+    await cluster.add_topic("events")
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await produce(client, "events", b"opens the partition")
+        cluster.storage.held = True
+        first = client.send(produce_request("events", [(0, batch(b"1"))]), 9)
+        second = client.send(ApiVersionsRequest(), 0)
+        third = client.send(produce_request("events", [(0, batch(b"2"))]), 9)
+        await eventually(lambda: len(cluster.storage.in_flight) == 1)
+        await asyncio.sleep(0.01)
+        assert len(cluster.storage.in_flight) == 1, "a produce behind another request must wait for its answer"
+        cluster.storage.held = False
+        cluster.storage.settle()
+        assert [(await client.receive())[0] for _ in range(3)] == [first, second, third]
+
+
+async def test_connection__thousands_of_small_requests_in_one_write_are_all_answered() -> None:
+    async with serving(make_cluster()) as running:
+        client = await running.connect()
+        sent = [client.send(ApiVersionsRequest(), 0) for _ in range(3000)]
+        for correlation_id in sent:
+            assert (await client.receive())[0] == correlation_id
+
+
+async def test_connection__a_byte_at_a_time_is_a_request_too() -> None:
+    async with serving(make_cluster()) as running:
+        client = await running.connect()
+        client.writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in frame(API_VERSIONS_KEY, 0, 5, b""):
+            client.writer.write(bytes([byte]))
+            await client.writer.drain()
+        assert (await client.receive())[0] == 5
+
+
+async def test_connection__an_unknown_api_versions_version_is_answered_in_the_oldest_form() -> None:
+    async with serving(make_cluster()) as running:
+        client = await running.connect()
+        client.send_raw(API_VERSIONS_KEY, 99, b"from the future")
+        _, payload = await client.receive()
+        response = decode_response(ApiVersionsResponse, 0, payload)
+        assert response.error_code == ErrorCode.UNSUPPORTED_VERSION
+        assert [(api.api_key, api.min_version, api.max_version) for api in response.api_keys] == [(18, 0, 5)]
+        again = await client.ask(ApiVersionsRequest(), 0, ApiVersionsResponse)
+        assert again.error_code == 0
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        pack(">i", -1),
+        pack(">i", 2**31 - 1),
+        b"GET / HTTP/1.1\r\n\r\n",
+        pack(">i", 0),
+        pack(">i", 3) + b"abc",
+        frame(999, 0, 1, b""),
+        frame(-5, -5, 1, b""),
+        frame(3, 99, 1, b""),
+        frame(0, 2, 1, b"produce before v3"),
+        frame(0, 9, 1, b"\xff" * 1000),
+        frame(1, 12, 1, b"\x00" * 5),
+        frame(3, 12, 1, b"\xff\xff\xff\xff\x0f"),
+        frame(19, 5, 1, b"\x7f\xff\xff\xff"),
+        pack(">i", 12) + pack(">hhih", 18, 0, 1, 32767) + b"no",
+    ],
+)
+async def test_connection__hostile_bytes_close_it_and_harm_nobody(hostile: bytes) -> None:
+    async with serving(make_cluster()) as running:
+        neighbour = await running.connect()
+        client = await running.connect()
+        client.writer.write(hostile)
+        assert await client.closed()
+        assert (await neighbour.ask(ApiVersionsRequest(), 0, ApiVersionsResponse)).error_code == 0
+        await eventually(lambda: running.server.connection_count == 1)
+        assert running.server.request_memory.budget.used_bytes == 0
+
+
+async def test_connection__trailing_bytes_and_odd_client_ids_are_accepted() -> None:
+    async with serving(make_cluster()) as running:
+        client = await running.connect()
+        payload = pack(">hhih", 18, 0, 7, -2) + b"trailing"
+        client.writer.write(pack(">i", len(payload)) + payload)
+        assert (await client.receive())[0] == 7
+
+
+async def test_connection__a_large_request_is_received_and_its_memory_given_back() -> None:
+    cluster = make_cluster(message_max_bytes=str(8 * 1024 * 1024))
+    await cluster.add_topic("events")
+    async with serving(cluster) as running:
+        client = await running.connect()
+        for _ in range(3):
+            assert (await produce(client, "events", b"x" * 3_000_000)).error_code == 0
+        memory = running.server.request_memory
+        await eventually(lambda: memory.budget.used_bytes == 0)
+
+
+async def test_connection__a_client_that_goes_away_leaves_nothing_behind() -> None:
+    cluster = make_cluster()
+    await cluster.add_topic("events")
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await produce(client, "events", b"opens the partition")
+        cluster.storage.held = True
+        client.send(produce_request("events", [(0, batch(b"1"))]), 9)
+        await eventually(lambda: cluster.storage.in_flight)
+        client.writer.transport.abort()
+        await eventually(lambda: running.server.connection_count == 0)
+        assert running.server.request_memory.budget.used_bytes > 0, "storage still works with the frame"
+        cluster.storage.settle()
+        assert running.server.request_memory.budget.used_bytes == 0
+
+
+async def test_connection__one_that_does_not_read_stops_being_served() -> None:
+    cluster = make_cluster()
+    await cluster.add_topic("events")
+    async with serving(cluster) as running:
+        writer = await running.connect()
+        await produce(writer, "events", b"x" * 900_000)
+        reader = await running.connect()
+        topics = [FetchTopic(topic="events", partitions=[FetchPartition(partition_max_bytes=2**31 - 1)])]
+        request = FetchRequest(max_wait_ms=100, max_bytes=2**31 - 1, topics=topics)
+        body = bytes(encode(request, 4))
+        for _ in range(200):
+            reader.send_raw(1, 4, body)
+        memory = running.server.response_memory
+        await eventually(lambda: memory.used_bytes > 0)
+        for _ in range(50):
+            assert (await writer.ask(ApiVersionsRequest(), 0, ApiVersionsResponse)).error_code == 0
+        assert memory.used_bytes < 3_000_000
+        for _ in range(200):
+            await reader.receive()
+        await eventually(lambda: memory.used_bytes == 0)
+
+
+async def test_server__closes_what_exceeds_the_connection_limits() -> None:
+    async with serving(make_cluster(), ServerLimits(max_connections_per_ip=1)) as running:
+        first = await running.connect()
+        await first.ask(ApiVersionsRequest(), 0, ApiVersionsResponse)
+        assert await (await running.connect()).closed()
+        assert (await first.ask(ApiVersionsRequest(), 0, ApiVersionsResponse)).error_code == 0
+
+
+async def test_server__closes_idle_connections() -> None:
+    async with serving(make_cluster(), ServerLimits(connections_max_idle_s=60)) as running:
+        client = await running.connect()
+        await client.ask(ApiVersionsRequest(), 0, ApiVersionsResponse)
+        for connection in running.server._connections:
+            connection.active_at -= 61
+        running.server._sweep()
+        assert await client.closed()
+
+
+async def test_server__closes_who_holds_memory_without_progress_while_others_wait() -> None:
+    limits = ServerLimits(request_memory_bytes=1024 * 1024)
+    async with serving(make_cluster(), limits) as running:
+        stalled = [await running.connect() for _ in range(3)]
+        for client in stalled:
+            client.writer.write(pack(">i", 50 * 1024 * 1024) + bytes(100_000))
+        server = running.server
+        await eventually(lambda: server.request_memory.anyone_waits)
+        clock = server._broker.clock
+        real = clock.monotonic
+        try:
+            for later in (0, 6, 12):
+                type(clock).monotonic = lambda self, later=later: real() + later  # type: ignore[method-assign]
+                server._sweep()
+        finally:
+            type(clock).monotonic = lambda self: real()  # type: ignore[method-assign]
+        for client in stalled:
+            assert await client.closed()
+        await eventually(lambda: server.request_memory.budget.used_bytes == 0)
+
+
+async def test_server__says_what_is_wrong_with_an_address() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        host, port = running.address
+        second = Server(make_cluster().broker, ServerLimits())
+        with pytest.raises(
+            CannotListen, match=rf"address {host}:{port} is already in use .* choose another with --listen"
+        ):
+            await second.start([Listener("PLAINTEXT", host, port)])
+        with pytest.raises(CannotListen, match="host name is not known"):
+            await second.start([Listener("PLAINTEXT", "no-such-host.invalid", 0)])
+
+
+async def test_server__advertises_the_address_of_the_listener_that_the_client_came_through() -> None:
+    for listener, expected in (("PLAINTEXT", ("inside", 9092)), ("OUTSIDE", ("outside", 9093))):
+        async with serving(make_cluster(), listener=listener) as running:
+            client = await running.connect()
+            response = await client.ask(MetadataRequest(topics=[]), 12, MetadataResponse)
+            assert [(node.host, node.port) for node in response.brokers] == [expected]
+
+
+async def test_server__stops_after_answering_what_is_in_work() -> None:
+    cluster = make_cluster()
+    await cluster.add_topic("events")
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await produce(client, "events", b"opens the partition")
+        cluster.storage.held = True
+        client.send(produce_request("events", [(0, batch(b"1"))]), 9)
+        await eventually(lambda: cluster.storage.in_flight)
+        stopping = asyncio.ensure_future(running.server.stop(5))
+        await asyncio.sleep(0.02)
+        cluster.storage.settle()
+        await client.receive()
+        await stopping
+        assert await client.closed()
