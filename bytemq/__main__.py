@@ -1,0 +1,8 @@
+"""Entry of `bytemq` and `python -m bytemq`."""
+
+import sys
+
+from bytemq.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

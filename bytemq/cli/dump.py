@@ -1,0 +1,38 @@
+"""`bytemq dump`: what is in a file of the log, readable."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bytemq.cli.options import Commands, Failed
+
+_EXAMPLES = """\
+examples:
+  bytemq dump data/wal/*
+  bytemq dump data/topics/*/0/*
+"""
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "dump",
+        help="show what is in segment and log files",
+        description="Print the contents of write-ahead log files, segments and manifests, for support. Reads only.",
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="file of a node's data folder")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from bytemq.storage.dump import dump
+
+    for path in options.files:
+        if not path.is_file():
+            raise Failed(f"there is no file {path}")
+        if len(options.files) > 1:
+            print(f"== {path}")
+        for line in dump(path):
+            print(line)
+    return 0

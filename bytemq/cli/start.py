@@ -1,0 +1,107 @@
+"""`bytemq start`: a node in this process, until it is told to stop.
+
+Owns its options and how they become configs; `serve` runs the node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bytemq.cli.options import Commands
+
+if TYPE_CHECKING:
+    from bytemq.config import BrokerConfig
+
+_DESCRIPTION = """\
+Start a node: broker, embedded metadata and local storage in one process. Any Kafka client can use it.
+
+Settings have Kafka's names. They are taken from the file given with --config (server.properties syntax), then from
+the environment (BYTEMQ_LOG_RETENTION_MS for log.retention.ms), then from these options; the later wins.
+"""
+_EXAMPLES = """\
+examples:
+  bytemq start
+  bytemq start --data /var/lib/bytemq --set num.partitions=6 --set log.retention.hours=24
+  bytemq start --listen 0.0.0.0:9092 --advertise broker.example.org:9092
+  bytemq start --listen INSIDE://0.0.0.0:9092 --advertise INSIDE://kafka:9092 \\
+               --listen OUTSIDE://0.0.0.0:19092 --advertise OUTSIDE://localhost:19092
+  bytemq start --config server.properties
+"""
+
+
+def add_parser(commands: Commands) -> None:
+    parser = commands.add_parser("start", help="start a node", description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser.add_argument("--data", metavar="DIR", help="folder of the node's files (default: ./data)")
+    parser.add_argument(
+        "--listen",
+        metavar="[NAME://]HOST:PORT",
+        action="append",
+        default=[],
+        help="where to listen; several times with different names (default: 127.0.0.1:9092)",
+    )
+    parser.add_argument(
+        "--advertise",
+        metavar="[NAME://]HOST:PORT",
+        action="append",
+        default=[],
+        help="what clients of the listener of this name are told to connect to (default: where it listens)",
+    )
+    parser.add_argument("--id", metavar="N", help="node id, 0 or more (default: 0)")
+    parser.add_argument("--zone", metavar="Z", help="availability zone, which clients see as rack")
+    parser.add_argument(
+        "--durability",
+        choices=("fsync", "page-cache"),
+        help="what an acknowledgement means: the record is on the device (default), or in the kernel as in Kafka",
+    )
+    parser.add_argument("--config", metavar="FILE", help="settings in the syntax of Kafka's server.properties")
+    parser.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="one setting under Kafka's name"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from bytemq.cli.serve import serve
+    from bytemq.runtime.logging import configure
+
+    config = node_config(options)
+    configure(level=config.bytemq_log_level, log_format="json" if config.bytemq_log_format == "json" else "logfmt")
+    for name in config.unknown:
+        print(f"bytemq: the setting {name} is not known and has no effect", file=sys.stderr)
+    return serve(config)
+
+
+def node_config(options: argparse.Namespace) -> BrokerConfig:
+    """File, environment and options put together and checked. Raises InvalidConfig."""
+    from bytemq.config import BrokerConfig
+    from bytemq.config.broker_rules import check_broker_config
+    from bytemq.config.sources import configs_of_environment, configs_of_flags, read_config_file
+
+    static: dict[str, str] = {}
+    if options.config:
+        static.update(read_config_file(Path(options.config)))
+    static.update(configs_of_environment(os.environ))
+    static.update(configs_of_flags(options.set))
+    static.update(_configs_of_options(options))
+    config = BrokerConfig(static)
+    check_broker_config(config)
+    return config
+
+
+def _configs_of_options(options: argparse.Namespace) -> dict[str, str]:
+    from bytemq.config.listeners import parse_endpoint
+
+    given = {
+        "bytemq.data.dir": options.data,
+        "node.id": options.id,
+        "broker.rack": options.zone,
+        "bytemq.durability": options.durability,
+    }
+    for name, addresses in (("listeners", options.listen), ("advertised.listeners", options.advertise)):
+        if addresses:
+            given[name] = ",".join(str(parse_endpoint(address, setting=name)) for address in addresses)
+    return {name: value for name, value in given.items() if value is not None}
