@@ -88,6 +88,8 @@ def result(future: Future[Any]) -> Any:
         return future.result(timeout=2 * TIMEOUT_S)
     except KafkaException as error:
         raise failure(error) from None
+    except TimeoutError:
+        raise Failed(f"the server did not answer within {2 * TIMEOUT_S:g} s") from None
 
 
 def results(futures: Mapping[Any, Future[Any]]) -> dict[Any, Any]:

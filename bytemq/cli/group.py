@@ -77,7 +77,8 @@ def group_names(options: argparse.Namespace) -> list[str]:
 def run_list(options: argparse.Namespace) -> None:
     from bytemq.cli.client import admin_client, result
 
-    listed = result(admin_client(options).list_consumer_groups())
+    client = admin_client(options)  # in a variable: its calls are cancelled when it is collected
+    listed = result(client.list_consumer_groups())
     rows = [
         {
             "group": group.group_id,
@@ -189,6 +190,7 @@ def run_delete(options: argparse.Namespace) -> None:
     from bytemq.cli.client import admin_client, results
 
     names = group_names(options)
-    results(admin_client(options).delete_consumer_groups(names))
+    client = admin_client(options)
+    results(client.delete_consumer_groups(names))
     for name in names:
         print(f"Deleted group {name}.")
