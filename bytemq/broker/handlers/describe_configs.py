@@ -89,7 +89,7 @@ class _Describer:
         check_topic_name(name)
         topic = self._broker.image.topics.get(name)
         if topic is None:
-            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "")
         return self._topic_entries(topic.configs)
 
     def _topic_entries(self, overrides: Mapping[str, str]) -> Iterator[DescribeConfigsResourceResult]:
@@ -130,10 +130,11 @@ class _Describer:
             source = ConfigSource.STATIC_BROKER if name in self._config.static else ConfigSource.DYNAMIC_DEFAULT_BROKER
             yield DescribeConfigsResourceResult(
                 name=name,
+                value=None,
                 read_only=True,
                 config_source=source,
                 is_sensitive=True,
-                synonyms=[DescribeConfigsSynonym(name=name, source=source)] if self._with_synonyms else [],
+                synonyms=[DescribeConfigsSynonym(name=name, value=None, source=source)] if self._with_synonyms else [],
             )
 
     def _loggers(self, name: str) -> Iterator[DescribeConfigsResourceResult]:

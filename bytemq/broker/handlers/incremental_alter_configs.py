@@ -42,4 +42,4 @@ async def _alter(
         await changer.incrementally(kind, name, changes)
     except KafkaError as error:
         return AlterConfigsResourceResponse(error.code, error.message, kind, name)
-    return AlterConfigsResourceResponse(resource_type=kind, resource_name=name)
+    return AlterConfigsResourceResponse(ErrorCode.NONE, None, kind, name)
