@@ -182,8 +182,10 @@ def _struct_writer(cls: type[Struct], version: int, flexible: bool) -> _Write:
                 raise UnsupportedVersion(f"{cls.__name__}.{name} is set, but version {version} lacks it")
         for get, write_field in plan:
             write_field(writer, get(value))
-        if flexible:
+        if tagged:
             _write_tagged(writer, value, tagged)
+        elif flexible:
+            writer.write_unsigned_varint(0)
 
     return write_struct
 
