@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from kafka.protocol.admin import CreateTopicsRequest
+from kafka.protocol.admin import CreateTopicsRequest, DescribeGroupsRequest
 from kafka.protocol.consumer import ListOffsetsRequest
-from kafka.protocol.metadata import MetadataRequest
+from kafka.protocol.metadata import FindCoordinatorRequest, MetadataRequest
 
 from tests.interop.batches import describe
 from tests.interop.wire import Wire, decode_response
@@ -34,6 +34,7 @@ NAMED = {"session_id", "member_id", "leader"}
 NOW_SLACK_MS = 3_600_000
 SILENT_S = 3.0
 ABSENT = "<absent>"
+SHOWN_CHARACTERS = 160
 FIRST_OWN_PRODUCER_ID = 1_000_000  # cases use ids from here on; below are the servers' own
 
 registry: dict[str, Case] = {}
@@ -170,7 +171,7 @@ class Subject:
         if isinstance(value, set):
             return sorted(value)
         if isinstance(value, list | tuple):
-            return [self._plain(item, name) for item in value]
+            return self._plain_list(value, name)
         if isinstance(value, uuid.UUID):
             return self._known("topic_id", value) if value.int else "<zero id>"
         if isinstance(value, bytes | bytearray | memoryview):
@@ -185,11 +186,28 @@ class Subject:
             return self._known(name, value)
         return value
 
+    def _plain_list(self, values: Sequence[Any], name: str) -> list[Any]:
+        """Structures in an order of their own: Kafka's is often a hash map's. Our configs beside Kafka's are left out."""
+        kept = [value for value in values if not str(getattr(value, "name", "")).startswith("bytemq.")]
+        plain = [self._plain(value, name) for value in kept]
+        return sorted(plain, key=str) if any(isinstance(value, dict) for value in plain) else plain
+
     def _plain_batch(self, found: dict[str, Any]) -> dict[str, Any]:
         return {name: self._plain(value) for name, value in found.items()}
 
     def _known(self, kind: str, value: object) -> str:
         return self._names.setdefault((kind, value), f"<{kind} {sum(known == kind for known, _ in self._names) + 1}>")
+
+
+def wait_for_coordinator(subject: Subject, group: str) -> None:
+    """Until the group's partition is loaded: before, an honest server says so (14, 15 or 16)."""
+    for _ in range(500):
+        found = subject.quiet(FindCoordinatorRequest, 1, {"key": group, "key_type": 0})
+        if found.error_code == 0:
+            described = subject.quiet(DescribeGroupsRequest, 5, {"groups": [group]})
+            if described.groups[0].error_code not in (14, 15, 16):
+                return
+    raise AssertionError("no coordinator")
 
 
 def run_case(name: str, address: tuple[str, int]) -> dict[str, Answer]:
@@ -208,7 +226,15 @@ def differences(expected: Answer, got: Answer, path: str = "") -> list[str]:
         names = [*expected, *(name for name in got if name not in expected)]
         pairs = [(f"{path}.{name}".lstrip("."), expected.get(name, ABSENT), got.get(name, ABSENT)) for name in names]
         return [line for name, left, right in pairs for line in differences(left, right, name)]
-    if isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
-        numbered = enumerate(zip(expected, got, strict=True))
-        return [line for index, (left, right) in numbered for line in differences(left, right, f"{path}[{index}]")]
-    return [] if expected == got else [f"{path}: {expected!r} -> {got!r}"]
+    if isinstance(expected, list) and isinstance(got, list):
+        if len(expected) == len(got):
+            numbered = enumerate(zip(expected, got, strict=True))
+            return [line for index, (left, right) in numbered for line in differences(left, right, f"{path}[{index}]")]
+        missing = [f"{path}: {_short(item)} -> {ABSENT}" for item in expected if item not in got]
+        return missing + [f"{path}: {ABSENT} -> {_short(item)}" for item in got if item not in expected]
+    return [] if expected == got else [f"{path}: {_short(expected)} -> {_short(got)}"]
+
+
+def _short(answer: Answer) -> str:
+    text = repr(answer)
+    return text if len(text) < SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."

@@ -165,8 +165,6 @@ def delete_topics(subject: Subject) -> None:
     by_rows("by id", {"topic_id": second_id})
     by_rows("one good, one unknown", {"topic_id": third_id}, {"name": "no-such-topic"})
     subject.call("no topics", DeleteTopicsRequest, 6, topics=[], timeout_ms=5_000)
-    for answer in subject.answers.values():  # Kafka shuffles them
-        answer["responses"].sort(key=str)
 
 
 @case
@@ -243,7 +241,8 @@ def describe_configs_of_a_topic(subject: Subject) -> None:
             "include_documentation": True,
         },
     )
-    documented = {config.name: config.documentation for config in described.results[0].configs}
+    configs = described.results[0].configs
+    documented = {one.name: one.documentation for one in configs if not one.name.startswith("bytemq.")}
     subject.answers["documentation"] = documented
 
 

@@ -11,7 +11,7 @@ from kafka.protocol.consumer import FetchRequest, ListOffsetsRequest, OffsetForL
 from kafka.protocol.producer import ProduceRequest
 
 from tests.interop.batches import TIMESTAMP_MS, batch
-from tests.interop.differential import FIRST_OWN_PRODUCER_ID, Subject, case
+from tests.interop.differential import FIRST_OWN_PRODUCER_ID, Subject, case, wait_for_coordinator
 
 
 def fetch(
@@ -212,6 +212,7 @@ def delete_records(subject: Subject) -> None:
     compacted = subject.topic(cleanup_policy="compact")
     topics = [{"name": compacted, "partitions": [{"partition_index": 0, "offset": 0}]}]
     subject.call("compacted topic", DeleteRecordsRequest, 2, topics=topics, timeout_ms=5_000)
+    wait_for_coordinator(subject, subject.new_name("group"))  # which makes the internal topic
     topics = [{"name": "__consumer_offsets", "partitions": [{"partition_index": 0, "offset": 0}]}]
     subject.call("internal topic", DeleteRecordsRequest, 2, topics=topics, timeout_ms=5_000)
 

@@ -16,7 +16,7 @@ from kafka.protocol.consumer import (
 )
 from kafka.protocol.metadata import FindCoordinatorRequest
 
-from tests.interop.differential import Subject, case
+from tests.interop.differential import Subject, case, wait_for_coordinator
 
 PROTOCOLS = [{"name": "range", "metadata": b"\x00\x01"}]
 
@@ -25,7 +25,7 @@ PROTOCOLS = [{"name": "range", "metadata": b"\x00\x01"}]
 def find_coordinator(subject: Subject) -> None:
     """The coordinator is there at last: the first look-up may only create the internal topic."""
     group = subject.new_name("group")
-    _wait_for_coordinator(subject, group)
+    wait_for_coordinator(subject, group)
     for version in range(7):
         one: dict[str, Any] = {"key": group} if version < 4 else {"coordinator_keys": [group, "other", ""]}
         if version >= 1:
@@ -33,17 +33,6 @@ def find_coordinator(subject: Subject) -> None:
         subject.call(f"v{version}", FindCoordinatorRequest, version, **one)
     for key_type in (2, 3, -1):
         subject.call(f"key type {key_type}", FindCoordinatorRequest, 3, key=group, key_type=key_type)
-
-
-def _wait_for_coordinator(subject: Subject, group: str) -> None:
-    """Until the group's partition is loaded: before, an honest server says so (14, 15 or 16)."""
-    for _ in range(500):
-        found = subject.quiet(FindCoordinatorRequest, 1, {"key": group, "key_type": 0})
-        if found.error_code == 0:
-            described = subject.quiet(DescribeGroupsRequest, 5, {"groups": [group]})
-            if described.groups[0].error_code not in (14, 15, 16):
-                return
-    raise AssertionError("no coordinator")
 
 
 def join(subject: Subject, label: str, group: str, member_id: str = "", version: int = 9, **fields: Any) -> Any:
@@ -90,7 +79,7 @@ def heartbeat(subject: Subject, label: str, group: str, member_id: str, generati
 @case
 def group_life(subject: Subject) -> None:
     group = subject.new_name("group")
-    _wait_for_coordinator(subject, group)
+    wait_for_coordinator(subject, group)
     member, generation = joined(subject, "first", group)
     heartbeat(subject, "heartbeat", group, member, generation)
     heartbeat(subject, "wrong generation", group, member, generation + 1)
@@ -134,7 +123,7 @@ def leave(subject: Subject, label: str, group: str, member: str, instance: str |
 @case
 def join_group_refusals(subject: Subject) -> None:
     group = subject.new_name("group")
-    _wait_for_coordinator(subject, group)
+    wait_for_coordinator(subject, group)
     join(subject, "empty group id", "")
     join(subject, "unknown member", group, "nobody")
     join(subject, "session timeout 1", group, session_timeout_ms=1)
@@ -152,7 +141,7 @@ def join_group_refusals(subject: Subject) -> None:
 def join_group_every_version(subject: Subject) -> None:
     for version in range(10):
         group = subject.new_name("group")
-        _wait_for_coordinator(subject, group)
+        wait_for_coordinator(subject, group)
         answer = join(subject, f"v{version}", group, version=version)
         if answer.error_code == 79:
             answer = join(subject, f"v{version} again", group, answer.member_id, version=version)
@@ -166,7 +155,7 @@ def join_group_every_version(subject: Subject) -> None:
 @case
 def join_group_static(subject: Subject) -> None:
     group = subject.new_name("group")
-    _wait_for_coordinator(subject, group)
+    wait_for_coordinator(subject, group)
     first = join(subject, "first", group, group_instance_id="one")
     sync(subject, "sync", group, first.member_id, first.generation_id, [(first.member_id, b"\x01")])
     again = join(subject, "comes back", group, group_instance_id="one")
@@ -207,7 +196,7 @@ def commit(
 @case
 def offsets_of_a_simple_group(subject: Subject) -> None:
     topic, group = subject.topic(2), subject.new_name("group")
-    _wait_for_coordinator(subject, group)
+    wait_for_coordinator(subject, group)
     for offset in (0, 7, 10**12, -1, -5):
         commit(subject, f"offset {offset}", group, topic, offset)
     commit(subject, "note of 4096", group, topic, 1, note="x" * 4_096)
@@ -240,7 +229,7 @@ def offsets_by_topic_id(subject: Subject) -> None:
     import uuid
 
     topic, group = subject.topic(), subject.new_name("group")
-    _wait_for_coordinator(subject, group)
+    wait_for_coordinator(subject, group)
     ids = {"known": subject.topic_id(topic), "unknown": uuid.UUID(int=54)}
     for label, topic_id in ids.items():
         row = {"partition_index": 0, "committed_offset": 8, "committed_metadata": ""}
@@ -256,7 +245,7 @@ def offsets_by_topic_id(subject: Subject) -> None:
 @case
 def offset_delete(subject: Subject) -> None:
     topic, group = subject.topic(), subject.new_name("group")
-    _wait_for_coordinator(subject, group)
+    wait_for_coordinator(subject, group)
     commit(subject, "commit", group, topic, 3)
     rows = [{"name": topic, "partitions": [{"partition_index": 0}, {"partition_index": 7}]}]
     rows += [{"name": f"{topic}-none", "partitions": [{"partition_index": 0}]}]
@@ -269,7 +258,7 @@ def offset_delete(subject: Subject) -> None:
 @case
 def list_groups(subject: Subject) -> None:
     group = subject.new_name("group")
-    _wait_for_coordinator(subject, group)
+    wait_for_coordinator(subject, group)
     joined(subject, "first", group)
     filters: dict[str, dict[str, list[str]]] = {
         "stable": {"states_filter": ["Stable"]},

@@ -198,11 +198,6 @@ def produce_several_partitions(subject: Subject) -> None:
     other = subject.topic()
     data = [{"name": name, "partition_data": [{"index": 0, "records": batch()}]} for name in (topic, other, "no-such")]
     subject.call("three topics", ProduceRequest, 9, **fields, topic_data=data)
-    for label in ("good, unknown and bad", "three topics"):  # Kafka answers in the order of a hash map
-        responses = subject.answers[label]["responses"]
-        responses.sort(key=lambda response: response["name"])
-        for response in responses:
-            response["partition_responses"].sort(key=lambda partition: partition["index"])
 
 
 def idempotent(
@@ -279,13 +274,15 @@ def produce_same_sequence_other_content(subject: Subject) -> None:
 
 @case
 def init_producer_id(subject: Subject) -> None:
+    given: dict[str, Any] = {"transactional_id": None, "transaction_timeout_ms": 60_000}
+    while subject.quiet(InitProducerIdRequest, 4, given).error_code == 14:
+        pass  # Kafka's broker fetches its first block of ids
     for version in range(7):
-        fields: dict[str, Any] = {"transactional_id": None, "transaction_timeout_ms": 60_000}
-        subject.call(f"v{version}", InitProducerIdRequest, version, **fields)
+        subject.call(f"v{version}", InitProducerIdRequest, version, **given)
     rows = [("id without epoch", 5, -1), ("epoch without id", -1, 5), ("unknown id and epoch", 5_000_000, 3)]
     for label, producer_id, epoch in rows:
-        given = {"producer_id": producer_id, "producer_epoch": epoch}
-        subject.call(label, InitProducerIdRequest, 4, transactional_id=None, transaction_timeout_ms=60_000, **given)
+        fields = {**given, "producer_id": producer_id, "producer_epoch": epoch}
+        subject.call(label, InitProducerIdRequest, 4, **fields)
     subject.call("timeout 0", InitProducerIdRequest, 4, transactional_id=None, transaction_timeout_ms=0)
     subject.call("timeout -1", InitProducerIdRequest, 4, transactional_id=None, transaction_timeout_ms=-1)
     subject.call("empty transactional id", InitProducerIdRequest, 4, transactional_id="", transaction_timeout_ms=60_000)
