@@ -4,7 +4,7 @@ Owns order and back-pressure. Consecutive Produce requests are worked on togethe
 before it are answered. Reading stops while a request has to wait, while the client does not take its answers, while
 memory is short, and for a moment after TURN_BYTES, so that one busy socket cannot starve the others.
 
-uvloop gathers all writes of one loop turn into one system call: answers are handed to the transport as they come.
+A write is a system call, so answers are gathered: they leave when no more are in work, at the latest in the next turn.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from bytemq.broker.frame_reader import BadFrame, FrameReader
 from bytemq.broker.limits import MAX_PIPELINED_REQUESTS, REQUEST_TURN_BYTES, TURN_BYTES, WRITE_BUFFER_BYTES
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.protocol.framing import parse_request_header
+from bytemq.protocol.primitives import Buffer as WireBuffer
 from bytemq.protocol.primitives import MalformedMessage
 from bytemq.runtime.buffers import Buffer
 
@@ -25,16 +26,22 @@ if TYPE_CHECKING:
 
 _PRODUCE = int(ApiKey.PRODUCE)
 
+JOIN_BELOW_BYTES = 16 * 1024
+"""Small answers are copied into one buffer: that is cheaper than a vector of many."""
+
 
 class Connection(asyncio.BufferedProtocol):
     """Made by the server for each accepted socket; `server` gives it memory, the dispatcher and a coarse clock."""
 
     __slots__ = (
+        "_flush_scheduled",
         "_held",
         "_in_work",
         "_last_moved_bytes",
         "_loop",
         "_next_turn",
+        "_outgoing",
+        "_outgoing_bytes",
         "_processing",
         "_reader",
         "_reading",
@@ -61,6 +68,9 @@ class Connection(asyncio.BufferedProtocol):
         self._processing = False
         self._reading = True
         self._write_paused = False
+        self._outgoing: list[WireBuffer] = []  # answers to be written
+        self._outgoing_bytes = 0
+        self._flush_scheduled = False
         self._unsent: list[Exchange] = []  # answered; their record batches may still be in the transport
         self._stopping = False
         self._turn_left = TURN_BYTES
@@ -105,6 +115,7 @@ class Connection(asyncio.BufferedProtocol):
             self.hang_up(str(error))
         finally:
             self._processing = False
+        self._flush()
         self._update_reading()
 
     def eof_received(self) -> bool:
@@ -115,9 +126,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        for exchange in self._unsent:
-            exchange.release_response(self._server.response_memory)
-        self._unsent.clear()
+        if not self._outgoing:
+            self._release_sent()
         self._go_on()
 
     # What exchanges call
@@ -129,7 +139,14 @@ class Connection(asyncio.BufferedProtocol):
             return
         while in_work and in_work[0].answer is not None:
             self._send(in_work.popleft())
-        if not self._processing and (self._held is not None or self._reader.has_backlog or not self._reading):
+        if self._processing:
+            return  # whoever processes goes on, and flushes
+        if not in_work:
+            self._flush()
+        elif self._outgoing and not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush_later)
+        if self._held is not None or not self._reading:
             self._go_on()
 
     def hang_up(self, reason: str) -> None:
@@ -153,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def busy(self) -> bool:
         """Requests are being worked on, other than long polls, or answers are not sent yet."""
-        return bool(self._unsent) or any(exchange.on_abandon is None for exchange in self._in_work)
+        return bool(self._unsent or self._outgoing) or any(exchange.on_abandon is None for exchange in self._in_work)
 
     @property
     def holds_memory(self) -> bool:
@@ -243,6 +260,7 @@ class Connection(asyncio.BufferedProtocol):
             self.hang_up(str(error))
         finally:
             self._processing = False
+        self._flush()
         self._update_reading()
 
     def _update_reading(self) -> None:
@@ -261,20 +279,40 @@ class Connection(asyncio.BufferedProtocol):
     # Answers
 
     def _send(self, exchange: Exchange) -> None:
-        transport = self._transport
+        """Puts an answer into the next write."""
         answer = exchange.answer
-        if transport is None or not answer:
+        if not answer or self._transport is None:
             exchange.release_response(self._server.response_memory)
             return
         size_bytes = sum(map(len, answer))
+        self._outgoing += answer
+        self._outgoing_bytes += size_bytes
         self._written_bytes += size_bytes
         self._turn_left -= size_bytes
-        if len(answer) == 2 and size_bytes < WRITE_BUFFER_BYTES:
-            transport.write(b"".join(answer))
-        else:
-            transport.writelines(answer)
         if exchange.response_reserved_bytes:
-            if self._write_paused:
-                self._unsent.append(exchange)
-            else:
-                exchange.release_response(self._server.response_memory)
+            self._unsent.append(exchange)
+
+    def _flush(self) -> None:
+        """One write for all answers gathered."""
+        outgoing = self._outgoing
+        transport = self._transport
+        if not outgoing or transport is None:
+            return
+        if self._outgoing_bytes < JOIN_BELOW_BYTES:
+            transport.write(b"".join(outgoing))
+        else:
+            transport.writelines(outgoing)
+        self._outgoing = []
+        self._outgoing_bytes = 0
+        if self._unsent and not self._write_paused:
+            self._release_sent()
+
+    def _flush_later(self) -> None:
+        self._flush_scheduled = False
+        self._flush()
+
+    def _release_sent(self) -> None:
+        """Everything has left: the memory of what was read for it is free."""
+        for exchange in self._unsent:
+            exchange.release_response(self._server.response_memory)
+        self._unsent.clear()

@@ -10,6 +10,8 @@ import mmap
 SMALLEST_POOLED_BYTES = 64 * 1024
 MAPPED_FROM_BYTES = 1024 * 1024
 LARGEST_POOLED_BYTES = 16 * 1024 * 1024
+LOOKED_AT = 8
+"""Kept buffers of a size that are tried, the last returned first, before a new one is made."""
 
 Buffer = bytearray | mmap.mmap
 
@@ -31,21 +33,21 @@ class BufferPool:
         rounded = 1 << (size_bytes - 1).bit_length()
         if rounded > LARGEST_POOLED_BYTES:
             return mmap.mmap(-1, size_bytes)
-        free = self._free.get(rounded)
-        if free:
-            self.kept_bytes -= rounded
-            return free.pop()
+        free = self._free.get(rounded, ())
+        for position in range(len(free) - 1, max(-1, len(free) - 1 - LOOKED_AT), -1):
+            if not _is_viewed(free[position]):
+                self.kept_bytes -= rounded
+                return self._free[rounded].pop(position)
         return mmap.mmap(-1, rounded) if rounded >= MAPPED_FROM_BYTES else bytearray(rounded)
 
     def give_back(self, buffer: Buffer) -> None:
-        """Takes a buffer that nobody needs any more; one that some memoryview still shows is left to the collector."""
+        """Takes a buffer that its owner is done with. While some memoryview still shows it, it is not used again."""
         size_bytes = len(buffer)
         if size_bytes <= SMALLEST_POOLED_BYTES or size_bytes > LARGEST_POOLED_BYTES or size_bytes & (size_bytes - 1):
             return
-        if self.kept_bytes + size_bytes > self.keep_bytes or _is_viewed(buffer):
-            return
-        self._free.setdefault(size_bytes, []).append(buffer)
-        self.kept_bytes += size_bytes
+        if self.kept_bytes + size_bytes <= self.keep_bytes:
+            self._free.setdefault(size_bytes, []).append(buffer)
+            self.kept_bytes += size_bytes
 
 
 def _is_viewed(buffer: Buffer) -> bool:
