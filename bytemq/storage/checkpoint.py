@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bytemq.errors import BytemqError, Unavailable
+from bytemq.errors import BytemqError, NotFound, Unavailable
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.batch_walk import salvage
@@ -77,11 +77,12 @@ class WriteBehind:
         self._clock = clock
         self._segments_made = 0
         self._lock = asyncio.Lock()
+        self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
     def consider(self) -> None:
         """Starts writing behind in the background if the write-ahead log has grown too much."""
-        if self._task is None and (self._is_large() or self._has_many_extents()):
+        if self._task is None and not self._stopping and (self._is_large() or self._has_many_extents()):
             self._task = asyncio.get_running_loop().create_task(self._in_background(), name="write-behind")
 
     def _is_large(self) -> bool:
@@ -95,15 +96,17 @@ class WriteBehind:
         try:
             await self.run(everything=self._has_many_extents())
         except BytemqError as error:
-            log.error("write-behind failed, it will be tried again", error=error)
+            log.error("write-behind failed, it will be tried again", reason=str(error))
         finally:
             self._task = None
 
     async def stop(self) -> None:
-        """Ends what runs in the background: what it has not published was not done."""
+        """Ends what runs, soon: what is written is published, what is not is left to the next session."""
+        self._stopping = True
+        async with self._lock:
+            pass
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait([self._task])
 
     async def run(self, *, everything: bool = False) -> None:
         """Writes behind until the write-ahead log is well below its limit, or `everything` committed. Raises Unavailable."""
@@ -160,7 +163,7 @@ class WriteBehind:
     async def _write_log(self, files: LogFiles, limit: int, all_writers: list[SegmentWriter]) -> Written | None:
         """Appends a log's extents in files below `limit` to its segments. Nothing is durable yet.
 
-        Each writer is added to `all_writers` at once, whatever happens later.
+        Each writer is added to `all_writers`, whatever happens. None: nothing to do, or the log was overtaken by a deletion.
         """
         await self._publisher.refresh(files)
         files.drop_wal_below(files.manifest.end_offset)
@@ -175,10 +178,16 @@ class WriteBehind:
         holes: list[tuple[int, int]] = []
         try:
             while offset < end_offset and len(files.wal):
+                if self._stopping:
+                    raise Unavailable("the storage is being closed")
                 offset = max(offset, files.wal.bases[0])  # the log start may advance meanwhile
                 chunks, views, offset = await self._read(files, offset, end_offset, holes)
                 if chunks:
                     await self._append(files, seen, writers, chunks, views, snapshot)
+        except NotFound:
+            if not files.deleted and files.manifest.segments == seen:
+                raise
+            return None
         finally:
             all_writers.extend(writers)
         return Written(files, seen, writers, end_offset, snapshot, holes)
@@ -274,18 +283,29 @@ class WriteBehind:
 
     async def _publish(self, one: Written) -> None:
         infos = [writer.info for writer in one.writers if writer.info.size_bytes]
+        continued = one.seen[-1] if one.writers and not one.writers[0].is_new else None
+        overtaken = False
 
         def change(manifest: Manifest) -> Manifest:
+            nonlocal overtaken
             remaining = [segment for segment in one.seen if segment.last_offset >= manifest.log_start_offset]
-            if list(manifest.segments) != remaining:
-                raise Unavailable("the manifest changed while its log was written behind")
+            gone = continued is not None and continued not in manifest.segments
+            if gone or list(manifest.segments) != remaining:
+                overtaken = True
+                raise Unavailable("the log's segments changed while it was written behind")
             return with_segments(manifest, infos, one.snapshot, one.holes)
 
-        if not one.files.deleted:
-            await self._publisher.publish(one.files, change)
-            for writer in one.writers:
-                self._files.segments.grow(writer.info, writer.added)
-            one.files.drop_wal_below(one.end_offset)
+        try:
+            if not one.files.deleted:
+                await self._publisher.publish(one.files, change)
+                for writer in one.writers:
+                    self._files.segments.grow(writer.info, writer.added)
+                one.files.drop_wal_below(one.end_offset)
+        except (Unavailable, NotFound):
+            if not overtaken and not one.files.deleted:  # it may have been published
+                raise
+            self._garbage.discard([writer.info.name for writer in one.writers if writer.is_new])
+            return
         # Deleted, or overtaken by the log start offset, meanwhile:
         live = set() if one.files.deleted else {segment.name for segment in one.files.manifest.segments}
         self._garbage.discard([info.name for info in infos if info.name not in live])

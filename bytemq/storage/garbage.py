@@ -45,7 +45,7 @@ class Garbage:
                 await self._segments.forget(name)
             await self._store.delete(names)
         except BytemqError as error:
-            log.warning("files were not deleted, the next start will", count=len(names), error=error)
+            log.warning("files were not deleted, the next start will", count=len(names), reason=str(error))
 
     async def idle(self) -> None:
         """Returns when everything discarded was deleted."""

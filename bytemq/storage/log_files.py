@@ -20,7 +20,7 @@ from bytemq.storage.extents import Chunk, ExtentTable
 from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo
 from bytemq.storage.manifest_codec import StoredManifest
 from bytemq.storage.reading import Plan, Read, assemble, plan_extents, plan_segment
-from bytemq.storage.segments import SegmentCache
+from bytemq.storage.segments import Segment, SegmentCache
 from bytemq.storage.shared_file import SharedFile
 from bytemq.types import PartitionId
 
@@ -166,7 +166,7 @@ class LogFiles:
             return Read([], 0, offset, offset)
         plan = self._plan(offset, max_bytes, end_offset, verify=True)
         if plan is None:
-            await self._files.segments.get(self._segment_of(offset))
+            await self._open_segment(self._segment_of(offset))
             return await self.read(offset, max_bytes, end_offset, at_least_one=at_least_one)
         for run in plan.runs:  # all at once: while one is read, another one's file could be released
             run.file.pin()
@@ -209,6 +209,14 @@ class LogFiles:
             raise Corrupt(f"no file holds offset {offset}")
         return segments[number]
 
+    async def _open_segment(self, info: SegmentInfo) -> Segment:
+        try:
+            return await self._files.segments.get(info)
+        except NotFound as error:
+            if not self.deleted and info.last_offset >= self.log_start_offset:
+                raise Corrupt(f"the file of offsets {info.base_offset}..{info.last_offset} is missing") from error
+            raise
+
     # Looking for timestamps.
 
     async def find_timestamp(self, timestamp_ms: int, end_offset: int) -> RecordBatch | None:
@@ -247,7 +255,7 @@ class LogFiles:
         """The first chunk that reaches beyond `offset` and has a record of that time or later."""
         for segment in self.manifest.segments:
             if segment.last_offset >= offset and segment.max_timestamp >= timestamp_ms:
-                index = (await self._files.segments.get(segment)).index
+                index = (await self._open_segment(segment)).index
                 for number in range(max(index.find(offset), 0), len(index)):
                     if index.max_timestamps[number] >= timestamp_ms:
                         return index.chunk(number)

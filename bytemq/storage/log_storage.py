@@ -297,7 +297,7 @@ class LogStorage:
             try:
                 read = await files.read(offset, READ_BYTES, known_from)
             except Corrupt as error:
-                log.error("damaged batches are not in the rebuilt state", partition=files.partition, error=error)
+                log.error("damaged batches are not in the rebuilt state", partition=files.partition, reason=str(error))
                 offset = next((last + 1 for first, last in files.manifest.holes if first <= offset <= last), known_from)
                 continue
             for buffer in read.buffers:
@@ -325,7 +325,7 @@ class LogStorage:
             names = await self._garbage.find(self._stored, self._logs, self._wal_files)
             self._garbage.discard(names)
         except (BytemqError, NotFound) as error:
-            log.warning("looking for garbage failed", error=error)
+            log.warning("looking for garbage failed", reason=str(error))
 
     async def _sync_regularly(self) -> None:
         while True:
@@ -333,4 +333,4 @@ class LogStorage:
             try:
                 await self._wal.sync()
             except BytemqError as error:
-                log.error("the write-ahead log could not be synced", error=error)
+                log.error("the write-ahead log could not be synced", reason=str(error))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from bytemq.errors import BytemqError, Fenced, Unavailable
+from bytemq.errors import BytemqError, Fenced, NotFound
 from bytemq.metadata import keys
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.runtime.logging import get_logger
@@ -71,7 +71,7 @@ class Publisher:
         self._worker: asyncio.Task[None] | None = None
 
     async def publish(self, files: LogFiles, change: Change | None) -> None:
-        """Durable when it returns; `files.manifest` shows it. Raises Fenced, or Unavailable when it did not happen."""
+        """Durable when it returns; `files.manifest` shows it. Raises Fenced, Unavailable, NotFound after deletion."""
         done = asyncio.get_running_loop().create_future()
         self._requests.append(_Request(files, change, done))
         if self._worker is None:
@@ -120,6 +120,8 @@ class Publisher:
             await self._transact(prepared)
 
     async def _prepare(self, files: LogFiles, requests: Sequence[_Request]) -> _Prepared:
+        if files.deleted and not any(request.change is None for request in requests):
+            raise NotFound("the log was deleted")
         await self.refresh(files)
         manifest = files.manifest
         for request in requests:
@@ -195,4 +197,4 @@ def _names(stored: StoredManifest) -> Iterable[str]:
 def _fail(requests: Sequence[_Request], error: BytemqError) -> None:
     for request in requests:
         if not request.done.done():
-            request.done.set_exception(error if isinstance(error, Fenced | Unavailable) else Unavailable(str(error)))
+            request.done.set_exception(error)

@@ -72,6 +72,8 @@ class SessionRecovery:
             file = await self._open(number)
             number += 1
             if file is None:
+                if self._tail.is_sealed:
+                    continue  # it was found empty when the session was sealed
                 break
             self.files.append(file)
             self._held.append((file, await self._flushes(file)))
@@ -113,17 +115,27 @@ class SessionRecovery:
             data = await self._store.read(index_name(file.session_id, file.number))
             flushes = list(decode_index(data, file.session_id, file.number))
             if flushes:
+                self._expect(flushes[0].header, file)
                 self._drop_rewritten(flushes[0].header)
         except NotFound:
             flushes = await self._walk(file)
         except Corrupt as error:
             log.error(
-                "index of a write-ahead-log file is damaged, the file is walked", file=file.file.name, error=error
+                "index of a write-ahead-log file is damaged, the file is walked", file=file.file.name, reason=str(error)
             )
             flushes = await self._walk(file)
         if flushes:
             self._chain = ChainState(flushes[-1].header.sequence, flushes[-1].header.crc)
         return flushes
+
+    def _expect(self, first: FlushHeader, file: WalFile) -> None:
+        if first.sequence > self._chain.sequence + 1:
+            log.error(
+                "the write-ahead log is damaged: flushes are lost",
+                file=file.file.name,
+                first_sequence=self._chain.sequence + 1,
+                next_sequence=first.sequence,
+            )
 
     def _drop_rewritten(self, first: FlushHeader) -> None:
         """A flush that failed was written anew at the start of the next file: what an earlier file has of it does not count."""

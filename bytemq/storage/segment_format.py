@@ -63,7 +63,10 @@ def encode_footer(index: SparseIndex, aborted: Sequence[AbortedTxn]) -> bytes:
 
 
 def decode_footer(footer: bytes | memoryview) -> tuple[SparseIndex, list[AbortedTxn]]:
-    """The inverse. Raises Corrupt unless every byte is as it was written and the chunks follow each other."""
+    """The inverse. Raises Corrupt unless every byte is as it was written and the chunks follow each other.
+
+    Bytes behind the footer do not matter: an append that a crash cut short may have left them.
+    """
     view = memoryview(footer)
     if len(view) < FOOTER_HEADER_BYTES:
         raise Corrupt("the footer of a segment is cut")
@@ -72,9 +75,9 @@ def decode_footer(footer: bytes | memoryview) -> tuple[SparseIndex, list[Aborted
         raise Corrupt("the segment has no footer")
     if version != VERSION:
         raise Corrupt(f"segment footer of version {version}; this program reads version {VERSION}")
-    body = view[FOOTER_HEADER_BYTES:]
-    if len(body) != chunks * _CHUNK_BYTES + transactions * _ABORTED.size:
-        raise Corrupt("the footer of a segment has the wrong size")
+    body = view[FOOTER_HEADER_BYTES : FOOTER_HEADER_BYTES + chunks * _CHUNK_BYTES + transactions * _ABORTED.size]
+    if len(body) < chunks * _CHUNK_BYTES + transactions * _ABORTED.size:
+        raise Corrupt("the footer of a segment is cut")
     if crc32c(body, crc32c(view[: _HEADER.size])) != _CRC.unpack_from(view, _HEADER.size)[0]:
         raise Corrupt("the checksum of a segment's footer does not match")
     index = SparseIndex()

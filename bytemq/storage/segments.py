@@ -155,7 +155,7 @@ async def load_index(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> Spa
                 return index
             raise Corrupt("the footer of a segment contradicts its manifest")
         except Corrupt as error:
-            log.error("segment footer is damaged, its index is rebuilt", segment=info.name, error=error)
+            log.error("segment footer is damaged, its index is rebuilt", segment=info.name, reason=str(error))
     return await walk_segment(file, info, chunk_bytes)
 
 

@@ -215,7 +215,7 @@ class Wal:
                 else:
                     file.writable.write_now(buffers, position)
             except Unavailable as error:
-                log.error("write-ahead-log file is abandoned", file=file.file.name, error=error)
+                log.error("write-ahead-log file is abandoned", file=file.file.name, reason=str(error))
                 self._seal(file)
                 self._file = None
                 if attempt == ATTEMPTS - 1:
@@ -246,7 +246,7 @@ class Wal:
         try:
             await file.writable.write([bytes(FLUSH_HEADER_BYTES)], position, sync=True)
         except Unavailable as error:
-            log.error("a failed flush could not be erased", file=file.file.name, position=position, error=error)
+            log.error("a failed flush could not be erased", file=file.file.name, position=position, reason=str(error))
 
     def _commit(self, flush: Flush, file: WalFile, position: int, head: bytes, crc: int) -> None:
         """The flush is durable: makes its bytes readable, then tells the appenders, in order."""
@@ -276,7 +276,7 @@ class Wal:
         for append in doomed:
             append.log.staged_end = append.log.end_offset
         if error is not self.failure:
-            log.error("appends failed", count=len(doomed), error=error)
+            log.error("appends failed", count=len(doomed), reason=str(error))
             self.failure = error
             self._retry_at = self._clock.monotonic() + self._config.retry_delay_ms / 1000
             self._clock.call_later(self._config.retry_delay_ms / 1000, self._probe)

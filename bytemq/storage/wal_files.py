@@ -119,7 +119,7 @@ class WalFiles:
         file, self._prepared = self._prepared, None
         if file is None or file.size_bytes < size_bytes:
             if file is not None:
-                await self._discard(file)
+                self.adopt(file)  # stays empty: recovery finds the files by counting, so that no number may be missing
             file = await self._make(max(size_bytes, self._config.wal_file_bytes), zeroed=False)
         self.adopt(file)
         return file
@@ -133,13 +133,12 @@ class WalFiles:
         try:
             self._prepared = await self._make(self._config.wal_file_bytes, zeroed=True)
         except BytemqError as error:
-            log.warning("no write-ahead-log file could be made ahead of need", error=error)
+            log.warning("no write-ahead-log file could be made ahead of need", reason=str(error))
         finally:
             self._preparing = None
 
     async def _make(self, size_bytes: int, *, zeroed: bool) -> WalFile:
         number = self._next_number
-        self._next_number += 1
         name = file_name(self._session_id, number)
         if self._spares and size_bytes == self._config.wal_file_bytes:
             await self._store.rename(self._spares.pop(), name)
@@ -148,6 +147,7 @@ class WalFiles:
             if await self._store.free_bytes() < size_bytes + self._config.reserve_bytes:
                 raise Full("no space for another write-ahead-log file")
             file = await self._store.create_append(name, size_bytes=size_bytes, zeroed=zeroed, urgent=True)
+        self._next_number = number + 1
         return WalFile(file, self.next_ordinal(), self._session_id, number, size_bytes)
 
     # Sealing and releasing files.
@@ -161,13 +161,19 @@ class WalFiles:
         try:
             await self._store.create(index_name(file.session_id, file.number), parts)
         except BytemqError as error:
-            log.warning("the index of a write-ahead-log file was not written", file=file.file.name, error=error)
+            log.warning("the index of a write-ahead-log file was not written", file=file.file.name, reason=str(error))
 
-    async def publish_tail(self, tail: TailRecord, revision: int | None = None) -> None:
-        """Writes a session's tail record. Raises Fenced when somebody else wrote it meanwhile."""
-        if revision is None:
-            revision = self._tails[tail.session_id][1] if tail.session_id in self._tails else 0
+    async def publish_tail(self, tail: TailRecord, revision: int = 0) -> None:
+        """Writes a session's tail record, known or, the first time, at `revision`.
+
+        Raises Fenced when somebody else wrote it meanwhile, Unavailable when the outcome is unknown.
+        """
         key = keys.wal_tail(tail.session_id)
+        _, revision = self._tails.get(tail.session_id, (tail, revision))
+        if revision < 0:  # an earlier call may have been applied
+            entry = await self._metadata.get(key)
+            revision = entry.revision if entry is not None else 0
+        self._tails[tail.session_id] = (tail, -1)
         outcome = await self._metadata.txn([Compare(key, revision)], [Put(key, encode_tail(tail))])
         if not outcome.succeeded:
             raise Fenced(f"the write-ahead log of session {tail.session_id} has another owner")
@@ -185,7 +191,7 @@ class WalFiles:
         for file in self.live:
             if file.first_sequence:
                 first.setdefault(file.session_id, file)
-        for session_id, (tail, revision) in list(self._tails.items()):
+        for session_id, (tail, _) in list(self._tails.items()):
             needed = first.get(session_id)
             if needed is not None:
                 change = (needed.number, needed.first_sequence, needed.first_link)
@@ -193,8 +199,7 @@ class WalFiles:
                 unused = [file.number for file in self.live if file.session_id == session_id]
                 change = (min(unused, default=self._next_number), next_sequence, link)
             else:
-                key = keys.wal_tail(session_id)
-                await self._metadata.txn([Compare(key, revision)], [], [key])
+                await self._metadata.txn([], [], [keys.wal_tail(session_id)])
                 del self._tails[session_id]
                 continue
             if change[0] != tail.first_number:
