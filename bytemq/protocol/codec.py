@@ -90,7 +90,7 @@ def _struct_reader(cls: type[Struct], version: int, flexible: bool) -> _Read:
 
     def read_flexible(reader: Reader) -> Struct:
         value = cls(*[read_field(reader) for read_field in plan])
-        for _ in range(reader.read_unsigned_varint()):
+        for _ in range(reader.read_tag_count()):
             tag = reader.read_unsigned_varint()
             size_bytes = reader.read_unsigned_varint()
             known = tagged.get(tag)

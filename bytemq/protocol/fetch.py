@@ -129,7 +129,7 @@ def _decode_flexible(version: int, reader: Reader, replica_id: int, limits: _Lim
 
 
 def _pass_over_followers_tags(version: int, reader: Reader) -> None:
-    for _ in range(reader.read_unsigned_varint()):
+    for _ in range(reader.read_tag_count()):
         tag = reader.read_unsigned_varint()
         size_bytes = reader.read_unsigned_varint()
         if tag == _TAG_REPLICA_DIRECTORY_ID and version >= 17:
@@ -149,7 +149,7 @@ def _read_topic(version: int, reader: Reader) -> tuple[str | None, bytes | None]
 def _read_request_tags(version: int, reader: Reader, replica_id: int) -> tuple[str | None, int, int]:
     """Cluster id, replica id and replica epoch."""
     cluster_id, replica_epoch = None, -1
-    for _ in range(reader.read_unsigned_varint()):
+    for _ in range(reader.read_tag_count()):
         tag = reader.read_unsigned_varint()
         size_bytes = reader.read_unsigned_varint()
         if tag == _TAG_CLUSTER_ID:

@@ -15,7 +15,7 @@ from typing import Any
 Buffer = bytes | bytearray | memoryview
 """What a field of type bytes or records holds: a memoryview when decoded, anything bytes-like to encode."""
 
-DEFAULT_MAX_ELEMENTS = 200_000
+DEFAULT_MAX_ELEMENTS = 100_000
 """Of all arrays in one message. One byte on the wire may become an object of 200, so bytes alone bound no memory."""
 
 _INT8 = Struct(">b")
@@ -191,6 +191,10 @@ class Reader:
         length = self._compact_length()
         return -1 if length < 0 else self._charge(length)
 
+    def read_tag_count(self) -> int:
+        """The number of tagged fields that follow. They too cost time, so they too are charged."""
+        return self._charge(self.read_unsigned_varint())
+
     def _charge(self, count: int) -> int:
         remaining = len(self.view) - self.position
         if not 0 <= count <= remaining:
@@ -210,7 +214,7 @@ class Reader:
         if position < len(self.view) and self.view[position] == 0:
             self.position = position + 1
             return
-        for _ in range(self.read_unsigned_varint()):
+        for _ in range(self.read_tag_count()):
             self.read_unsigned_varint()
             self._take(self.read_unsigned_varint())
 

@@ -171,6 +171,14 @@ def test_decode__charges_elements_of_nested_arrays() -> None:
         decode(FetchRequest, 12, partitions, max_elements=3)
 
 
+def test_decode__bounds_the_number_of_tagged_fields() -> None:
+    body = b"\3me\2\x31" + b"\x64" + b"\x09\0" * 100
+
+    assert decode(ApiVersionsRequest, 3, body, max_elements=100).client_software_name == "me"
+    with pytest.raises(MalformedMessage, match="too many elements"):
+        decode(ApiVersionsRequest, 3, body, max_elements=99)
+
+
 # Nullable structs
 
 
