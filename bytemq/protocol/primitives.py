@@ -23,7 +23,6 @@ _INT16 = Struct(">h")
 _INT32 = Struct(">i")
 _INT64 = Struct(">q")
 _UINT16 = Struct(">H")
-_UINT32 = Struct(">I")
 _FLOAT64 = Struct(">d")
 
 _unpack_int16 = _INT16.unpack_from
@@ -38,8 +37,8 @@ class MalformedMessage(Exception):
     """The bytes are no message of the expected kind. There is nothing to answer: close the connection."""
 
 
-class Reader:
-    """Reads Kafka's types from `view` one after the other, starting at `position`."""
+class NumberReader:
+    """The part of Reader that takes values of fixed size and varints."""
 
     # Every request passes through here several times, hence the few repeated lines in place of one more call.
 
@@ -92,17 +91,11 @@ class Reader:
     def read_uint16(self) -> int:
         return int(self.read_fixed(_UINT16)[0])
 
-    def read_uint32(self) -> int:
-        return int(self.read_fixed(_UINT32)[0])
-
     def read_float64(self) -> float:
         return float(self.read_fixed(_FLOAT64)[0])
 
     def read_bool(self) -> bool:
         return bool(self.read_fixed(_INT8)[0])
-
-    def read_uuid(self) -> bytes:
-        return bytes(self._take(16))
 
     def read_unsigned_varint(self) -> int:
         """A 32-bit integer in at most five bytes."""
@@ -120,6 +113,15 @@ class Reader:
             raise self._cut_off(position, 1) from None
         self.position = position + 1
         return (value | byte << shift) & 0xFFFFFFFF
+
+
+class Reader(NumberReader):
+    """Reads Kafka's types from `view` one after the other, starting at `position`."""
+
+    __slots__ = ()
+
+    def read_uuid(self) -> bytes:
+        return bytes(self._take(16))
 
     def _compact_length(self) -> int:
         """Length + 1 as a varint. Java computes in 32 bits with sign, so huge ones come out negative: null."""
@@ -219,8 +221,8 @@ class Reader:
             self._take(self.read_unsigned_varint())
 
 
-class Writer:
-    """Appends Kafka's types to `buffer`. A value of the wrong type or range is the caller's bug and raises as such."""
+class NumberWriter:
+    """The part of Writer that puts values of fixed size and varints."""
 
     __slots__ = ("buffer",)
 
@@ -242,19 +244,11 @@ class Writer:
     def write_uint16(self, value: int) -> None:
         self.buffer += _UINT16.pack(value)
 
-    def write_uint32(self, value: int) -> None:
-        self.buffer += _UINT32.pack(value)
-
     def write_float64(self, value: float) -> None:
         self.buffer += _FLOAT64.pack(value)
 
     def write_bool(self, value: bool) -> None:
         self.buffer.append(1 if value else 0)
-
-    def write_uuid(self, value: bytes) -> None:
-        if len(value) != 16:
-            raise ValueError(f"a uuid has 16 bytes, not {len(value)}")
-        self.buffer += value
 
     def write_unsigned_varint(self, value: int) -> None:
         buffer = self.buffer
@@ -262,6 +256,17 @@ class Writer:
             buffer.append(value & 0x7F | 0x80)
             value >>= 7
         buffer.append(value)
+
+
+class Writer(NumberWriter):
+    """Appends Kafka's types to `buffer`. A value of the wrong type or range is the caller's bug and raises as such."""
+
+    __slots__ = ()
+
+    def write_uuid(self, value: bytes) -> None:
+        if len(value) != 16:
+            raise ValueError(f"a uuid has 16 bytes, not {len(value)}")
+        self.buffer += value
 
     def write_string(self, value: str) -> None:
         data = _encode_text(value)
