@@ -268,13 +268,14 @@ class MemoryMetadata:
             if (self.entries[key].revision if key in self.entries else 0) != revision:
                 return Txn(False, self.revision)
         self.revision += 1
+        revision = self.revision
         for key, value, _ in puts:
-            self.entries[key] = KeyValue(key, value, self.revision)
+            self.entries[key] = KeyValue(key, value, revision)
         for key in deletes:
             self.entries.pop(key, None)
         self._check(self.fault_after)
         await self.power.step()
-        return Txn(True, self.revision)
+        return Txn(True, revision)
 
     @staticmethod
     def _check(fault: Callable[[], BytemqError | None] | None) -> None:
