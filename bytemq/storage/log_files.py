@@ -219,9 +219,12 @@ class LogFiles:
 
     # Looking for timestamps.
 
-    async def find_timestamp(self, timestamp_ms: int, end_offset: int) -> RecordBatch | None:
-        """The first whole batch, ending below `end_offset`, whose maximum timestamp is at or above `timestamp_ms`."""
-        offset = self.log_start_offset
+    async def find_timestamp(self, timestamp_ms: int, end_offset: int, *, start_offset: int = 0) -> RecordBatch | None:
+        """The first whole batch, ending below `end_offset`, whose maximum timestamp is at or above `timestamp_ms`.
+
+        Batches that end below `start_offset` are passed over.
+        """
+        offset = max(self.log_start_offset, start_offset)
         while (chunk := await self._chunk_at_or_after(offset, timestamp_ms)) is not None:
             if chunk.base_offset >= end_offset:
                 break
