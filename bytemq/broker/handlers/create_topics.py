@@ -8,18 +8,23 @@ topic's configs (KIP-525), from v7 its id. It comes when the partitions are serv
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.handlers.describe_configs import topic_entries
 from bytemq.broker.topic_admin import TopicOutcome
 from bytemq.metadata.topics import TopicSpec
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.create_topics import (
     CreatableTopic,
+    CreatableTopicConfigs,
     CreatableTopicResult,
     CreateTopicsRequest,
     CreateTopicsResponse,
 )
 from bytemq.types import ZERO_TOPIC_ID
+
+CONFIGS_SINCE_VERSION = 5
 
 
 async def handle(broker: Broker, context: RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse:
@@ -39,7 +44,9 @@ async def handle(broker: Broker, context: RequestContext, request: CreateTopicsR
             specs.append(_spec(topic))
     outcomes = await broker.topics.create(specs, validate_only=request.validate_only, timeout_ms=request.timeout_ms)
     for spec, outcome in zip(specs, outcomes, strict=True):
-        results.append(_result(broker, spec, outcome, request.validate_only))
+        told = outcome.topic is not None and context.api_version >= CONFIGS_SINCE_VERSION
+        configs = _configs(broker, spec.configs) if told else []
+        results.append(_result(spec, outcome, request.validate_only, configs))
     return CreateTopicsResponse(topics=results)
 
 
@@ -53,7 +60,23 @@ def _spec(topic: CreatableTopic) -> TopicSpec:
     )
 
 
-def _result(broker: Broker, spec: TopicSpec, outcome: TopicOutcome, validate_only: bool) -> CreatableTopicResult:
+def _configs(broker: Broker, overrides: Mapping[str, str]) -> list[CreatableTopicConfigs]:
+    """Overrides are repeated letter by letter, as Kafka's controller does."""
+    return [
+        CreatableTopicConfigs(
+            name=entry.name,
+            value=overrides.get(entry.name, entry.value),
+            read_only=entry.read_only,
+            config_source=entry.config_source,
+            is_sensitive=entry.is_sensitive,
+        )
+        for entry in topic_entries(broker, overrides)
+    ]
+
+
+def _result(
+    spec: TopicSpec, outcome: TopicOutcome, validate_only: bool, configs: list[CreatableTopicConfigs]
+) -> CreatableTopicResult:
     if outcome.topic is None:
         return _refused(spec.name, outcome.error, outcome.message)
     return CreatableTopicResult(
@@ -61,7 +84,7 @@ def _result(broker: Broker, spec: TopicSpec, outcome: TopicOutcome, validate_onl
         topic_id=ZERO_TOPIC_ID if validate_only else outcome.topic.topic_id,
         num_partitions=outcome.topic.partitions,
         replication_factor=outcome.topic.replication_factor,
-        configs=[],
+        configs=configs,
     )
 
 

@@ -49,6 +49,11 @@ def handle(broker: Broker, context: RequestContext, request: DescribeConfigsRequ
     return DescribeConfigsResponse(results=[_result(describe, resource) for resource in request.resources])
 
 
+def topic_entries(broker: Broker, overrides: Mapping[str, str]) -> list[DescribeConfigsResourceResult]:
+    """The configs that a topic with these overrides has."""
+    return list(_Describer(broker, DescribeConfigsRequest()).topic_entries(overrides))
+
+
 def _result(describe: _Describer, resource: DescribeConfigsResource) -> DescribeConfigsResult:
     result = DescribeConfigsResult(resource_type=resource.resource_type, resource_name=resource.resource_name)
     try:
@@ -90,9 +95,9 @@ class _Describer:
         topic = self._broker.image.topics.get(name)
         if topic is None:
             raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "")
-        return self._topic_entries(topic.configs)
+        return self.topic_entries(topic.configs)
 
-    def _topic_entries(self, overrides: Mapping[str, str]) -> Iterator[DescribeConfigsResourceResult]:
+    def topic_entries(self, overrides: Mapping[str, str]) -> Iterator[DescribeConfigsResourceResult]:
         config = self._config.topic_config(overrides)
         for name, definition in topic_definitions().items():
             if definition.is_internal:
