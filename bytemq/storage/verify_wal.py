@@ -1,0 +1,138 @@
+"""Checking the write-ahead log of one session against its tail record, its indexes and the manifests.
+
+Part of `verify`; must not write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bytemq.errors import Corrupt
+from bytemq.storage.format import (
+    ALIGNMENT,
+    MAGIC,
+    FlushHeader,
+    check_head,
+    decode_header,
+    decode_shares,
+    payload_errors,
+)
+from bytemq.storage.wal_index import TailRecord, decode_index, file_name, index_name
+from bytemq.types import PartitionId
+
+Problem = tuple[str, str]
+"""(file name, what is wrong)"""
+
+
+def verify_session(root: Path, tail: TailRecord, ends: dict[PartitionId, int], named: set[str]) -> Iterator[Problem]:
+    """`ends` has the next offset of every partition that exists, and is moved on. Files found are added to `named`."""
+    check = _SessionCheck(tail, ends)
+    number = tail.first_number
+    while not tail.is_sealed or number <= tail.sealed_number:
+        path = root / file_name(tail.session_id, number)
+        name, index = file_name(tail.session_id, number), index_name(tail.session_id, number)
+        number += 1
+        if not path.is_file():
+            if tail.is_sealed:
+                continue
+            break
+        named.update((name, index))
+        flushes = list(check.file(name, path.read_bytes()))
+        yield from check.take_problems()
+        yield from _verify_index(root, tail.session_id, number - 1, [(at, header.crc) for at, header in flushes])
+    if tail.is_sealed and check.sequence < tail.sealed_sequence:
+        last = file_name(tail.session_id, tail.sealed_number)
+        yield last, f"flushes {check.sequence + 1} to {tail.sealed_sequence} are missing or damaged"
+
+
+def _verify_index(root: Path, session_id: int, number: int, flushes: list[tuple[int, int]]) -> Iterator[Problem]:
+    name = index_name(session_id, number)
+    if not (root / name).is_file():
+        return
+    try:
+        indexed = [
+            (flush.position, flush.header.crc) for flush in decode_index((root / name).read_bytes(), session_id, number)
+        ]
+    except Corrupt as error:
+        yield name, str(error)
+        return
+    if indexed != flushes[: len(indexed)]:
+        yield name, "lists other flushes than the file holds"
+
+
+class _SessionCheck:
+    def __init__(self, tail: TailRecord, ends: dict[PartitionId, int]) -> None:
+        self._tail = tail
+        self._ends = ends
+        self._link = tail.first_link
+        self._problems: list[Problem] = []
+        self.sequence = tail.first_sequence - 1
+
+    def take_problems(self) -> list[Problem]:
+        problems, self._problems = self._problems, []
+        return problems
+
+    def file(self, name: str, data: bytes) -> Iterator[tuple[int, FlushHeader]]:
+        """The flushes of one file that follow what was before."""
+        position = 0
+        view = memoryview(data)
+        while True:
+            header = self._flush_at(view, position)
+            if header is None or not self._follows(header):
+                later = self._search(view, position)
+                if later is None:
+                    return
+                position, header = later
+                first, last = self.sequence + 1, header.sequence - 1
+                self._problems.append(
+                    (name, f"flushes {first} to {last} are missing or damaged before position {position}")
+                )
+            self.sequence, self._link = header.sequence, header.crc
+            if self._tail.is_sealed and header.sequence > self._tail.sealed_sequence:
+                return
+            self._check_shares(name, view[position : position + header.total_bytes], header)
+            yield position, header
+            position += header.total_bytes
+
+    def _follows(self, header: FlushHeader) -> bool:
+        if header.session_id != self._tail.session_id:
+            return False
+        if header.sequence == self.sequence:
+            return True  # written anew after a failure
+        return header.sequence == self.sequence + 1 and header.previous_crc == self._link
+
+    def _flush_at(self, view: memoryview, position: int) -> FlushHeader | None:
+        try:
+            header = decode_header(view, position)
+            check_head(view[position : position + header.head_bytes], header)
+        except Corrupt:
+            return None
+        return header
+
+    def _search(self, view: memoryview, position: int) -> tuple[int, FlushHeader] | None:
+        """A later flush which says that what is missing before it had been durable."""
+        data = bytes(view[position:])
+        at = data.find(MAGIC)
+        while at >= 0:
+            header = self._flush_at(view, position + at) if (position + at) % ALIGNMENT == 0 else None
+            if header is not None and header.session_id == self._tail.session_id and header.sequence > self.sequence:
+                return (position + at, header) if header.durable_through > self.sequence else None
+            at = data.find(MAGIC, at + 1)
+        return None
+
+    def _check_shares(self, name: str, flush: memoryview, header: FlushHeader) -> None:
+        payload = flush[header.head_bytes : header.head_bytes + header.payload_bytes]
+        torn = not self._tail.is_sealed and header.sequence > header.durable_through + 1
+        for share in decode_shares(flush, header):
+            problem = payload_errors(share, payload[share.position : share.position + share.size_bytes])
+            if problem is not None and not torn:
+                self._problems.append((name, f"flush {header.sequence}: {problem}"))
+            end = self._ends.get(share.partition)
+            if end is None:
+                continue  # deleted since
+            if share.base_offset > end:
+                self._problems.append(
+                    (name, f"{share.partition}: offset {share.base_offset} follows where {end} should")
+                )
+            self._ends[share.partition] = max(end, share.next_offset)
