@@ -1,0 +1,285 @@
+"""Fetch as clients see it, over a socket: limits, long polls, sessions, epochs, memory."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bytemq.broker.limits import ServerLimits
+from bytemq.errors import Corrupt
+from bytemq.protocol.codec import encode
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.messages.fetch import FetchPartition, FetchRequest, FetchResponse, FetchTopic, ReplicaState
+from bytemq.protocol.records.batch import parse_header
+from tests.unit.server.harness import Client, Cluster, eventually, make_cluster, produce, serving
+
+LARGE = 2**31 - 1
+
+
+def request(topic: str = "events", *, partitions: Any = ((0, 0),), limit: int = LARGE, **options: Any) -> FetchRequest:
+    """`partitions`: (index, offset)."""
+    wanted = [FetchPartition(partition=index, fetch_offset=at, partition_max_bytes=limit) for index, at in partitions]
+    settings = {"max_wait_ms": 0, "max_bytes": LARGE, **options}
+    return FetchRequest(topics=[FetchTopic(topic=topic, partitions=wanted)], **settings)
+
+
+async def fetch(client: Client, asked: FetchRequest, version: int = 12) -> Any:
+    return await client.ask(asked, version, FetchResponse)
+
+
+def offsets(response: FetchResponse) -> list[list[int]]:
+    """Base offsets of the batches of each partition."""
+    found = []
+    for topic in response.responses:
+        for partition in topic.partitions:
+            bases, position, records = [], 0, memoryview(partition.records or b"")
+            while position < len(records):
+                header = parse_header(records, position)
+                bases.append(header.base_offset)
+                position += header.size_bytes
+            found.append(bases)
+    return found
+
+
+async def filled(cluster: Cluster, client: Client, partitions: int = 1, batches: int = 3) -> None:
+    await cluster.add_topic("events", partitions)
+    for index in range(partitions):
+        for _ in range(batches):
+            assert (await produce(client, "events", b"x" * 1000, partition=index)).error_code == 0
+
+
+@pytest.mark.parametrize("version", range(4, 19))
+async def test_fetch__gives_records_in_every_version(version: int) -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        asked = request()
+        if version >= 13:
+            asked.topics[0].topic_id, asked.topics[0].topic = cluster.image.topics["events"].topic_id, ""
+        response = await fetch(client, asked, version)
+        assert offsets(response) == [[0, 1, 2]]
+        partition = response.responses[0].partitions[0]
+        assert (partition.high_watermark, partition.last_stable_offset, partition.log_start_offset) == (
+            3,
+            3,
+            0 if version >= 5 else -1,
+        )
+        assert partition.aborted_transactions is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "max_bytes", "expected"),
+    [
+        (LARGE, LARGE, [[0, 1, 2], [0, 1, 2]]),
+        (1, LARGE, [[0], []]),
+        (LARGE, 1, [[0], []]),
+        (0, 0, [[0], []]),
+        (2500, LARGE, [[0, 1], [0, 1]]),
+        (LARGE, 2500, [[0, 1], []]),
+        (LARGE, 4500, [[0, 1, 2], [0]]),
+    ],
+)
+async def test_fetch__first_batch_always_then_whole_batches_within_the_limits(
+    limit: int, max_bytes: int, expected: list[list[int]]
+) -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client, partitions=2)
+        response = await fetch(client, request(partitions=((0, 0), (1, 0)), limit=limit, max_bytes=max_bytes))
+        assert offsets(response) == expected
+
+
+async def test_fetch__broker_limit_bounds_what_clients_ask() -> None:
+    cluster = make_cluster(fetch_max_bytes="1100")
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        assert offsets(await fetch(client, request())) == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("topic", "index", "offset", "error"),
+    [
+        ("events", 0, 4, ErrorCode.OFFSET_OUT_OF_RANGE),
+        ("events", 0, -1, ErrorCode.OFFSET_OUT_OF_RANGE),
+        ("events", 9, 0, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+        ("unknown", 0, 0, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+        ("elsewhere", 0, 0, ErrorCode.NOT_LEADER_OR_FOLLOWER),
+    ],
+)
+async def test_fetch__errors_are_answered_at_once(topic: str, index: int, offset: int, error: ErrorCode) -> None:
+    cluster = make_cluster()
+    await cluster.add_topic("elsewhere", owner=5)
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        response = await fetch(client, request(topic, partitions=((index, offset),), max_wait_ms=60_000, min_bytes=1))
+        partition = response.responses[0].partitions[0]
+        assert (partition.error_code, partition.high_watermark) == (error, -1)
+
+
+async def test_fetch__waits_until_something_is_committed() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        reader, writer = await running.connect(), await running.connect()
+        await filled(cluster, writer)
+        waiting = asyncio.ensure_future(fetch(reader, request(partitions=((0, 3),), max_wait_ms=60_000, min_bytes=1)))
+        await eventually(lambda: _waiters(cluster))
+        await produce(writer, "events", b"news")
+        assert offsets(await waiting) == [[3]]
+        assert not _waiters(cluster)
+
+
+async def test_fetch__waits_for_min_bytes_over_all_partitions() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        reader, writer = await running.connect(), await running.connect()
+        await filled(cluster, writer, partitions=2)
+        asked = request(partitions=((0, 3), (1, 3)), max_wait_ms=60_000, min_bytes=1800)
+        waiting = asyncio.ensure_future(fetch(reader, asked))
+        await eventually(lambda: _waiters(cluster))
+        await produce(writer, "events", b"x" * 1000, partition=0)
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await produce(writer, "events", b"x" * 1000, partition=1)
+        assert offsets(await waiting) == [[3], [3]]
+
+
+async def test_fetch__answers_what_there_is_when_the_time_is_up() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        response = await fetch(client, request(partitions=((0, 2),), max_wait_ms=5, min_bytes=100_000))
+        assert offsets(response) == [[2]]
+        response = await fetch(client, request(partitions=((0, 3),), max_wait_ms=5, min_bytes=1))
+        assert response.responses[0].partitions[0].high_watermark == 3
+        assert offsets(response) == [[]]
+
+
+async def test_fetch__a_waiting_client_that_leaves_is_forgotten() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        reader, writer = await running.connect(), await running.connect()
+        await filled(cluster, writer)
+        reader.send(request(partitions=((0, 3),), max_wait_ms=60_000, min_bytes=1), 12)
+        await eventually(lambda: _waiters(cluster))
+        assert running.server.request_memory.budget.used_bytes == 0, "a long poll holds no frame"
+        reader.writer.transport.abort()
+        await eventually(lambda: not _waiters(cluster))
+        await produce(writer, "events", b"nobody waits for this")
+
+
+def _waiters(cluster: Cluster) -> int:
+    return sum(len(partition.waiters) for partition in cluster.broker.partitions.open_partitions())
+
+
+async def test_fetch__sessions_need_not_repeat_themselves() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client, other = await running.connect(), await running.connect()
+        await filled(cluster, client, partitions=2)
+        opened = await fetch(client, request(partitions=((0, 3), (1, 3)), session_id=0, session_epoch=0))
+        assert opened.session_id
+        assert len(offsets(opened)) == 2
+        await produce(client, "events", b"news", partition=1)
+        again = FetchRequest(max_wait_ms=0, max_bytes=LARGE, session_id=opened.session_id, session_epoch=1)
+        response = await fetch(other, again)
+        assert (offsets(response), response.session_id) == ([[3]], opened.session_id)
+        again.session_epoch = 7
+        response = await fetch(client, again)
+        assert (response.error_code, response.session_id) == (ErrorCode.INVALID_FETCH_SESSION_EPOCH, 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"max_wait_ms": -1}, {"min_bytes": -1}, {"max_bytes": -1}, {"isolation_level": 2}, {"isolation_level": -1}],
+)
+async def test_fetch__refuses_limits_that_make_no_sense(wrong: dict[str, int]) -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        assert (await fetch(client, request(**wrong))).error_code == ErrorCode.INVALID_REQUEST
+        old = await fetch(client, request(**wrong), 4)
+        assert old.responses[0].partitions[0].error_code == ErrorCode.INVALID_REQUEST
+
+
+async def test_fetch__only_known_replicas_may_follow() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        response = await fetch(client, request(replica_id=3), 12)
+        assert response.responses[0].partitions[0].error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        asked = request(replica_state=ReplicaState(replica_id=3))
+        asked.topics[0].topic_id, asked.topics[0].topic = cluster.image.topics["events"].topic_id, ""
+        response = await fetch(client, asked, 16)
+        assert response.responses[0].partitions[0].error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        assert [node.node_id for node in response.node_endpoints] == [0]
+
+
+async def test_fetch__checks_leader_epochs() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await cluster.add_topic("events", epoch=5)
+        await produce(client, "events", b"v")
+        for epoch, error in ((4, ErrorCode.FENCED_LEADER_EPOCH), (6, ErrorCode.UNKNOWN_LEADER_EPOCH), (5, 0)):
+            asked = request()
+            asked.topics[0].partitions[0].current_leader_epoch = epoch
+            assert (await fetch(client, asked)).responses[0].partitions[0].error_code == error
+        asked = request(partitions=((0, 1),))
+        asked.topics[0].partitions[0].last_fetched_epoch = 3
+        partition = (await fetch(client, asked)).responses[0].partitions[0]
+        assert partition.error_code == ErrorCode.OFFSET_OUT_OF_RANGE or partition.diverging_epoch.end_offset <= 0
+
+
+async def test_fetch__reads_from_files_where_memory_does_not_have_it() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client, partitions=2)
+        for partition in cluster.broker.partitions.open_partitions():
+            partition._files.cached = False  # type: ignore[attr-defined]
+        response = await fetch(client, request(partitions=((0, 1), (1, 0))))
+        assert offsets(response) == [[1, 2], [0, 1, 2]]
+        await eventually(lambda: cluster.broker.response_memory.used_bytes == 0)
+
+
+async def test_fetch__unreadable_bytes_are_an_error_of_the_partition() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client, partitions=2)
+        first = next(cluster.broker.partitions.open_partitions())
+        first._files.read_error = Corrupt("flipped bit")  # type: ignore[attr-defined]
+        response = await fetch(client, request(partitions=((0, 0), (1, 0))))
+        assert response.responses[0].partitions[0].error_code != 0
+        assert offsets(response)[1] == [0, 1, 2]
+
+
+async def test_fetch__slow_readers_share_the_response_memory() -> None:
+    """Forty clients ask for 55 MB each and do not read; what is held for them stays within the budget."""
+    cluster = make_cluster(bytemq_response_memory_bytes=str(4 * 1024 * 1024), message_max_bytes=str(2 * 1024 * 1024))
+    async with serving(cluster, ServerLimits()) as running:
+        writer = await running.connect()
+        await cluster.add_topic("events")
+        for _ in range(16):
+            await produce(writer, "events", b"x" * 1_000_000)
+        slow = [await running.connect() for _ in range(40)]
+        body = bytes(encode(request(max_bytes=55_000_000, max_wait_ms=1), 12))
+        for client in slow:
+            client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            for _ in range(10):
+                client.send_raw(1, 12, body)
+        memory = cluster.broker.response_memory
+        await eventually(lambda: memory.waiting)
+        await asyncio.sleep(0.05)
+        assert memory.peak_bytes <= memory.limit_bytes + 2 * 1024 * 1024
+        for client in slow:
+            client.writer.transport.abort()
+        await eventually(lambda: memory.used_bytes == 0)
+        assert offsets(await fetch(writer, request(limit=1))) == [[0]]
