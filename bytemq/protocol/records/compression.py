@@ -100,6 +100,7 @@ def _decompress_growing(decompress_into: object, data: memoryview, max_bytes: in
             if size >= max_bytes:
                 raise _too_large(max_bytes) from None
             size = min(max_bytes, 4 * size)
+            del output  # before the next one is allocated
             continue
         del output[written:]
         return output
