@@ -21,6 +21,7 @@ from bytemq import __version__, node_settings
 from bytemq.broker.context import Broker, Traffic
 from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
 from bytemq.broker.fetch_sessions import FetchSessions
+from bytemq.broker.http import HttpServer
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.services import LogServices
 from bytemq.broker.orphans import delete_orphans
@@ -28,7 +29,7 @@ from bytemq.broker.ownership import Ownership
 from bytemq.broker.server import BoundListener, Server, bind
 from bytemq.broker.topic_admin import TopicAdmin
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
-from bytemq.errors import BytemqError, Fenced
+from bytemq.errors import BytemqError, Fenced, Invalid
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.database import Durability
 from bytemq.metadata.embedded import EmbeddedStore
@@ -65,6 +66,9 @@ class Node:
         """With the dynamic configs of the moment."""
         self.addresses: dict[str, tuple[str, int]] = {}
         """Where it listens, by listener name."""
+        self.http_address: tuple[str, int] | None = None
+        """Where metrics and health are told; None: nowhere."""
+        self._ready = False
         self._clock = clock
         self._random = SystemRandom()
         self._metrics = Metrics()
@@ -93,6 +97,7 @@ class Node:
 
     async def stop(self) -> None:
         """Answers what is in work, writes what recovery would have to read, and gives up everything it owns."""
+        self._ready = False
         await self._parts.aclose()
         if not self._ended.done():
             self._ended.set_result(None)
@@ -124,8 +129,24 @@ class Node:
         parts.push_async_callback(server.stop)
 
         self._start_tasks(store, follower, membership, ownership)
+        await self._start_http(parts)
         await ownership.settle()
         self.addresses = await server.serve(sockets)
+        self._ready = True
+
+    async def _start_http(self, parts: AsyncExitStack) -> None:
+        address = node_settings.http_address(self.config)
+        if address is None:
+            return
+        http = HttpServer(self._metrics, lambda: None if self._ready else "the node is starting", self._clock)
+        parts.push_async_callback(http.stop)
+        try:
+            self.http_address = await http.start(*address)
+        except OSError as error:
+            raise Invalid(
+                f"cannot listen on {address[0]}:{address[1]} for metrics and health: {error.strerror}. "
+                "Choose another address with --set bytemq.http.listen=HOST:PORT, or none with an empty one."
+            ) from error
 
     def _durability(self) -> Durability:
         return "page-cache" if self.config.bytemq_durability == "page-cache" else "fsync"

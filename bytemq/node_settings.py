@@ -11,6 +11,7 @@ from dataclasses import fields
 from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import Listener
 from bytemq.config import BrokerConfig
+from bytemq.config.listeners import parse_endpoint
 from bytemq.storage.settings import StorageConfig
 
 
@@ -64,6 +65,14 @@ def advertised(
         host = host_name if endpoint.is_any_address else endpoint.host
         addresses[endpoint.listener] = (host, endpoint.port or bound[endpoint.listener][1])
     return addresses
+
+
+def http_address(config: BrokerConfig) -> tuple[str, int] | None:
+    """Host and port of metrics and health; None where they are not wanted. Raises InvalidConfig."""
+    if not config.bytemq_http_listen:
+        return None
+    endpoint = parse_endpoint(config.bytemq_http_listen, setting="bytemq.http.listen")
+    return endpoint.host, endpoint.port
 
 
 def _overrides(text: str) -> tuple[tuple[str, int], ...]:
