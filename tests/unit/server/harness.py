@@ -188,7 +188,9 @@ def decode_response(response_class: type[Any], version: int, payload: bytes) -> 
 async def serving(
     cluster: Cluster, limits: ServerLimits | None = None, listener: str = "PLAINTEXT"
 ) -> AsyncIterator["Serving"]:
-    """A started server; everything is closed at the end."""
+    """A started server; everything is closed at the end. The same cluster may be served again."""
+    cluster.broker.metrics = Metrics()
+    cluster.broker.supervisor = Supervisor(cluster.broker.clock, _fatal)
     server = Server(cluster.broker, limits or ServerLimits())
     bound = await server.start([Listener(listener, "127.0.0.1", 0)])
     running = Serving(server, bound[listener])
