@@ -45,8 +45,11 @@ async def run_until_power_cut(
     await storage.close()
 
 
-async def cut(seed: int, durability: str = "fsync") -> tuple[int, int]:
-    """All rounds of one seed. Returns how many sessions were cut, and how many stopped cleanly."""
+async def cut(seed: int, durability: str = "fsync", *, kill: bool = False) -> tuple[int, int]:
+    """All rounds of one seed. Returns how many sessions were cut, and how many stopped cleanly.
+
+    `kill`: only the process dies, the kernel lives on.
+    """
     chance = random.Random(seed)
     power = Power(seed, chance.randrange(600))
     store, metadata = PowerCutStore(power), MemoryMetadata(power)
@@ -67,7 +70,8 @@ async def cut(seed: int, durability: str = "fsync") -> tuple[int, int]:
         power = Power(seed * 100 + session, chance.choice((chance.randrange(40), chance.randrange(700))))
         if session == ROUNDS - 1:
             power.steps_left = None
-        store, metadata = store.after_power_cut(power), metadata.after_power_cut(power)
+        store = store.after_kill(power) if kill else store.after_power_cut(power)
+        metadata = metadata.after_power_cut(power)
         store.always_cold = chance.random() < 0.3
     return cuts, ROUNDS - cuts
 
@@ -77,3 +81,9 @@ async def test_power_cut__keeps_every_acknowledged_batch(seed: int) -> None:
     cuts, clean = await cut(seed)
     assert cuts + clean == ROUNDS
     assert clean >= 1  # the last session runs to its end and checks everything once more
+
+
+@pytest.mark.parametrize("seed", SEEDS[:20])
+async def test_kill__keeps_every_acknowledged_batch_with_page_cache_durability(seed: int) -> None:
+    _, clean = await cut(seed, "page-cache", kill=True)
+    assert clean >= 1

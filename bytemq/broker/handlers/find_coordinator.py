@@ -1,8 +1,8 @@
-"""FindCoordinator v0-6: which broker coordinates a group. Creates `__consumer_offsets` on first use and answers at once.
+"""FindCoordinator v0-6: which broker coordinates a group. Creates `__consumer_offsets` on first use, and answers then.
 
 - v1+ key types; v4+ several keys.
-- Transactions and share groups have no coordinator here yet: their keys get INVALID_REQUEST with a text that says so, which
-  clients report at once instead of looking for a coordinator until they time out.
+- Transactions and share groups have no coordinator here yet: their keys get INVALID_REQUEST with a text that says so:
+  clients report it at once, instead of looking for a coordinator until they time out.
 """
 
 from __future__ import annotations

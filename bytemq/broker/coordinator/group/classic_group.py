@@ -29,6 +29,7 @@ class ClassicGroup:
         "awaiting_join_count",
         "generation_id",
         "group_id",
+        "is_storing_assignment",
         "leader_id",
         "members",
         "new_member_added",
@@ -59,6 +60,7 @@ class ClassicGroup:
         self.pending_sync: set[str] = set()
         self.awaiting_join_count = 0
         self.new_member_added = False
+        self.is_storing_assignment = False
         self.subscribed_topics: frozenset[str] | None = None
         self.size_bytes = 0
         self._supported: Counter[str] = Counter()
@@ -155,6 +157,9 @@ class ClassicGroup:
         del self.members[old_member_id]
         self.members[new_member_id] = new
         self.static_members[group_instance_id] = new_member_id
+        if old_member_id in self.pending_sync:
+            self.pending_sync.remove(old_member_id)
+            self.pending_sync.add(new_member_id)
         if self.leader_id == old_member_id:
             self.leader_id = new_member_id
         return new
@@ -229,6 +234,7 @@ class ClassicGroup:
         self.subscribed_topics = self._subscribed_topics()
         self.transition_to(GroupState.COMPLETING_REBALANCE if self.members else GroupState.EMPTY, now_ms)
         self.pending_sync.clear()
+        self.is_storing_assignment = False
 
     def restore_generation(self, generation_id: int, protocol_name: str | None, leader_id: str | None) -> None:
         """The generation as a record has it, after its members were added: the group is Stable, or Empty without

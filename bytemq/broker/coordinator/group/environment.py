@@ -75,11 +75,14 @@ class GroupEnvironment:
         return group
 
     def forget_group(self, group: ClassicGroup) -> None:
-        """The group is gone from memory, with its timers. Answer its parked requests before."""
-        self.cancel_timers(group)
+        """The group is gone from memory, with its timers; harmless when it is already.
+
+        Answer its parked requests before.
+        """
         if self.groups.get(group.group_id) is group:
+            self.cancel_timers(group)
             del self.groups[group.group_id]
-        group.discard()
+            group.discard()
 
     def restore_group(self, group: ClassicGroup) -> None:
         """Takes back `forget_group`, unless another group has that id by now."""

@@ -22,6 +22,9 @@ from bytemq.protocol.messages.sync_group import SyncGroupResponse
 
 _CAN_REBALANCE = (GroupState.STABLE, GroupState.COMPLETING_REBALANCE, GroupState.EMPTY)
 
+_LEAST_JOIN_RETRY_MS = 1_000
+"""A client may ask for a rebalance timeout of nothing; waiting for the absent in steps of it would keep us busy."""
+
 
 class Rebalance:
     """The steps of a rebalance, over the groups of one shard. Holds no state of its own."""
@@ -74,7 +77,7 @@ class Rebalance:
             self.drop(group, member.member_id)
         if not group.elect_joined_leader() and group.members:
             # Only static members that are away: they may come back until their sessions end.
-            self._schedule_join_deadline(group)
+            self._schedule_join_deadline(group, _LEAST_JOIN_RETRY_MS)
             return NOTHING
         group.start_generation(environment.wall_ms())
         if group.state is GroupState.EMPTY:
@@ -171,11 +174,10 @@ class Rebalance:
             return NOTHING
         return self.complete_join(group)
 
-    def _schedule_join_deadline(self, group: ClassicGroup) -> None:
+    def _schedule_join_deadline(self, group: ClassicGroup, least_delay_ms: int = 0) -> None:
         group_id = group.group_id
-        self._environment.timers.schedule(
-            ("join", group_id), group.rebalance_timeout_ms(), lambda: self._end_join_phase(group_id)
-        )
+        delay_ms = max(group.rebalance_timeout_ms(), least_delay_ms)
+        self._environment.timers.schedule(("join", group_id), delay_ms, lambda: self._end_join_phase(group_id))
 
     def _end_join_phase(self, group_id: str) -> Outcome[None]:
         group = self._environment.groups.get(group_id)

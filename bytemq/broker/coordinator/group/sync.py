@@ -42,8 +42,8 @@ class Syncing:
             return NOTHING
         group.park_sync(member, reply)
         self._rebalance.received_sync(group, request.member_id)
-        if group.leader_id != request.member_id:
-            return NOTHING
+        if group.leader_id != request.member_id or group.is_storing_assignment:
+            return NOTHING  # a generation is assigned once: what the leader sends again is not looked at
         return self._store_assignment(group, request)
 
     def heartbeat(self, request: HeartbeatRequest) -> ErrorCode:
@@ -82,6 +82,7 @@ class Syncing:
             each.member_id: bytes(each.assignment) for each in request.assignments if each.member_id in group.members
         }
         generation_id = group.generation_id
+        group.is_storing_assignment = True
 
         def stored(code: ErrorCode) -> Outcome[None]:
             # While the record was on its way, somebody may have joined or left: then this generation is over.
