@@ -44,7 +44,7 @@ endif
 	$(BIN)/python -m pytest tests/interop -m interop --server $(SERVER) $(ARGS)
 
 demo: setup
-	$(BIN)/python tools/demo.py $(ARGS)
+	$(BIN)/python -m tools.demo $(ARGS)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)

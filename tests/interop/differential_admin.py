@@ -65,7 +65,7 @@ def create_topics_shapes(subject: Subject) -> None:
         "assignment and count": {**_assigned([0]), "num_partitions": 1, "replication_factor": 1},
     }
     for label, row in rows.items():
-        create(subject, label, {"name": subject.new_name(), **row}, validate_only=True)
+        create(subject, label, {"name": subject.new_name(), **row}, validate_only=True, version=4)
     create(subject, "timeout 0", {"name": subject.new_name()}, timeout_ms=0)
     create(subject, "timeout -1", {"name": subject.new_name()}, timeout_ms=-1)
     create(subject, "no topics")
