@@ -90,8 +90,9 @@ class Workload:
         self._created = 0
 
     async def open(self, partition: PartitionId) -> LogFiles:
+        model = self.models.setdefault(partition, Model(partition))
         files = await self.storage.open_log(partition, self.epoch)
-        self.models.setdefault(partition, Model(partition)).exists = True
+        model.exists = True
         files.segment_bytes = self.chance.choice((0, 800, 2000))
         files.snapshot_source = lambda: snapshot_of(files)
         self.logs[partition] = files
@@ -149,9 +150,12 @@ class Workload:
         elif action < 0.96 and len(self.logs) > 1 and model.acked_end == model.end:
             model.deletion_asked = True
             del self.logs[files.partition]
-            await self.storage.delete_log(files.partition)
+            while not await attempted(self.storage.delete_log(files.partition)):
+                pass
             del self.models[files.partition]
-            await self.open(self.new_partition())
+            new = self.new_partition()
+            while not await attempted(self.open(new)):
+                pass
 
 
 async def attempted(awaitable: object) -> bool:

@@ -166,12 +166,23 @@ class PowerCutStore:
                 left._durable[name] = left._current[name] = survivors[id(content)]
         return left
 
+    def after_kill(self, power: Power) -> PowerCutStore:
+        """What is left when only the process died: everything that was written."""
+        left = PowerCutStore(power)
+        copies = {id(content): _Content(bytes(content.current)) for content in self._current.values()}
+        left._current = {name: copies[id(content)] for name, content in self._current.items()}
+        left._durable = dict(left._current)
+        return left
+
     def names(self) -> list[str]:
         return sorted(self._current)
 
     def content(self, name: str) -> bytearray:
-        """The bytes of a file, for breaking them."""
-        return self._current[name].current
+        """The bytes of a file, for breaking them: what is changed here is changed on the device."""
+        content = self._current[name]
+        content.dirty.clear()
+        content.durable = content.current
+        return content.current
 
     # The interface.
 
