@@ -50,5 +50,3 @@ class Deadlines:
         self._ticking = bool(self._due)
         if self._ticking:
             self._clock.call_later(INTERVAL_S, self._tick)
-
-

@@ -31,7 +31,7 @@ class Supervisor:
 
     def start(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         """Runs `work` once. A crash is logged and counted, and stays visible to whoever awaits the task."""
-        return self._spawn(name, self._once(name, work))
+        return self._spawn(name, self._once(name, work), work)
 
     def keep_running(self, name: str, work: Callable[[], Awaitable[object]]) -> asyncio.Task[Any]:
         """Runs `work()` again after each crash, at growing intervals; ends when `work()` returns."""
@@ -39,7 +39,7 @@ class Supervisor:
 
     def start_essential(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         """Runs `work`; a crash of it is the node's end."""
-        return self._spawn(name, self._essential(name, work))
+        return self._spawn(name, self._essential(name, work), work)
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Cancels what still runs and waits for it. Tasks that ignore their cancellation are named in the log."""
@@ -53,19 +53,27 @@ class Supervisor:
         for task in stuck:
             log.error("task does not stop", task=task.get_name())
 
-    def _spawn(self, name: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        if self._closed:
-            work.close()
-            raise RuntimeError(f"task {name} started after the supervisor was closed")
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
+    def _spawn(
+        self, name: str, watched: Coroutine[Any, Any, object], work: Coroutine[Any, Any, object] | None = None
+    ) -> asyncio.Task[Any]:
+        """Runs `watched`, which awaits `work`."""
 
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # it has been logged where it happened: asyncio need not repeat it
+        def finished(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            if work is not None:
+                work.close()  # of a task that was cancelled before its first step it never ran
+            if not task.cancelled():
+                task.exception()  # it has been logged where it happened: asyncio need not repeat it
+
+        if self._closed:
+            watched.close()
+            if work is not None:
+                work.close()
+            raise RuntimeError(f"task {name} started after the supervisor was closed")
+        task = asyncio.get_running_loop().create_task(watched, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(finished)
+        return task
 
     async def _once(self, name: str, work: Coroutine[Any, Any, object]) -> object:
         try:
