@@ -46,7 +46,7 @@ def error_response(
 ) -> ElectLeadersResponse:
     """The code for the whole request (from v1) and for each partition that was named."""
     return ElectLeadersResponse(
-        error_code=code,
+        error_code=code if version >= 1 else ErrorCode.NONE,
         replica_election_results=[
             ReplicaElectionResult(
                 topic=asked.topic,
