@@ -34,6 +34,8 @@ class StoredLog:
     """What the disk knows of one partition."""
 
     batches: list[RecordBatch] = field(default_factory=list)
+    headers: list[RecordBatch] = field(default_factory=list)
+    """Since the snapshot: as the write-ahead log's index, they outlive deleted records."""
     log_start_offset: int = 0
     snapshot: PartitionSnapshot | None = None
     leader_epochs: list[tuple[int, int]] = field(default_factory=list)
@@ -66,13 +68,12 @@ class FakeLogFiles:
         self.cached = True
         self.read_error: BytemqError | None = None
         self._storage = storage
-        after = stored.snapshot.offset if stored.snapshot is not None else 0
         self.recovered: RecoveredLog | None = RecoveredLog(
             stored.log_start_offset,
             stored.end_offset,
             list(stored.leader_epochs),
             stored.snapshot,
-            [_header_only(batch) for batch in stored.batches if batch.base_offset >= after],
+            list(stored.headers),
         )
 
     @property
@@ -188,6 +189,7 @@ class FakeLogStorage:
             batch = kept.parsed()
             assert batch.base_offset == stored.end_offset, "appends must be dense and in order"
             stored.batches.append(batch)
+            stored.headers.append(_header_only(batch))
 
     def fail(self, error: BytemqError | None = None) -> None:
         """Everything in flight fails, reported in order."""
@@ -201,6 +203,7 @@ class FakeLogStorage:
         snapshot = log.snapshot_source()
         assert snapshot.offset == log.end_offset, "a snapshot describes exactly the committed end"
         log.stored.snapshot = snapshot
+        log.stored.headers = [header for header in log.stored.headers if header.base_offset >= snapshot.offset]
 
 
 def _header_only(batch: RecordBatch) -> RecordBatch:

@@ -286,7 +286,10 @@ class Partition:
         if self._moving_start is None:
             self._moving_start = asyncio.Lock()
         async with self._moving_start:
-            if offset > self._state.log_start_offset:
-                await self._files.advance_log_start(offset)
-                self._state.advance_log_start(offset)
-                self._epochs.advance_log_start(offset)
+            try:
+                if offset > self._state.log_start_offset:
+                    await self._files.advance_log_start(offset)
+            finally:  # storage may have moved it although it could not say so
+                start = self._files.log_start_offset
+                self._state.advance_log_start(start)
+                self._epochs.advance_log_start(start)

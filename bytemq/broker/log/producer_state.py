@@ -26,6 +26,9 @@ from bytemq.storage.manifest import AbortedTxn, ProducerSnapshot
 RETAINED_BATCHES = 5
 """Kafka's NUM_BATCHES_TO_RETAIN: max.in.flight.requests.per.connection of an idempotent producer is at most this."""
 
+MAX_AWAITED = 10_000
+"""Bound on the producers whose failed beginning is remembered."""
+
 NO_SEQUENCE = -1
 NO_TRANSACTION = -1
 _MAX_SEQUENCE = 0x7FFFFFFF
@@ -73,11 +76,15 @@ class Producer(NamedTuple):
 class ProducerTable:
     """All producers of one partition. `admit*` prepares, `commit` and `rollback` settle, in the order of the log."""
 
-    __slots__ = ("_budget", "_committed", "_current", "transactions")
+    __slots__ = ("_awaited", "_budget", "_committed", "_current", "transactions")
 
     def __init__(self, budget: ProducerBudget) -> None:
         self._current: dict[int, Producer] = {}
         self._committed: dict[int, Producer] = {}
+        self._awaited: dict[int, tuple[int, int]] = {}
+        """Producers of which nothing is committed because their first appends failed: epoch and sequence to begin
+        with.
+        """
         self._budget = budget
         self.transactions = Transactions()
 
@@ -105,6 +112,8 @@ class ProducerTable:
         batches: tuple[AppendedBatch, ...] = ()
         coordinator_epoch = txn_first_offset = -1
         if known is None:
+            if self._awaited:
+                self._check_awaited(batch)
             self._make_room(now_ms)
         else:
             _, producer_epoch, coordinator_epoch, _, batches, txn_first_offset = known
@@ -157,6 +166,7 @@ class ProducerTable:
         producer_id = producer.producer_id
         if producer_id not in self._committed:
             self._budget.in_use += 1
+            self._awaited.pop(producer_id, None)
         self._committed[producer_id] = producer
         if marker is not None:
             self.transactions.complete(producer_id, marker_offset, aborted=not marker.committed)
@@ -164,14 +174,14 @@ class ProducerTable:
             self.transactions.begin(producer_id, producer.txn_first_offset)
 
     def rollback(self, producers: Iterable[Producer]) -> None:
-        """The appends that made these entries, and all after them, failed."""
+        """The appends that made these entries, in order, and all after them, failed."""
         for producer in producers:
             producer_id = producer.producer_id
             before = self._committed.get(producer_id)
-            if before is None:
-                self._current.pop(producer_id, None)
-            else:
+            if before is not None:
                 self._current[producer_id] = before
+            elif self._current.pop(producer_id, None) is not None and producer.batches:
+                self._await(producer)
 
     def restore(self, producers: Sequence[ProducerSnapshot], aborted: Sequence[AbortedTxn]) -> None:
         """Take what a snapshot says as committed. Only for a new table."""
@@ -247,6 +257,21 @@ class ProducerTable:
         """
         self._budget.in_use -= len(self._committed)
         self._budget = ProducerBudget()
+
+    def _await(self, producer: Producer) -> None:
+        """An unknown producer may begin anywhere, but not this one: its next batch may be on the wire behind the one
+        that failed, and taking it would shut out the retry of that one for ever.
+        """
+        if len(self._awaited) >= MAX_AWAITED:
+            del self._awaited[next(iter(self._awaited))]
+        known = self._awaited.get(producer.producer_id)
+        if known is None or known[0] != producer.producer_epoch:
+            self._awaited[producer.producer_id] = producer.producer_epoch, producer.batches[0].first_sequence
+
+    def _check_awaited(self, batch: RecordBatch) -> None:
+        epoch, sequence = self._awaited.get(batch.producer_id, (NO_SEQUENCE, NO_SEQUENCE))
+        if batch.producer_epoch == epoch and batch.base_sequence != sequence:
+            raise _out_of_order(batch, f"{sequence} (which failed before)")
 
     def _check_sequence(self, batch: RecordBatch, known: Producer) -> AppendedBatch | None:
         first_sequence = batch.base_sequence

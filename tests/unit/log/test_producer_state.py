@@ -122,6 +122,26 @@ def test_rollback__puts_back_what_was_committed() -> None:
     assert table.take(sequenced(1, epoch=1)) > 0, "the old epoch is the last known again"
 
 
+def test_rollback__of_a_producers_beginning_waits_for_its_retry() -> None:
+    """Its next batch may be on the wire behind the one that failed."""
+    table = Table()
+    first, second = table.prepare(sequenced(3, 2)), table.prepare(sequenced(5))
+    table.rollback(entry for entry in (first, second) if isinstance(entry, Producer))
+    table.next_offset = 0
+    assert table.refusal(sequenced(6)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    assert table.refusal(sequenced(5)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    assert table.take(sequenced(3, 2)) == 0
+    assert table.take(sequenced(5)) == 2
+
+
+def test_rollback__of_a_producers_beginning_does_not_bind_its_next_epoch() -> None:
+    table = Table()
+    first = table.prepare(sequenced(0))
+    assert isinstance(first, Producer)
+    table.rollback([first])
+    assert table.take(sequenced(0, epoch=1)) >= 0
+
+
 def test_snapshot__holds_committed_appends_only_and_restores_them() -> None:
     table = Table()
     table.take(sequenced(0, 2))

@@ -1,0 +1,134 @@
+"""Classic bugs of a log, planted on purpose: each must be found, or the simulation is not worth its time.
+
+Each is a context manager that breaks the log while it lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
+
+from bytemq.broker.log import reading
+from bytemq.broker.log.appender import Appender
+from bytemq.broker.log.producer_state import Producer, ProducerTable
+from bytemq.broker.log.results import AppendResult
+from bytemq.broker.log.state import LogState
+from bytemq.broker.log.transactions import Transactions
+from bytemq.protocol.error_codes import ErrorCode
+
+Planted = Callable[[], AbstractContextManager[Any]]
+
+
+def acknowledge_before_durable() -> AbstractContextManager[Any]:
+    submit = Appender._submit
+
+    def broken(self: Appender, batch: Any, done: Any, origin: Any, urgent: Any, now_ms: Any) -> None:
+        before = self._state.end_offset
+        answered: list[AppendResult] = []
+        submit(self, batch, answered.append, origin, urgent, now_ms)
+        done(answered[0] if answered else AppendResult(ErrorCode.NONE, before))
+
+    return patch.object(Appender, "_submit", broken)
+
+
+def watermark_early() -> AbstractContextManager[Any]:
+    fetched = reading._fetched
+
+    def broken(state: Any, offset: int, read: Any, isolation: int) -> Any:
+        return fetched(state, offset, read, isolation)._replace(high_watermark=state.end_offset)
+
+    return patch.object(reading, "_fetched", broken)
+
+
+def sequences_not_rolled_back() -> AbstractContextManager[Any]:
+    return patch.object(ProducerTable, "rollback", lambda self, producers: list(producers))
+
+
+def failed_beginning_forgotten() -> AbstractContextManager[Any]:
+    return patch.object(ProducerTable, "_await", lambda self, producer: None)
+
+
+def offsets_not_rolled_back() -> AbstractContextManager[Any]:
+    rollback = LogState.rollback
+
+    def broken(self: LogState[Any]) -> Any:
+        end_offset = self.end_offset
+        failed = rollback(self)
+        self.end_offset = end_offset
+        return failed
+
+    return patch.object(LogState, "rollback", broken)
+
+
+def duplicates_by_sequence_alone() -> AbstractContextManager[Any]:
+    submit = Appender._submit
+
+    def broken(self: Appender, batch: Any, *rest: Any) -> None:
+        batch.sent_crc = 0
+        submit(self, batch, *rest)
+
+    return patch.object(Appender, "_submit", broken)
+
+
+def duplicate_answered_before_its_original() -> AbstractContextManager[Any]:
+    return patch.object(
+        Appender, "_answer_duplicate", lambda self, duplicate, done: done(self._duplicate_result(duplicate.appended))
+    )
+
+
+def snapshot_of_what_is_pending() -> AbstractContextManager[Any]:
+    snapshot = ProducerTable.snapshot
+
+    def broken(self: ProducerTable) -> Any:
+        committed, self._committed = self._committed, self._current
+        try:
+            return snapshot(self)
+        finally:
+            self._committed = committed
+
+    return patch.object(ProducerTable, "snapshot", broken)
+
+
+def producers_not_replayed() -> AbstractContextManager[Any]:
+    return patch.object(LogState, "replay", lambda self, batch, now_ms: None)
+
+
+def stable_offset_ignores_transactions() -> AbstractContextManager[Any]:
+    return patch.object(LogState, "last_stable_offset", property(lambda self: self.high_watermark))
+
+
+def aborted_transactions_lost_at_restart() -> AbstractContextManager[Any]:
+    restore = Transactions.restore
+    return patch.object(Transactions, "restore", lambda self, aborted, opened: restore(self, (), opened))
+
+
+def marker_counts_before_durable() -> AbstractContextManager[Any]:
+    admit_marker = ProducerTable.admit_marker
+
+    def broken(self: ProducerTable, batch: Any, marker: Any, now_ms: int) -> Producer:
+        admitted = admit_marker(self, batch, marker, now_ms)
+        self.transactions.complete(batch.producer_id, 1 << 40, aborted=not marker.committed)
+        return admitted
+
+    return patch.object(ProducerTable, "admit_marker", broken)
+
+
+PLANTED: dict[str, Planted] = {
+    planted.__name__: planted
+    for planted in (
+        acknowledge_before_durable,
+        watermark_early,
+        sequences_not_rolled_back,
+        failed_beginning_forgotten,
+        offsets_not_rolled_back,
+        duplicates_by_sequence_alone,
+        duplicate_answered_before_its_original,
+        snapshot_of_what_is_pending,
+        producers_not_replayed,
+        stable_offset_ignores_transactions,
+        aborted_transactions_lost_at_restart,
+        marker_counts_before_durable,
+    )
+}
