@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from bytemq.metadata import keys, values
+from bytemq.metadata.claims import CHUNKS_PER_TRANSACTION, claims
+from bytemq.metadata.store import MAX_TXN_OPERATIONS, check_limits
+from tests.support.metadata import image_of, topic_id, topic_puts
+
+T1 = topic_id(1)
+
+
+def test_claims__take_what_is_assigned_and_owned_by_no_live_session() -> None:
+    facts = values.OwnersValue([0, 1, 0, -1], [7, 1001, 1000, -1], [5, 5, 5, -1])
+    image = image_of([0, 1], topic_puts("t", T1, [0, 0, 0, 0], facts))
+    (claim,) = claims(image, 0, 1000, [T1])
+    owners = values.decode_owners(claim.puts[0].value)
+    assert list(owners.brokers) == [0, 1, 0, 0], "partition 1 has an owner that lives"
+    assert list(owners.sessions) == [1000, 1001, 1000, 1000]
+    assert list(owners.leader_epochs) == [6, 5, 5, 0], "every change of owner is a new leader epoch"
+
+
+def test_claims__leave_what_is_assigned_to_others() -> None:
+    image = image_of([0, 1], topic_puts("t", T1, [1, 1]))
+    assert list(claims(image, 0, 1000, [T1])) == []
+
+
+def test_claims__hold_only_for_the_session_the_facts_and_the_wishes_that_were_seen() -> None:
+    facts = values.OwnersValue([-1], [-1], [3])
+    image = image_of([0], topic_puts("t", T1, [0], facts))
+    (claim,) = claims(image, 0, 1000, [T1])
+    assert set(claim.compares) == {
+        (keys.broker(0), 1000),
+        (keys.assignments(T1, 0), 1),
+        (keys.owners(T1, 0), 1),
+    }
+
+
+def test_claims__of_a_topic_without_facts_expect_that_there_are_none() -> None:
+    (claim,) = claims(image_of([0], topic_puts("t", T1, [0])), 0, 1000, [T1])
+    assert (keys.owners(T1, 0), 0) in claim.compares
+
+
+def test_claims__of_many_topics_stay_within_the_limits_of_a_transaction() -> None:
+    ids = [topic_id(i) for i in range(1, 200)]
+    puts = [put for i, id_ in enumerate(ids) for put in topic_puts(f"t{i}", id_, [0])]
+    made = list(claims(image_of([0], puts), 0, 1000, ids))
+    assert [len(claim.puts) for claim in made] == [60, 60, 60, 19]
+    for claim in made:
+        check_limits(claim.compares, claim.puts, [])
+    assert 2 * CHUNKS_PER_TRANSACTION + 1 <= MAX_TXN_OPERATIONS
+
+
+def test_claims__of_a_thousand_partitions_are_one_transaction_of_a_few_kilobytes() -> None:
+    (claim,) = claims(image_of([0], topic_puts("t", T1, [0] * 1000)), 0, 1000, [T1])
+    assert len(claim.puts) == 4
+    assert sum(len(put.value) for put in claim.puts) < 10 * 1024

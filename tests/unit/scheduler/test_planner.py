@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections import Counter
+
+from bytemq.metadata import keys, values
+from bytemq.metadata.image import ClusterImage
+from bytemq.metadata.store import Event
+from bytemq.scheduler.planner import plan
+from tests.support.metadata import image_of, topic_id, topic_puts
+
+T1, T2 = topic_id(1), topic_id(2)
+
+
+def carried_out(image: ClusterImage) -> ClusterImage:
+    wishes = plan(image, list(image.topics_by_id))
+    image.apply(
+        Event(keys.assignments(wish.topic_id, wish.chunk), values.encode_assignments(wish.brokers), 50)
+        for wish in wishes
+    )
+    return image
+
+
+def test_plan__gives_every_partition_a_live_broker_and_then_rests() -> None:
+    image = carried_out(image_of([0, 1], topic_puts("t", T1, [-1] * 300)))
+    assert Counter(p.assigned for p in image.topics["t"].partitions) == {0: 150, 1: 150}
+    assert plan(image, [T1]) == []
+
+
+def test_plan__keeps_what_lives_and_moves_only_what_does_not() -> None:
+    image = carried_out(image_of([0, 1], topic_puts("t", T1, [0, 7, 0, 7])))
+    assert [p.assigned for p in image.topics["t"].partitions][0::2] == [0, 0]
+    assert {p.assigned for p in image.topics["t"].partitions[1::2]} <= {0, 1}
+
+
+def test_plan__writes_only_the_chunks_that_change() -> None:
+    image = image_of([0], topic_puts("t", T1, [0] * 256 + [9] + [0] * 300))
+    assert [(wish.chunk, wish.brokers[0], len(wish.brokers)) for wish in plan(image, [T1])] == [(1, 0, 256)]
+
+
+def test_plan__prefers_the_broker_with_fewer_partitions() -> None:
+    image = carried_out(image_of([0, 1], [*topic_puts("a", T1, [0] * 10), *topic_puts("b", T2, [-1])]))
+    assert image.topics["b"].partitions[0].assigned == 1
+
+
+def test_plan__without_brokers_or_for_deleted_topics_is_empty() -> None:
+    assert plan(image_of([], topic_puts("t", T1, [0])), [T1]) == []
+    assert plan(image_of([0]), [T1]) == []
