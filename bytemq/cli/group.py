@@ -96,9 +96,10 @@ def run_list(options: argparse.Namespace) -> None:
 def run_describe(options: argparse.Namespace) -> None:
     from bytemq.cli.client import admin_client
 
+    names = group_names(options)
     client = admin_client(options)
     rows: list[dict[str, Any]] = []
-    for name in group_names(options):
+    for name in names:
         description = described(client, name)
         rows += _member_rows(description) if options.members else _offset_rows(client, name, description)
     if options.members:

@@ -211,8 +211,8 @@ def run_delete(options: argparse.Namespace) -> None:
 
     from bytemq.cli.client import TIMEOUT_S, admin_client, failure
 
-    client = admin_client(options)
     names = _names(options)
+    client = admin_client(options)
     for name, future in client.delete_topics(names, operation_timeout=TIMEOUT_S).items():
         try:
             future.result()

@@ -1,0 +1,140 @@
+"""The commands against a node of their own, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.node_process import NodeProcess, running_node
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    options = ("--set", "group.initial.rebalance.delay.ms=0", "--set", "offsets.topic.num.partitions=3")
+    with running_node(tmp_path_factory.mktemp("cli") / "data", options=options) as started:
+        yield started
+
+
+def bytemq(node: NodeProcess, *arguments: str, send: str = "", code: int = 0) -> str:
+    """Standard output of one command; the exit code must be `code`, and nobody sees a traceback."""
+    environment = {**os.environ, "BYTEMQ_BOOTSTRAP_SERVER": node.bootstrap}
+    done = subprocess.run(
+        [sys.executable, "-m", "bytemq", *arguments],
+        input=send,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def as_json(node: NodeProcess, *arguments: str) -> Any:
+    return json.loads(bytemq(node, *arguments, "--json"))
+
+
+def test_topics__from_creation_to_deletion(node: NodeProcess) -> None:
+    bytemq(node, "topic", "create", "life", "--partitions", "2", "--config", "retention.ms=100000")
+    assert "already exists" in bytemq(node, "topic", "create", "life", code=1)
+    bytemq(node, "topic", "create", "life", "--if-not-exists")
+    (described,) = as_json(node, "topic", "describe", "life")
+    assert (described["configs"], len(described["partitions"])) == ({"retention.ms": "100000"}, 2)
+    bytemq(node, "topic", "alter", "life", "--partitions", "3", "--config", "cleanup.policy=compact")
+    bytemq(node, "topic", "alter", "--topic", "life", "--delete-config", "retention.ms")
+    (described,) = as_json(node, "topic", "describe", "life")
+    assert (described["configs"], len(described["partitions"])) == ({"cleanup.policy": "compact"}, 3)
+    assert {"topic": "life", "partitions": 3} in as_json(node, "topic", "list")
+    assert "Invalid value x for configuration" in bytemq(
+        node, "topic", "alter", "life", "--config", "retention.ms=x", code=1
+    )
+    bytemq(node, "topic", "delete", "life")
+    assert "there is no topic life" in bytemq(node, "topic", "delete", "life", code=1)
+    bytemq(node, "topic", "delete", "life", "--if-exists")
+
+
+def test_records__are_read_as_they_were_sent(node: NodeProcess) -> None:
+    bytemq(node, "topic", "create", "records")
+    options = ("--key-separator", ":", "--null-marker", "NULL", "--header", "h=x", "--compression", "zstd")
+    bytemq(node, "produce", "records", *options, send="a:1\nb:two:2\nc:NULL\nd:\n")
+    shown = bytemq(node, "consume", "records", "--from-beginning", "--max-messages", "4", "--format", "%o %k=%s %h\\n")
+    assert shown == "0 a=1 h=x\n1 b=two:2 h=x\n2 c=NULL h=x\n3 d= h=x\n"
+    lines = bytemq(
+        node, "consume", "records", "--partition", "0", "--offset", "2", "--max-messages", "1", "--json"
+    ).splitlines()
+    (record,) = map(json.loads, lines)
+    assert (record["offset"], record["key"], record["value"], record["headers"]) == (2, "c", None, [["h", "x"]])
+    assert bytemq(node, "consume", "records", "--from-beginning", "--timeout", "3") == "1\ntwo:2\nNULL\n\n"
+    assert "no key separator" in bytemq(node, "produce", "records", "--key-separator", ":", send="x\n", code=1)
+    assert "there is no topic none" in bytemq(node, "consume", "none", code=1)
+
+
+def test_groups__offsets_lag_reset_and_deletion(node: NodeProcess) -> None:
+    bytemq(node, "topic", "create", "grouped")
+    bytemq(node, "produce", "grouped", send="1\n2\n3\n")
+    arguments = ("consume", "grouped", "--group", "g", "--from-beginning", "--max-messages", "3", "--timeout", "20")
+    assert bytemq(node, *arguments) == "1\n2\n3\n"
+    bytemq(node, "produce", "grouped", send="4\n")
+    (row,) = as_json(node, "group", "describe", "g")
+    assert (row["topic"], row["current_offset"], row["log_end_offset"], row["lag"]) == ("grouped", 3, 4, 1)
+    assert "g" in [group["group"] for group in as_json(node, "group", "list")]
+    shift = ("group", "reset-offsets", "g", "--topic", "grouped:0", "--shift-by", "-1")
+    assert as_json(node, *shift) == [{"group": "g", "topic": "grouped", "partition": 0, "new_offset": 2}]
+    assert as_json(node, "group", "describe", "g")[0]["current_offset"] == 3  # it was a dry run
+    bytemq(node, *shift, "--execute")
+    assert as_json(node, "group", "describe", "g")[0]["current_offset"] == 2
+    bytemq(node, "group", "delete", "g")
+    assert "there is no group g" in bytemq(node, "group", "describe", "g", code=1)
+
+
+def test_log_level__changes_at_run_time(node: NodeProcess) -> None:
+    bytemq(node, "log-level", "error", "--logger", "broker.server")
+    levels = {row["logger"]: row["level"] for row in as_json(node, "log-level")}
+    assert (levels["root"], levels["broker.server"]) == ("INFO", "ERROR")
+    assert "does not exist" in bytemq(node, "log-level", "debug", "--logger", "nobody", code=1)
+
+
+def test_server__that_is_not_there_is_one_sentence(node: NodeProcess) -> None:
+    for command in (["topic", "list"], ["consume", "t"], ["log-level"]):
+        message = bytemq(node, *command, "--bootstrap-server", "127.0.0.1:1", code=1)
+        assert "Start one with `bytemq start`" in message
+        assert len(message.splitlines()) == 1
+
+
+def refused_start(*arguments: str) -> str:
+    """What `bytemq start` says when it cannot: one sentence and exit code 1."""
+    command = [sys.executable, "-m", "bytemq", "start", "--set", "bytemq.http.listen=", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+def test_start__says_what_is_in_the_way(node: NodeProcess, tmp_path: Path) -> None:
+    in_use = refused_start("--data", str(node.data_dir), "--listen", "127.0.0.1:0")
+    assert str(node.data_dir) in in_use and "use" in in_use
+    taken = refused_start("--data", str(tmp_path / "other"), "--listen", node.bootstrap)
+    assert node.bootstrap in taken or str(node.port) in taken
+    (tmp_path / "file").write_text("")
+    assert "file" in refused_start("--data", str(tmp_path / "file"), "--listen", "127.0.0.1:0")
+    assert "There is no broker config nope" in refused_start("--set", "nope=1")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_start__stops_on_a_signal_within_five_seconds(tmp_path: Path, number: signal.Signals) -> None:
+    with running_node(tmp_path / "data") as started:
+        with socket.create_connection(started.address):  # an idle client does not keep it
+            started.signal(number)
+            assert started.wait_exit(5.0) == 0
+        ready = [line for line in started.log().splitlines() if "is ready on" in line]
+    assert len(ready) == 1
+    assert f"127.0.0.1:{started.port}, data in {tmp_path / 'data'}" in ready[0]
