@@ -16,10 +16,20 @@ class Tool(NamedTuple):
 
 
 TOOLS = [
-    Tool("java", ["-version"], "Apache Kafka, its command line and the Java client", "apt-get install default-jdk-headless"),
+    Tool(
+        "java",
+        ["-version"],
+        "Apache Kafka, its command line and the Java client",
+        "apt-get install default-jdk-headless",
+    ),
     Tool("javac", ["-version"], "the Java client program", "apt-get install default-jdk-headless"),
     Tool("mvn", ["-v"], "fetching Kafka's jars", "apt-get install maven"),
-    Tool("go", ["version"], "the franz-go client", "Go 1.26 or newer: apt-get install golang, or a release of the Go project"),
+    Tool(
+        "go",
+        ["version"],
+        "the franz-go client",
+        "Go 1.26 or newer: apt-get install golang, or a release of the Go project",
+    ),
     Tool("node", ["--version"], "the kafkajs client", "Node.js 20 or newer: apt-get install nodejs npm"),
     Tool("npm", ["--version"], "fetching kafkajs", "apt-get install npm"),
     Tool("kcat", ["-V"], "kcat itself", "apt-get install kcat"),
