@@ -3,10 +3,11 @@
 Owns no behaviour. node.py builds the one `Broker`; connection.py builds a `RequestContext` for each request.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
 
+from bytemq.broker.metadata_encoding import EncodedTopics
 from bytemq.runtime.budget import MemoryBudget
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.deadlines import Deadlines
@@ -70,6 +71,7 @@ class Broker:
     supervisor: Supervisor
     deadlines: Deadlines
     traffic: Traffic
+    encoded_topics: EncodedTopics = field(default_factory=EncodedTopics)
 
     @property
     def cluster_id(self) -> str:

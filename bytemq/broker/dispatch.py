@@ -7,6 +7,8 @@ module, `broker/handlers/<name>.py`, exports one of
     def handle(broker, context, request) -> XResponse          # where nothing is ever waited for: costs no task
     def begin(broker: Broker, exchange: Exchange) -> None      # decodes and answers by itself, through callbacks
 
+(a response of type bytes is taken as encoded already)
+
 and, where error_responses.py, which finds the places for an error code by the schema, would not do what Kafka does,
 
     def error_response(request: XRequest, version: int, code: ErrorCode, message: str | None) -> XResponse
@@ -144,13 +146,15 @@ class Handler:
             return None
         if isinstance(result, CoroutineType):
             return self._await(exchange, request, result)
-        exchange.respond(encode(result, exchange.api_version))
+        self._respond(exchange, result)
         return None
+
+    def _respond(self, exchange: Exchange, result: Any) -> None:
+        exchange.respond(result if isinstance(result, bytes) else encode(result, exchange.api_version))
 
     async def _await(self, exchange: Exchange, request: Message, work: "Pending") -> None:
         try:
-            response = await work
-            exchange.respond(encode(response, exchange.api_version))
+            self._respond(exchange, await work)
         except Exception as error:
             self.fail(exchange, request, error)
 

@@ -11,50 +11,59 @@
 
 from collections.abc import Iterable
 
-from bytemq.broker.authorized_operations import NOT_ASKED, ON_CLUSTER, ON_TOPIC
+from bytemq.broker.authorized_operations import NOT_ASKED, ON_CLUSTER
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.metadata.image import TopicImage
-from bytemq.metadata.replicas import replicas
+from bytemq.broker.metadata_encoding import encode_failed_topic, encode_response
+from bytemq.broker.partition_lookup import find_topic
 from bytemq.metadata.topic_names import is_legal
-from bytemq.metadata.values import NO_BROKER
+from bytemq.protocol.codec import encode
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.metadata import (
     MetadataRequest,
     MetadataRequestTopic,
     MetadataResponse,
     MetadataResponseBroker,
-    MetadataResponsePartition,
-    MetadataResponseTopic,
 )
-from bytemq.types import ZERO_TOPIC_ID, TopicId
+from bytemq.types import ZERO_TOPIC_ID
 
 TOPICS_BY_ID_FROM = 12
+PARTITIONS_PER_TURN = 1000
+"""Partitions encoded anew after which others get their turn."""
 MAX_AUTO_CREATED = 100
 """Topics that one request may create; the others are unknown to it, and its next may create more."""
 
 
-async def handle(broker: Broker, context: RequestContext, request: MetadataRequest) -> MetadataResponse:
-    """Topics in the order asked for, each once; all of them in the order of their names."""
+async def handle(broker: Broker, context: RequestContext, request: MetadataRequest) -> bytes:
+    """The encoded response. Topics in the order asked for, each once; all of them in the order of their names."""
     asked = request.topics
-    if asked is None or (not asked and context.api_version == 0):
-        found: list[MetadataResponseTopic] = [
-            _topic(broker, context, topic) for _, topic in sorted(broker.image.topics.items())
-        ]
+    version = context.api_version
+    if asked is None or (not asked and version == 0):
+        asked = [MetadataRequestTopic(name=name) for name in sorted(broker.image.topics)]
+        failed: dict[str, ErrorCode] = {}
     else:
-        _check_ids(asked, context.api_version)
-        created = await _auto_create(broker, asked) if request.allow_auto_topic_creation else {}
-        found = [_asked_topic(broker, context, one, created) for one in _each_once(asked)]
-    if request.include_topic_authorized_operations:
-        for topic in found:
-            if topic.error_code == ErrorCode.NONE:
-                topic.topic_authorized_operations = ON_TOPIC
-    return MetadataResponse(
+        _check_ids(asked, version)
+        failed = await _auto_create(broker, asked) if request.allow_auto_topic_creation else {}
+    question = (version, context.listener, request.include_topic_authorized_operations)
+    topics = []
+    encoded_partitions = 0
+    for one in _each_once(asked):
+        topic = find_topic(broker, one.name, bytes(one.topic_id))
+        if topic is None:
+            topics.append(encode_failed_topic(version, _why_missing(one, failed), one.name, one.topic_id))
+            continue
+        encoded, was_kept = broker.encoded_topics.encode(broker.image, topic, question)
+        topics.append(encoded)
+        encoded_partitions += 0 if was_kept else len(topic.partitions)
+        if encoded_partitions > PARTITIONS_PER_TURN:
+            encoded_partitions = 0
+            await broker.clock.sleep(0)  # others get their turn
+    without_topics = MetadataResponse(
         brokers=_brokers(broker, context),
         cluster_id=broker.cluster_id,
         controller_id=broker.image.controller_id,
-        topics=found,
         cluster_authorized_operations=ON_CLUSTER if request.include_cluster_authorized_operations else NOT_ASKED,
     )
+    return encode_response(version, bytes(encode(without_topics, version)), topics)
 
 
 def _brokers(broker: Broker, context: RequestContext) -> list[MetadataResponseBroker]:
@@ -89,45 +98,9 @@ async def _auto_create(broker: Broker, asked: Iterable[MetadataRequestTopic]) ->
     return failed
 
 
-def _asked_topic(
-    broker: Broker, context: RequestContext, asked: MetadataRequestTopic, failed: dict[str, ErrorCode]
-) -> MetadataResponseTopic:
-    name = asked.name
-    if name is None:
-        topic_id = TopicId(bytes(asked.topic_id))
-        topic = broker.image.topics_by_id.get(topic_id)
-        if topic is None:
-            return MetadataResponseTopic(error_code=ErrorCode.UNKNOWN_TOPIC_ID, name=None, topic_id=topic_id)
-        return _topic(broker, context, topic)
-    topic = broker.image.topics.get(name)
-    if topic is not None:
-        return _topic(broker, context, topic)
-    error = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if is_legal(name) else ErrorCode.INVALID_TOPIC_EXCEPTION
-    return MetadataResponseTopic(error_code=failed.get(name, error), name=name)
-
-
-def _topic(broker: Broker, context: RequestContext, topic: TopicImage) -> MetadataResponseTopic:
-    return MetadataResponseTopic(
-        name=topic.name,
-        topic_id=topic.topic_id,
-        is_internal=topic.is_internal,
-        partitions=[_partition(broker, context, topic, index) for index in range(len(topic.partitions))],
-    )
-
-
-def _partition(broker: Broker, context: RequestContext, topic: TopicImage, index: int) -> MetadataResponsePartition:
-    partition = topic.partitions[index]
-    nodes = replicas(broker.image, topic, index)
-    error = ErrorCode.NONE
-    if partition.owner == NO_BROKER:
-        error = ErrorCode.LEADER_NOT_AVAILABLE
-    elif context.listener not in broker.image.brokers[partition.owner].endpoints:
-        error = ErrorCode.LISTENER_NOT_FOUND
-    return MetadataResponsePartition(
-        error_code=error,
-        partition_index=index,
-        leader_id=partition.owner if error is ErrorCode.NONE else NO_BROKER,
-        leader_epoch=partition.leader_epoch,
-        replica_nodes=nodes,
-        isr_nodes=nodes,
-    )
+def _why_missing(asked: MetadataRequestTopic, failed: dict[str, ErrorCode]) -> ErrorCode:
+    if asked.name is None:
+        return ErrorCode.UNKNOWN_TOPIC_ID
+    if not is_legal(asked.name):
+        return ErrorCode.INVALID_TOPIC_EXCEPTION
+    return failed.get(asked.name, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
