@@ -133,6 +133,7 @@ class Node:
         await ownership.settle()
         self.addresses = await server.serve(sockets)
         self._ready = True
+        self._supervisor.start("warm up", server.warm_up())
 
     async def _start_http(self, parts: AsyncExitStack) -> None:
         address = node_settings.http_address(self.config)
