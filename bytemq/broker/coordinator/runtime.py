@@ -99,7 +99,8 @@ class ShardRuntime(Generic[M]):
             for outcome in self.machine.loaded():
                 self._submit(outcome, None)
             self._arm()
-            log.info(
+            tell = log.info if records else log.debug
+            tell(
                 "coordinator loaded",
                 partition=self.partition.pid.index,
                 records=records,

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
+from bytemq.broker.authorized_operations import ON_GROUP
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.coordinator.group.description import describe_group
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.protocol.messages.describe_groups import DescribedGroup, DescribeGroupsRequest, DescribeGroupsResponse
-
-_ALL_OPERATIONS = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
-"""Read, delete, describe, describe configs, alter configs: what can be allowed on a group (AclOperation's codes)."""
 
 
 def handle(broker: Broker, context: RequestContext, request: DescribeGroupsRequest) -> DescribeGroupsResponse:
@@ -19,7 +17,7 @@ def handle(broker: Broker, context: RequestContext, request: DescribeGroupsReque
     if request.include_authorized_operations:
         for group in groups:
             if not group.error_code:
-                group.authorized_operations = _ALL_OPERATIONS
+                group.authorized_operations = ON_GROUP
     return DescribeGroupsResponse(groups=groups)
 
 

@@ -196,7 +196,7 @@ class Simulation:
         groups = self.world.shard.groups
         assert loaded.store._groups == self.world.shard.store._groups
         if self.failed_at is not None:
-            # That a group exists, or that nobody is left in it, may not have been written: harmless, until a generation is.
+            # A new or an empty group may not have been written: harmless, until a generation is.
             if all(key[:2] != b"\x00\x02" for key, _ in self.world.log[self.failed_at :]):
                 return
             self.failed_at = None

@@ -1,0 +1,324 @@
+"""The runtime of a shard: one order for everything, answers after commits, and what happens when writes fail."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import cast
+
+import pytest
+
+from bytemq.broker.coordinator.group.environment import GroupSettings, RequestOrigin
+from bytemq.broker.coordinator.group.shard import GroupShard
+from bytemq.broker.coordinator.runtime import ShardRuntime
+from bytemq.broker.log.partition import Partition
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse
+from bytemq.protocol.messages.offset_commit import (
+    OffsetCommitRequest,
+    OffsetCommitRequestPartition,
+    OffsetCommitRequestTopic,
+    OffsetCommitResponse,
+)
+from bytemq.protocol.messages.offset_fetch import OffsetFetchRequestGroup
+from bytemq.protocol.records.batch import parse_header
+from bytemq.protocol.records.builder import Record, build_batch
+from tests.support.virtual_time import LoopClock, run_virtual
+from tests.unit.coordinator.fake_partition import FakePartition
+
+ORIGIN = RequestOrigin("c", "/127.0.0.1", 9)
+Runtime = ShardRuntime[GroupShard]
+
+
+async def started(partition: FakePartition, settings: GroupSettings | None = None) -> Runtime:
+    runtime = not_loaded(partition, settings)
+    await runtime.load()
+    return runtime
+
+
+def not_loaded(partition: FakePartition, settings: GroupSettings | None = None) -> Runtime:
+    clock, uuids = LoopClock(), itertools.count(1)
+    return ShardRuntime(
+        cast(Partition, partition),
+        lambda timers: GroupShard(settings or GroupSettings(), timers, clock.wall_ms, lambda: str(next(uuids))),
+        clock,
+        commit_timeout_s=5.0,
+    )
+
+
+async def commit(runtime: Runtime, group_id: str, offset: int, partitions: int = 1) -> OffsetCommitResponse:
+    offered = [OffsetCommitRequestPartition(index, offset, -1, "") for index in range(partitions)]
+    request = OffsetCommitRequest(group_id=group_id, topics=[OffsetCommitRequestTopic("t", bytes(16), offered)])
+    return await runtime.write(lambda machine: machine.offsets.commit(request, ORIGIN))
+
+
+def committed(machine: GroupShard, group_id: str) -> list[int]:
+    response = machine.offsets.fetch(OffsetFetchRequestGroup(group_id=group_id, topics=None))
+    return [partition.committed_offset for topic in response.topics for partition in topic.partitions]
+
+
+def test_runtime__answers_a_commit_when_it_is_durable_and_shows_it_then() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        partition.hold = True
+        task = asyncio.create_task(commit(runtime, "g", 5))
+        await asyncio.sleep(1)
+        assert not task.done() and committed(runtime.machine, "g") == []
+        partition.commit()
+        assert committed(runtime.machine, "g") == [5]
+        assert (await task).topics[0].partitions[0].error_code == ErrorCode.NONE
+
+    run_virtual(scenario())
+
+
+def test_runtime__puts_the_commits_of_one_loop_turn_into_one_batch() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        await asyncio.gather(*(commit(runtime, f"g{number}", number) for number in range(500)))
+        assert partition.append_count == 1
+        assert partition.batches[0].record_count == 500
+
+    run_virtual(scenario())
+
+
+def test_runtime__splits_what_the_topic_would_refuse() -> None:
+    async def scenario() -> None:
+        partition = FakePartition(max_message_bytes=10_000)
+        runtime = await started(partition)
+        partition.hold = True
+        task = asyncio.create_task(commit(runtime, "g", 7, partitions=1_000))
+        await asyncio.sleep(0.1)
+        assert len(partition.held) > 5
+        assert all(batch.size_bytes <= 10_000 for batch, _ in partition.held)
+        partition.commit(len(partition.held) - 1)
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        partition.commit()
+        await task
+        assert committed(runtime.machine, "g") == [7] * 1_000
+
+    run_virtual(scenario())
+
+
+def test_runtime__refuses_a_record_that_never_fits_and_goes_on() -> None:
+    async def scenario() -> None:
+        partition = FakePartition(max_message_bytes=10_000)
+        runtime = await started(partition, GroupSettings(initial_rebalance_delay_ms=0))
+        answers: list[JoinGroupResponse] = []
+        request = JoinGroupRequest(
+            group_id="g" * 20_000,
+            session_timeout_ms=10_000,
+            protocol_type="consumer",
+            protocols=[JoinGroupRequestProtocol("range", b"")],
+        )
+        runtime.run(lambda machine: machine.joining.join(request, RequestOrigin("c", "/h", 3), answers.append))
+        assert [answer.error_code for answer in answers] == [ErrorCode.UNKNOWN_SERVER_ERROR]
+        assert not runtime.machine.groups and not partition.append_count
+        await commit(runtime, "g", 1)
+
+    run_virtual(scenario())
+
+
+def test_runtime__takes_back_everything_in_flight_when_a_write_fails() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        await commit(runtime, "g", 1)
+        partition.hold = True
+        tasks = []
+        for offset in (2, 3, 4):
+            tasks.append(asyncio.create_task(commit(runtime, "g", offset)))
+            await asyncio.sleep(0.01)
+        assert len(partition.held) == 3
+        partition.commit(1)
+        partition.fail(ErrorCode.KAFKA_STORAGE_ERROR)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [getattr(result, "code", None) for result in results] == [None, *[ErrorCode.NOT_COORDINATOR] * 2]
+        assert committed(runtime.machine, "g") == [2]
+        assert runtime.machine.store.latest("g", "t", 0) == runtime.machine.store.committed("g", "t", 0)
+        partition.hold = False
+        await commit(runtime, "g", 5)
+        assert committed(runtime.machine, "g") == [5]
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize(
+    ("append_error", "answered"),
+    [
+        (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.NOT_COORDINATOR),
+        (ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.COORDINATOR_NOT_AVAILABLE),
+        (ErrorCode.REQUEST_TIMED_OUT, ErrorCode.COORDINATOR_NOT_AVAILABLE),
+        (ErrorCode.MESSAGE_TOO_LARGE, ErrorCode.UNKNOWN_SERVER_ERROR),
+    ],
+)
+def test_runtime__answers_a_refused_append_as_kafka(append_error: ErrorCode, answered: ErrorCode) -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        partition.refuse = append_error
+        with pytest.raises(KafkaError) as caught:
+            await commit(runtime, "g", 5)
+        assert caught.value.code is answered
+        assert not runtime.machine.groups
+
+    run_virtual(scenario())
+
+
+def test_runtime__lets_clients_go_after_the_commit_timeout_but_keeps_the_write() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        partition.hold = True
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        with pytest.raises(KafkaError) as caught:
+            await commit(runtime, "g", 5)
+        assert caught.value.code is ErrorCode.COORDINATOR_NOT_AVAILABLE
+        assert 5.0 <= loop.time() - start < 5.1
+        partition.commit()
+        assert committed(runtime.machine, "g") == [5]
+
+    run_virtual(scenario())
+
+
+def test_runtime__a_stable_fetch_waits_for_what_is_on_its_way() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        partition.hold = True
+        task = asyncio.create_task(commit(runtime, "g", 5))
+        await asyncio.sleep(0)
+        fetch = asyncio.create_task(runtime.settled())
+        await asyncio.sleep(1)
+        assert not fetch.done()
+        partition.commit()
+        assert committed(await fetch, "g") == [5]
+        await task
+        assert await runtime.settled() is runtime.machine
+
+    run_virtual(scenario())
+
+
+def test_runtime__loads_what_an_earlier_one_wrote() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        first = await started(partition)
+        await asyncio.gather(*(commit(first, f"g{number}", number, partitions=3) for number in range(2_000)))
+        await commit(first, "g1", 77)
+        first.close()
+        second = await started(partition)
+        assert committed(second.machine, "g0") == [0, 0, 0]
+        assert committed(second.machine, "g1") == [77, 1, 1]
+        assert second.machine.store.count == 6_000
+
+    run_virtual(scenario())
+
+
+def test_runtime__does_not_serve_while_it_loads_and_tries_again_when_reading_fails() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        first = await started(partition)
+        await commit(first, "g", 3)
+        partition.unreadable = 2
+        runtime = not_loaded(partition)
+        loading = asyncio.create_task(runtime.load())
+        await asyncio.sleep(0.5)
+        for ask in (runtime.serving_machine, lambda: runtime.run(lambda machine: pytest.fail("ran"))):
+            with pytest.raises(KafkaError) as caught:
+                ask()
+            assert caught.value.code is ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+        await loading
+        assert committed(runtime.serving_machine(), "g") == [3]
+
+    run_virtual(scenario())
+
+
+def test_runtime__leaves_damaged_records_out_and_counts_them() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        damaged = [
+            Record(b"\x00\x01\x00\x09g", b"x"),
+            Record(None, b"x"),
+            Record(b"\x00\x63", b"later"),
+            Record(b"", None),
+        ]
+        batch = build_batch(damaged, timestamp_ms=1)
+        partition.batches.append(parse_header(memoryview(batch)))
+        partition.high_watermark = 4
+        runtime = await started(partition)
+        assert runtime.machine.damaged_records == 2
+        await commit(runtime, "g", 1)
+
+    run_virtual(scenario())
+
+
+def test_runtime__that_is_closed_sends_everybody_away() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        answers: list[JoinGroupResponse] = []
+        request = JoinGroupRequest(
+            group_id="g",
+            session_timeout_ms=10_000,
+            protocol_type="consumer",
+            protocols=[JoinGroupRequestProtocol("range", b"")],
+        )
+        runtime.run(lambda machine: machine.joining.join(request, RequestOrigin("c", "/h", 3), answers.append))
+        partition.hold = True
+        task = asyncio.create_task(commit(runtime, "other", 5))
+        await asyncio.sleep(0.1)
+        runtime.close()
+        with pytest.raises(KafkaError) as caught:
+            await task
+        assert caught.value.code is ErrorCode.NOT_COORDINATOR
+        assert [answer.error_code for answer in answers] == [ErrorCode.NOT_COORDINATOR]
+        with pytest.raises(KafkaError) as caught:
+            runtime.serving_machine()
+        assert caught.value.code is ErrorCode.NOT_COORDINATOR
+        partition.commit()  # a late answer changes nothing
+        assert not runtime.machine.groups
+
+    run_virtual(scenario())
+
+
+def test_runtime__expires_sessions_on_the_clock() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        answers: list[JoinGroupResponse] = []
+        request = JoinGroupRequest(
+            group_id="g",
+            session_timeout_ms=10_000,
+            rebalance_timeout_ms=60_000,
+            protocol_type="consumer",
+            protocols=[JoinGroupRequestProtocol("range", b"")],
+        )
+        runtime.run(lambda machine: machine.joining.join(request, RequestOrigin("c", "/h", 3), answers.append))
+        await asyncio.sleep(3.5)
+        assert [answer.generation_id for answer in answers] == [1]
+        assert list(runtime.machine.groups["g"].members) == [answers[0].member_id]
+        await asyncio.sleep(10.5)
+        assert not runtime.machine.groups["g"].members
+
+    run_virtual(scenario())
+
+
+def test_runtime__pushes_back_when_the_log_is_slower_than_its_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bytemq.broker.coordinator.runtime._MAX_WAITING_BYTES", 100_000)
+
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        partition.hold = True
+        tasks = [asyncio.create_task(commit(runtime, "g", n, partitions=500)) for n in range(40)]
+        await asyncio.sleep(1)
+        refused = [task for task in tasks if task.done()]
+        assert refused and all(cast(KafkaError, task.exception()).code for task in refused)
+        partition.commit()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {getattr(each, "code", None) for each in results} == {None, ErrorCode.COORDINATOR_NOT_AVAILABLE}
+
+    run_virtual(scenario())
