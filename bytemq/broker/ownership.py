@@ -143,7 +143,11 @@ class Ownership:
         open_ = self._open.get(topic_id, {})
         if topic is None:
             return await self._delete(topic_id, open_.copy())
-        mine = {index for index, partition in enumerate(topic.partitions) if partition.session == self._session_id}
+        mine = {
+            index
+            for index, partition in enumerate(topic.partitions)
+            if partition.session == self._session_id and partition.owner == self._broker_id
+        }
         await self._close(topic_id, {index: open_[index] for index in open_.keys() - mine})
         for index in open_.keys() & mine:
             if open_[index].configs is not topic.configs:

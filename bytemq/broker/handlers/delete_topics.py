@@ -61,7 +61,8 @@ def _sort_out(
             refused.append(_result(state, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
         elif topic.topic_id in ids:
             why = "The provided topic name maps to an ID that was already supplied."
-            refused.append(_result(state, ErrorCode.INVALID_REQUEST, why))
+            twice = DeleteTopicState(name=name, topic_id=topic.topic_id)
+            refused.append(_result(twice, ErrorCode.INVALID_REQUEST, why))
         else:
             by_id[topic.topic_id] = DeletableTopicResult(name=name, topic_id=topic.topic_id)
     named = {image.topics[name].topic_id for name in names if name in image.topics}

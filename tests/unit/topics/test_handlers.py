@@ -1,0 +1,248 @@
+"""The handlers of topics and partitions against a broker whose storage is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bytemq.broker.handlers import (
+    alter_partition_reassignments,
+    create_partitions,
+    create_topics,
+    delete_records,
+    delete_topics,
+    describe_log_dirs,
+    describe_producers,
+    elect_leaders,
+    init_producer_id,
+    list_partition_reassignments,
+)
+from bytemq.metadata.topics import TopicSpec
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.alter_partition_reassignments import (
+    AlterPartitionReassignmentsRequest,
+    ReassignablePartition,
+    ReassignableTopic,
+)
+from bytemq.protocol.messages.create_partitions import CreatePartitionsRequest, CreatePartitionsTopic
+from bytemq.protocol.messages.create_topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
+from bytemq.protocol.messages.delete_records import (
+    DeleteRecordsPartition,
+    DeleteRecordsRequest,
+    DeleteRecordsTopic,
+)
+from bytemq.protocol.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
+from bytemq.protocol.messages.describe_log_dirs import DescribableLogDirTopic, DescribeLogDirsRequest
+from bytemq.protocol.messages.describe_producers import DescribeProducersRequest, TopicRequest
+from bytemq.protocol.messages.elect_leaders import ElectLeadersRequest, TopicPartitions
+from bytemq.protocol.messages.init_producer_id import InitProducerIdRequest
+from bytemq.protocol.messages.list_partition_reassignments import ListPartitionReassignmentsRequest
+from tests.support.fake_log_storage import Disk
+from tests.unit.log.harness import Answer, batch
+from tests.unit.topics.world import World, session
+
+Code = ErrorCode
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with session(tmp_path, Disk(), bytemq_data_dir=str(tmp_path)) as made:
+        await made.topics.create([TopicSpec("t", 2), TopicSpec("compacted", 1, configs={"cleanup.policy": "compact"})])
+        yield made
+
+
+def creatable(name: str, partitions: int = 1, factor: int = 1, **configs: str | None) -> CreatableTopic:
+    pairs = [CreatableTopicConfig(name.replace("_", "."), value) for name, value in configs.items()]
+    return CreatableTopic(name=name, num_partitions=partitions, replication_factor=factor, configs=pairs)
+
+
+async def test_create_topics__answers_id_sizes_and_configs(world: World) -> None:
+    request = CreateTopicsRequest(topics=[creatable("new", 3, 3, retention_ms="5")])
+    (result,) = (await create_topics.handle(world.broker, world.context(7), request)).topics
+    assert (result.error_code, result.num_partitions, result.replication_factor) == (0, 3, 3)
+    assert result.topic_id == world.follower.image.topics["new"].topic_id
+    configs = {config.name: config.value for config in result.configs or ()}
+    assert configs["retention.ms"] == "5" and len(configs) > 30
+
+
+@pytest.mark.parametrize(
+    ("topics", "timeout_ms", "expected"),
+    [
+        ([creatable("x"), creatable("x"), creatable("y")], 1000, {"x": Code.INVALID_REQUEST, "y": Code.NONE}),
+        ([creatable("x")], 0, {"x": Code.REQUEST_TIMED_OUT}),
+        ([creatable("x")], -1, {"x": Code.REQUEST_TIMED_OUT}),
+        ([creatable("x", retention_ms=None)], 1000, {"x": Code.INVALID_CONFIG}),
+        ([creatable("x", 5001), creatable("y", 5000)], 1000, {"x": Code.POLICY_VIOLATION, "y": Code.POLICY_VIOLATION}),
+        ([creatable("t")], 1000, {"t": Code.TOPIC_ALREADY_EXISTS}),
+        ([creatable("x", segment_bytes="1048575")], 1000, {"x": Code.INVALID_CONFIG}),
+    ],
+)
+async def test_create_topics__refuses_as_kafka_does(
+    world: World, topics: list[CreatableTopic], timeout_ms: int, expected: dict[str, ErrorCode]
+) -> None:
+    request = CreateTopicsRequest(topics=topics, timeout_ms=timeout_ms)
+    response = await create_topics.handle(world.broker, world.context(7), request)
+    assert {result.name: result.error_code for result in response.topics} == expected
+
+
+async def test_create_partitions__answers_each_topic_once(world: World) -> None:
+    asked = [CreatePartitionsTopic(name=name, count=3, assignments=None) for name in ("t", "nix", "twice", "twice")]
+    request = CreatePartitionsRequest(topics=asked, timeout_ms=1000)
+    response = await create_partitions.handle(world.broker, world.context(3), request)
+    assert {result.name: result.error_code for result in response.results} == {
+        "t": Code.NONE,
+        "nix": Code.UNKNOWN_TOPIC_OR_PARTITION,
+        "twice": Code.INVALID_REQUEST,
+    }
+    assert len(response.results) == 3
+    assert len(world.follower.image.topics["t"].partitions) == 3
+
+
+async def test_delete_topics__deletes_by_name_and_by_id(world: World) -> None:
+    topic_id = world.follower.image.topics["compacted"].topic_id
+    states = [DeleteTopicState(name="t"), DeleteTopicState(topic_id=topic_id)]
+    response = await delete_topics.handle(
+        world.broker, world.context(6), DeleteTopicsRequest(topics=states, timeout_ms=1000)
+    )
+    assert {(result.name, result.error_code) for result in response.responses} == {("t", 0), ("compacted", 0)}
+    assert world.follower.image.topics == {}
+
+
+async def test_delete_topics__named_twice_in_any_way_is_not_deleted(world: World) -> None:
+    topic_id = world.follower.image.topics["t"].topic_id
+    for states, codes in (
+        ([DeleteTopicState(name="t"), DeleteTopicState(topic_id=topic_id)], [Code.INVALID_REQUEST]),
+        ([DeleteTopicState(name="t"), DeleteTopicState(name="t")], [Code.INVALID_REQUEST]),
+        ([DeleteTopicState(topic_id=topic_id), DeleteTopicState(topic_id=topic_id)], [Code.INVALID_REQUEST]),
+        ([DeleteTopicState(name="t", topic_id=topic_id)], [Code.INVALID_REQUEST]),
+        ([DeleteTopicState()], [Code.INVALID_REQUEST]),
+        ([DeleteTopicState(topic_id=b"?" * 16)], [Code.UNKNOWN_TOPIC_ID]),
+        ([DeleteTopicState(name="?")], [Code.UNKNOWN_TOPIC_OR_PARTITION]),
+    ):
+        request = DeleteTopicsRequest(topics=states, timeout_ms=1000)
+        response = await delete_topics.handle(world.broker, world.context(6), request)
+        assert [result.error_code for result in response.responses] == codes
+    expired = DeleteTopicsRequest(topic_names=["t"], timeout_ms=0)
+    (result,) = (await delete_topics.handle(world.broker, world.context(5), expired)).responses
+    assert result.error_code == Code.REQUEST_TIMED_OUT
+    assert "t" in world.follower.image.topics
+
+
+async def append(world: World, count: int) -> None:
+    partition = await world.partitions.open("t", 0)
+    answer = Answer()
+    partition.append(memoryview(batch(count, producer_id=7, producer_epoch=0, base_sequence=0)), answer)
+    world.storage.settle()
+    assert answer.result.error is Code.NONE
+
+
+async def test_delete_records__moves_the_start_forward_only(world: World) -> None:
+    await append(world, 10)
+
+    async def delete(topic: str, index: int, offset: int) -> tuple[int, int]:
+        partitions = [DeleteRecordsPartition(partition_index=index, offset=offset)]
+        request = DeleteRecordsRequest(topics=[DeleteRecordsTopic(name=topic, partitions=partitions)], timeout_ms=1000)
+        (result,) = (await delete_records.handle(world.broker, world.context(2), request)).topics[0].partitions
+        return result.error_code, result.low_watermark
+
+    assert await delete("t", 0, 4) == (Code.NONE, 4)
+    assert await delete("t", 0, 2) == (Code.NONE, 4)
+    assert await delete("t", 0, -1) == (Code.NONE, 10)
+    assert await delete("t", 0, 11) == (Code.OFFSET_OUT_OF_RANGE, -1)
+    assert await delete("t", 0, -2) == (Code.OFFSET_OUT_OF_RANGE, -1)
+    assert await delete("t", 5, 0) == (Code.UNKNOWN_TOPIC_OR_PARTITION, -1)
+    assert await delete("nix", 0, 0) == (Code.UNKNOWN_TOPIC_OR_PARTITION, -1)
+    assert await delete("compacted", 0, 0) == (Code.POLICY_VIOLATION, -1)
+    assert await delete("__consumer_offsets", 0, 0) == (Code.INVALID_TOPIC_EXCEPTION, -1)
+
+
+async def test_describe_producers__lists_who_wrote(world: World) -> None:
+    await append(world, 10)
+    request = DescribeProducersRequest(
+        topics=[TopicRequest(name="t", partition_indexes=[0, 1, 9]), TopicRequest(name="a b", partition_indexes=[0])]
+    )
+    response = await describe_producers.handle(world.broker, world.context(0), request)
+    written, empty, missing = response.topics[0].partitions
+    assert [(one.producer_id, one.last_sequence) for one in written.active_producers] == [(7, 9)]
+    assert (empty.error_code, empty.active_producers) == (Code.NONE, [])
+    assert missing.error_code == Code.UNKNOWN_TOPIC_OR_PARTITION
+    assert response.topics[1].partitions[0].error_code == Code.INVALID_TOPIC_EXCEPTION
+
+
+async def test_describe_log_dirs__is_one_directory_with_what_was_asked_for(world: World, tmp_path: Path) -> None:
+    await append(world, 10)
+    (everything,) = (
+        await describe_log_dirs.handle(world.broker, world.context(5), DescribeLogDirsRequest(topics=None))
+    ).results
+    assert everything.log_dir == str(tmp_path)
+    assert 0 < everything.usable_bytes <= everything.total_bytes
+    assert {topic.name: len(topic.partitions) for topic in everything.topics} == {"t": 2, "compacted": 1}
+    asked = DescribeLogDirsRequest(
+        topics=[DescribableLogDirTopic(topic="t", partitions=[0, 0, 7]), DescribableLogDirTopic(topic="nix")]
+    )
+    (some,) = (await describe_log_dirs.handle(world.broker, world.context(5), asked)).results
+    assert [(topic.name, [one.partition_index for one in topic.partitions]) for topic in some.topics] == [("t", [0])]
+    assert some.topics[0].partitions[0].partition_size > 0
+
+
+@pytest.mark.parametrize(
+    ("transactional_id", "timeout_ms", "producer", "code"),
+    [
+        (None, 0, (-1, -1), Code.NONE),
+        (None, 0, (5, 0), Code.NONE),
+        (None, 0, (5, -1), Code.INVALID_REQUEST),
+        ("x", 1000, (-1, 0), Code.INVALID_REQUEST),
+        ("", 1000, (-1, -1), Code.INVALID_REQUEST),
+        ("x", 0, (-1, -1), Code.INVALID_TRANSACTION_TIMEOUT),
+        ("x", 900_001, (-1, -1), Code.INVALID_TRANSACTION_TIMEOUT),
+        ("x", 900_000, (-1, -1), Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
+    ],
+)
+async def test_init_producer_id__checks_in_kafkas_order(
+    world: World, transactional_id: str | None, timeout_ms: int, producer: tuple[int, int], code: ErrorCode
+) -> None:
+    request = InitProducerIdRequest(transactional_id, timeout_ms, *producer)
+    response = await init_producer_id.handle(world.broker, world.context(6), request)
+    assert response.error_code == code
+    assert (response.producer_id >= 0) == (response.producer_epoch == 0) == (code is Code.NONE)
+
+
+def test_elect_leaders__needs_no_election(world: World) -> None:
+    asked = [TopicPartitions(topic="t", partitions=[0, 9]), TopicPartitions(topic="nix", partitions=[0])]
+    request = ElectLeadersRequest(election_type=0, topic_partitions=asked, timeout_ms=1000)
+    response = elect_leaders.handle(world.broker, world.context(2), request)
+    codes = [[one.error_code for one in result.partition_result] for result in response.replica_election_results]
+    assert codes == [[Code.ELECTION_NOT_NEEDED, Code.UNKNOWN_TOPIC_OR_PARTITION], [Code.UNKNOWN_TOPIC_OR_PARTITION]]
+    everything = ElectLeadersRequest(election_type=1, topic_partitions=None, timeout_ms=1000)
+    results = elect_leaders.handle(world.broker, world.context(2), everything).replica_election_results
+    assert [result.partition_result for result in results] == [[], []]
+    with pytest.raises(KafkaError):
+        elect_leaders.handle(world.broker, world.context(2), ElectLeadersRequest(election_type=7))
+
+
+@pytest.mark.parametrize(
+    ("topic", "index", "asked", "code"),
+    [
+        ("t", 0, [0], Code.NONE),
+        ("t", 0, [1], Code.INVALID_REPLICA_ASSIGNMENT),
+        ("t", 0, [0, 0], Code.INVALID_REPLICA_ASSIGNMENT),
+        ("t", 0, [], Code.INVALID_REPLICA_ASSIGNMENT),
+        ("t", 0, None, Code.NO_REASSIGNMENT_IN_PROGRESS),
+        ("t", 9, [0], Code.UNKNOWN_TOPIC_OR_PARTITION),
+        ("nix", 0, [0], Code.UNKNOWN_TOPIC_OR_PARTITION),
+    ],
+)
+def test_alter_partition_reassignments__accepts_what_moves_nothing(
+    world: World, topic: str, index: int, asked: list[int] | None, code: ErrorCode
+) -> None:
+    partitions = [ReassignablePartition(partition_index=index, replicas=asked)]
+    request = AlterPartitionReassignmentsRequest(topics=[ReassignableTopic(name=topic, partitions=partitions)])
+    response = alter_partition_reassignments.handle(world.broker, world.context(1), request)
+    assert response.responses[0].partitions[0].error_code == code
+
+
+def test_list_partition_reassignments__has_none(world: World) -> None:
+    request = ListPartitionReassignmentsRequest(topics=None)
+    assert list_partition_reassignments.handle(world.broker, world.context(0), request).topics == []

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from bytemq.broker.log.partition import Partition
+from bytemq.broker.orphans import delete_orphans
+from bytemq.metadata import keys
+from bytemq.metadata.store import Put
+from bytemq.metadata.topics import TopicSpec
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.types import PartitionId, TopicId
+from tests.support.fake_log_storage import Disk
+from tests.unit.topics.world import World, session, until
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with session(tmp_path, Disk()) as made:
+        yield made
+
+
+async def test_create__topics_are_served_when_it_returns(world: World) -> None:
+    outcomes = await world.topics.create([TopicSpec("a", 3), TopicSpec("b", 300)])
+    assert [outcome.error for outcome in outcomes] == [ErrorCode.NONE] * 2
+    assert world.partitions.get("a", 2) is not None and world.partitions.get("b", 299) is not None
+    image = world.follower.image.topics["b"]
+    assert {partition[:2] for partition in image.partitions} == {(0, 0)}
+
+
+async def test_create__one_refused_topic_does_not_hold_up_the_others(world: World) -> None:
+    outcomes = await world.topics.create(
+        [TopicSpec("good"), TopicSpec("bad name"), TopicSpec("bad", configs={"segment.bytes": "1"})]
+    )
+    assert [outcome.error for outcome in outcomes] == [
+        ErrorCode.NONE,
+        ErrorCode.INVALID_TOPIC_EXCEPTION,
+        ErrorCode.INVALID_CONFIG,
+    ]
+    assert set(world.follower.image.topics) == {"good"}
+
+
+async def test_create__a_colliding_pair_in_one_request_is_created_as_in_kafka(world: World) -> None:
+    outcomes = await world.topics.create([TopicSpec("a.b"), TopicSpec("a_b")])
+    assert [outcome.error for outcome in outcomes] == [ErrorCode.NONE] * 2
+
+
+async def test_create__validate_only_says_what_would_be_and_writes_nothing(world: World) -> None:
+    (outcome,) = await world.topics.create([TopicSpec("t", 5)], validate_only=True)
+    assert outcome.topic is not None and outcome.topic.partitions == 5
+    assert world.follower.image.topics == {}
+
+
+async def test_create__of_one_name_by_many_at_once_has_one_winner(world: World) -> None:
+    outcomes = await asyncio.gather(*(world.topics.create([TopicSpec("t")]) for _ in range(10)))
+    errors = sorted(outcome.error for (outcome,) in outcomes)
+    assert errors == [ErrorCode.NONE] + [ErrorCode.TOPIC_ALREADY_EXISTS] * 9
+
+
+async def test_auto_create__concurrent_callers_get_the_same_topic(world: World) -> None:
+    topics = await asyncio.gather(*(world.topics.auto_create("t") for _ in range(10)))
+    assert len({topic.topic_id for topic in topics}) == 1
+    with pytest.raises(KafkaError):
+        await world.topics.auto_create("bad name")
+
+
+async def test_auto_create__makes_the_offsets_topic_as_kafka_does(world: World) -> None:
+    topic = await world.topics.auto_create("__consumer_offsets")
+    assert (len(topic.partitions), topic.is_internal) == (50, True)
+    assert topic.configs == {"cleanup.policy": "compact", "compression.type": "producer", "segment.bytes": "104857600"}
+    assert sorted(world.groups.owned) == list(range(50))
+
+
+async def test_create_partitions__are_served_when_it_returns(world: World) -> None:
+    await world.topics.create([TopicSpec("t", 1)])
+    await world.topics.create_partitions("t", 4, None)
+    assert world.partitions.get("t", 3) is not None
+    with pytest.raises(KafkaError) as caught:
+        await world.topics.create_partitions("t", 4, None)
+    assert caught.value.code is ErrorCode.INVALID_PARTITIONS
+
+
+async def test_delete__is_no_longer_served_and_frees_the_data(world: World) -> None:
+    ((outcome,), _) = await asyncio.gather(
+        world.topics.create([TopicSpec("t", 2)]), world.topics.auto_create("__consumer_offsets")
+    )
+    assert outcome.topic is not None
+    pid = PartitionId(outcome.topic.topic_id, 1)
+    await world.partitions.open("t", 1)
+    await world.topics.delete(outcome.topic.topic_id)
+    assert world.partitions.get("t", 1) is None
+    assert pid not in world.storage.disk.logs
+    with pytest.raises(KafkaError) as caught:
+        await world.topics.delete(outcome.topic.topic_id)
+    assert caught.value.code is ErrorCode.UNKNOWN_TOPIC_ID
+
+
+async def test_delete__of_a_coordinators_topic_releases_its_groups(world: World) -> None:
+    topic = await world.topics.auto_create("__consumer_offsets")
+    await world.topics.delete(topic.topic_id)
+    assert sorted(world.groups.released) == list(range(50))
+
+
+async def test_alter_topic_configs__reaches_open_partitions(world: World) -> None:
+    await world.topics.create([TopicSpec("t")])
+    partition = await world.partitions.open("t", 0)
+    await world.topics.alter_topic_configs("t", lambda current: {**current, "retention.ms": "5"})
+    await until(world, lambda: partition.config.retention_ms == 5)
+    with pytest.raises(KafkaError) as caught:
+        await world.topics.alter_topic_configs("t", lambda current: {"retention.ms": "soon"})
+    assert caught.value.code is ErrorCode.INVALID_CONFIG
+
+
+async def test_alter_configs__concurrent_changes_all_happen(world: World) -> None:
+    def adding(number: int, current: Mapping[str, str]) -> Mapping[str, str]:
+        return {**current, f"c{number}": "1"}
+
+    await asyncio.gather(
+        *(world.topics.alter_configs("group", "g/1", lambda current, n=n: adding(n, current)) for n in range(5))  # type: ignore[misc]
+    )
+    assert sorted(world.follower.image.group_configs("g/1")) == [f"c{n}" for n in range(5)]
+    await world.topics.alter_configs("group", "g/1", lambda current: {})
+    assert world.follower.image.config_names("group") == []
+
+
+async def test_ownership__a_new_session_takes_everything_at_the_next_leader_epoch(tmp_path: Path) -> None:
+    disk = Disk()
+    async with session(tmp_path, disk) as first:
+        await first.topics.create([TopicSpec("t", 300)])
+        assert (await first.partitions.open("t", 299)).leader_epoch == 0
+    async with session(tmp_path, disk) as second:
+        assert (await second.partitions.open("t", 299)).leader_epoch == 1
+        assert second.membership.session_id > first.membership.session_id
+
+
+async def test_ownership__closes_what_it_no_longer_holds(world: World) -> None:
+    await world.topics.create([TopicSpec("t")])
+    partition = await world.partitions.open("t", 0)
+    await world.store.txn([], [], [keys.broker(0)])
+    await until(world, lambda: world.partitions.get("t", 0) is None or partition.is_closed)
+    assert isinstance(partition, Partition) and partition.is_closed
+
+
+async def test_orphans__data_of_topics_that_are_gone_is_freed(world: World) -> None:
+    (outcome,) = await world.topics.create([TopicSpec("t")])
+    assert outcome.topic is not None
+    kept, orphan = PartitionId(outcome.topic.topic_id, 0), PartitionId(TopicId(b"o" * 16), 3)
+    await world.store.txn([], [Put(keys.manifest(kept), b"m"), Put(keys.manifest(orphan), b"m")])
+    deleted: list[PartitionId] = []
+
+    async def delete_log(pid: PartitionId) -> None:
+        deleted.append(pid)
+
+    world.storage.delete_log = delete_log  # type: ignore[method-assign]
+    assert await delete_orphans(world.store, world.follower.image, world.partitions) == 1
+    assert deleted == [orphan]
