@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bytemq.config.no_effect import why_no_effect
 from bytemq.config.own import DEFAULTS_HERE, OWN_BROKER_SETTINGS, OWN_TOPIC_SETTINGS, OwnSetting
 from bytemq.config.values import ConfigType, Value, parse
 
@@ -73,12 +74,13 @@ def client_metrics_definitions() -> Definitions:
 
 
 def documentation(scope: str, name: str) -> str | None:
-    """Kafka's text on a config. `scope` is broker, topic, group or client_metrics."""
+    """Kafka's text on a config, and ours where it has no effect. `scope` is broker, topic, group or client_metrics."""
     for setting in OWN_BROKER_SETTINGS + OWN_TOPIC_SETTINGS:
         if setting.name == name:
             return setting.documentation
     text: str | None = _documentation()[scope].get(name)
-    return text
+    reason = why_no_effect(name) if scope in ("broker", "topic") else None
+    return text if reason is None else f"{text or ''} (In bytemq this changes nothing: {reason}.)".lstrip()
 
 
 @cache
