@@ -49,7 +49,8 @@ _REASONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "there is no remote tier beside the storage",
-        "remote.copy.* remote.fetch.* remote.list.* remote.log.* log.remote.* local.retention.* log.local.retention.* follower.fetch.last.tiered.offset.enable",
+        "remote.copy.* remote.fetch.* remote.list.* remote.log.* log.remote.* "
+        "local.retention.* log.local.retention.* follower.fetch.last.tiered.offset.enable",
     ),
     ("share groups are not served", "group.share.* share.* errors.deadletterqueue.*"),
     ("streams groups are not served", "group.streams.*"),

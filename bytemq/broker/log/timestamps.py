@@ -17,8 +17,8 @@ from bytemq.broker.log.results import ListedOffset
 from bytemq.broker.log.state import LogState
 from bytemq.errors import BytemqError
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.records import reader
 from bytemq.protocol.records.batch import LOG_APPEND_TIME, RecordBatch, parse_header
-from bytemq.protocol.records.reader import iter_records
 
 if TYPE_CHECKING:
     from bytemq.storage.log_files import LogFiles
@@ -113,10 +113,9 @@ def first_at_or_after(
 ) -> tuple[int, int] | None:
     """(offset, timestamp) of the first record of a whole batch at or above both; may run in another process."""
     parsed = parse_header(memoryview(batch))
-    for record in iter_records(parsed, max_decompressed_bytes=max_decompressed_bytes):
-        if record.timestamp_ms >= timestamp_ms and record.offset >= log_start_offset:
-            return record.offset, record.timestamp_ms
-    return None
+    return reader.first_at_or_after(
+        parsed, timestamp_ms, log_start_offset, max_decompressed_bytes=max_decompressed_bytes
+    )
 
 
 def _whole(batch: RecordBatch) -> ListedOffset:
