@@ -122,8 +122,9 @@ class World:
         await self._open()
 
     async def _move(self) -> None:
-        """A clean release, and an owner with a newer epoch."""
+        """A clean release, and another broker as owner: what is on the wire does not reach that one."""
         self.history.note("ownership moves")
+        self.incarnation += 1
         partition, self.partition = self.partition, None
         if partition is not None:
             await partition.close(drain=True)
