@@ -1,4 +1,6 @@
-"""Record batches by hand, for everything that a client's own builder would refuse to write. Independent of bytemq's code."""
+"""Record batches by hand, for everything that a client's own builder would refuse to write. Independent of bytemq's
+code.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ def record(value: bytes | None, key: bytes | None = None, *, offset_delta: int =
 
 
 def batch(values: Iterable[bytes | None] = (b"value",), *, key: bytes | None = None, **fields: Any) -> bytes:
-    """One v2 batch. `fields` override what is right: base_offset, magic, crc, attributes, last_offset_delta, base_timestamp,
+    """One v2 batch. `fields` override what is right: base_offset, magic, crc, attributes, last_offset_delta,
+    base_timestamp,
     max_timestamp, producer_id, producer_epoch, base_sequence, count, leader_epoch, length, deltas, body."""
     values = list(values)
     deltas = fields.get("deltas", range(len(values)))

@@ -1,8 +1,8 @@
 """Drives a client written in another language, and judges what it prints.
 
-The contract with every program (Java, Go, Node): called as `PROGRAM BOOTSTRAP TOPIC GROUP COMPRESSION`, it reads records from
-standard input (JSON lines), creates TOPIC with three partitions, produces the records to the partitions given, reads the topic
-as GROUP until it has as many, commits, reads the committed offsets back, and prints JSON lines:
+The contract with every program (Java, Go, Node): called as `PROGRAM BOOTSTRAP TOPIC GROUP COMPRESSION`, it reads
+records from standard input (JSON lines), creates TOPIC with three partitions, produces the records to the partitions
+given, reads the topic as GROUP until it has as many, commits, reads the committed offsets back, and prints JSON lines:
 
     {"kind": "produced", "partition": 0, "offset": 0}           one for each acknowledgement
     {"kind": "record", "partition", "offset", "key", "value", "headers", "timestamp_ms"}      bytes in base64, or null

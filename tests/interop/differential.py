@@ -1,7 +1,7 @@
 """One conversation, two servers: runs a case against a server and writes down what was answered, in a comparable form.
 
-A case is a function that talks to a `Subject`. What a server may choose freely (ids, session numbers, member ids, the time of
-day, addresses) is replaced by names in the order of appearance; everything else must be equal.
+A case is a function that talks to a `Subject`. What a server may choose freely (ids, session numbers, member ids,
+the time of day, addresses) is replaced by names in the order of appearance; everything else must be equal.
 """
 
 from __future__ import annotations
@@ -187,7 +187,9 @@ class Subject:
         return value
 
     def _plain_list(self, values: Sequence[Any], name: str) -> list[Any]:
-        """Structures in an order of their own: Kafka's is often a hash map's. Our configs beside Kafka's are left out."""
+        """Structures in an order of their own: Kafka's is often a hash map's. Our configs beside Kafka's are left
+        out.
+        """
         kept = [value for value in values if not str(getattr(value, "name", "")).startswith("bytemq.")]
         plain = [self._plain(value, name) for value in kept]
         return sorted(plain, key=str) if any(isinstance(value, dict) for value in plain) else plain

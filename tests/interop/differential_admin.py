@@ -173,7 +173,7 @@ def metadata(subject: Subject) -> None:
     topic_id = subject.topic_id(topic)
     for version in range(1, 14):
         fields: dict[str, Any] = {"allow_auto_topic_creation": False} if version >= 4 else {}
-        if 8 <= version:
+        if version >= 8:
             fields["include_topic_authorized_operations"] = True
         if 8 <= version <= 10:
             fields["include_cluster_authorized_operations"] = True

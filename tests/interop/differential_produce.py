@@ -1,4 +1,6 @@
-"""Cases of Produce: batch validation, limits, idempotence. Every row is a corner that a server answered in its own way once."""
+"""Cases of Produce: batch validation, limits, idempotence. Every row is a corner that a server answered in its own
+way once.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Where bytemq answers otherwise than Apache Kafka 4.4.0 on purpose: exactly these places, exactly so, each with its reason.
+"""Where bytemq answers otherwise than Apache Kafka 4.4.0 on purpose: exactly these places, exactly so, each with its
+reason.
 
-Keyed by case and label; the lines are `path: what Kafka said -> what we say`, as `differential.differences` writes them. A line that
-no longer holds fails the test as much as one that is not listed.
+Keyed by case and label; the lines are `path: what Kafka said -> what we say`, as `differential.differences` writes
+them. A line that no longer holds fails the test as much as one that is not listed.
 """
 
 from __future__ import annotations

@@ -106,7 +106,9 @@ class KafkaProcess:
         return self
 
     def _wait_ready(self) -> None:
-        """Ready once it answers Metadata with itself as a broker: without a logging backend Kafka prints no ready line."""
+        """Ready once it answers Metadata with itself as a broker: without a logging backend Kafka prints no ready
+        line.
+        """
         from tests.interop.wire import metadata_broker_count
 
         deadline = time.monotonic() + READY_TIMEOUT_S

@@ -20,7 +20,9 @@ class Sample(NamedTuple):
 
 
 def samples(count: int, start_ms: int = 1_700_000_000_000) -> list[Sample]:
-    """`count` records: null and empty keys and values kept apart, text beyond ASCII, headers with duplicates, sizes from 0 to 60 KB."""
+    """`count` records: null and empty keys and values kept apart, text beyond ASCII, headers with duplicates, sizes
+    from 0 to 60 KB.
+    """
     return [_sample(number, start_ms + number) for number in range(count)]
 
 

@@ -1,4 +1,5 @@
-"""What Kafka 4.4.0 answers, we answer: about a thousand corner cases over raw TCP, against answers recorded from a real Kafka.
+"""What Kafka 4.4.0 answers, we answer: about a thousand corner cases over raw TCP, against answers recorded from a
+real Kafka.
 
 `--server kafka` checks the recording against a live Kafka, `--server kafka --record` makes it anew. The cases are in
 `differential_*.py`; where we differ on purpose is in `documented_differences.py`.

@@ -68,7 +68,7 @@ def test_kafka_cli__topics(cli: Cli, unique_name: NAME) -> None:
     assert len(re.findall(r"Partition: \d\s+Leader: 0\s+Replicas: 0\s+Isr: 0", described)) == 2
     cli.topics("--alter", "--topic", topic, "--partitions", "4")
     assert "PartitionCount: 4" in cli.topics("--describe", "--topic", topic)
-    assert "" == cli.topics("--describe", "--under-replicated-partitions", "--topic", topic).strip()
+    assert cli.topics("--describe", "--under-replicated-partitions", "--topic", topic).strip() == ""
     cli.topics("--delete", "--topic", topic)
     assert "does not exist" in cli.topics("--describe", "--topic", topic, fails=True)
 

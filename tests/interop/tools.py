@@ -1,4 +1,6 @@
-"""Says which programs the interop tests need, which are here, and how to get the others: `python -m tests.interop.tools`."""
+"""Says which programs the interop tests need, which are here, and how to get the others: `python -m
+tests.interop.tools`.
+"""
 
 from __future__ import annotations
 

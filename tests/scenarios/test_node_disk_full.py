@@ -1,4 +1,6 @@
-"""The disk fills up under a running node: producers are told to try again, nothing acknowledged is lost, and it recovers."""
+"""The disk fills up under a running node: producers are told to try again, nothing acknowledged is lost, and it
+recovers.
+"""
 
 from __future__ import annotations
 

@@ -152,7 +152,9 @@ def test_node__deleted_topics_stay_deleted_and_a_new_one_of_that_name_is_empty(m
 
 
 def test_node__killed_many_times_at_random_moments_keeps_every_acknowledged_batch(make_node: MAKE) -> None:
-    """A raw producer without retries: what was acknowledged is there at its offset; what was not, is there once or not."""
+    """A raw producer without retries: what was acknowledged is there at its offset; what was not, is there once or
+    not.
+    """
     node = make_node().start()
     moments = random.Random(1)
     acknowledged: dict[int, int] = {}
@@ -162,7 +164,6 @@ def test_node__killed_many_times_at_random_moments_keeps_every_acknowledged_batc
     for _ in range(6):
         with probe.connect(node.address) as wire:
             ends = time.monotonic() + moments.uniform(0.05, 0.4)
-            in_flight = 0
             while time.monotonic() < ends:
                 records = batch([b"%d" % sent], base_timestamp=1_700_000_000_000 + sent)
                 error, offset = probe.produce(wire, "topic", records)
@@ -173,7 +174,6 @@ def test_node__killed_many_times_at_random_moments_keeps_every_acknowledged_batc
                 records = batch([b"%d" % sent], base_timestamp=1_700_000_000_000 + sent)
                 wire.send(probe.produce_request("topic", records))
                 sent += 1
-                in_flight += 1
             node.kill9()
         node.restart()
     found: dict[int, int] = {}

@@ -1,6 +1,7 @@
 """A bytemq node as a user starts it: its own process, a data directory, a listener. Owns that process and its log file.
 
-Tests that use it see what a user sees: the command line, the ready line, the exit code, the socket. Nothing here imports bytemq.
+Tests that use it see what a user sees: the command line, the ready line, the exit code, the socket. Nothing here
+imports bytemq.
 """
 
 from __future__ import annotations

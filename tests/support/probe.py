@@ -1,4 +1,6 @@
-"""A few requests over raw TCP, for scenarios that watch a node from outside. Encoded by kafka-python, batches by hand."""
+"""A few requests over raw TCP, for scenarios that watch a node from outside. Encoded by kafka-python, batches by
+hand.
+"""
 
 from __future__ import annotations
 
