@@ -18,6 +18,7 @@ from pathlib import Path
 from random import SystemRandom
 
 from bytemq import __version__, node_settings
+from bytemq.broker import broker_metrics
 from bytemq.broker.context import Broker, Traffic
 from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
 from bytemq.broker.fetch_sessions import FetchSessions
@@ -225,6 +226,8 @@ class Node:
             deadlines=Deadlines(self._clock),
             traffic=Traffic(self._metrics),
         )
+
+        broker_metrics.register(self._broker)
 
         def image_changed(change: ImageChange) -> None:
             groups.on_image_change(change)
