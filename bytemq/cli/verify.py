@@ -34,5 +34,5 @@ def run(options: argparse.Namespace) -> int:
     for finding in verify(options.data):
         print(finding)
         found += 1
-    print(f"{found} problems found" if found else "everything is as it was written")
+    print(f"problems found: {found}" if found else "everything is as it was written")
     return 1 if found else 0

@@ -138,3 +138,23 @@ def test_start__stops_on_a_signal_within_five_seconds(tmp_path: Path, number: si
         ready = [line for line in started.log().splitlines() if "is ready on" in line]
     assert len(ready) == 1
     assert f"127.0.0.1:{started.port}, data in {tmp_path / 'data'}" in ready[0]
+
+
+def test_dump_and_verify__tell_a_whole_folder_from_a_damaged_one(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running_node(data) as started:
+        bytemq(started, "topic", "create", "kept")
+        bytemq(started, "produce", "kept", send="one\ntwo\n")
+        assert started.terminate() == 0
+        assert "everything is as it was written" in bytemq(started, "verify", str(data))
+        (log,) = (path for path in sorted(data.rglob("*")) if path.is_file() and b"two" in path.read_bytes())
+        assert "offsets 0..1" in bytemq(started, "dump", str(log))
+        damaged = bytearray(log.read_bytes())
+        damaged[damaged.index(b"two")] ^= 1
+        log.write_bytes(damaged)
+        command = [sys.executable, "-m", "bytemq", "verify", str(data)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+        assert log.name in done.stdout and "problems found: " in done.stdout
+        assert "there is no folder" in bytemq(started, "verify", str(tmp_path / "none"), code=1)
+        assert "there is no file" in bytemq(started, "dump", str(tmp_path / "none"), code=1)
