@@ -179,6 +179,8 @@ class Partition:
         records = reading.readable_end(state, isolation) - max(offset, state.log_start_offset)
         if records <= 0:
             return 0
+        if state.committed_records:
+            return max(1, state.committed_bytes * records // state.committed_records)
         return max(1, self._files.size_bytes * records // max(1, state.high_watermark - state.log_start_offset))
 
     async def list_offset(self, timestamp_ms: int, isolation: int) -> ListedOffset:
