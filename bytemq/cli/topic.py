@@ -156,7 +156,8 @@ def _described(topic: Any, configs: dict[str, str]) -> dict[str, Any]:
         }
         for partition in sorted(topic.partitions, key=lambda partition: partition.id)
     ]
-    return {"topic": topic.name, "id": str(topic.topic_id), "configs": configs, "partitions": partitions}
+    topic_id = str(topic.topic_id).rstrip("=").replace("+", "-").replace("/", "_")  # as Kafka writes it
+    return {"topic": topic.name, "id": topic_id, "configs": configs, "partitions": partitions}
 
 
 def _set_configs(client: AdminClient, name: str) -> dict[str, str]:
