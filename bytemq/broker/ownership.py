@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = get_logger("broker.ownership")
 
-OPENINGS_AT_ONCE = 64
+DELETIONS_AT_ONCE = 64
 FIRST_RETRY_DELAY_S = 0.2
 MAX_RETRY_DELAY_S = 10.0
 
@@ -61,7 +61,7 @@ class Ownership:
         """Open partitions, each with the topic as it was when last (re)configured."""
         self._dirty: set[TopicId] = set(follower.image.topics_by_id)
         self._changed = asyncio.Event()
-        self._openings = asyncio.Semaphore(OPENINGS_AT_ONCE)
+        self._deletions = asyncio.Semaphore(DELETIONS_AT_ONCE)
         self._working = asyncio.Lock()
         self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         follower.subscribe(self._on_change)
@@ -87,12 +87,16 @@ class Ownership:
         topics, self._dirty = self._dirty, set()
         try:
             await self._claim(topics)
-            outcomes = await asyncio.gather(*(self._reconcile(topic_id) for topic_id in topics))
+            # One after the other: taking a partition opens nothing, and ten thousand tasks would cost more than it.
+            failed = [topic_id for topic_id in topics if not await self._reconcile(topic_id)]
         except Unavailable as error:
             log.warning("ownership waits for the metadata store", reason=str(error))
             self._dirty |= topics
             return False
-        failed = [topic_id for topic_id, done in zip(topics, outcomes, strict=True) if not done]
+        except BaseException:
+            self._dirty |= topics  # whoever runs this again has it all to do
+            self._changed.set()
+            raise
         self._dirty.update(failed)
         settled, self._settled = self._settled, asyncio.get_running_loop().create_future()
         settled.set_result(None)
@@ -154,21 +158,25 @@ class Ownership:
                 self._reconfigure(PartitionId(topic_id, index), topic)
                 open_[index] = topic
         new = sorted(mine - open_.keys())
-        return all(await asyncio.gather(*(self._own(topic, index) for index in new)))
+        config = self._topic_config(topic)
+        for index in new:
+            await self._partitions.own(
+                PartitionId(topic_id, index), topic.name, topic.partitions[index].leader_epoch, config
+            )
+            self._open.setdefault(topic_id, {})[index] = topic
+        if topic.name == OFFSETS_TOPIC:
+            return all(await asyncio.gather(*(self._coordinate(topic, index) for index in new)))
+        return True
 
-    async def _own(self, topic: TopicImage, index: int) -> bool:
-        """False when it has to be tried again. The log itself is opened when somebody asks for it."""
-        pid = PartitionId(topic.topic_id, index)
-        async with self._openings:
-            await self._partitions.own(pid, topic.name, topic.partitions[index].leader_epoch, self._topic_config(topic))
-            self._open.setdefault(topic.topic_id, {})[index] = topic
-            if topic.name == OFFSETS_TOPIC:
-                try:
-                    self._groups.own(await self._partitions.open_by_id(topic.topic_id, index))
-                except KafkaError as error:
-                    log.warning("no group coordinator yet", partition=index, reason=str(error))
-                    del self._open[topic.topic_id][index]
-                    return False
+    async def _coordinate(self, topic: TopicImage, index: int) -> bool:
+        """Has the groups of the partition coordinated here; False when its log cannot be opened now."""
+        try:
+            self._groups.own(await self._partitions.open_by_id(topic.topic_id, index))
+        except KafkaError as error:
+            log.warning("no group coordinator yet", partition=index, reason=str(error))
+            await self._partitions.release(PartitionId(topic.topic_id, index))
+            self._forget(topic.topic_id, index)
+            return False
         return True
 
     async def _close(self, topic_id: TopicId, partitions: dict[int, TopicImage]) -> None:
@@ -179,15 +187,20 @@ class Ownership:
             self._forget(topic_id, index)
 
     async def _delete(self, topic_id: TopicId, partitions: dict[int, TopicImage]) -> bool:
-        for index, topic in partitions.items():
-            if topic.name == OFFSETS_TOPIC:
-                self._groups.release(index)
+        return all(
+            await asyncio.gather(*(self._delete_one(PartitionId(topic_id, i), t) for i, t in partitions.items()))
+        )
+
+    async def _delete_one(self, pid: PartitionId, topic: TopicImage) -> bool:
+        if topic.name == OFFSETS_TOPIC:
+            self._groups.release(pid.index)
+        async with self._deletions:
             try:
-                await self._partitions.delete(PartitionId(topic_id, index))
+                await self._partitions.delete(pid)
             except BytemqError as error:
-                log.warning("partition not deleted yet", topic=topic.name, partition=index, reason=str(error))
+                log.warning("partition not deleted yet", topic=topic.name, partition=pid.index, reason=str(error))
                 return False
-            self._forget(topic_id, index)
+        self._forget(pid.topic_id, pid.index)
         return True
 
     def _forget(self, topic_id: TopicId, index: int) -> None:
