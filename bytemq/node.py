@@ -31,6 +31,7 @@ from bytemq.broker.server import BoundListener, Server, bind
 from bytemq.broker.topic_admin import TopicAdmin
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.errors import BytemqError, Fenced, Invalid
+from bytemq.metadata import keys
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.database import Durability
 from bytemq.metadata.embedded import EmbeddedStore
@@ -111,9 +112,7 @@ class Node:
         store = EmbeddedStore.open(lock, self._durability())
         parts.push_async_callback(store.close)
         await ensure_identity(store, os.urandom)
-        follower = ImageFollower(store, self._clock)
-        await follower.load()
-        self._take_dynamic_configs(follower.image)
+        await self._read_dynamic_configs(store)
 
         sockets = bind(node_settings.listeners(self.config))
         for _, opened in sockets:
@@ -121,7 +120,8 @@ class Node:
         membership = await self._join(store, sockets)
         parts.push_async_callback(membership.leave)
         partitions = await self._open_storage(parts, data, store, membership)
-        await follower.load()  # our own session is in it now
+        follower = ImageFollower(store, self._clock)
+        await follower.load()
         ownership = self._build_broker(store, follower, membership, partitions)
         server = Server(self.broker, node_settings.server_limits(self.config))
         parts.push_async_callback(ownership.close_all)
@@ -262,6 +262,13 @@ class Node:
         except InvalidConfig as error:
             log.error("configs of a topic are ignored", topic=topic.name, reason=str(error))
             return self.config.topic_config()
+
+    async def _read_dynamic_configs(self, store: MetadataStore) -> None:
+        """Before there is an image: it is made once, when our session is in it."""
+        entries, revision = await store.range(keys.CONFIGS)
+        image = ClusterImage()
+        image.apply(image.events_from_listing(entries, revision))
+        self._take_dynamic_configs(image)
 
     def _take_dynamic_configs(self, image: ClusterImage) -> None:
         dynamic = image.broker_configs(self.config.node_id)
