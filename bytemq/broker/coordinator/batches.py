@@ -17,6 +17,8 @@ from bytemq.protocol.records.builder import Record
 from bytemq.runtime.clock import TimerHandle
 
 Answer = Callable[[ErrorCode], None]
+_GATHERED_BYTES = 1024 * 1024
+"""Batches are closed at this size, unless one record alone is larger."""
 _RECORD_OVERHEAD_BYTES = 40
 """More than a record's lengths, deltas and attributes take."""
 
@@ -73,13 +75,14 @@ class WriteQueue:
     def __bool__(self) -> bool:
         return bool(self._unsent or self._in_flight)
 
-    def add(self, outcome: Outcome[Any], answer: Answer | None, max_batch_bytes: int) -> Write | None:
+    def add(self, outcome: Outcome[Any], answer: Answer | None, max_record_bytes: int) -> Write | None:
         """Puts an operation's records, of which there is at least one, behind all others. None: one of them is too
         large for the topic.
         """
         encoded_records = [Record(record.encode_key(), record.encode_value()) for record in outcome.records]
-        if max(map(_size_bytes, encoded_records)) > max_batch_bytes:
+        if max(map(_size_bytes, encoded_records)) > max_record_bytes:
             return None
+        max_batch_bytes = min(max_record_bytes, _GATHERED_BYTES)
         self._sequence += 1
         write = Write(self._sequence, outcome, answer)
         for encoded in encoded_records:

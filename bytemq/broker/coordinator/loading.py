@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from bytemq.broker.log.partition import Partition
+from bytemq.broker.log.results import Fetched
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import RecordBatch, split_batches
 from bytemq.protocol.records.compression import decompress
@@ -36,17 +37,23 @@ async def load(partition: Partition, replay: Replay, clock: Clock) -> int:
         if fetched.error is not ErrorCode.NONE:
             raise LoadFailed(f"offset {offset} of {partition.topic}-{partition.pid.index}: {fetched.error.name}")
         next_offset = offset
-        for buffer in fetched.buffers:
-            for batch in split_batches(memoryview(buffer)):
-                count += batch.record_count
-                next_offset = batch.next_offset
-                if not batch.is_control:
-                    replay(key_values(batch))
+        for batch in _batches(fetched):
+            count += batch.record_count
+            next_offset = batch.next_offset
+            if not batch.is_control:
+                replay(key_values(batch))
         if next_offset <= offset:
             raise LoadFailed(f"nothing at offset {offset} of {partition.topic}-{partition.pid.index}")
         offset = next_offset
         await clock.sleep(0)
     return count
+
+
+def _batches(fetched: Fetched) -> list[RecordBatch]:
+    try:
+        return [batch for buffer in fetched.buffers for batch in split_batches(memoryview(buffer))]
+    except KafkaError as error:
+        raise LoadFailed(str(error)) from error
 
 
 def key_values(batch: RecordBatch) -> list[KeyValue]:

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from bytemq.broker.coordinator.batches import Answer, Batch, Write, WriteQueue
 from bytemq.broker.coordinator.loading import LoadFailed, load
-from bytemq.broker.coordinator.outcome import CoordinatorRecord, Outcome, answered_error
+from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Outcome, answered_error
 from bytemq.broker.coordinator.timers import TimerQueue
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.results import AppendResult, Origin
@@ -27,9 +27,9 @@ from bytemq.runtime.logging import get_logger
 
 log = get_logger("broker.coordinator")
 
-_MAX_BATCH_BYTES = 1024 * 1024
 _MAX_WAITING_BYTES = 64 * 1024 * 1024
-_RELOAD_DELAY_S = 1.0
+_FIRST_RELOAD_DELAY_S = 0.5
+_MAX_RELOAD_DELAY_S = 30.0
 _TIMERS_PER_TURN = 200
 
 
@@ -82,13 +82,15 @@ class ShardRuntime(Generic[M]):
 
     async def load(self) -> None:
         """Replays the log, again after a failure until it works or the shard is closed. Then requests are served."""
+        delay_s = _FIRST_RELOAD_DELAY_S
         while self.state is ShardState.LOADING:
             started = self._clock.monotonic()
             try:
                 records = await load(self.partition, self.machine.replay, self._clock)
             except LoadFailed as error:
-                log.warning("coordinator could not be loaded", partition=self.partition.pid.index, error=error)
-                await self._clock.sleep(_RELOAD_DELAY_S)
+                log.warning("coordinator could not be loaded", partition=self.partition.pid.index, reason=str(error))
+                await self._clock.sleep(delay_s)
+                delay_s = min(2 * delay_s, _MAX_RELOAD_DELAY_S)
                 self.machine.unloaded()
                 self._timers.clear()
                 self.machine = self._make(self._timers)
@@ -184,8 +186,7 @@ class ShardRuntime(Generic[M]):
     def _submit(self, outcome: Outcome[Any], answer: Answer | None) -> None:
         if not outcome.records:
             return
-        limit_bytes = min(self.partition.config.max_message_bytes, _MAX_BATCH_BYTES) - HEADER_BYTES
-        write = self._queue.add(outcome, answer, limit_bytes)
+        write = self._queue.add(outcome, answer, self.partition.config.max_message_bytes - HEADER_BYTES)
         if write is None:
             self._ended(outcome.on_appended, answer, ErrorCode.RECORD_LIST_TOO_LARGE)
             return
@@ -246,11 +247,23 @@ class ShardRuntime(Generic[M]):
         answer: Answer | None,
         code: ErrorCode,
     ) -> None:
-        followed = on_appended(code) if on_appended is not None else None
         if answer is not None:
             answer(code)
-        if followed is not None and self.state is ShardState.ACTIVE:
-            self._submit(followed, None)
+        if on_appended is not None:
+            followed = self._guarded(partial(on_appended, code))
+            if self.state is ShardState.ACTIVE:
+                self._submit(followed, None)
+
+    def _guarded(self, action: Callable[[], Outcome[None]]) -> Outcome[None]:
+        """Runs what nobody waits for.
+
+        A mistake of ours in one group must not stop the timers and answers of all others.
+        """
+        try:
+            return action()
+        except Exception as error:
+            log.error("coordinator failed", partition=self.partition.pid.index, error=error)
+            return NOTHING
 
     def _give_up_waiting(self, batch: Batch) -> None:
         """offsets.commit.timeout.ms is over: the clients are told to try again.
@@ -291,7 +304,7 @@ class ShardRuntime(Generic[M]):
             action = self._timers.pop_due()
             if action is None:
                 break
-            self._submit(action(), None)
+            self._submit(self._guarded(action), None)
         self._arm()
 
 

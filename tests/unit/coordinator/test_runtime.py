@@ -10,6 +10,7 @@ import pytest
 
 from bytemq.broker.coordinator.group.environment import GroupSettings, RequestOrigin
 from bytemq.broker.coordinator.group.shard import GroupShard
+from bytemq.broker.coordinator.outcome import NOTHING, Outcome
 from bytemq.broker.coordinator.runtime import ShardRuntime
 from bytemq.broker.log.partition import Partition
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
@@ -320,5 +321,28 @@ def test_runtime__pushes_back_when_the_log_is_slower_than_its_clients(monkeypatc
         partition.commit()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert {getattr(each, "code", None) for each in results} == {None, ErrorCode.COORDINATOR_NOT_AVAILABLE}
+
+    run_virtual(scenario())
+
+
+def test_runtime__a_mistake_in_one_group_stops_no_other() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+
+        def fail() -> Outcome[None]:
+            raise AssertionError("a bug")
+
+        fired: list[int] = []
+
+        def succeed() -> Outcome[None]:
+            fired.append(1)
+            return NOTHING
+
+        timers = runtime.machine.environment.timers
+        runtime.call(lambda machine: timers.schedule("bug", 10, fail))
+        runtime.call(lambda machine: timers.schedule("fine", 20, succeed))
+        await asyncio.sleep(1)
+        assert fired == [1]
 
     run_virtual(scenario())

@@ -60,6 +60,16 @@ class OffsetStore:
             self.count += 1
         partitions[partition] = encoded
 
+    def partitions_of(self, group_id: str, topic: str) -> dict[int, bytes]:
+        """The values of a topic that the group has offsets of, for replay to write to; `count` is then the caller's
+        duty.
+        """
+        return self._groups[group_id][topic]
+
+    def count_of(self, group_id: str) -> int:
+        """How many offsets of the group are committed."""
+        return sum(map(len, self._groups.get(group_id, {}).values()))
+
     # -- on the way
 
     def stage(self, sequence: int, record: OffsetCommitRecord) -> None:

@@ -28,6 +28,9 @@ _OFFSET_AND_EPOCH = struct.Struct(">hqi")
 _TOPIC_ID_FIELD = b"\x01\x00\x10"  # one tagged field: tag 0, 16 bytes
 _TOPIC_ID_TAG, _TOPIC_ID_BYTES = 0, 16
 MAX_STRING_BYTES = 0x7FFF
+_HIGHEST_VALUE_VERSION = 4
+_EXPIRING_VALUE_VERSION = 1
+_LEAST_VALUE_BYTES = 20
 
 
 class CommittedOffset(NamedTuple):
@@ -111,6 +114,16 @@ def decode(key: bytes, value: bytes | None) -> GroupRecord | None:
     return GroupMetadataRecord(group_id, None if value is None else decode_record(GroupMetadataValue, value))
 
 
+def is_offset_value(value: bytes) -> bool:
+    """Whether this can be an offset commit value, as far as version and size show."""
+    return len(value) >= _LEAST_VALUE_BYTES and value[0] == 0 and value[1] <= _HIGHEST_VALUE_VERSION
+
+
+def has_own_retention(encoded: bytes) -> bool:
+    """Whether an offset expires at a time of its own (OffsetCommit v2-4), told without decoding it."""
+    return encoded[1] == _EXPIRING_VALUE_VERSION
+
+
 def member_metadata(value: GroupMetadataValue) -> list[MemberMetadata]:
     """The members of a stored generation; version 0 has no rebalance timeout: the session's holds for both."""
     for member in value.members:
@@ -134,7 +147,7 @@ def _decode_offset_commit(key: bytes, value: bytes | None) -> OffsetCommitRecord
     group_id, position = _read_string(key, 2)
     topic, position = _read_string(key, position)
     (partition,) = _INT32.unpack_from(key, position)
-    if value is not None and (len(value) < 20 or value[0] or value[1] > 4):
+    if value is not None and not is_offset_value(value):
         raise MalformedMessage("an offset commit value of an unknown version")
     return OffsetCommitRecord(group_id, topic, partition, value)
 

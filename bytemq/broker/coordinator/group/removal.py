@@ -7,7 +7,7 @@ topic. A group without members and offsets goes with its last offset.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from bytemq.broker.coordinator.group.classic_group import NO_TIMESTAMP, ClassicGroup
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, IsGone
@@ -17,6 +17,7 @@ from bytemq.broker.coordinator.group.records import (
     GroupMetadataRecord,
     GroupRecord,
     OffsetCommitRecord,
+    has_own_retention,
 )
 from bytemq.broker.coordinator.group.states import GroupState
 from bytemq.broker.coordinator.group.subscription import CONSUMER_PROTOCOL_TYPE
@@ -89,14 +90,10 @@ class Removal:
         group_id = group.group_id
         expired: list[OffsetCommitRecord] = []
         gone = self._gone_topics(group_id, self._environment.is_gone)
-        may_expire = _may_expire(group)
-        since_empty = group.state is GroupState.EMPTY and group.protocol_type is not None
-        since_ms = group.state_timestamp_ms if since_empty else NO_TIMESTAMP
+        is_due = self._retention_check(group)
         all_expired = True
         for topic, partition, encoded in self._store.latest_partitions(group_id):
-            if topic in gone or (
-                may_expire and not group.is_subscribed_to(topic) and self._is_expired(_decoded(encoded), since_ms)
-            ):
+            if topic in gone or (not group.is_subscribed_to(topic) and is_due(encoded)):
                 expired.append(OffsetCommitRecord(group_id, topic, partition, None))
             else:
                 all_expired = False
@@ -110,12 +107,23 @@ class Removal:
             if is_gone(topic, _decoded(next(iter(partitions.values()))).topic_id)
         }
 
-    def _is_expired(self, committed: CommittedOffset, since_ms: int) -> bool:
+    def _retention_check(self, group: ClassicGroup) -> Callable[[bytes], bool]:
+        """Whether an offset of the group is past its retention; decodes it only where that matters."""
+        if not _may_expire(group):
+            return lambda encoded: False
         now_ms = self._environment.wall_ms()
-        if committed.expire_timestamp_ms != NO_TIMESTAMP:
-            return now_ms >= committed.expire_timestamp_ms
-        since_ms = committed.commit_timestamp_ms if since_ms == NO_TIMESTAMP else since_ms
-        return now_ms - since_ms >= self._environment.settings.offsets_retention_ms
+        oldest_ms = now_ms - self._environment.settings.offsets_retention_ms
+        since_empty = group.state is GroupState.EMPTY and group.protocol_type is not None
+        since_ms = group.state_timestamp_ms if since_empty else NO_TIMESTAMP
+
+        def is_due(encoded: bytes) -> bool:
+            if has_own_retention(encoded):
+                return now_ms >= _decoded(encoded).expire_timestamp_ms
+            if since_ms != NO_TIMESTAMP:
+                return since_ms <= oldest_ms
+            return _decoded(encoded).commit_timestamp_ms <= oldest_ms
+
+        return is_due
 
     def _remove(self, group: ClassicGroup) -> GroupMetadataRecord:
         """Removed at once, so that a member that joins meanwhile founds a new group behind the tombstone."""

@@ -23,6 +23,7 @@ from bytemq.broker.coordinator.group.records import (
     GroupMetadataRecord,
     OffsetCommitRecord,
     decode,
+    is_offset_value,
 )
 from bytemq.broker.coordinator.group.removal import Removal
 from bytemq.broker.coordinator.group.sync import Syncing
@@ -36,6 +37,7 @@ from bytemq.protocol.primitives import MalformedMessage
 _EXPIRY_KEY = "offset expiry"
 _DELETED_TOPICS_KEY = "deleted topics"
 _SLICE_GROUPS = 200
+_SLICE_OFFSETS = 2_000
 _PAUSE_MS = 20
 
 
@@ -46,6 +48,7 @@ class GroupShard:
         "_deleted_topics",
         "_expiring",
         "_forgetting",
+        "_replay_topics",
         "damaged_records",
         "environment",
         "joining",
@@ -78,6 +81,8 @@ class GroupShard:
         self.offsets = Offsets(self.environment, self.rebalance, self.store)
         self.removal = Removal(self.environment, self.store)
         self.damaged_records = 0
+        self._replay_topics: dict[bytes, dict[int, bytes]] = {}
+        """While the log is replayed: where the offsets of a group and topic go, by their key without its partition."""
         self._expiring: list[str] = []
         self._forgetting: list[str] = []
         self._deleted_topics: set[bytes] = set()
@@ -91,19 +96,18 @@ class GroupShard:
 
     def replay(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
         """Keys and values from the log, in its order. Damaged ones are counted and left out."""
-        store, groups = self.store, self.groups
+        replay, store = self._replay_topics, self.store
         for key, value in records:
-            try:
-                record = None if key is None else decode(key, value)
-            except MalformedMessage:
-                self.damaged_records += 1
+            if key is None:
                 continue
-            if isinstance(record, OffsetCommitRecord):
-                store.apply(record)
-                if value is not None and record.group_id not in groups:
-                    self.environment.create_group(record.group_id)
-            elif record is not None:
-                self._replay_group(record)
+            partitions = replay.get(key[:-4])  # all of an offset's key but the partition
+            if partitions is None or value is None or not is_offset_value(value):
+                self._replay_one(key, value)
+                continue
+            partition = int.from_bytes(key[-4:], "big", signed=True)
+            if partition not in partitions:
+                store.count += 1
+            partitions[partition] = value
 
     def stage(self, sequence: int, record: CoordinatorRecord) -> None:
         """A record is on its way into the log."""
@@ -122,6 +126,7 @@ class GroupShard:
 
     def loaded(self) -> list[Outcome[None]]:
         """The log has been replayed: every member has a session's time to report to the new coordinator."""
+        self._replay_topics = {}
         settings = self.environment.settings
         outcomes: list[Outcome[None]] = []
         for group in self.groups.values():
@@ -153,6 +158,25 @@ class GroupShard:
 
     # -- within
 
+    def _replay_one(self, key: bytes, value: bytes | None) -> None:
+        try:
+            record = decode(key, value)
+        except MalformedMessage:
+            self.damaged_records += 1
+            return
+        if isinstance(record, GroupMetadataRecord):
+            self._replay_topics.clear()
+            self._replay_group(record)
+        elif record is not None:
+            self.store.apply(record)
+            if value is None:
+                self._replay_topics.pop(key[:-4], None)
+                return
+            if record.group_id not in self.groups:
+                self.environment.create_group(record.group_id)
+            if record.encode_key() == key:
+                self._replay_topics[key[:-4]] = self.store.partitions_of(record.group_id, record.topic)
+
     def _replay_group(self, record: GroupMetadataRecord) -> None:
         earlier = self.groups.get(record.group_id)
         if earlier is not None:
@@ -167,7 +191,7 @@ class GroupShard:
         """
         if not self._expiring:
             self._expiring = list(self.groups)
-        slice_ids = _take(self._expiring, _SLICE_GROUPS)
+        slice_ids = self._next_slice(self._expiring)
         interval_ms = self.environment.settings.offsets_retention_check_interval_ms
         delay_ms = _PAUSE_MS if self._expiring else interval_ms
         self.environment.timers.schedule(_EXPIRY_KEY, delay_ms, self._expire)
@@ -176,7 +200,7 @@ class GroupShard:
     def _forget_deleted_topics(self) -> Outcome[None]:
         deleted = self._deleted_topics
         outcome = self.removal.forget_topics(
-            _take(self._forgetting, _SLICE_GROUPS), lambda _, topic_id: topic_id in deleted
+            self._next_slice(self._forgetting), lambda _, topic_id: topic_id in deleted
         )
         if self._forgetting:
             self.environment.timers.schedule(_DELETED_TOPICS_KEY, _PAUSE_MS, self._forget_deleted_topics)
@@ -184,8 +208,11 @@ class GroupShard:
             self._deleted_topics = set()
         return outcome
 
-
-def _take(ids: list[str], count: int) -> Sequence[str]:
-    taken = ids[-count:]
-    del ids[-count:]
-    return taken
+    def _next_slice(self, group_ids: list[str]) -> Sequence[str]:
+        """Takes as many groups off the list as can be looked at without holding up others."""
+        taken: list[str] = []
+        offsets = 0
+        while group_ids and len(taken) < _SLICE_GROUPS and offsets < _SLICE_OFFSETS:
+            taken.append(group_ids.pop())
+            offsets += self.store.count_of(taken[-1])
+        return taken
