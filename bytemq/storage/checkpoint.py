@@ -96,7 +96,8 @@ class WriteBehind:
         try:
             await self.run(everything=self._has_many_extents())
         except BytemqError as error:
-            log.error("write-behind failed, it will be tried again", reason=str(error))
+            if not self._stopping:
+                log.error("write-behind failed, it will be tried again", reason=str(error))
         finally:
             self._task = None
 
@@ -184,6 +185,8 @@ class WriteBehind:
                 chunks, views, offset = await self._read(files, offset, end_offset, holes)
                 if chunks:
                     await self._append(files, seen, writers, chunks, views, snapshot)
+            if writers and not writers[-1].info.sealed:
+                await writers[-1].write_footer((), sealed=False)
         except NotFound:
             if not files.deleted and files.manifest.segments == seen:
                 raise
@@ -214,6 +217,8 @@ class WriteBehind:
                 views.append(view)
                 continue
             sound, lost = salvage(view, chunk.base_offset, chunk.next_offset)
+            if not lost:  # each batch matches its own checksum: what does not is one of the fields that it leaves out
+                sound, lost = [], [(chunk.base_offset, chunk.next_offset - 1)]
             log.error("batches in the write-ahead log are damaged", partition=files.partition, lost=lost)
             holes.extend(lost)
             for batch in sound:
@@ -247,7 +252,7 @@ class WriteBehind:
             if stop > start:
                 await writer.append(chunks[start:stop], views[start:stop])
             if stop < len(chunks):
-                await writer.seal(snapshot.aborted if snapshot is not None else ())
+                await writer.write_footer(snapshot.aborted if snapshot is not None else (), sealed=True)
             start = stop
 
     def _room(self, files: LogFiles, info: SegmentInfo) -> int:

@@ -14,6 +14,11 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 
+_NO_OFFSETS = array("q")
+_NO_SIZES = array("I")
+_NO_FLAGS = bytearray()
+
+
 class Chunk(NamedTuple):
     base_offset: int
     next_offset: int
@@ -25,27 +30,40 @@ class Chunk(NamedTuple):
 class ExtentTable:
     """The chunks of one log inside write-ahead-log files, ascending and without overlap. `files` are ordinals of those files."""
 
-    __slots__ = ("bases", "end_offset", "files", "max_timestamps", "positions", "size_bytes", "sizes", "verified")
+    __slots__ = (
+        "bases",
+        "checksums",
+        "end_offset",
+        "files",
+        "max_timestamps",
+        "positions",
+        "size_bytes",
+        "sizes",
+        "verified",
+    )
 
     def __init__(self, end_offset: int) -> None:
-        self.bases = array("q")
-        self.files = array("I")
-        self.positions = array("q")
-        self.sizes = array("I")
-        self.max_timestamps = array("q")
-        self.verified = bytearray()
+        # Most of ten thousand partitions are idle: their tables share these empty ones until something is appended.
+        self.bases = self.positions = self.max_timestamps = _NO_OFFSETS
+        self.files = self.sizes = self.checksums = _NO_SIZES
+        self.verified = _NO_FLAGS
         self.size_bytes = 0
         self.end_offset = end_offset
 
     def __len__(self) -> int:
         return len(self.bases)
 
-    def append(self, chunk: Chunk, file: int, *, verified: bool) -> None:
+    def append(self, chunk: Chunk, file: int, checksum: int, *, verified: bool) -> None:
+        if self.bases is _NO_OFFSETS:
+            self.bases, self.positions, self.max_timestamps = array("q"), array("q"), array("q")
+            self.files, self.sizes, self.checksums = array("I"), array("I"), array("I")
+            self.verified = bytearray()
         self.bases.append(chunk.base_offset)
         self.files.append(file)
         self.positions.append(chunk.position)
         self.sizes.append(chunk.size_bytes)
         self.max_timestamps.append(chunk.max_timestamp)
+        self.checksums.append(checksum)
         self.verified.append(verified)
         self.size_bytes += chunk.size_bytes
         self.end_offset = chunk.next_offset
@@ -71,7 +89,7 @@ class ExtentTable:
     def drop_first(self, count: int) -> None:
         self.size_bytes -= sum(self.sizes[:count])
         del self.bases[:count], self.files[:count], self.positions[:count]
-        del self.sizes[:count], self.max_timestamps[:count], self.verified[:count]
+        del self.sizes[:count], self.max_timestamps[:count], self.checksums[:count], self.verified[:count]
 
 
 class SparseIndex:

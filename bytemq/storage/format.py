@@ -11,8 +11,8 @@ A flush is
     payload             the record batches, those of a partition in a row
     padding             to a multiple of 8 bytes
 
-all big-endian. The CRC covers header and index. The payload needs no checksum of its own: the index holds each batch's header,
-the header holds the batch's CRC, so a torn payload shows when both are compared (`payload_errors`).
+all big-endian. The CRC in the header covers header and index, a checksum in each share covers its batches. A share is one chunk: a
+partition with more in the flush has several in a row.
 
 `durable_through` is a sequence up to which everything was synced before this flush was written. A broken flush at or below the
 `durable_through` of a later one is corruption; any other broken flush is the torn tail that a crash leaves.
@@ -39,8 +39,7 @@ _HEADER = struct.Struct(">4sHHQQQIIIQ")
 _CRC = struct.Struct(">I")
 FLUSH_HEADER_BYTES = _HEADER.size + _CRC.size
 
-_SHARE = struct.Struct(">16siiBxHIqqqQQ")
-_REFERENCE = struct.Struct(">I")
+_SHARE = struct.Struct(">16siiBxHIIqqqQQ")
 INLINE = 0
 REFERENCE = 1
 
@@ -72,7 +71,7 @@ class FlushHeader(NamedTuple):
 
 
 class Share(NamedTuple):
-    """One partition's part of a flush."""
+    """A chunk of one partition's batches in a flush."""
 
     partition: PartitionId
     leader_epoch: int
@@ -82,12 +81,17 @@ class Share(NamedTuple):
     """Of its first byte: from the start of the payload, or in the file `reference` names."""
     size_bytes: int
     max_timestamp: int
+    checksum: int
+    """CRC-32C of the batches' bytes."""
     entries: bytes | memoryview
     """`BATCH_ENTRY_BYTES` a batch."""
     reference: str = ""
     """The segment that holds the bytes when they were written there once and for all; "" when they are in the payload."""
-    checksum: int = 0
-    """CRC-32C of the referenced bytes; 0 for a payload."""
+
+    def chunk(self, payload_position: int) -> Chunk:
+        """Where the batches of an inline share are; positions count from where `payload_position` does."""
+        position = payload_position + self.position
+        return Chunk(self.base_offset, self.next_offset, position, self.size_bytes, self.max_timestamp)
 
 
 class ShareToWrite(NamedTuple):
@@ -96,6 +100,24 @@ class ShareToWrite(NamedTuple):
     """Placed, in offset order, without gaps."""
     size_bytes: int
     max_timestamp: int
+    checksum: int
+
+
+def shares_to_write(partition: PartitionId, batches: Sequence[RecordBatch], chunk_bytes: int) -> list[ShareToWrite]:
+    """One partition's batches of a flush in chunks: one ends before it would exceed `chunk_bytes`."""
+    shares = []
+    start = size_bytes = checksum = 0
+    max_timestamp = -1
+    for number, batch in enumerate(batches):
+        if size_bytes and size_bytes + batch.size_bytes > chunk_bytes:
+            shares.append(ShareToWrite(partition, batches[start:number], size_bytes, max_timestamp, checksum))
+            start, size_bytes, checksum, max_timestamp = number, 0, 0, -1
+        size_bytes += batch.size_bytes
+        checksum = crc32c(batch.view, checksum)
+        if batch.max_timestamp > max_timestamp:
+            max_timestamp = batch.max_timestamp
+    shares.append(ShareToWrite(partition, batches[start:], size_bytes, max_timestamp, checksum))
+    return shares
 
 
 def aligned(position: int) -> int:
@@ -109,7 +131,7 @@ def encode_head(
     parts: list[bytes | memoryview] = []
     position = 0
     pack_crc = _CRC.pack
-    for partition, batches, size_bytes, max_timestamp in shares:
+    for partition, batches, size_bytes, max_timestamp, checksum in shares:
         first = batches[0]
         parts.append(
             _SHARE.pack(
@@ -119,6 +141,7 @@ def encode_head(
                 INLINE,
                 0,
                 len(batches),
+                checksum,
                 first.base_offset,
                 batches[-1].next_offset,
                 max_timestamp,
@@ -171,25 +194,22 @@ def decode_shares(head: bytes | memoryview, header: FlushHeader) -> Iterator[Sha
     for _ in range(header.share_count):
         if end - position < _SHARE.size:
             raise Corrupt("the index of a flush ends inside a share")
-        topic, index, epoch, kind, name_bytes, count, base, after, newest, start, size = _SHARE.unpack_from(
+        topic, index, epoch, kind, name_bytes, count, checksum, base, after, newest, start, size = _SHARE.unpack_from(
             view, position
         )
         position += _SHARE.size
-        extra_bytes = _REFERENCE.size + name_bytes if kind == REFERENCE else 0
-        if count == 0 or count * BATCH_ENTRY_BYTES + extra_bytes > end - position:
+        if count == 0 or count * BATCH_ENTRY_BYTES + name_bytes > end - position:
             raise Corrupt("the index of a flush ends inside a share")
-        name, checksum = "", 0
+        name = ""
         if kind == REFERENCE:
-            (checksum,) = _REFERENCE.unpack_from(view, position)
-            name = str(view[position + _REFERENCE.size : position + extra_bytes], "utf-8", "replace")
-            position += extra_bytes
-        elif kind != INLINE or start + size > header.payload_bytes:
+            name = str(view[position : position + name_bytes], "utf-8", "replace")
+            position += name_bytes
+        elif kind != INLINE or name_bytes or start + size > header.payload_bytes:
             raise Corrupt("a share of a flush lies outside its payload")
         entries = view[position : position + count * BATCH_ENTRY_BYTES]
         position += len(entries)
-        yield Share(
-            PartitionId(TopicId(topic), index), epoch, base, after, start, size, newest, entries, name, checksum
-        )
+        partition = PartitionId(TopicId(topic), index)
+        yield Share(partition, epoch, base, after, start, size, newest, checksum, entries, name)
 
 
 def decode_entries(entries: bytes | memoryview) -> Iterator[RecordBatch]:
@@ -199,29 +219,6 @@ def decode_entries(entries: bytes | memoryview) -> Iterator[RecordBatch]:
         batch = parse_header(view, position, header_only=True)
         (batch.sent_crc,) = _CRC.unpack_from(view, position + HEADER_BYTES)
         yield batch
-
-
-def chunks_of_share(share: Share, payload_position: int, chunk_bytes: int) -> list[Chunk]:
-    """The chunks of an inline share; positions count from where `payload_position` does."""
-    position = payload_position + share.position
-    if share.size_bytes <= chunk_bytes:
-        return [Chunk(share.base_offset, share.next_offset, position, share.size_bytes, share.max_timestamp)]
-    return chunks_of_batches(list(decode_entries(share.entries)), position, chunk_bytes)
-
-
-def chunks_of_batches(batches: Sequence[RecordBatch], position: int, chunk_bytes: int) -> list[Chunk]:
-    """Batches in a row from `position`, cut into chunks: one ends before it would exceed `chunk_bytes`."""
-    chunks = []
-    size_bytes, max_timestamp, base_offset = 0, -1, batches[0].base_offset
-    for batch in batches:
-        if size_bytes and size_bytes + batch.size_bytes > chunk_bytes:
-            chunks.append(Chunk(base_offset, batch.base_offset, position, size_bytes, max_timestamp))
-            position += size_bytes
-            size_bytes, max_timestamp, base_offset = 0, -1, batch.base_offset
-        size_bytes += batch.size_bytes
-        max_timestamp = max(max_timestamp, batch.max_timestamp)
-    chunks.append(Chunk(base_offset, batches[-1].next_offset, position, size_bytes, max_timestamp))
-    return chunks
 
 
 def payload_errors(share: Share, payload: memoryview) -> str | None:
@@ -239,6 +236,6 @@ def payload_errors(share: Share, payload: memoryview) -> str | None:
         if crc32c(payload[position + ATTRIBUTES_POSITION : end]) != batch.crc:
             return f"the checksum of the batch at offset {batch.base_offset} does not match"
         position = end
-    if position != share.size_bytes:
-        return f"the batches make {position} bytes, the index says {share.size_bytes}"
+    if position != share.size_bytes or crc32c(payload) != share.checksum:
+        return f"the batches from offset {share.base_offset} on do not match the checksum of their share"
     return None

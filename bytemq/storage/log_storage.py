@@ -20,7 +20,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.batch_walk import walk
 from bytemq.storage.checkpoint import WriteBehind
-from bytemq.storage.format import chunks_of_share, decode_entries, decode_shares
+from bytemq.storage.format import decode_entries, decode_shares
 from bytemq.storage.garbage import Garbage
 from bytemq.storage.interface import Store
 from bytemq.storage.log_files import Files, LogFiles, RecoveredLog
@@ -254,12 +254,9 @@ class LogStorage:
                 files.pending_entries.append(bytes(share.entries))
             if share.next_offset <= table.end_offset:
                 continue
-            for chunk in chunks_of_share(share, payload_position, self._config.chunk_bytes):
-                if chunk.next_offset <= table.end_offset:
-                    continue
-                if chunk.base_offset > table.end_offset:
-                    self._report_hole(files, table.end_offset, chunk.base_offset - 1)
-                table.append(chunk, file.ordinal, verified=False)
+            if share.base_offset > table.end_offset:
+                self._report_hole(files, table.end_offset, share.base_offset - 1)
+            table.append(share.chunk(payload_position), file.ordinal, share.checksum, verified=False)
             files.staged_end = files.end_offset
 
     def _check_end(self, files: LogFiles) -> None:

@@ -91,7 +91,7 @@ def plan_extents(
         index += 1
     unverified = None
     if verify or 0 in table.verified[first:index]:
-        unverified = [(table.chunk(i), 0) for i in range(first, index)]
+        unverified = [(table.chunk(i), table.checksums[i]) for i in range(first, index)]
     return Plan(table, runs, table.chunk(first), table.chunk(index - 1), unverified)
 
 
@@ -129,6 +129,10 @@ def assemble(
     if plan.unverified is not None:
         sound = _sound_chunks(plan, data)
         if sound == 0:
+            if is_sound(pieces[0][: first.size_bytes], first, 0):
+                raise Corrupt(
+                    f"the batches at offsets {first.base_offset}..{first.next_offset - 1} are not what was written"
+                )
             return cut_chunk(pieces[0], first, offset, max_bytes, end_offset, at_least_one, verify=True)
         if sound < len(plan.unverified):
             last = plan.unverified[sound - 1][0]

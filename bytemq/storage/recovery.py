@@ -14,6 +14,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
+from crc32c import crc32c
+
 from bytemq.errors import Corrupt, NotFound
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.format import (
@@ -24,7 +26,6 @@ from bytemq.storage.format import (
     check_head,
     decode_header,
     decode_shares,
-    payload_errors,
 )
 from bytemq.storage.interface import ReadFile, Store
 from bytemq.storage.wal_files import WalFile
@@ -271,11 +272,12 @@ class FileWalk:
 
 async def _payload_problem(file: ReadFile, flush: StoredFlush) -> str | None:
     header = flush.header
-    payload = await file.read(flush.position + header.head_bytes, header.payload_bytes)
+    payload = file.read_cached(flush.position + header.head_bytes, header.payload_bytes)
+    if payload is None:
+        payload = await file.read(flush.position + header.head_bytes, header.payload_bytes)
     if len(payload) < header.payload_bytes:
         return "the file ends inside the flush"
     for share in decode_shares(flush.head, header):
-        problem = payload_errors(share, payload[share.position : share.position + share.size_bytes])
-        if problem is not None:
-            return f"{share.partition}: {problem}"
+        if crc32c(payload[share.position : share.position + share.size_bytes]) != share.checksum:
+            return f"the checksum of offsets {share.base_offset}..{share.next_offset - 1} of {share.partition} does not match"
     return None

@@ -3,7 +3,7 @@
 Owns: opening them with their indexes, appending to the open one, sealing. Must not: decide when, or publish (`checkpoint` does).
 
 An open segment is appended to beyond the length that its manifest names; what is there beyond is garbage of a crash and gets overwritten.
-Bytes within that length never change. A sealed segment ends in a footer with its index.
+Bytes within that length never change. A footer with the index follows them; behind an open segment the next append overwrites it.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class SegmentWriter:
         position = self.info.size_bytes
         await self._file.write(data, position, sync=False)
         for chunk, view in zip(chunks, data, strict=True):
-            self.added.append((chunk._replace(position=position), crc32c(view)))
+            self._add(chunk._replace(position=position), view)
             position += len(view)
         self.info = self.info._replace(
             last_offset=chunks[-1].next_offset - 1,
@@ -123,11 +123,25 @@ class SegmentWriter:
             max_timestamp=max(self.info.max_timestamp, max(chunk.max_timestamp for chunk in chunks)),
         )
 
+    def _add(self, chunk: Chunk, view: memoryview) -> None:
+        """Small chunks become one of about `chunk_bytes`."""
+        if self.added:
+            last, checksum = self.added[-1]
+            if last.next_offset == chunk.base_offset and last.size_bytes + chunk.size_bytes <= self._chunk_bytes:
+                merged = last._replace(
+                    next_offset=chunk.next_offset,
+                    size_bytes=last.size_bytes + chunk.size_bytes,
+                    max_timestamp=max(last.max_timestamp, chunk.max_timestamp),
+                )
+                self.added[-1] = (merged, crc32c(view, checksum))
+                return
+        self.added.append((chunk, crc32c(view)))
+
     async def sync(self) -> None:
         await self._file.sync()
 
-    async def seal(self, aborted: Sequence[AbortedTxn]) -> None:
-        """Writes the footer; still not durable before `sync`."""
+    async def write_footer(self, aborted: Sequence[AbortedTxn], *, sealed: bool) -> None:
+        """Writes the footer; still not durable before `sync`. An open segment's is overwritten by what is appended next."""
         index = SparseIndex()
         for number in range(len(self._index)):
             index.append(self._index.chunk(number), self._index.checksums[number], verified=True)
@@ -139,22 +153,21 @@ class SegmentWriter:
             if txn.last_offset >= self.info.base_offset and txn.first_offset <= self.info.last_offset
         ]
         await self._file.write([encode_footer(index, overlapping)], self.info.size_bytes, sync=False)
-        self.info = self.info._replace(sealed=True)
+        self.info = self.info._replace(sealed=sealed)
 
     async def close(self) -> None:
         await self._file.close()
 
 
 async def load_index(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> SparseIndex:
-    """The index from the footer of a sealed segment; by walking the batches of an open one, or when the footer is damaged."""
-    if info.sealed:
-        try:
-            footer = await _read_to_end(file, info.size_bytes)
-            index, _ = decode_footer(footer)
-            if index.end_position == info.size_bytes and index.next_offset == info.last_offset + 1:
-                return index
-            raise Corrupt("the footer of a segment contradicts its manifest")
-        except Corrupt as error:
+    """The index from the footer, or where that is damaged, by walking the batches."""
+    try:
+        index, _ = decode_footer(await _read_to_end(file, info.size_bytes))
+        if index.end_position == info.size_bytes and index.next_offset == info.last_offset + 1:
+            return index
+        raise Corrupt("the footer of a segment contradicts its manifest")
+    except Corrupt as error:
+        if info.sealed:  # an open one's is overwritten when a crash cuts an append short
             log.error("segment footer is damaged, its index is rebuilt", segment=info.name, reason=str(error))
     return await walk_segment(file, info, chunk_bytes)
 
@@ -183,7 +196,8 @@ async def walk_segment(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> S
             batch = batch_at(window, at, info.size_bytes - position - at)
             if batch is None or not expected <= batch.base_offset <= batch.last_offset <= info.last_offset:
                 break
-            if expected > chunk.base_offset and (damaged or position + at - chunk.position >= chunk_bytes):
+            full = expected > chunk.base_offset and position + at - chunk.position >= chunk_bytes
+            if full or damaged:
                 size_bytes = position + at - chunk.position
                 index.append(chunk._replace(next_offset=batch.base_offset, size_bytes=size_bytes), 0, verified=False)
                 chunk = Chunk(batch.base_offset, batch.base_offset, position + at, 0, -1)

@@ -19,7 +19,8 @@ from bytemq.errors import BytemqError, Invalid, Unavailable
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
-from bytemq.storage.format import FLUSH_HEADER_BYTES, ShareToWrite, aligned, chunks_of_batches, encode_head
+from bytemq.storage.extents import Chunk
+from bytemq.storage.format import FLUSH_HEADER_BYTES, ShareToWrite, aligned, encode_head, shares_to_write
 from bytemq.storage.interface import Buffer
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.settings import Durability, StorageConfig
@@ -42,6 +43,7 @@ class Append(NamedTuple):
 class Flush(NamedTuple):
     appends: Sequence[Append]
     logs: Sequence[LogFiles]
+    """Of each share."""
     shares: Sequence[ShareToWrite]
     size_bytes: int
 
@@ -181,16 +183,13 @@ class Wal:
                 gathered.extend(batches)
         appends = self._staged[:count]
         del self._staged[:count]
-        shares = [
-            ShareToWrite(
-                files.partition,
-                batches,
-                sum([batch.size_bytes for batch in batches]),
-                max([batch.max_timestamp for batch in batches]),
-            )
-            for files, batches in by_log.items()
-        ]
-        return Flush(appends, list(by_log), shares, size_bytes)
+        logs: list[LogFiles] = []
+        shares: list[ShareToWrite] = []
+        for files, batches in by_log.items():
+            chunks = shares_to_write(files.partition, batches, self._config.chunk_bytes)
+            logs.extend([files] * len(chunks))
+            shares.extend(chunks)
+        return Flush(appends, logs, shares, size_bytes)
 
     async def _write(self, flush: Flush) -> tuple[WalFile, int, bytes, int]:
         """Writes a flush where it can be written. Returns its file, position and head, with the head's CRC."""
@@ -259,12 +258,11 @@ class Wal:
             file.first_sequence, file.first_link = self._sequence, self._previous_crc
         file.heads.append((position, head))
         self._previous_crc = crc
-        chunk_bytes, ordinal = self._config.chunk_bytes, file.ordinal
         position += len(head)
-        for files, share in zip(flush.logs, flush.shares, strict=True):
-            for chunk in chunks_of_batches(share.batches, position, chunk_bytes):
-                files.wal.append(chunk, ordinal, verified=True)
-            position += share.size_bytes
+        for files, (_, batches, size_bytes, newest, checksum) in zip(flush.logs, flush.shares, strict=True):
+            chunk = Chunk(batches[0].base_offset, batches[-1].next_offset, position, size_bytes, newest)
+            files.wal.append(chunk, file.ordinal, checksum, verified=True)
+            position += size_bytes
         if file.end_position * 2 > file.size_bytes:
             self._files.prepare()
         self.failure = None

@@ -24,7 +24,7 @@ from bytemq.storage.wal_index import TailRecord, encode_index, encode_tail, file
 
 log = get_logger("storage.wal")
 
-SPARE_FILES = 2
+MIN_SPARE_FILES = 2
 SPARE_PREFIX = "wal/spare-"
 
 
@@ -84,6 +84,12 @@ class WalFiles:
         return sum(file.size_bytes for file in self.live)
 
     @property
+    def _wants_spare(self) -> bool:
+        """Spares are kept up to a quarter of what may be retained: write-behind releases about so many at once."""
+        wanted = self._config.wal_retained_bytes // 4 // self._config.wal_file_bytes
+        return len(self._spares) < max(wanted, MIN_SPARE_FILES)
+
+    @property
     def is_prepared(self) -> bool:
         """Whether the next file is ready."""
         return self._prepared is not None
@@ -105,7 +111,7 @@ class WalFiles:
     def adopt_spare(self, info: ObjectInfo) -> bool:
         """Takes a file that an earlier session had no more use for, if it is one and there is need for it."""
         right = info.name.startswith(SPARE_PREFIX) and info.size_bytes == self._config.wal_file_bytes
-        if not right or len(self._spares) >= SPARE_FILES:
+        if not right or not self._wants_spare:
             return False
         self._spares.append(info.name)
         return True
@@ -214,7 +220,7 @@ class WalFiles:
     async def _discard(self, file: WalFile) -> None:
         await file.file.close()
         names = [index_name(file.session_id, file.number)]
-        if file.size_bytes == self._config.wal_file_bytes and len(self._spares) < SPARE_FILES:
+        if file.size_bytes == self._config.wal_file_bytes and self._wants_spare:
             self._next_spare += 1
             spare = f"{SPARE_PREFIX}{self._session_id:x}-{self._next_spare:x}"
             await self._store.rename(file.file.name, spare)

@@ -1,0 +1,177 @@
+"""What recovery makes of write-ahead logs that are not as they were written."""
+
+from __future__ import annotations
+
+import pytest
+
+from bytemq.errors import Corrupt, Invalid
+from bytemq.storage.format import FLUSH_HEADER_BYTES, MAGIC
+from tests.unit.storage.bench import Bench, content
+
+
+async def written(bench: Bench, count: int = 6, size_bytes: int = 300) -> list[bytes]:
+    """So many flushes of one batch each, in one file; then the process dies."""
+    await bench.start()
+    log = await bench.log()
+    batches = [await bench.write(log, b"%03d" % n * (size_bytes // 3)) for n in range(count)]
+    await bench.kill()
+    return batches
+
+
+def flush_positions(bench: Bench) -> list[int]:
+    data = bench.store.content(bench.names(".log")[0])
+    found, at = [], data.find(MAGIC)
+    while at >= 0:
+        found.append(at)
+        at = data.find(MAGIC, at + 1)
+    return found
+
+
+async def test_clean_stop__leaves_nothing_to_walk(bench: Bench) -> None:
+    await bench.start()
+    data = await bench.write(await bench.log(), b"value")
+    await bench.stop()
+    storage = await bench.start()
+    assert storage.recovered_bytes == 0
+    assert await content(await bench.log()) == data
+
+
+async def test_kill__leaves_only_the_last_file_to_walk(bench: Bench) -> None:
+    await bench.start()
+    log = await bench.log()
+    data = b""
+    for _ in range(60):
+        data += await bench.write(log, bytes(1000))
+    files = len(bench.names(".log"))
+    assert files >= 4
+    await bench.kill()
+    storage = await bench.start()
+    assert 0 < storage.recovered_bytes <= 2 * 16 * 1024
+    assert await content(await bench.log()) == data
+
+
+@pytest.mark.parametrize("cut", ["header", "index", "payload", "zeros"])
+async def test_torn_tail__is_dropped_and_the_prefix_kept(bench: Bench, cut: str) -> None:
+    batches = await written(bench)
+    position = flush_positions(bench)[-1]
+    file = bench.store.content(bench.names(".log")[0])
+    if cut == "zeros":
+        file[position:] = bytes(len(file) - position)
+    else:
+        at = {"header": 20, "index": FLUSH_HEADER_BYTES + 30, "payload": FLUSH_HEADER_BYTES + 300}[cut]
+        file[position + at] ^= 0x10
+    await bench.start()
+    log = await bench.log()
+    assert await content(log) == b"".join(batches[:-1])
+    assert log.recovered is not None
+    assert [header.base_offset for header in log.recovered.headers] == [0, 1, 2, 3, 4]
+    new = await bench.write(log, b"the offset is given out again")
+    await bench.kill()
+    await bench.start()
+    assert await content(await bench.log()) == b"".join([*batches[:-1], new])
+
+
+@pytest.mark.parametrize("at", range(0, FLUSH_HEADER_BYTES + 140, 7))
+async def test_flipped_bit_in_a_head_in_the_middle__is_reported_and_never_skipped_in_silence(
+    bench: Bench, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    batches = await written(bench)
+    file = bench.store.content(bench.names(".log")[0])
+    file[flush_positions(bench)[2] + at] ^= 0x04
+    await bench.start()
+    log = await bench.log()
+    assert "damaged" in caplog.text
+    assert log.end_offset == 6, "nothing else is lost"
+    read = await log.read(0, 100_000, 6)
+    assert b"".join(read.buffers) == b"".join(batches[:2]), "a read ends before the damage"
+    with pytest.raises(Corrupt):
+        await log.read(2, 100_000, 6)
+    read = await log.read(3, 100_000, 6)
+    assert b"".join(read.buffers) == b"".join(batches[3:])
+
+
+@pytest.mark.parametrize("at", range(0, 360, 11))
+async def test_flipped_bit_in_a_payload_in_the_middle__is_never_served(bench: Bench, at: int) -> None:
+    batches = await written(bench)
+    bench.store.content(bench.names(".log")[0])[flush_positions(bench)[2] - 8 - at] ^= 0x80
+    storage = await bench.start()
+    log = await bench.log()
+    for _ in ("from the write-ahead log", "from a segment"):
+        for offset, batch in enumerate(batches):
+            if offset == 1:
+                with pytest.raises(Corrupt):
+                    await log.read(1, 1, 6)
+            else:
+                assert b"".join((await log.read(offset, 1, 6)).buffers) == batch
+        await storage.checkpoint()
+
+
+async def test_damaged_index_object__only_costs_a_walk(bench: Bench) -> None:
+    await bench.start()
+    data = await bench.write(await bench.log(), b"value", b"value")
+    await bench.stop()
+    bench.store.content(bench.names(".index")[0])[70] ^= 1
+    storage = await bench.start()
+    assert storage.recovered_bytes > 0
+    assert await content(await bench.log()) == data
+
+
+async def test_old_bytes_of_a_recycled_file__never_pass_for_new(bench: Bench) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    for _ in range(40):
+        await bench.write(log, bytes(1000))
+        if log.end_offset % 10 == 0:
+            await storage.checkpoint()
+    old = await content(log)
+    new = await bench.write(log, b"in a recycled file")
+    await bench.kill()
+    await bench.start()
+    log = await bench.log()
+    assert (log.end_offset, await content(log)) == (41, old + new)
+
+
+async def test_session_id__must_be_new(bench: Bench) -> None:
+    await bench.start()
+    await bench.kill()
+    bench.session -= 1
+    with pytest.raises(Invalid):
+        await bench.start()
+    bench.storage = None
+
+
+async def test_recovered__has_every_header_after_the_snapshot_with_the_checksum_as_sent(bench: Bench) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    await bench.write(log, b"0", b"1")
+    await storage.checkpoint()  # no snapshot source: the headers have to come from the segment
+    batches = bench.append(log, b"2", b"3")
+    batches[0].sent_crc = 77
+    await bench.settle()
+    await bench.kill()
+    await bench.start()
+    recovered = (await bench.log()).recovered
+    assert recovered is not None
+    assert [header.base_offset for header in recovered.headers] == [0, 1, 2, 3]
+    assert recovered.headers[2].sent_crc == 77
+
+
+async def test_ten_thousand_idle_logs__are_small() -> None:
+    import tracemalloc
+
+    from tests.unit.storage.bench import pid
+
+    bench = Bench()
+    storage = await bench.start()
+    count = 300
+    for number in range(count):
+        await storage.open_log(pid(number), 1)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(count, 2 * count):
+        (await storage.open_log(pid(number), 1)).recovered = None
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    await bench.stop()
+    metadata_bytes = 600  # what the metadata in memory keep of each
+    assert grown / count < 2048 + metadata_bytes

@@ -1,0 +1,283 @@
+"""Write-behind, segments, retention, deletion."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bytemq.errors import Corrupt, NotFound, Unavailable
+from bytemq.storage.manifest import PartitionSnapshot
+from tests.unit.storage.bench import Bench, content, pid
+
+
+async def filled(bench: Bench, count: int = 30, size_bytes: int = 600) -> tuple[bytes, list[bytes]]:
+    await bench.start()
+    log = await bench.log()
+    batches = [await bench.write(log, b"%04d" % n * (size_bytes // 4), timestamp_ms=1000 + n) for n in range(count)]
+    return b"".join(batches), batches
+
+
+async def test_checkpoint__moves_everything_to_segments_of_the_right_size(bench: Bench) -> None:
+    data, _ = await filled(bench)
+    assert bench.storage is not None
+    log = await bench.log()
+    await bench.storage.checkpoint()
+    segments = log.manifest.segments
+    assert len(log.wal) == 0
+    assert [segment.sealed for segment in segments] == [True, True, False]
+    assert all(segment.size_bytes <= 8 * 1024 for segment in segments)
+    assert await content(log) == data
+    assert log.size_bytes == len(data)
+
+
+async def test_checkpoint__goes_on_in_the_open_segment(bench: Bench) -> None:
+    await bench.start()
+    assert bench.storage is not None
+    log = await bench.log()
+    data = b""
+    for n in range(5):
+        data += await bench.write(log, b"%d" % n)
+        await bench.storage.checkpoint()
+    assert len(log.manifest.segments) == 1
+    assert await content(log) == data
+    await bench.kill(power_cut=True)
+    await bench.start()
+    log = await bench.log()
+    data += await bench.write(log, b"after the restart")
+    assert bench.storage is not None
+    await bench.storage.checkpoint()
+    assert len(log.manifest.segments) == 1
+    assert await content(log) == data
+
+
+async def test_checkpoint__publishes_the_snapshot_of_the_committed_end(bench: Bench) -> None:
+    await bench.start()
+    assert bench.storage is not None
+    log = await bench.log()
+    await bench.write(log, b"0", b"1")
+    log.snapshot_source = lambda: PartitionSnapshot(log.end_offset, [(1, 0)])
+    await bench.storage.checkpoint()
+    await bench.write(log, b"2")
+    await bench.kill()
+    await bench.start()
+    recovered = (await bench.log()).recovered
+    assert recovered is not None and recovered.snapshot is not None
+    assert (recovered.snapshot.offset, recovered.leader_epochs) == (2, [(1, 0)])
+    assert [header.base_offset for header in recovered.headers] == [2]
+
+
+async def test_write_behind__runs_by_itself_and_keeps_the_log_small(bench: Bench) -> None:
+    storage = await bench.start(wal_retained_bytes=8 * 16 * 1024)
+    log = await bench.log()
+    data = b""
+    for n in range(200):
+        data += await bench.write(log, b"%03d" % n * 300)
+        assert storage.wal_bytes <= 8 * 16 * 1024
+    assert log.manifest.segments
+    assert await content(log) == data
+
+
+async def test_write_behind__that_fails_changes_nothing_and_is_repeated(bench: Bench) -> None:
+    data, _ = await filled(bench)
+    assert bench.storage is not None
+    log = await bench.log()
+    bench.metadata.fault = lambda: Unavailable("no answer")
+    with pytest.raises(Unavailable):
+        await bench.storage.checkpoint()
+    assert await content(log) == data
+    bench.metadata.fault = None
+    await bench.storage.checkpoint()
+    assert (len(log.wal), await content(log)) == (0, data)
+
+
+async def test_publishing_with_unknown_outcome__is_read_back_not_repeated_blindly(bench: Bench) -> None:
+    data, _ = await filled(bench)
+    assert bench.storage is not None
+    log = await bench.log()
+    bench.metadata.fault_after = lambda: Unavailable("applied, but the answer was lost")
+    with pytest.raises(Unavailable):
+        await bench.storage.checkpoint()
+    bench.metadata.fault_after = None
+    await bench.storage.checkpoint()
+    data += await bench.write(log, b"more")
+    await bench.storage.checkpoint()
+    assert await content(log) == data
+    await bench.kill(power_cut=True)
+    await bench.start()
+    assert await content(await bench.log()) == data
+
+
+@pytest.mark.parametrize("where", ["first", "middle", "footer", "index"])
+async def test_flipped_bit_in_a_sealed_segment__is_never_served(bench: Bench, where: str) -> None:
+    data, batches = await filled(bench)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    info = (await bench.log()).manifest.segments[0]
+    await bench.kill()
+    position = {
+        "first": 3,
+        "middle": info.size_bytes // 2,
+        "footer": info.size_bytes + 9,
+        "index": info.size_bytes + 60,
+    }[where]
+    bench.store.content(info.name)[position] ^= 0x20
+    await bench.start()
+    log = await bench.log()
+    if where in ("footer", "index"):
+        assert await content(log) == data, "the index is made anew"
+        return
+    damaged = 0
+    for offset, batch in enumerate(batches):
+        try:
+            read = await log.read(offset, 1, log.end_offset)
+        except Corrupt:
+            damaged += 1
+        else:
+            assert b"".join(read.buffers) == batch
+    assert damaged == 1
+
+
+@pytest.mark.parametrize("position", [3, 9, 30, 700, 1300])
+async def test_flipped_bit_in_the_open_segment__costs_one_batch(bench: Bench, position: int) -> None:
+    _, batches = await filled(bench, count=8)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    name = (await bench.log()).manifest.segments[0].name
+    await bench.kill()
+    bench.store.content(name)[position] ^= 0x20
+    await bench.start()
+    log = await bench.log()
+    damaged = 0
+    for offset, batch in enumerate(batches):
+        try:
+            read = await log.read(offset, 1, log.end_offset)
+        except Corrupt:
+            damaged += 1
+        else:
+            assert b"".join(read.buffers) == batch
+    assert damaged == 1
+
+
+async def test_missing_segment__is_damage_not_an_offset_out_of_range(bench: Bench) -> None:
+    await filled(bench)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    info = (await bench.log()).manifest.segments[0]
+    await bench.stop()
+    await bench.store.delete([info.name])
+    await bench.start()
+    with pytest.raises(Corrupt):
+        await (await bench.log()).read(0, 1, 30)
+
+
+async def test_log_start__drops_whole_segments_and_stays_after_a_restart(bench: Bench) -> None:
+    await filled(bench)
+    assert bench.storage is not None
+    log = await bench.log()
+    await bench.storage.checkpoint()
+    first, second, _ = log.manifest.segments
+    await log.advance_log_start(second.base_offset + 1)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert first.name not in bench.store.names()
+    assert second.name in bench.store.names()
+    with pytest.raises(NotFound):
+        await log.read(second.base_offset, 1, 30)
+    await log.advance_log_start(0)
+    assert log.log_start_offset == second.base_offset + 1
+    await bench.kill(power_cut=True)
+    await bench.start()
+    log = await bench.log()
+    assert (log.log_start_offset, log.end_offset) == (second.base_offset + 1, 30)
+
+
+async def test_log_start_at_the_end__leaves_an_empty_log_that_keeps_its_offsets(bench: Bench) -> None:
+    await filled(bench)
+    log = await bench.log()
+    await log.advance_log_start(30)
+    assert (log.size_bytes, list(log.segments), log.end_offset) == (0, [], 30)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.kill(power_cut=True)
+    await bench.start()
+    log = await bench.log()
+    assert (log.log_start_offset, log.end_offset, log.staged_end) == (30, 30, 30)
+    assert await bench.write(log, b"next") == await content(log)
+
+
+async def test_read_that_waits__is_served_although_its_file_is_deleted_meanwhile(bench: Bench) -> None:
+    _, batches = await filled(bench)
+    assert bench.storage is not None
+    log = await bench.log()
+    await bench.storage.checkpoint()
+    await log.read(0, 1, 30)
+    reading = asyncio.ensure_future(log.read(0, 1, 30))
+    await asyncio.sleep(0)
+    await log.advance_log_start(29)
+    assert b"".join((await reading).buffers) == batches[0]
+
+
+async def test_delete_log__frees_everything_and_does_not_come_back(bench: Bench) -> None:
+    await filled(bench)
+    assert bench.storage is not None
+    await bench.storage.checkpoint()
+    await bench.write(await bench.log(), b"still in the write-ahead log")
+    await bench.storage.delete_log(pid(1))
+    for _ in range(30):
+        await asyncio.sleep(0)
+    assert bench.names("topics/") == []
+    assert pid(1) not in bench.storage.partitions()
+    await bench.kill()
+    await bench.start()
+    assert pid(1) not in bench.storage.partitions()
+    assert (await bench.log()).end_offset == 0
+
+
+async def test_garbage__of_a_crash_goes_at_the_next_start(bench: Bench) -> None:
+    data, _ = await filled(bench)
+    assert bench.storage is not None
+    await bench.storage.checkpoint()
+    await bench.kill()
+    for name in ("topics/x/0/left.log", "wal/0000000000000001-000000ff.index"):
+        await bench.store.create(name, [b"left behind"])
+    live = bench.names("topics/")
+    await bench.start()
+    for _ in range(60):
+        await asyncio.sleep(0)
+    assert bench.names("left") == []
+    assert bench.names("ff.index") == []
+    assert set(bench.names("topics/")) == set(live) - {"topics/x/0/left.log"}
+    assert await content(await bench.log()) == data
+
+
+async def test_segments__show_the_part_in_the_write_ahead_log_as_they_would_be_cut(bench: Bench) -> None:
+    data, _ = await filled(bench)
+    log = await bench.log()
+    log.segment_bytes = 2000
+    parts = log.segments
+    assert sum(part.size_bytes for part in parts) == len(data)
+    assert all(part.size_bytes <= 2000 for part in parts)
+    assert [part.base_offset for part in parts][1:] == [part.last_offset + 1 for part in parts][:-1]
+    assert parts[-1].max_timestamp == 1029
+    log.segment_bytes, log.segment_ms = 0, 9
+    assert [part.max_timestamp for part in log.segments] == [1009, 1019, 1029]
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+async def test_timestamps__find_the_first_batch_that_is_new_enough(bench: Bench, checkpoint: bool) -> None:
+    await bench.start()
+    assert bench.storage is not None
+    log = await bench.log()
+    for timestamp_ms in (10, 30, 20, 50, 40):
+        await bench.write(log, bytes(400), timestamp_ms=timestamp_ms)
+    if checkpoint:
+        await bench.storage.checkpoint()
+    found = {
+        wanted: batch and batch.base_offset
+        for wanted in (0, 10, 11, 31, 50, 51)
+        for batch in [await log.find_timestamp(wanted, 5)]
+    }
+    assert found == {0: 0, 10: 0, 11: 1, 31: 3, 50: 3, 51: None}
+    assert await log.find_timestamp(31, 3) is None
+    newest = await log.max_timestamp_batch(5)
+    assert newest is not None and newest.base_offset == 3
+    newest = await log.max_timestamp_batch(3)
+    assert newest is not None and newest.base_offset == 1
+    assert await log.max_timestamp_batch(0) is None

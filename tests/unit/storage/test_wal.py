@@ -1,0 +1,246 @@
+"""The writer of the write-ahead log: group commit, order, failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from bytemq.errors import BytemqError, Full, Invalid, Unavailable
+from bytemq.storage.interface import Buffer
+from tests.support.power_cut_store import MemoryFile
+from tests.unit.storage.bench import Bench, batch_at, content
+
+
+async def test_append__shares_one_flush_with_all_of_the_same_tick(bench: Bench) -> None:
+    await bench.start()
+    first, second = await bench.log(1), await bench.log(2)
+    writes = _spy_on_writes(bench)
+    for n in range(5):
+        bench.append(first, b"a%d" % n)
+        bench.append(second, b"b%d" % n)
+    await bench.settle()
+    assert len(writes) == 1
+    assert [error for _, error in bench.answers] == [None] * 10
+
+
+async def test_append__gathers_what_comes_while_a_flush_is_in_flight(bench: Bench) -> None:
+    await bench.start()
+    log = await bench.log()
+    writes = _spy_on_writes(bench)
+    bench.append(log, b"first")
+    while not writes:
+        await asyncio.sleep(0)
+    for n in range(7):
+        bench.append(log, b"later %d" % n)
+    await bench.settle()
+    assert len(writes) == 2
+
+
+async def test_append__is_answered_in_order_and_readable_before_it_is_answered(bench: Bench) -> None:
+    storage = await bench.start()
+    logs = [await bench.log(1), await bench.log(2)]
+    order: list[tuple[int, int]] = []
+    for n in range(40):
+        log = logs[n % 2]
+        batch = batch_at(log.staged_end, bytes(300))
+
+        def done(error: BytemqError | None, n: int = n, end: int = batch.next_offset) -> None:
+            assert error is None
+            files = logs[n % 2]
+            assert files.end_offset >= end
+            read = files.read_cached(end - 1, 1, end)
+            assert read is not None and read.next_offset == end
+            order.append((n, end))
+
+        storage.append(log, [batch], done)
+    assert not order, "never before append returns"
+    await bench.settle()
+    assert [n for n, _ in order] == list(range(40))
+
+
+async def test_append__is_neither_durable_nor_readable_before_the_sync(bench: Bench) -> None:
+    await bench.start()
+    log = await bench.log()
+    syncing = asyncio.Event()
+    release = asyncio.Event()
+    original = MemoryFile.sync
+
+    async def slow_sync(file: MemoryFile) -> None:
+        syncing.set()
+        await release.wait()
+        await original(file)
+
+    MemoryFile.sync = slow_sync  # type: ignore[method-assign]
+    try:
+        bench.append(log, b"value")
+        await syncing.wait()
+        assert (log.end_offset, bench.answers) == (0, [])
+        release.set()
+        await bench.settle()
+    finally:
+        MemoryFile.sync = original  # type: ignore[method-assign]
+    assert (log.end_offset, bench.answers) == (1, [(0, None)])
+
+
+async def test_append__refuses_a_batch_that_is_not_at_the_next_offset(bench: Bench) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    for offset in (1, 5):
+        with pytest.raises(Invalid):
+            storage.append(log, [batch_at(offset)], lambda error: None)
+    with pytest.raises(Invalid):
+        storage.append(log, [], lambda error: None)
+
+
+async def test_flush__is_written_anew_elsewhere_after_one_failure(bench: Bench) -> None:
+    await bench.start()
+    log = await bench.log()
+    data = await bench.write(log, b"before")
+    abandoned = bench.names(".log")[0]
+    _fail(bench, "sync", [Unavailable("I/O error")])
+    data += await bench.write(log, b"hit by the failure")
+    assert [error for _, error in bench.answers] == [None, None]
+    assert len(bench.names(".log")) > 1, "the file that failed is not trusted any more"
+    before = bytes(bench.store.content(abandoned))
+    data += await bench.write(log, b"after")
+    assert await content(log) == data
+    assert before == bytes(bench.store.content(abandoned)), "nothing is written to it any more"
+    await bench.kill(power_cut=True)
+    await bench.start()
+    assert await content(await bench.log()) == data
+
+
+@pytest.mark.parametrize("error", [Unavailable("I/O error"), Full("no space")])
+@pytest.mark.parametrize("operation", ["write", "sync"])
+async def test_flush__that_fails_twice_fails_everything_behind_it_and_offsets_roll_back(
+    bench: Bench, operation: str, error: BytemqError
+) -> None:
+    storage = await bench.start()
+    log, other = await bench.log(1), await bench.log(2)
+    data = await bench.write(log, b"kept")
+    _fail(bench, operation, [error, error])
+    bench.append(log, b"lost")
+    await asyncio.sleep(0)
+    bench.append(other, b"lost, too")
+    bench.append(log, b"and this")
+    await bench.settle()
+    assert [type(answer) for _, answer in bench.answers] == [type(None), type(error), type(error), type(error)]
+    assert isinstance(storage.healthy, type(error))
+    assert (log.end_offset, log.staged_end, other.staged_end) == (1, 1, 0)
+    data += await bench.write(log, b"new content at the same offset")
+    assert storage.healthy is None
+    assert await content(log) == data
+    await bench.kill(power_cut=True)
+    await bench.start()
+    assert await content(await bench.log(1)) == data
+    assert (await bench.log(2)).end_offset == 0
+
+
+async def test_flush__reported_as_failed_is_not_found_by_a_recovery(bench: Bench) -> None:
+    await bench.start()
+    log = await bench.log()
+    data = await bench.write(log, b"kept")
+    _fail(bench, "sync", [Unavailable("I/O error")] * 2)
+    bench.append(log, b"failed, though its bytes are in the page cache")
+    await bench.settle()
+    assert bench.answers[-1][1] is not None
+    await bench.kill()
+    await bench.start()
+    assert await content(await bench.log()) == data
+
+
+async def test_full_disk__is_said_at_once_and_ends_by_itself(bench: Bench) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    data = await bench.write(log, b"kept")
+    bench.store.free = 0
+    while storage.healthy is None:
+        bench.append(log, bytes(3000))
+        await bench.settle()
+    assert isinstance(storage.healthy, Full)
+    assert isinstance(bench.answers[-1][1], Full)
+    bench.store.free = 1 << 40
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert storage.healthy is None, "found out without an append"
+    offset = log.end_offset
+    await bench.write(log, b"again")
+    assert log.end_offset == offset + 1
+    assert (await content(log)).startswith(data)
+
+
+async def test_overloaded__tells_when_it_is_over(bench: Bench) -> None:
+    storage = await bench.start(wal_pending_bytes=5000)
+    log = await bench.log()
+    calls: list[bool] = []
+    while not storage.overloaded:
+        bench.append(log, bytes(1000))
+    storage.notify_when_drained(lambda: calls.append(storage.overloaded))
+    assert storage.pending_bytes > 5000
+    await bench.settle()
+    assert calls == [False]
+    await bench.write(log, b"more")
+    assert calls == [False], "once"
+
+
+async def test_batch__larger_than_a_file_gets_one_of_its_own(bench: Bench) -> None:
+    await bench.start()
+    log = await bench.log()
+    data = await bench.write(log, b"small")
+    data += await bench.write(log, bytes(50_000))
+    data += await bench.write(log, b"small again")
+    assert await content(log) == data
+    await bench.kill()
+    await bench.start()
+    assert await content(await bench.log()) == data
+
+
+async def test_page_cache__acknowledges_before_the_sync_and_survives_a_kill(bench: Bench) -> None:
+    await bench.start("page-cache")
+    log = await bench.log()
+    _fail(bench, "sync", [Unavailable("I/O error")] * 50)
+    data = await bench.write(log, b"small: written on the loop")
+    data += await bench.write(log, *[bytes(1000)] * 3)
+    assert [error for _, error in bench.answers] == [None, None]
+    bench.store.fault = None
+    await bench.kill()
+    await bench.start("page-cache")
+    assert await content(await bench.log()) == data
+
+
+async def test_files__are_used_again_when_nothing_in_them_is_needed(bench: Bench) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    for round_number in range(6):
+        for _ in range(12):
+            await bench.write(log, b"%d" % round_number * 1000)
+        await storage.checkpoint()
+    assert len(bench.names(".log")) - len(bench.names("topics/")) <= 8
+    assert storage.wal_bytes <= 4 * 16 * 1024
+    data = await content(log)
+    await bench.kill()
+    await bench.start()
+    assert await content(await bench.log()) == data
+
+
+def _fail(bench: Bench, operation: str, errors: Sequence[BytemqError]) -> None:
+    """The next calls of that kind on write-ahead-log files fail."""
+    left = list(errors)
+
+    def fault(called: str, name: str) -> BytemqError | None:
+        return left.pop(0) if left and called == operation and name.startswith("wal/") else None
+
+    bench.store.fault = fault
+
+
+def _spy_on_writes(bench: Bench) -> list[Sequence[Buffer]]:
+    writes: list[Sequence[Buffer]] = []
+
+    def fault(operation: str, name: str) -> None:
+        if operation == "write" and name.startswith("wal/"):
+            writes.append([])
+
+    bench.store.fault = fault
+    return writes
