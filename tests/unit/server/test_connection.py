@@ -12,6 +12,12 @@ from bytemq.protocol.codec import encode
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.api_versions import ApiVersionsRequest, ApiVersionsResponse
 from bytemq.protocol.messages.fetch import FetchPartition, FetchRequest, FetchTopic
+from bytemq.protocol.messages.list_offsets import (
+    ListOffsetsPartition,
+    ListOffsetsRequest,
+    ListOffsetsResponse,
+    ListOffsetsTopic,
+)
 from bytemq.protocol.messages.metadata import MetadataRequest, MetadataResponse
 from bytemq.protocol.messages.produce import ProduceResponse
 from tests.unit.server.harness import (
@@ -60,6 +66,25 @@ async def test_connection__other_requests_wait_for_all_before_them() -> None:
         cluster.storage.held = False
         cluster.storage.settle()
         assert [(await client.receive())[0] for _ in range(3)] == [first, second, third]
+
+
+async def test_connection__a_question_behind_a_produce_sees_what_it_wrote() -> None:
+    cluster = make_cluster()
+    await cluster.add_topic("events")
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await produce(client, "events", b"opens the partition")
+        cluster.storage.held = True
+        client.send(produce_request("events", [(0, batch(b"1", b"2"))]), 9)
+        latest = ListOffsetsPartition(timestamp=-1)
+        topics = [ListOffsetsTopic(name="events", partitions=[latest])]
+        client.send(ListOffsetsRequest(replica_id=-1, topics=topics), 7)
+        await eventually(lambda: cluster.storage.in_flight)
+        await asyncio.sleep(0.01)
+        cluster.storage.settle()
+        await client.receive()
+        _, payload = await client.receive()
+        assert decode_response(ListOffsetsResponse, 7, payload).topics[0].partitions[0].offset == 3
 
 
 async def test_connection__thousands_of_small_requests_in_one_write_are_all_answered() -> None:
