@@ -6,7 +6,6 @@ python tools/generate_configuration_page.py --check    exit with 1 if it is not 
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -64,12 +63,5 @@ def _no_effect() -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
-    if sys.argv[1:] == ["--check"]:
-        return int(PAGE.read_text() != page())
-    PAGE.write_text(page())
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    PAGE.write_text(page())
