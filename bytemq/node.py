@@ -129,7 +129,9 @@ class Node:
         parts.push_async_callback(self._supervisor.close)
         parts.push_async_callback(server.stop)
 
-        self._start_tasks(store, follower, membership, ownership)
+        controller = Controller(store, follower, membership, self._clock)
+        self._start_tasks(store, follower, membership, controller, ownership)
+        await controller.stand()
         await self._start_http(parts)
         await ownership.settle()
         self.addresses = await server.serve(sockets)
@@ -239,9 +241,13 @@ class Node:
         return ownership
 
     def _start_tasks(
-        self, store: MetadataStore, follower: ImageFollower, membership: Membership, ownership: Ownership
+        self,
+        store: MetadataStore,
+        follower: ImageFollower,
+        membership: Membership,
+        controller: Controller,
+        ownership: Ownership,
     ) -> None:
-        controller = Controller(store, follower, membership, self._clock)
         partitions = self.broker.partitions
         self._supervisor.start_essential("metadata follower", follower.run())
         self._supervisor.start_essential("session", membership.run())

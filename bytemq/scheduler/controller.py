@@ -51,6 +51,16 @@ class Controller:
                 await self._clock.sleep(RETRY_DELAY_S)
                 self._changed.set()
 
+    async def stand(self) -> None:
+        """Becomes the controller unless there is one. Clients expect to find one: a node stands before it serves."""
+        me = self._membership
+        session = Compare(keys.broker(me.broker_id), me.session_id)
+        mine = Put(keys.CONTROLLER, values.encode_number(me.broker_id), me.lease)
+        elected = await self._store.txn([session, Compare(keys.CONTROLLER, 0)], [mine])
+        if elected.succeeded:
+            await self._follower.wait_for(elected.revision)
+            log.info("elected controller", broker=me.broker_id)
+
     def _on_change(self, change: ImageChange) -> None:
         self._unplanned |= change.topics
         if change.topics or change.brokers or self._follower.image.key_revision(keys.CONTROLLER) == 0:
@@ -59,7 +69,7 @@ class Controller:
     async def _step(self) -> None:
         image = self._follower.image
         if image.key_revision(keys.CONTROLLER) == 0:
-            await self._stand()
+            await self.stand()
         if image.controller_id != self._membership.broker_id:
             return  # what has to be planned stays known, in case this one is elected later
         wishes = plan(image, self._unplanned)
@@ -70,15 +80,6 @@ class Controller:
                 return  # somebody else changed what was read: the image will show it, and call for a new plan
             await self._follower.wait_for(written.revision)
         self._unplanned.difference_update(topic_id for topic_id in self._unplanned.copy() if self._is_planned(topic_id))
-
-    async def _stand(self) -> None:
-        me = self._membership
-        session = Compare(keys.broker(me.broker_id), me.session_id)
-        mine = Put(keys.CONTROLLER, values.encode_number(me.broker_id), me.lease)
-        elected = await self._store.txn([session, Compare(keys.CONTROLLER, 0)], [mine])
-        if elected.succeeded:
-            await self._follower.wait_for(elected.revision)
-            log.info("elected controller", broker=me.broker_id)
 
     def _is_planned(self, topic_id: TopicId) -> bool:
         image = self._follower.image
