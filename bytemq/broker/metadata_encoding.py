@@ -42,12 +42,19 @@ class EncodedTopics:
         return encoded, False
 
 
-def encode_failed_topic(version: int, error: ErrorCode, name: str | None, topic_id: bytes = ZERO_TOPIC_ID) -> bytes:
-    """A topic that cannot be described."""
+def encode_failed_topic(
+    version: int,
+    error: ErrorCode,
+    name: str | None,
+    topic_id: bytes = ZERO_TOPIC_ID,
+    *,
+    with_operations: bool = False,
+) -> bytes:
+    """A topic that cannot be described; as in Kafka its operations are told all the same."""
     writer = Writer()
     _write_head(writer, version, error, name, topic_id, False)
     _write_count(writer, version, 0)
-    _write_tail(writer, version, NOT_ASKED)
+    _write_tail(writer, version, ON_TOPIC if with_operations else NOT_ASKED)
     return bytes(writer.buffer)
 
 

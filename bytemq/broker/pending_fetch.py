@@ -194,7 +194,7 @@ class PendingFetch:
         if isinstance(found, Opening):
             return PartitionData(wanted.index, self._open_errors.get(wanted, ErrorCode.NOT_LEADER_OR_FOLLOWER))
         if isinstance(found, ErrorCode):
-            return PartitionData(wanted.index, found)
+            return PartitionData(wanted.index, found, aborted_transactions=())
         if wanted.current_leader_epoch >= 0:
             error = found.check_leader_epoch(wanted.current_leader_epoch)
             if error is not ErrorCode.NONE:
@@ -205,7 +205,7 @@ class PendingFetch:
 
     def _add_refusal(self, wanted: WantedPartition, answer: PartitionData) -> None:
         self._must_answer = True
-        if answer.error_code in HINTED_ERRORS:
+        if answer.error_code in HINTED_ERRORS and self._exchange.api_version >= LEADER_HINTS_FROM:
             leader = current_leader(self._broker, wanted.name, wanted.topic_id, wanted.index)
             answer = answer._replace(current_leader=leader)
         self._answers.append((wanted, answer))

@@ -7,7 +7,7 @@
 
 from bytemq.broker.authorized_operations import NOT_ASKED, ON_CLUSTER
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.describe_cluster import (
     DescribeClusterBroker,
     DescribeClusterRequest,
@@ -20,12 +20,11 @@ BROKERS, CONTROLLERS = 1, 2
 def handle(broker: Broker, context: RequestContext, request: DescribeClusterRequest) -> DescribeClusterResponse:
     """Never waits."""
     if request.endpoint_type == CONTROLLERS:
-        raise KafkaError(
-            ErrorCode.MISMATCHED_ENDPOINT_TYPE,
-            "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER",
-        )
+        why = "The request was sent to an endpoint of type BROKER, but we wanted an endpoint of type CONTROLLER"
+        return DescribeClusterResponse(error_code=ErrorCode.MISMATCHED_ENDPOINT_TYPE, error_message=why)
     if request.endpoint_type != BROKERS:
-        raise KafkaError(ErrorCode.UNSUPPORTED_ENDPOINT_TYPE, f"Unsupported endpoint type {request.endpoint_type}")
+        why = f"Unsupported endpoint type {request.endpoint_type}"
+        return DescribeClusterResponse(error_code=ErrorCode.UNSUPPORTED_ENDPOINT_TYPE, error_message=why)
     brokers = []
     for broker_id, node in sorted(broker.image.brokers.items()):
         if context.listener in node.endpoints:

@@ -57,7 +57,7 @@ def handle(
 
 def _unknown(name: str) -> DescribeTopicPartitionsResponseTopic:
     error = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if is_legal(name) else ErrorCode.INVALID_TOPIC_EXCEPTION
-    return DescribeTopicPartitionsResponseTopic(error_code=error, name=name)
+    return DescribeTopicPartitionsResponseTopic(error_code=error, name=name, topic_authorized_operations=ON_TOPIC)
 
 
 def _describe(broker: Broker, topic: TopicImage, indexes: range) -> DescribeTopicPartitionsResponseTopic:

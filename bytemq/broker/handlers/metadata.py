@@ -49,7 +49,9 @@ async def handle(broker: Broker, context: RequestContext, request: MetadataReque
     for one in _each_once(asked):
         topic = find_topic(broker, one.name, bytes(one.topic_id))
         if topic is None:
-            topics.append(encode_failed_topic(version, _why_missing(one, failed), one.name, one.topic_id))
+            named = one.name is not None and request.include_topic_authorized_operations
+            why = _why_missing(one, failed)
+            topics.append(encode_failed_topic(version, why, one.name, one.topic_id, with_operations=named))
             continue
         encoded, was_kept = broker.encoded_topics.encode(broker.image, topic, question)
         topics.append(encoded)
