@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bytemq.errors import Fenced, Unavailable
 from bytemq.metadata import keys, values
-from bytemq.metadata.store import Compare, MetadataStore, Put
+from bytemq.metadata.store import Compare, MetadataStore, Put, Txn
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 
@@ -34,20 +34,30 @@ class Membership:
     async def join(
         cls, store: MetadataStore, clock: Clock, broker_id: int, broker: values.BrokerValue, ttl_s: float
     ) -> Membership:
-        """Raises `Unavailable` while another node lives under this broker id."""
+        """Raises `Unavailable` while another node lives under this broker id, or when nobody can tell.
+
+        When the answer of the transaction is lost, the key tells by its incarnation whether it is ours.
+        """
         key = keys.broker(broker_id)
         lease = await store.grant_lease(ttl_s)
-        joined = await store.txn([Compare(key, 0)], [Put(key, values.encode_broker(broker), lease)])
+        try:
+            joined = await store.txn([Compare(key, 0)], [Put(key, values.encode_broker(broker), lease)])
+        except Unavailable as error:
+            log.warning("registering the session had no answer", broker=broker_id, reason=str(error))
+            joined = Txn(False, 0)
+        session_id = joined.revision
         if not joined.succeeded:
-            await store.revoke(lease)
             holder = await store.get(key)
-            where = "" if holder is None else _addresses(values.decode_broker(holder.value))
-            raise Unavailable(
-                f"broker id {broker_id} is in use by another node{where}. "
-                "Give this one another --id, or stop that node."
-            )
-        log.info("session registered", broker=broker_id, session=joined.revision)
-        return cls(store, clock, broker_id, joined.revision, lease, ttl_s)
+            found = None if holder is None else values.decode_broker(holder.value)
+            if holder is None or found is None or found.incarnation != broker.incarnation:
+                await store.revoke(lease)
+                raise Unavailable(
+                    f"broker id {broker_id} is in use by another node{'' if found is None else _addresses(found)}. "
+                    "Give this one another --id, or stop that node."
+                )
+            session_id = holder.revision
+        log.info("session registered", broker=broker_id, session=session_id)
+        return cls(store, clock, broker_id, session_id, lease, ttl_s)
 
     async def run(self) -> None:
         """Renews the lease until it is gone. Raises `Fenced` then: this node owns nothing any more and must stop."""

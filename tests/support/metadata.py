@@ -18,8 +18,8 @@ def topic_id(number: int) -> TopicId:
     return TopicId(number.to_bytes(16, "big"))
 
 
-def broker_value(host: str = "localhost", zone: str | None = None) -> values.BrokerValue:
-    return values.BrokerValue(zone, {"PLAINTEXT": (host, 9092)}, "0", "incarnation")
+def broker_value(incarnation: str = "incarnation") -> values.BrokerValue:
+    return values.BrokerValue(None, {"PLAINTEXT": ("localhost", 9092)}, "0", incarnation)
 
 
 def image_of(brokers: Iterable[int] = (), puts: Iterable[Put] = ()) -> ClusterImage:

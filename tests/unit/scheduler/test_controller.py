@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -10,6 +11,7 @@ from bytemq.errors import Fenced, Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
+from bytemq.metadata.store import MetadataStore, Txn
 from bytemq.scheduler.controller import Controller
 from bytemq.scheduler.membership import Membership
 from tests.support.metadata import broker_value, embedded_store, topic_id, topic_puts
@@ -82,7 +84,7 @@ async def test_controller__is_one_of_the_brokers_and_another_when_it_goes(cluste
 async def test_membership__of_one_broker_id_is_one_session(cluster: Cluster) -> None:
     first = await cluster.add(1)
     with pytest.raises(Unavailable, match=r"broker id 1 is in use by another node at localhost:9092.*--id"):
-        await Membership.join(cluster.store, cluster.clock, 1, broker_value(), TTL_S)
+        await Membership.join(cluster.store, cluster.clock, 1, broker_value(incarnation="other"), TTL_S)
     await first.leave()
     second = await Membership.join(cluster.store, cluster.clock, 1, broker_value(), TTL_S)
     assert second.session_id > first.session_id
@@ -97,3 +99,19 @@ async def test_membership__ends_fenced_when_its_session_is_gone(cluster: Cluster
     cluster.clock.advance(TTL_S)
     with pytest.raises(Fenced):
         await asyncio.wait_for(running, 5)
+
+
+async def test_membership__whose_registration_had_no_answer_reads_it_back(cluster: Cluster) -> None:
+    class LosesAnswers:
+        def __getattr__(self, name: str) -> object:
+            return getattr(cluster.store, name)
+
+        async def txn(self, *args: Any) -> Txn:
+            await cluster.store.txn(*args)
+            raise Unavailable("the answer was lost")
+
+    member = await Membership.join(cast(MetadataStore, LosesAnswers()), cluster.clock, 1, broker_value(), TTL_S)
+    held = await cluster.store.get(keys.broker(1))
+    assert held is not None and member.session_id == held.revision
+    await member.leave()
+    assert await cluster.store.get(keys.broker(1)) is None

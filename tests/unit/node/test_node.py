@@ -1,0 +1,71 @@
+"""Nodes in this process: what is joined when they start, and what they leave when they stop or cannot start."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from bytemq.config import BrokerConfig
+from bytemq.errors import BytemqError, Fenced
+from bytemq.metadata import keys
+from bytemq.metadata.topics import TopicSpec
+from bytemq.node import Node
+
+
+def config(folder: Path, **configs: str) -> BrokerConfig:
+    given = {name.replace("_", "."): value for name, value in configs.items()}
+    addresses = {"listeners": "PLAINTEXT://127.0.0.1:0", "bytemq.http.listen": ""}
+    return BrokerConfig({"bytemq.data.dir": str(folder), "wal.file.bytes": "1048576", **addresses, **given})
+
+
+async def test_node__keeps_cluster_id_and_topics_over_a_restart(tmp_path: Path) -> None:
+    node = await Node.start(config(tmp_path))
+    cluster_id = node.broker.cluster_id
+    await node.broker.topics.create([TopicSpec("t", 2)])
+    await node.stop()
+    node = await Node.start(config(tmp_path))
+    try:
+        assert node.broker.cluster_id == cluster_id
+        assert [p[:2] for p in node.broker.image.topics["t"].partitions] == [(0, 1), (0, 1)]
+        assert node.broker.image.controller_id == 0
+    finally:
+        await node.stop()
+    await node.wait()
+
+
+async def test_node__takes_dynamic_configs_at_once_and_after_a_restart(tmp_path: Path) -> None:
+    node = await Node.start(config(tmp_path))
+    await node.broker.topics.create([TopicSpec("t")])
+    partition = await node.broker.partitions.open("t", 0)
+    await node.broker.topics.alter_configs("broker", "", lambda current: {"log.retention.ms": "12345"})
+    assert node.broker.config.log_retention_ms == 12345
+    assert partition.config.retention_ms == 12345
+    await node.stop()
+    node = await Node.start(config(tmp_path))
+    try:
+        assert node.broker.config.log_retention_ms == 12345
+    finally:
+        await node.stop()
+
+
+async def test_node__that_cannot_start_leaves_everything_free(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"PLAINTEXT://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(BytemqError, match="already in use"):
+            await Node.start(config(tmp_path, listeners=address))
+    await (await Node.start(config(tmp_path))).stop()
+
+
+async def test_node__whose_session_is_gone_says_so(tmp_path: Path) -> None:
+    node = await Node.start(config(tmp_path))
+    registered = await node.broker.metadata.get(keys.broker(0))
+    assert registered is not None
+    await node.broker.metadata.revoke(1)  # the node's own lease, its first
+    assert await node.broker.metadata.get(keys.broker(0)) is None
+    with pytest.raises(Fenced):
+        await node.wait()
+    await node.stop()

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from bytemq import node_settings
+from bytemq.broker.limits import ServerLimits
+from bytemq.broker.server import Listener
+from bytemq.config import BrokerConfig, InvalidConfig
+from bytemq.storage.settings import StorageConfig
+
+
+def test_storage_config__takes_each_setting_that_a_config_names() -> None:
+    config = BrokerConfig({"wal.file.bytes": "1048576", "storage.segment.bytes": "123456"})
+    storage = node_settings.storage_config(config)
+    assert (storage.wal_file_bytes, storage.segment_bytes) == (1048576, 123456)
+    assert node_settings.storage_config(BrokerConfig()) == StorageConfig(), "both sides have the same defaults"
+
+
+def test_server_limits__kafkas_socket_defaults_hold_only_where_somebody_set_them() -> None:
+    unset = node_settings.server_limits(BrokerConfig())
+    assert unset.socket_send_buffer_bytes == ServerLimits().socket_send_buffer_bytes
+    given = node_settings.server_limits(
+        BrokerConfig(
+            {"socket.send.buffer.bytes": "4096", "max.connections.per.ip.overrides": "10.0.0.1:5,::1:7, :x,junk"}
+        )
+    )
+    assert given.socket_send_buffer_bytes == 4096
+    assert (given.per_ip("10.0.0.1"), given.per_ip("::1"), given.per_ip("other")) == (5, 7, 2**31 - 1)
+
+
+def test_listeners__each_has_its_own_advertised_address() -> None:
+    config = BrokerConfig(
+        {
+            "listeners": "INSIDE://0.0.0.0:0,OUTSIDE://127.0.0.1:0,ANY://0.0.0.0:0",
+            "advertised.listeners": "INSIDE://kafka:9092",
+        }
+    )
+    assert node_settings.listeners(config)[1] == Listener("OUTSIDE", "127.0.0.1", 0)
+    bound = {"INSIDE": ("0.0.0.0", 1001), "OUTSIDE": ("127.0.0.1", 1002), "ANY": ("0.0.0.0", 1003)}
+    assert node_settings.advertised(config, bound, "my-host") == {
+        "INSIDE": ("kafka", 9092),
+        "OUTSIDE": ("127.0.0.1", 1002),
+        "ANY": ("my-host", 1003),
+    }
+
+
+def test_http_address__may_be_switched_off() -> None:
+    assert node_settings.http_address(BrokerConfig({"bytemq.http.listen": "127.0.0.1:0"})) == ("127.0.0.1", 0)
+    assert node_settings.http_address(BrokerConfig({"bytemq.http.listen": ""})) is None
+    with pytest.raises(InvalidConfig):
+        node_settings.http_address(BrokerConfig({"bytemq.http.listen": "nonsense"}))
