@@ -34,7 +34,7 @@ NAMED = {"session_id", "member_id", "leader"}
 NOW_SLACK_MS = 3_600_000
 SILENT_S = 3.0
 ABSENT = "<absent>"
-SHOWN_CHARACTERS = 160
+SHOWN_CHARACTERS = 40
 FIRST_OWN_PRODUCER_ID = 1_000_000  # cases use ids from here on; below are the servers' own
 
 registry: dict[str, Case] = {}

@@ -23,12 +23,14 @@ from bytemq.errors import BytemqError, Fenced
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import (
     CONTROL_FLAG,
+    LOG_APPEND_TIME,
     TRANSACTIONAL_FLAG,
     RecordBatch,
     parse_header,
     place,
     produced_batch,
     set_log_append_time,
+    set_max_timestamp,
 )
 from bytemq.protocol.records.control import parse_end_transaction
 from bytemq.protocol.records.reader import iter_records
@@ -162,6 +164,8 @@ class Appender:
         prepared.answer = done
         if append_time_ms >= 0:
             set_log_append_time(batch, append_time_ms)
+        elif batch.timestamp_type == LOG_APPEND_TIME:  # a client's claim; the topic says otherwise
+            set_max_timestamp(batch, batch.max_timestamp)
         place(batch, prepared.base_offset, self._leader_epoch)
         self._services.storage.append(self._files, [batch], partial(self._settle, prepared), urgent=urgent)
 
