@@ -284,7 +284,7 @@ class Connection(asyncio.BufferedProtocol):
         if not answer or self._transport is None:
             exchange.release_response(self._server.response_memory)
             return
-        size_bytes = sum(map(len, answer))
+        size_bytes = exchange.answer_bytes
         self._outgoing += answer
         self._outgoing_bytes += size_bytes
         self._written_bytes += size_bytes

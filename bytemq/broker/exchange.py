@@ -36,6 +36,7 @@ class Exchange(RequestContext):
         "_owner",
         "_size_bytes",
         "answer",
+        "answer_bytes",
         "body",
         "on_abandon",
         "pipelined",
@@ -59,6 +60,7 @@ class Exchange(RequestContext):
         self._buffer: Buffer | None = buffer
         self._size_bytes = size_bytes
         self.answer: Sequence[WireBuffer] | None = None
+        self.answer_bytes = 0
         self.pipelined = False
         self.on_abandon: Callable[[], None] | None = None
         self.response_reserved_bytes = 0
@@ -76,7 +78,9 @@ class Exchange(RequestContext):
         """
         if self.answer is not None:
             return
-        head = response_prefix(self.api_key, self.api_version, self.correlation_id, sum(map(len, parts)))
+        body_bytes = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        head = response_prefix(self.api_key, self.api_version, self.correlation_id, body_bytes)
+        self.answer_bytes = len(head) + body_bytes
         self._finish((head, *parts), keep_frame)
 
     def finish_without_answer(self) -> None:

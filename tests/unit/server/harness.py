@@ -40,6 +40,16 @@ from tests.support.fake_log_storage import FakeLogStorage
 NODE_ID = 0
 
 
+class AdjustableClock(SystemClock):
+    """The system's clock, set ahead by the test."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s
+
+
 class Storage(FakeLogStorage):
     """Appends become durable in the next turn of the loop, unless `held`."""
 

@@ -21,6 +21,7 @@ from bytemq.protocol.messages.list_offsets import (
 from bytemq.protocol.messages.metadata import MetadataRequest, MetadataResponse
 from bytemq.protocol.messages.produce import ProduceResponse
 from tests.unit.server.harness import (
+    AdjustableClock,
     batch,
     decode_response,
     eventually,
@@ -224,20 +225,16 @@ async def test_server__closes_idle_connections() -> None:
 
 async def test_server__closes_who_holds_memory_without_progress_while_others_wait() -> None:
     limits = ServerLimits(request_memory_bytes=1024 * 1024)
-    async with serving(make_cluster(), limits) as running:
+    clock = AdjustableClock()
+    async with serving(make_cluster(clock), limits) as running:
         stalled = [await running.connect() for _ in range(3)]
         for client in stalled:
             client.writer.write(pack(">i", 50 * 1024 * 1024) + bytes(100_000))
         server = running.server
         await eventually(lambda: server.request_memory.anyone_waits)
-        clock = server._broker.clock
-        real = clock.monotonic
-        try:
-            for later in (0, 6, 12):
-                type(clock).monotonic = lambda self, later=later: real() + later  # type: ignore[method-assign]
-                server._sweep()
-        finally:
-            type(clock).monotonic = lambda self: real()  # type: ignore[method-assign]
+        for _ in range(3):
+            server._sweep()
+            clock.ahead_s += 6
         for client in stalled:
             assert await client.closed()
         await eventually(lambda: server.request_memory.budget.used_bytes == 0)
