@@ -296,7 +296,7 @@ class Connection(asyncio.BufferedProtocol):
         """One write for all answers gathered."""
         outgoing = self._outgoing
         transport = self._transport
-        if not outgoing or transport is None:
+        if not outgoing or transport is None or transport.is_closing():
             return
         if self._outgoing_bytes < JOIN_BELOW_BYTES:
             transport.write(b"".join(outgoing))

@@ -19,6 +19,9 @@ FINAL_EPOCH = -1
 NO_SESSION = 0
 _MAX_INT32 = 2**31 - 1
 
+MAX_PARTITIONS = 1_000_000
+"""Of all sessions together: a slot count alone would not bound their memory."""
+
 Key = tuple[str | bytes, int]
 """(topic name or topic id, partition index)"""
 
@@ -141,30 +144,27 @@ class FetchContext:
 
 
 class FetchSessions:
-    """The sessions of one broker, at most `max_sessions`."""
+    """The sessions of one broker: at most `max_sessions`, with at most MAX_PARTITIONS partitions."""
 
-    __slots__ = ("_by_id", "_random", "evictions", "max_sessions", "min_eviction_ms")
+    __slots__ = ("_by_id", "_random", "evictions", "max_sessions", "min_eviction_ms", "partition_count")
 
     def __init__(self, max_sessions: int, min_eviction_ms: int, random: Random) -> None:
         self.max_sessions = max_sessions
         self.min_eviction_ms = min_eviction_ms
         self.evictions = 0
+        self.partition_count = 0
         self._random = random
         self._by_id: OrderedDict[int, FetchSession] = OrderedDict()  # the least recently used first
 
     def __len__(self) -> int:
         return len(self._by_id)
 
-    @property
-    def partition_count(self) -> int:
-        return sum(len(session.partitions) for session in self._by_id.values())
-
     def begin(self, request: FetchRequest, uses_topic_ids: bool, now_ms: int) -> FetchContext:
         """What this request wants, after its session is brought up to date."""
         epoch = request.session_epoch
         if epoch in (INITIAL_EPOCH, FINAL_EPOCH):
             if request.session_id != NO_SESSION:
-                self._by_id.pop(request.session_id, None)
+                self._remove(request.session_id)
             creates = epoch == INITIAL_EPOCH
             return FetchContext(self, _all_wanted(request), creates=creates, uses_topic_ids=uses_topic_ids)
         session = self._by_id.get(request.session_id)
@@ -174,9 +174,14 @@ class FetchSessions:
             return FetchContext(self, error=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
         if session.uses_topic_ids != uses_topic_ids:
             return FetchContext(self, error=ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR)
+        if self.partition_count + sum(len(partitions) for _, _, partitions in request.topics) > MAX_PARTITIONS:
+            self._remove(session.id)
+            return FetchContext(self, error=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
+        self.partition_count -= len(session.partitions)
         session.update(request)
+        self.partition_count += len(session.partitions)
         if not session.partitions:
-            del self._by_id[session.id]
+            self._remove(session.id)
             return FetchContext(self)
         session.epoch = next_epoch(session.epoch)
         session.last_used_ms = now_ms
@@ -185,7 +190,7 @@ class FetchSessions:
 
     def create(self, wanted: Sequence[WantedPartition], uses_topic_ids: bool, now_ms: int) -> FetchSession | None:
         """A new session; None when the cache is full of sessions that deserve their place more."""
-        if not wanted:
+        if not wanted or self.partition_count + len(wanted) > MAX_PARTITIONS:
             return None
         if len(self._by_id) >= self.max_sessions and not self._evict_for(len(wanted), now_ms):
             return None
@@ -195,7 +200,13 @@ class FetchSessions:
         session = FetchSession(session_id, uses_topic_ids, now_ms)
         session.partitions = {(_topic_key(one.name, one.topic_id), one.index): one for one in wanted}
         self._by_id[session_id] = session
+        self.partition_count += len(session.partitions)
         return session
+
+    def _remove(self, session_id: int) -> None:
+        session = self._by_id.pop(session_id, None)
+        if session is not None:
+            self.partition_count -= len(session.partitions)
 
     def _evict_for(self, size: int, now_ms: int) -> bool:
         """Kafka's rule: the one unused for min_eviction_ms; else one as old, and smaller than the newcomer."""
@@ -208,7 +219,7 @@ class FetchSessions:
             if smallest is None or size <= len(smallest.partitions):
                 return False
             victim = smallest
-        del self._by_id[victim.id]
+        self._remove(victim.id)
         self.evictions += 1
         return True
 

@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 
+from bytemq.broker import fetch_sessions
 from bytemq.broker.fetch_sessions import FetchContext, FetchSessions, WantedPartition, group_by_topic, next_epoch
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.fetch import FetchPartition, FetchRequest, PartitionData
@@ -65,6 +66,16 @@ def test_session__repeats_errors_and_says_when_they_end() -> None:
     assert len(context.finish(answers(context), 0)[2]) == 1
     context = cache.begin(request(session_id, 4), False, 0)
     assert not context.finish(answers(context), 0)[2]
+
+
+def test_session__says_when_a_divergence_ends() -> None:
+    cache = sessions()
+    session_id = open_session(cache, 1)
+    context = cache.begin(request(session_id, 1), False, 0)
+    diverging = PartitionData(1, 0, 5, 5, 0, diverging_epoch=(1, 2))
+    assert len(context.finish([(context.wanted[0], diverging)], 0)[2]) == 1
+    context = cache.begin(request(session_id, 2), False, 0)
+    assert len(context.finish(answers(context), 0)[2]) == 1
 
 
 def test_session__moves_partitions_with_records_to_the_end() -> None:
@@ -136,6 +147,21 @@ def test_cache__evicts_the_unused_then_the_smaller_and_else_none() -> None:
     assert open_session(cache, 1, 2, 3, now_ms=3 * MINUTE_MS), "larger than the first, which is old"
     assert cache.evictions == 2
     assert len(cache) == 2
+
+
+def test_cache__bounds_the_partitions_of_all_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_sessions, "MAX_PARTITIONS", 5)
+    cache = sessions()
+    first, second = open_session(cache, 1, 2), open_session(cache, 1, 2)
+    assert cache.partition_count == 4
+    assert open_session(cache, 1, 2) == 0, "two more are too many: that fetch goes without a session"
+    grown = cache.begin(request(first, 1, 3, 4), False, 0)
+    assert grown.error is ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+    assert cache.partition_count == 2
+    cache.begin(request(second, 1, 3, forget=(1,)), False, 0)
+    assert cache.partition_count == 2
+    cache.begin(request(second, -1), False, 0)
+    assert (len(cache), cache.partition_count) == (0, 0)
 
 
 def test_cache__of_no_slots_makes_every_fetch_sessionless() -> None:

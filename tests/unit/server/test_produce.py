@@ -152,16 +152,19 @@ async def test_produce__times_out_while_storage_is_stuck_and_keeps_the_order() -
         cluster.storage.held = True
         slow = client.send(produce_request("events", [(0, batch(b"slow"))], timeout_ms=1), 9)
         patient = client.send(produce_request("events", [(0, batch(b"patient"))]), 9)
+        memory = running.server.request_memory.budget
+        await eventually(lambda: len(cluster.storage.in_flight) == 2)
+        both_frames = memory.used_bytes
         answered, payload = await client.receive()
         assert answered == slow
         response = decode_response(ProduceResponse, 9, payload)
         assert response.responses[0].partition_responses[0].error_code == ErrorCode.REQUEST_TIMED_OUT
-        assert running.server.request_memory.budget.used_bytes > 0, "storage still works with both frames"
+        assert memory.used_bytes == both_frames > 0, "storage still works with both frames"
         cluster.storage.settle()
         answered, payload = await client.receive()
         assert answered == patient
         assert decode_response(ProduceResponse, 9, payload).responses[0].partition_responses[0].base_offset == 2
-        assert running.server.request_memory.budget.used_bytes == 0
+        assert memory.used_bytes == 0
         assert not len(cluster.broker.deadlines)
 
 
