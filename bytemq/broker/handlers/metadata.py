@@ -83,6 +83,10 @@ def _check_ids(asked: Iterable[MetadataRequestTopic], version: int) -> None:
 
 
 def _each_once(asked: Iterable[MetadataRequestTopic]) -> Iterable[MetadataRequestTopic]:
+    """A topic asked for by its id has no name: the Java client sends an empty one along."""
+    for one in asked:
+        if one.topic_id != ZERO_TOPIC_ID:
+            one.name = None
     return {(one.name, bytes(one.topic_id)): one for one in asked}.values()
 
 
