@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bytemq.broker.coordinator.group.member import JoinReply, Member, Protocols, SyncReply
+from bytemq.broker.coordinator.group.member import JoinReply, Member, Protocols
 from bytemq.broker.coordinator.group.memory import GROUP_BYTES, PENDING_MEMBER_BYTES, MembershipMemory
 from bytemq.broker.coordinator.group.states import PREVIOUS_STATES, GroupState
 from bytemq.broker.coordinator.group.subscription import CONSUMER_PROTOCOL_TYPE, all_subscribed_topics
@@ -66,14 +66,6 @@ class ClassicGroup:
         self._supported: Counter[str] = Counter()
         self._memory = memory
         self._resize(GROUP_BYTES)
-
-    def discard(self) -> None:
-        """The group is forgotten: its memory is free. Its members' requests have been answered before."""
-        self._memory.used_bytes -= self.size_bytes
-
-    def reclaim(self) -> None:
-        """Takes back `discard`."""
-        self._memory.used_bytes += self.size_bytes
 
     # -- members
 
@@ -142,7 +134,7 @@ class ClassicGroup:
         old = self.members[old_member_id]
         fenced = ErrorCode.FENCED_INSTANCE_ID
         self.answer_join(old, JoinGroupResponse(error_code=fenced, member_id=old_member_id, protocol_name=None))
-        self.answer_sync(old, SyncGroupResponse(error_code=fenced))
+        old.answer_sync(SyncGroupResponse(error_code=fenced))
         new = Member(
             member_id=new_member_id,
             group_instance_id=group_instance_id,
@@ -187,24 +179,6 @@ class ClassicGroup:
         if reply is not None:
             self._park_join(member, None)
             reply(response)
-
-    @staticmethod
-    def park_sync(member: Member, reply: SyncReply) -> None:
-        """Parks a SyncGroup; an earlier one of the same member has lost its caller and is told to try again."""
-        earlier = member.awaiting_sync
-        member.awaiting_sync = reply
-        if earlier is not None:
-            earlier(SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS))
-
-    @staticmethod
-    def answer_sync(member: Member, response: SyncGroupResponse) -> bool:
-        """Answers the parked SyncGroup; False if there is none."""
-        reply = member.awaiting_sync
-        if reply is None:
-            return False
-        member.awaiting_sync = None
-        reply(response)
-        return True
 
     # -- generation
 

@@ -82,13 +82,13 @@ class GroupEnvironment:
         if self.groups.get(group.group_id) is group:
             self.cancel_timers(group)
             del self.groups[group.group_id]
-            group.discard()
+            self.memory.used_bytes -= group.size_bytes
 
     def restore_group(self, group: ClassicGroup) -> None:
         """Takes back `forget_group`, unless another group has that id by now."""
         if group.group_id not in self.groups:
             self.groups[group.group_id] = group
-            group.reclaim()
+            self.memory.used_bytes += group.size_bytes
 
     def session_key(self, group_id: str, member_id: str) -> tuple[str, str, str]:
         """The timer of one member's session."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Sized
 from dataclasses import dataclass
 
+from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.join_group import JoinGroupRequestProtocol, JoinGroupResponse
 from bytemq.protocol.messages.sync_group import SyncGroupResponse
 
@@ -53,6 +54,20 @@ class Member:
     def vote(self, candidates: Container[str]) -> str:
         """The first of the member's protocols among the candidates, of which it supports at least one."""
         return next(name for name, _ in self.protocols if name in candidates)
+
+    def park_sync(self, reply: SyncReply) -> None:
+        """Parks a SyncGroup. An earlier one has lost its caller, and is told to try again."""
+        earlier, self.awaiting_sync = self.awaiting_sync, reply
+        if earlier is not None:
+            earlier(SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS))
+
+    def answer_sync(self, response: SyncGroupResponse) -> bool:
+        """Answers the parked SyncGroup; False if there is none."""
+        reply, self.awaiting_sync = self.awaiting_sync, None
+        if reply is None:
+            return False
+        reply(response)
+        return True
 
     def has_satisfied_heartbeat(self) -> bool:
         """Whether a passed session deadline may be overlooked: a parked request is a sign of life, but for members

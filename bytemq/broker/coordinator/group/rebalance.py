@@ -140,7 +140,7 @@ class Rebalance:
         if member is not None:
             unknown = ErrorCode.UNKNOWN_MEMBER_ID
             group.answer_join(member, JoinGroupResponse(error_code=unknown, protocol_name=None))
-            group.answer_sync(member, SyncGroupResponse(error_code=unknown))
+            member.answer_sync(SyncGroupResponse(error_code=unknown))
         group.remove(member_id)
 
     def received_sync(self, group: ClassicGroup, member_id: str) -> None:
@@ -207,7 +207,7 @@ class Rebalance:
     def _answer_syncs(self, group: ClassicGroup, error: ErrorCode) -> None:
         for member in group.members.values():
             # A session that ended while its SyncGroup was parked was overlooked, so it starts anew.
-            if group.answer_sync(member, assignment_response(group, member, error)):
+            if member.answer_sync(assignment_response(group, member, error)):
                 self.extend_session(group, member)
 
 

@@ -145,7 +145,7 @@ class GroupShard:
                 group.answer_join(
                     member, JoinGroupResponse(error_code=code, member_id=member.member_id, protocol_name=None)
                 )
-                group.answer_sync(member, SyncGroupResponse(error_code=code))
+                member.answer_sync(SyncGroupResponse(error_code=code))
             self.environment.forget_group(group)
         self.environment.timers.cancel(_EXPIRY_KEY)
         self.environment.timers.cancel(_DELETED_TOPICS_KEY)

@@ -40,7 +40,7 @@ class Syncing:
             self._rebalance.received_sync(group, request.member_id)
             reply(assignment_response(group, member))
             return NOTHING
-        group.park_sync(member, reply)
+        member.park_sync(reply)
         self._rebalance.received_sync(group, request.member_id)
         if group.leader_id != request.member_id or group.is_storing_assignment:
             return NOTHING  # a generation is assigned once: what the leader sends again is not looked at
