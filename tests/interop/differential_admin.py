@@ -34,7 +34,7 @@ def create(subject: Subject, label: str, *rows: dict[str, Any], version: int = 5
 
 @case
 def create_topics_names(subject: Subject) -> None:
-    names = ["", ".", "..", "a/b", "a b", "ü", "x" * 249, "x" * 250, "a.b-c_d", "__consumer_offsets", "a\x00b", "café"]
+    names = ["", ".", "..", "a/b", "a b", "ü", "x" * 249, "x" * 250, "a.b-c_d", "__internal", "a\x00b", "café"]
     for name in names:
         create(subject, f"name {name[:20]!r} {len(name)}", {"name": name}, validate_only=True)
     create(subject, "dotted", {"name": "collide.one"})
