@@ -187,7 +187,9 @@ def metadata(subject: Subject) -> None:
         rows = [{"topic_id": one, "name": None}]
         subject.call(f"by id, {label}", MetadataRequest, 12, topics=rows, allow_auto_topic_creation=False)
         rows = [{"topic_id": one, "name": ""}]  # as the Java client does
-        subject.call(f"by id and empty name, {label}", MetadataRequest, 12, topics=rows, allow_auto_topic_creation=False)
+        subject.call(
+            f"by id and empty name, {label}", MetadataRequest, 12, topics=rows, allow_auto_topic_creation=False
+        )
     rows = [{"name": topic}, {"name": topic}]
     subject.call("twice", MetadataRequest, 9, topics=rows, allow_auto_topic_creation=False)
     rows = [{"name": "bad name"}, {"name": "__consumer_offsets"}]
