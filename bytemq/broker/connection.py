@@ -174,8 +174,8 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def holds_memory(self) -> bool:
-        """The client owes us progress: a frame is incomplete, or answers wait to be read."""
-        return self._write_paused or self._reader.mid_frame
+        """The client owes us progress: a frame is incomplete and not held up by us, or answers wait to be read."""
+        return self._write_paused or (self._reader.mid_frame and not self._reader.waits_for_memory)
 
     def moved_bytes(self) -> int:
         """Bytes received and sent since the last call."""

@@ -20,6 +20,8 @@ EXHAUSTED_READ_BYTES = 4 * 1024
 DIRECT_FROM_BYTES = 32 * 1024
 """Missing bytes of a frame from which on they are received in place: below, the copy is cheaper than one more read."""
 RESERVE_STEP_BYTES = 1024 * 1024
+SCARCE_STEP_BYTES = 128 * 1024
+"""The step once half of the memory is used: whoever only announces then holds little."""
 
 _SIZE = Struct(">i")
 
@@ -239,7 +241,10 @@ class FrameReader:
 
     def _reserve_step(self) -> None:
         missing = self._size - self._reserved
-        step = missing if missing < 2 * RESERVE_STEP_BYTES else RESERVE_STEP_BYTES
+        budget = self._memory.budget
+        step = RESERVE_STEP_BYTES if 2 * budget.used_bytes < budget.limit_bytes else SCARCE_STEP_BYTES
+        if missing < 2 * step:
+            step = missing  # no small rest at the end
         if self._memory.reserve(self, step):
             self._reserved += step
 

@@ -59,6 +59,7 @@ class Server:
         self._sequence = 0
         self._sweeper: TimerHandle | None = None
         self._stopping = False
+        self._waits_seen = 0
         self._log_gate = LogGate(broker.clock.monotonic)
         self._register_metrics()
 
@@ -161,7 +162,9 @@ class Server:
         clock = self._broker.clock
         self.now = clock.monotonic()
         idle_s = self.limits.connections_max_idle_s
-        short_of_memory = self.request_memory.anyone_waits or bool(self.response_memory.waiting)
+        waits = self.request_memory.budget.waits + self.response_memory.waits
+        short_of_memory = waits != self._waits_seen or self.request_memory.anyone_waits
+        self._waits_seen = waits
         for connection in tuple(self._connections):
             if short_of_memory and connection.holds_memory:
                 self._close_if_stalled(connection)

@@ -31,7 +31,7 @@ class MemoryBudget:
     its callers take in no more while the budget is `exhausted`.
     """
 
-    __slots__ = ("_waiters", "limit_bytes", "peak_bytes", "used_bytes")
+    __slots__ = ("_waiters", "limit_bytes", "peak_bytes", "used_bytes", "waits")
 
     def __init__(self, limit_bytes: int) -> None:
         if limit_bytes <= 0:
@@ -39,6 +39,8 @@ class MemoryBudget:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.peak_bytes = 0
+        self.waits = 0
+        """How often somebody had to wait, so far."""
         self._waiters: deque[Waiter] = deque()
 
     @property
@@ -71,6 +73,7 @@ class MemoryBudget:
 
         More than the whole limit is granted when nothing else is reserved.
         """
+        self.waits += 1
         waiter = Waiter(self, size_bytes, granted)
         self._waiters.append(waiter)
         return waiter
