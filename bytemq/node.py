@@ -147,10 +147,14 @@ class Node:
         try:
             self.http_address = await http.start(*address)
         except OSError as error:
-            raise Invalid(
+            problem = (
                 f"cannot listen on {address[0]}:{address[1]} for metrics and health: {error.strerror}. "
                 "Choose another address with --set bytemq.http.listen=HOST:PORT, or none with an empty one."
-            ) from error
+            )
+            if "bytemq.http.listen" in self.config.static:
+                raise Invalid(problem) from error
+            # Nobody asked for the default address: a second node on this machine is no reason not to start.
+            log.warning("no metrics and no health over HTTP", reason=problem)
 
     def _durability(self) -> Durability:
         return "page-cache" if self.config.bytemq_durability == "page-cache" else "fsync"

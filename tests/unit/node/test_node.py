@@ -69,3 +69,23 @@ async def test_node__whose_session_is_gone_says_so(tmp_path: Path) -> None:
     with pytest.raises(Fenced):
         await node.wait()
     await node.stop()
+
+
+async def test_node__insists_on_an_http_address_only_where_somebody_chose_it(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(BytemqError, match="metrics and health"):
+            await Node.start(config(tmp_path, **{"bytemq.http.listen": address}))
+
+        chosen = config(tmp_path, **{"bytemq.http.listen": address})
+        static = {name: value for name, value in chosen.static.items() if name != "bytemq.http.listen"}
+        unasked = BrokerConfig(static)
+        object.__setattr__(unasked, "bytemq_http_listen", address)  # as if that were the default
+        node = await Node.start(unasked)
+        try:
+            assert node.http_address is None
+            assert node.addresses
+        finally:
+            await node.stop()
