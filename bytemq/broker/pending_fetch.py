@@ -23,6 +23,9 @@ from bytemq.runtime.clock import TimerHandle
 LEAST_GRANT_BYTES = 1024 * 1024
 """Less memory than this is not worth a read: the fetch waits instead."""
 
+LOOP_READ_BYTES = 2 * 1024 * 1024
+"""What one fetch may copy out of the page cache on the event loop; a thread copies more, so that others are served."""
+
 GRANT_DIVISOR = 4
 """A fetch gets at most this part of the free memory: many slow readers come to share, none takes all."""
 
@@ -144,7 +147,7 @@ class PendingFetch:
     # Reading
 
     def _read(self) -> None:
-        """Reads what is in memory; leaves the rest to a task as soon as one partition has to be read from a file."""
+        """Reads what is in memory; leaves the rest to a task when a file has to be waited for, or when it is much."""
         self._answers = []
         self._total_bytes = 0
         left = self._granted_bytes
@@ -154,16 +157,26 @@ class PendingFetch:
                 self._add_refusal(wanted, partition)
                 continue
             limit = min(wanted.max_bytes, left)
-            at_least_one = not self._total_bytes and not self._starved
-            fetched = partition.read_cached(
-                wanted.fetch_offset, limit, isolation=self._isolation, at_least_one=at_least_one
-            )
+            fetched = None
+            if self._total_bytes + limit <= LOOP_READ_BYTES or self._fits_the_loop(wanted, partition):
+                fetched = partition.read_cached(
+                    wanted.fetch_offset, limit, isolation=self._isolation, at_least_one=self._at_least_one
+                )
             if fetched is None:
                 self._broker.supervisor.start("fetch", self._read_files(position))
                 return
             self._add(wanted, partition, fetched)
             left = max(0, left - fetched.size_bytes)
         self._read_all()
+
+    @property
+    def _at_least_one(self) -> bool:
+        """The next partition gives one batch, whatever its size: nothing was read yet, and there is memory."""
+        return not self._total_bytes and not self._starved
+
+    def _fits_the_loop(self, wanted: WantedPartition, partition: Partition) -> bool:
+        available = partition.available_bytes(wanted.fetch_offset, self._isolation)
+        return self._total_bytes + available <= LOOP_READ_BYTES
 
     async def _read_files(self, first: int) -> None:
         """Goes on where a read would have blocked."""
@@ -177,7 +190,7 @@ class PendingFetch:
                     continue
                 limit = min(wanted.max_bytes, max(0, self._granted_bytes - self._total_bytes))
                 fetched = await partition.read(
-                    wanted.fetch_offset, limit, isolation=self._isolation, at_least_one=not self._total_bytes
+                    wanted.fetch_offset, limit, isolation=self._isolation, at_least_one=self._at_least_one
                 )
                 self._add(wanted, partition, fetched)
         finally:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from bytemq.broker import pending_fetch
 from bytemq.broker.limits import ServerLimits
 from bytemq.errors import Corrupt
 from bytemq.protocol.codec import encode
@@ -247,6 +248,31 @@ async def test_fetch__reads_from_files_where_memory_does_not_have_it() -> None:
         response = await fetch(client, request(partitions=((0, 1), (1, 0))))
         assert offsets(response) == [[1, 2], [0, 1, 2]]
         await eventually(lambda: cluster.broker.response_memory.used_bytes == 0)
+
+
+async def test_fetch__copies_little_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Much of it is read in a thread although the page cache has it: fifty megabytes would stop everybody else."""
+    monkeypatch.setattr(pending_fetch, "LOOP_READ_BYTES", 1500)
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        files = next(cluster.broker.partitions.open_partitions())._files
+        copied_on_the_loop = []
+        read_cached = files.read_cached
+
+        def watched(*args: Any, **options: Any) -> Any:
+            read = read_cached(*args, **options)
+            copied_on_the_loop.append(read.size_bytes)
+            return read
+
+        monkeypatch.setattr(files, "read_cached", watched)
+        assert offsets(await fetch(client, request())) == [[0, 1, 2]]
+        assert copied_on_the_loop == []
+        assert offsets(await fetch(client, request(partitions=((0, 2),)))) == [[2]]  # one batch: at once
+        assert offsets(await fetch(client, request(limit=1500))) == [[0]]
+        assert len(copied_on_the_loop) == 2
+        assert max(copied_on_the_loop) < 1500
 
 
 async def test_fetch__unreadable_bytes_are_an_error_of_the_partition() -> None:
