@@ -70,7 +70,7 @@ class PendingFetch:
         self._max_bytes = min(request.max_bytes, broker.config.fetch_max_bytes)
         self._min_bytes = min(request.min_bytes, self._max_bytes)
         self._max_wait_s = request.max_wait_ms / 1000
-        self._refuses_all = request.replica_id >= 0 and request.replica_id != broker.node_id
+        self._refuses_all = request.replica_id >= 0  # no broker is a replica of another, nor of itself
         self._answers: Answers = []
         self._total_bytes = 0
         self._must_answer = False

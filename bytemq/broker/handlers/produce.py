@@ -167,10 +167,12 @@ def without_repeated(topics: Topics) -> Topics:
 
 
 def group_results(topics: Topics, results: Sequence[ProduceResult]) -> list[TopicResults]:
-    """The flat results under their topics again."""
+    """The flat results under their topics again; a topic without partitions is left out, as in Kafka."""
     grouped: list[TopicResults] = []
     position = 0
     for name, topic_id, partitions in topics:
+        if not partitions:
+            continue
         grouped.append((name, topic_id, results[position : position + len(partitions)]))
         position += len(partitions)
     return grouped
