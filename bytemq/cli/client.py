@@ -97,6 +97,12 @@ def results(futures: Mapping[Any, Future[Any]]) -> dict[Any, Any]:
     return {key: result(future) for key, future in futures.items()}
 
 
+def raise_all(failures: list[str]) -> None:
+    """Raises Failed with everything that went wrong, once the rest of a batch is done and reported."""
+    if failures:
+        raise Failed("\nbytemq: ".join(failures))
+
+
 def require_topics(client: AdminClient, names: Iterable[str]) -> dict[str, Any]:
     """Metadata of existing topics by name. Raises Failed, naming those that do not exist."""
     try:

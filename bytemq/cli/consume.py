@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from bytemq.cli.options import Commands, Failed, add_server_options
+from bytemq.cli.options import Commands, Failed, add_server_options, seconds, whole_number
+from bytemq.cli.output import counted
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, TopicPartition
@@ -27,7 +29,8 @@ examples:
   bytemq consume clicks --from-beginning --json
 
 format: %s value, %k key, %h headers, %t topic, %p partition, %o offset, %T timestamp in ms, %% a percent sign;
-        \\n and \\t as usual; a null is shown as NULL
+        \\n and \\t as usual; a null is shown as NULL, in --json as null; bytes come out as they are, but in --json
+        those that are no UTF-8 become U+FFFD
 """
 _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 _MOST_AT_ONCE = 1000
@@ -41,11 +44,16 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--topic", metavar="TOPIC", help="as Kafka's tools name it")
     parser.add_argument("--from-beginning", action="store_true", help="start at the first record, not at the end")
     parser.add_argument("--group", metavar="ID", help="consumer group to join")
-    parser.add_argument("--partition", type=int, metavar="N", help="this partition only")
-    parser.add_argument("--offset", metavar="N", help="where to start: an offset, earliest or latest")
-    parser.add_argument("--max-messages", type=int, metavar="N", help="stop after so many records")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="stop when no record came for so long")
-    parser.add_argument("--isolation-level", choices=("read_committed", "read_uncommitted"), default="read_uncommitted")
+    parser.add_argument("--partition", type=whole_number(0), metavar="N", help="this partition only")
+    parser.add_argument("--offset", metavar="N", help="where to start in --partition: an offset, earliest or latest")
+    parser.add_argument("--max-messages", type=whole_number(1), metavar="N", help="stop after so many records")
+    parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="stop when no record came for so long")
+    parser.add_argument(
+        "--isolation-level",
+        choices=("read_committed", "read_uncommitted"),
+        default="read_uncommitted",
+        help="whether records of open and aborted transactions are left out (default: read_uncommitted)",
+    )
     look = parser.add_mutually_exclusive_group()
     look.add_argument("--format", metavar="TEXT", help="how to print a record, see below (default: '%%s\\n')")
     look.add_argument("--json", action="store_true", help="print one JSON object per record")
@@ -62,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if options.offset is not None and options.partition is None:
         options.parser.error("--offset needs --partition")
     consumer = _consumer(options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # commit and leave the group, as on Ctrl-C
     try:
         if options.group:
             consumer.subscribe([topic])
@@ -70,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         count = _print_records(consumer, options)
     finally:
         consumer.close()
-    print(f"{count} records read from {topic}", file=sys.stderr)
+    print(f"{counted(count, 'record')} read from {topic}", file=sys.stderr)
     return 0
 
 

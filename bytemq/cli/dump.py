@@ -7,6 +7,9 @@ from pathlib import Path
 
 from bytemq.cli.options import Commands, Failed
 
+_DESCRIPTION = """\
+Print what is in files of the write-ahead log and their indexes, in segments and in snapshots, for support. Reads only.
+"""
 _EXAMPLES = """\
 examples:
   bytemq dump data/wal/*
@@ -18,7 +21,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "dump",
         help="show what is in segment and log files",
-        description="Print the contents of write-ahead log files, segments and manifests, for support. Reads only.",
+        description=_DESCRIPTION,
         epilog=_EXAMPLES,
     )
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="file of a node's data folder")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from bytemq.cli import reset_offsets
@@ -32,6 +33,11 @@ _OFFSET_COLUMNS = (
     "host",
     "client_id",
 )
+
+_NOT_DELETED = {
+    "GROUP_ID_NOT_FOUND": "there is no group {}; `bytemq group list` shows what there is",
+    "NON_EMPTY_GROUP": "group {} has members: stop its consumers first",
+}
 
 
 def add_parser(commands: Commands) -> None:
@@ -101,7 +107,11 @@ def run_describe(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     for name in names:
         description = described(client, name)
-        rows += _member_rows(description) if options.members else _offset_rows(client, name, description)
+        found = _member_rows(description) if options.members else _offset_rows(client, name, description)
+        if not found:
+            what = "members" if options.members else "committed offsets and no members"
+            print(f"Group {name} has no {what}.", file=sys.stderr)
+        rows += found
     if options.members:
         columns: tuple[str, ...] = ("group", "consumer_id", "instance_id", "host", "client_id", "assignment")
     else:
@@ -188,10 +198,18 @@ def _member_rows(description: Any) -> list[dict[str, Any]]:
 
 
 def run_delete(options: argparse.Namespace) -> None:
-    from bytemq.cli.client import admin_client, results
+    from confluent_kafka import KafkaException
+
+    from bytemq.cli.client import admin_client, failure, raise_all
 
     names = group_names(options)
     client = admin_client(options)
-    results(client.delete_consumer_groups(names))
-    for name in names:
-        print(f"Deleted group {name}.")
+    failures = []
+    for name, future in client.delete_consumer_groups(names).items():
+        try:
+            future.result()
+        except KafkaException as error:
+            failures.append(_NOT_DELETED.get(error.args[0].name(), f"{{}}: {failure(error)}").format(name))
+        else:
+            print(f"Deleted group {name}.")
+    raise_all(failures)

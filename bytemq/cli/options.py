@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from typing import Any
 
 DEFAULT_BOOTSTRAP_SERVER = "127.0.0.1:9092"
@@ -42,6 +43,33 @@ def add_server_options(parser: argparse.ArgumentParser) -> None:
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Type of an option that takes a whole number from `least` to `most`; anything else is wrong usage."""
+    wanted = f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most}"
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+def seconds(text: str) -> float:
+    """Type of an option that takes a span of time; anything else is wrong usage."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+    return value
 
 
 def assignments(texts: list[str]) -> dict[str, str]:

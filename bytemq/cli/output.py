@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 Row = Mapping[str, object]
+_WIDEST = 10_000
 
 
 def show(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool, title: str | None = None) -> None:
@@ -17,6 +18,11 @@ def show(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool, title: s
         _show_table(rows, columns, title)
     else:
         _show_text(rows, columns)
+
+
+def counted(count: int, what: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def show_json(value: object) -> None:
@@ -35,7 +41,11 @@ def _show_table(rows: Sequence[Row], columns: Sequence[str], title: str | None) 
         table.add_column(_heading(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(row.get(column))) for column in columns))
-    Console().print(table)
+    console = Console()
+    if console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum > console.width:
+        _show_text(rows, columns)  # long lines wrap as the terminal likes; a table would break words in every column
+    else:
+        console.print(table)
 
 
 def _show_text(rows: Sequence[Row], columns: Sequence[str]) -> None:

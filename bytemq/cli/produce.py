@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bytemq.cli.options import Commands, Failed, add_server_options, assignments
+from bytemq.cli.options import Commands, Failed, add_server_options, assignments, whole_number
+from bytemq.cli.output import counted
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer
@@ -24,6 +25,8 @@ examples:
   bytemq produce users --key-separator : --null-marker NULL         (17:NULL deletes key 17 in a compacted topic)
 """
 _SHOWN_FAILURES = 3
+_FLUSH_STEP_S = 1.0
+"""Short, so that Ctrl-C is noticed while the server does not answer."""
 Headers = list[tuple[str, str | bytes | None]]
 
 
@@ -37,9 +40,13 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--header", metavar="NAME=VALUE", action="append", default=[], help="header of every record; may be repeated"
     )
-    parser.add_argument("--partition", type=int, metavar="N", default=-1, help="partition of every record")
+    parser.add_argument("--partition", type=whole_number(0), metavar="N", default=-1, help="partition of every record")
     parser.add_argument(
-        "--compression", "--compression-type", choices=("none", "gzip", "snappy", "lz4", "zstd"), default="none"
+        "--compression",
+        "--compression-type",
+        choices=("none", "gzip", "snappy", "lz4", "zstd"),
+        default="none",
+        help="how batches are compressed (default: none)",
     )
     parser.add_argument("--acks", choices=("0", "1", "all"), default="all", help="what to wait for (default: all)")
     add_server_options(parser)
@@ -54,13 +61,20 @@ def run(options: argparse.Namespace) -> int:
     producer = _producer(options)
     outcome = _Outcome()
     with _lines_of(options) as source:
-        for line in _lines(source):
-            key, value = _key_and_value(line, options)
-            _send(producer, topic, key, value, headers, options.partition, outcome)
-    producer.flush()
-    print(f"{outcome.acknowledged} records sent to {topic}", file=sys.stderr)
+        try:
+            for number, line in enumerate(_lines(source), start=1):
+                try:
+                    key, value = _key_and_value(line, options)
+                    _send(producer, topic, key, value, headers, options.partition, outcome)
+                except Failed as error:
+                    raise Failed(f"line {number}: {error}; it and what follows was not sent") from None
+        finally:  # whatever ends it, the lines before are sent and counted
+            while producer.flush(_FLUSH_STEP_S):
+                pass
+            print(f"{counted(outcome.acknowledged, 'record')} sent to {topic}", file=sys.stderr)
     if outcome.failed:
-        raise Failed(f"{outcome.failed} records were not acknowledged: {'; '.join(outcome.reasons)}")
+        verb = "was" if outcome.failed == 1 else "were"
+        raise Failed(f"{counted(outcome.failed, 'record')} {verb} not acknowledged: {'; '.join(outcome.reasons)}")
     return 0
 
 
@@ -117,7 +131,7 @@ def _key_and_value(line: bytes, options: argparse.Namespace) -> tuple[bytes | No
         key, separator, value = line.partition(options.key_separator.encode())
         if not separator:
             shown = line[:60].decode(errors="replace")
-            raise Failed(f"no key separator {options.key_separator!r} in the line {shown!r}")
+            raise Failed(f"no key separator {options.key_separator!r} in {shown!r}")
     if options.null_marker is not None:
         marker = options.null_marker.encode()
         key = None if key == marker else key

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
 
     names = group_names(options)
     if bool(options.topic) == options.all_topics:
-        options.parser.error("say which topics: --topic TOPIC, or --all-topics")
+        options.parser.error("say which topics: either --topic TOPIC or --all-topics")
     timestamp_ms = wanted_timestamp_ms(options)
     client = admin_client(options)
     rows = []
@@ -95,6 +96,8 @@ def run(options: argparse.Namespace) -> None:
             for (topic, partition), offset in sorted(new.items())
         ]
     show(rows, ("group", "topic", "partition", "new_offset"), as_json=options.json)
+    if not options.execute:
+        print("Nothing is changed yet; add --execute to set these offsets.", file=sys.stderr)
 
 
 def described_or_new(client: AdminClient, name: str) -> str:
@@ -186,7 +189,7 @@ def _named_partitions(client: AdminClient, texts: list[str]) -> list[Partition]:
         chosen = [int(part) if part.strip().isdigit() else -1 for part in numbers.split(",")] if numbers else existing
         for partition in chosen:
             if partition not in topics[name].partitions:
-                raise Failed(f"topic {name} has no such partition; it has 0 to {len(existing) - 1}")
+                raise Failed(f"there is no partition {name}:{numbers}; topic {name} has 0 to {len(existing) - 1}")
             found[name, partition] = None
     return list(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from bytemq.cli.options import Commands, Failed, add_json_option, add_server_options, assignments
+from bytemq.cli.options import Commands, Failed, add_json_option, add_server_options, assignments, whole_number
 from bytemq.cli.output import show, show_json
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ examples:
   bytemq topic delete clicks
 """
 
+_PARTITIONS = whole_number(1, 100_000)
+"""What the client library lets through."""
+
 
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
@@ -27,9 +30,14 @@ def add_parser(commands: Commands) -> None:
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = _add_action(actions, "create", run_create, "create topics", names="+")
-    create.add_argument("--partitions", type=int, metavar="N", help="number of partitions (default: num.partitions)")
     create.add_argument(
-        "--replication-factor", type=int, metavar="N", help="accepted for Kafka's sake; storage keeps the copies"
+        "--partitions", type=_PARTITIONS, metavar="N", help="number of partitions (default: num.partitions)"
+    )
+    create.add_argument(
+        "--replication-factor",
+        type=whole_number(1, 32767),
+        metavar="N",
+        help="accepted for Kafka's sake; storage keeps the copies",
     )
     _add_config_option(create)
     create.add_argument("--if-not-exists", action="store_true", help="no failure for topics that are there")
@@ -38,7 +46,7 @@ def add_parser(commands: Commands) -> None:
     add_json_option(listing)
     add_json_option(_add_action(actions, "describe", run_describe, "show partitions and configs", names="*"))
     alter = _add_action(actions, "alter", run_alter, "add partitions, change configs", names="+")
-    alter.add_argument("--partitions", type=int, metavar="N", help="the new, higher number of partitions")
+    alter.add_argument("--partitions", type=_PARTITIONS, metavar="N", help="the new, higher number of partitions")
     _add_config_option(alter)
     alter.add_argument(
         "--delete-config", metavar="NAME", action="append", default=[], help="back to the default; may be repeated"
@@ -74,7 +82,7 @@ def run_create(options: argparse.Namespace) -> None:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import NewTopic
 
-    from bytemq.cli.client import TIMEOUT_S, admin_client, failure
+    from bytemq.cli.client import TIMEOUT_S, admin_client, failure, raise_all
 
     names = _names(options)
     configs = assignments(options.config)
@@ -88,15 +96,18 @@ def run_create(options: argparse.Namespace) -> None:
         )
         for name in names
     ]
+    failures = []
     for name, future in client.create_topics(wanted, operation_timeout=TIMEOUT_S).items():
         try:
             future.result()
         except KafkaException as error:
             if error.args[0].name() == "TOPIC_ALREADY_EXISTS" and options.if_not_exists:
                 print(f"Topic {name} exists.")
-                continue
-            raise failure(error) from None
-        print(f"Created topic {name}.")
+            else:
+                failures.append(str(failure(error)))
+        else:
+            print(f"Created topic {name}.")
+    raise_all(failures)
 
 
 def run_list(options: argparse.Namespace) -> None:
@@ -210,19 +221,21 @@ def _alter_configs(client: AdminClient, names: list[str], configs: dict[str, str
 def run_delete(options: argparse.Namespace) -> None:
     from confluent_kafka import KafkaException
 
-    from bytemq.cli.client import TIMEOUT_S, admin_client, failure
+    from bytemq.cli.client import TIMEOUT_S, admin_client, failure, raise_all
 
     names = _names(options)
     client = admin_client(options)
+    failures = []
     for name, future in client.delete_topics(names, operation_timeout=TIMEOUT_S).items():
         try:
             future.result()
         except KafkaException as error:
-            if error.args[0].name() == "UNKNOWN_TOPIC_OR_PART" and options.if_exists:
+            if error.args[0].name() != "UNKNOWN_TOPIC_OR_PART":
+                failures.append(f"{name}: {failure(error)}")
+            elif options.if_exists:
                 print(f"There is no topic {name}.")
-                continue
-            if error.args[0].name() == "UNKNOWN_TOPIC_OR_PART":
-                message = f"there is no topic {name}; `bytemq topic list` shows what there is"
-                raise Failed(message) from None
-            raise failure(error) from None
-        print(f"Deleted topic {name}.")
+            else:
+                failures.append(f"there is no topic {name}; `bytemq topic list` shows what there is")
+        else:
+            print(f"Deleted topic {name}.")
+    raise_all(failures)

@@ -26,8 +26,15 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 
 def bytemq(node: NodeProcess, *arguments: str, send: str = "", code: int = 0) -> str:
     """Standard output of one command; the exit code must be `code`, and nobody sees a traceback."""
+    done = run(node, *arguments, send=send)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def run(node: NodeProcess, *arguments: str, send: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "BYTEMQ_BOOTSTRAP_SERVER": node.bootstrap}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "bytemq", *arguments],
         input=send,
         capture_output=True,
@@ -35,9 +42,6 @@ def bytemq(node: NodeProcess, *arguments: str, send: str = "", code: int = 0) ->
         env=environment,
         timeout=60,
     )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if code == 0 else done.stderr
 
 
 def as_json(node: NodeProcess, *arguments: str) -> Any:
@@ -75,8 +79,42 @@ def test_records__are_read_as_they_were_sent(node: NodeProcess) -> None:
     (record,) = map(json.loads, lines)
     assert (record["offset"], record["key"], record["value"], record["headers"]) == (2, "c", None, [["h", "x"]])
     assert bytemq(node, "consume", "records", "--from-beginning", "--timeout", "3") == "1\ntwo:2\nNULL\n\n"
-    assert "no key separator" in bytemq(node, "produce", "records", "--key-separator", ":", send="x\n", code=1)
     assert "there is no topic none" in bytemq(node, "consume", "none", code=1)
+
+
+def test_topics__the_rest_of_a_batch_is_done_and_said(node: NodeProcess) -> None:
+    bytemq(node, "topic", "create", "there")
+    message = bytemq(node, "topic", "create", "there", "new", code=1)
+    assert message == "bytemq: Topic 'there' already exists.\n"
+    done = run(node, "topic", "delete", "none", "new", "neither")
+    assert (done.returncode, done.stdout) == (1, "Deleted topic new.\n")
+    assert [line.split(";")[0] for line in done.stderr.splitlines()] == [
+        "bytemq: there is no topic none",
+        "bytemq: there is no topic neither",
+    ]
+
+
+def test_produce__a_bad_line_is_named_and_those_before_are_sent(node: NodeProcess) -> None:
+    bytemq(node, "topic", "create", "lines")
+    sent = bytemq(node, "produce", "lines", "--key-separator", ":", send="a:1\nx\nb:2\n", code=1)
+    assert sent == (
+        "1 record sent to lines\nbytemq: line 2: no key separator ':' in 'x'; it and what follows was not sent\n"
+    )
+    assert bytemq(node, "consume", "lines", "--from-beginning", "--timeout", "3") == "1\n"
+
+
+def test_consume__sigterm_commits_as_an_interrupt_does(node: NodeProcess) -> None:
+    bytemq(node, "topic", "create", "ended")
+    bytemq(node, "produce", "ended", send="1\n2\n")
+    command = [sys.executable, "-m", "bytemq", "consume", "ended", "--group", "ended", "--from-beginning"]
+    environment = {**os.environ, "BYTEMQ_BOOTSTRAP_SERVER": node.bootstrap}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as consumer:
+        assert consumer.stdout is not None
+        assert [consumer.stdout.readline() for _ in range(2)] == ["1\n", "2\n"]
+        consumer.terminate()
+        assert consumer.wait(20) == 0
+    (row,) = as_json(node, "group", "describe", "ended")
+    assert (row["current_offset"], row["lag"]) == (2, 0)
 
 
 def test_groups__offsets_lag_reset_and_deletion(node: NodeProcess) -> None:
@@ -94,6 +132,7 @@ def test_groups__offsets_lag_reset_and_deletion(node: NodeProcess) -> None:
     bytemq(node, *shift, "--execute")
     assert as_json(node, "group", "describe", "g")[0]["current_offset"] == 2
     bytemq(node, "group", "delete", "g")
+    assert "there is no group g;" in bytemq(node, "group", "delete", "g", code=1)
     assert "there is no group g" in bytemq(node, "group", "describe", "g", code=1)
 
 

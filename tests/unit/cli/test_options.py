@@ -67,6 +67,13 @@ def test_version__is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         ["group", "describe"],
         ["produce"],
         ["consume", "t", "--offset", "3"],
+        ["consume", "t", "--timeout", "-1"],
+        ["consume", "t", "--timeout", "nan"],
+        ["consume", "t", "--max-messages", "0"],
+        ["produce", "t", "--partition", "-1"],
+        ["topic", "create", "t", "--partitions", "0"],
+        ["topic", "create", "t", "--partitions", "-3"],
+        ["topic", "alter", "t", "--partitions", "100001"],
         ["start", "--durability", "maybe"],
         ["group", "reset-offsets", "g", "--topic", "t"],
         ["group", "reset-offsets", "g", "--to-earliest"],
@@ -209,3 +216,16 @@ def test_output__text_is_aligned_and_json_is_json(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "GROUP   LAG  HOST\ng       5    -\nlonger  10   -\n"
     show(rows, ("group", "lag"), as_json=True)
     assert json.loads(capsys.readouterr().out) == [{"group": "g", "lag": 5}, {"group": "longer", "lag": 10}]
+
+
+@pytest.mark.parametrize(("columns", "is_table"), [("80", False), ("120", True)])
+def test_output__a_terminal_too_narrow_for_the_table_gets_lines(
+    columns: str, is_table: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", columns)
+    member = "bytemq-cli-7ad9f7d2-eb62-4a17-a06c-1bb7790d3c28"
+    show([{"consumer_id": member, "host": "h" * 40, "lag": 5}], ("consumer_id", "host", "lag"), as_json=False)
+    text = capsys.readouterr().out
+    assert ("──" in text) == is_table
+    assert member in text and "CONSUMER-ID" in text  # whole, however it is shown
