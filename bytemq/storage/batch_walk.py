@@ -1,8 +1,10 @@
 """Walking stored record batches by their headers. Pure.
 
-Owns: finding, cutting and checking whole batches in bytes that came from a file. Must not: look at records, or trust a length.
+Owns: finding, cutting and checking whole batches in bytes that came from a file. Must not: look at records, or trust a
+length.
 
-Stored bytes are cut at chunk boundaries that an index knows; only inside one chunk (about 64 KiB) are batches walked one by one.
+Stored bytes are cut at chunk boundaries that an index knows; only inside one chunk (about 64 KiB) are batches walked
+one by one.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ def crc_matches(chunk: memoryview, batch: StoredBatch) -> bool:
 
 
 def salvage(chunk: memoryview, base_offset: int, next_offset: int) -> tuple[list[StoredBatch], list[tuple[int, int]]]:
-    """The sound batches of a damaged chunk that ought to hold [base_offset, next_offset), and the offsets that are lost.
+    """The sound batches of a damaged chunk that ought to hold [base_offset, next_offset), and the offsets that are
+    lost.
 
     Where a length is broken, the next sound batch is searched for byte by byte: one has to match its CRC to be found.
     """

@@ -1,10 +1,12 @@
 """Write-behind: from the write-ahead log to segments.
 
-Owns: when it happens, in which order, and which files of the write-ahead log are released. Must not: change a log otherwise.
+Owns: when it happens, in which order, and which files of the write-ahead log are released. Must not: change a log
+otherwise.
 
-For a group of partitions: their bytes are appended to their segments, the segments synced, then the manifests published in one transaction; only
-then the extents are dropped, and when no log has extents in a file any more, it is released. A crash at any point leaves the log as the manifests
-and the write-ahead log tell it, and at most bytes that nothing names.
+For a group of partitions: their bytes are appended to their segments, the segments synced, then the manifests published
+in one transaction; only then the extents are dropped, and when no log has extents in a file any more, it is released. A
+crash at any point leaves the log as the manifests and the write-ahead log tell it, and at most bytes that nothing
+names.
 """
 
 from __future__ import annotations
@@ -110,7 +112,8 @@ class WriteBehind:
             await asyncio.wait([self._task])
 
     async def run(self, *, everything: bool = False) -> None:
-        """Writes behind until the write-ahead log is well below its limit, or `everything` committed. Raises Unavailable."""
+        """Writes behind until the write-ahead log is well below its limit, or `everything` committed. Raises
+        Unavailable."""
         async with self._lock:
             limit = EVERYTHING if everything else self._first_kept()
             due = [
@@ -164,7 +167,8 @@ class WriteBehind:
     async def _write_log(self, files: LogFiles, limit: int, all_writers: list[SegmentWriter]) -> Written | None:
         """Appends a log's extents in files below `limit` to its segments. Nothing is durable yet.
 
-        Each writer is added to `all_writers`, whatever happens. None: nothing to do, or the log was overtaken by a deletion.
+        Each writer is added to `all_writers`, whatever happens. None: nothing to do, or the log was overtaken by a
+        deletion.
         """
         await self._publisher.refresh(files)
         files.drop_wal_below(files.manifest.end_offset)
@@ -198,7 +202,8 @@ class WriteBehind:
     async def _read(
         self, files: LogFiles, offset: int, end_offset: int, holes: list[tuple[int, int]]
     ) -> tuple[list[Chunk], list[memoryview], int]:
-        """Some chunks from `offset` on with their bytes, and the offset after them. Damaged ones are left out, as holes."""
+        """Some chunks from `offset` on with their bytes, and the offset after them. Damaged ones are left out, as
+        holes."""
         table = files.wal
         plan = plan_extents(table, self._files.wal, offset, READ_BYTES, end_offset, True)
         trusted = 0 not in table.verified[table.find(offset) : table.find(plan.last.base_offset) + 1]
@@ -300,12 +305,15 @@ class WriteBehind:
                 raise Unavailable("the log's segments changed while it was written behind")
             return with_segments(manifest, infos, one.snapshot, one.holes)
 
+        def applied() -> None:
+            # In one step with the new manifest: nobody may see the same offsets twice, or an index without them.
+            for writer in one.writers:
+                self._files.segments.grow(writer.info, writer.added)
+            one.files.drop_wal_below(one.end_offset)
+
         try:
             if not one.files.deleted:
-                await self._publisher.publish(one.files, change)
-                for writer in one.writers:
-                    self._files.segments.grow(writer.info, writer.added)
-                one.files.drop_wal_below(one.end_offset)
+                await self._publisher.publish(one.files, change, applied)
         except (Unavailable, NotFound):
             if not overtaken and not one.files.deleted:  # it may have been published
                 raise

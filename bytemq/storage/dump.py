@@ -90,8 +90,8 @@ def _dump_segment(view: memoryview) -> Iterator[str]:
             f"  offsets {chunk.base_offset}..{chunk.next_offset - 1} at position {chunk.position}, "
             f"{chunk.size_bytes} bytes, newest timestamp {chunk.max_timestamp}"
         )
-    for transaction in aborted:
-        yield f"  aborted: producer {transaction.producer_id}, offsets {transaction.first_offset}..{transaction.last_offset}"
+    for producer_id, first, last, _ in aborted:
+        yield f"  aborted: producer {producer_id}, offsets {first}..{last}"
 
 
 def _dump_index(name: str, data: bytes) -> Iterator[str]:

@@ -1,10 +1,10 @@
 """Where the bytes of a log are: compact tables from offsets to places. Pure.
 
-Owns: the two tables a log is read by: the extents of its newest part inside write-ahead-log files, and the sparse index of a
-segment. Must not: hold files or do I/O.
+Owns: the two tables a log is read by: the extents of its newest part inside write-ahead-log files, and the sparse index
+of a segment. Must not: hold files or do I/O.
 
-Both list *chunks*: whole batches in a row, about 64 KiB, or one batch that is larger. A read takes whole chunks where it can, so
-that it need not walk batches. Arrays, not objects: a chunk costs some 30 bytes.
+Both list *chunks*: whole batches in a row, about 64 KiB, or one batch that is larger. A read takes whole chunks where
+it can, so that it need not walk batches. Arrays, not objects: a chunk costs some 30 bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from typing import NamedTuple
-
 
 _NO_OFFSETS = array("q")
 _NO_SIZES = array("I")
@@ -28,7 +27,8 @@ class Chunk(NamedTuple):
 
 
 class ExtentTable:
-    """The chunks of one log inside write-ahead-log files, ascending and without overlap. `files` are ordinals of those files."""
+    """The chunks of one log inside write-ahead-log files, ascending and without overlap. `files` are ordinals of those
+    files."""
 
     __slots__ = (
         "bases",
@@ -83,7 +83,7 @@ class ExtentTable:
             self.verified[index] = 1
 
     def count_in_files_before(self, file: int) -> int:
-        """How many leading chunks lie in files with an ordinal below `file`: files are filled in the order of ordinals."""
+        """How many leading chunks lie in files below `file`: files are filled in the order of ordinals."""
         return bisect_right(self.files, file - 1)
 
     def drop_first(self, count: int) -> None:

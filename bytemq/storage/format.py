@@ -1,21 +1,22 @@
 """The bytes of a flush: what the write-ahead log is made of. Pure.
 
-Owns: the header of a flush, the index of its shares and the order of its payload. Must not: do I/O, or know which flush is
-valid in a file (`recovery` decides that with the functions here).
+Owns: the header of a flush, the index of its shares and the order of its payload. Must not: do I/O, or know which flush
+is valid in a file (`recovery` decides that with the functions here).
 
 A flush is
 
     header (56 bytes)   magic, version, session, sequence, durable-through, link to its predecessor, sizes, CRC-32C
-    index               one share a partition: topic id, partition, leader epoch, offsets, place of the bytes, and of each
+    index               one share a partition: topic id, partition, leader epoch, offsets, place of the bytes, and of
+    each
                         batch the 61 bytes of its header and the checksum that the client had sent
     payload             the record batches, those of a partition in a row
     padding             to a multiple of 8 bytes
 
-all big-endian. The CRC in the header covers header and index, a checksum in each share covers its batches. A share is one chunk: a
-partition with more in the flush has several in a row.
+all big-endian. The CRC in the header covers header and index, a checksum in each share covers its batches. A share is
+one chunk: a partition with more in the flush has several in a row.
 
-`durable_through` is a sequence up to which everything was synced before this flush was written. A broken flush at or below the
-`durable_through` of a later one is corruption; any other broken flush is the torn tail that a crash leaves.
+`durable_through` is a sequence up to which everything was synced before this flush was written. A broken flush at or
+below the `durable_through` of a later one is corruption; any other broken flush is the torn tail that a crash leaves.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class Share(NamedTuple):
     entries: bytes | memoryview
     """`BATCH_ENTRY_BYTES` a batch."""
     reference: str = ""
-    """The segment that holds the bytes when they were written there once and for all; "" when they are in the payload."""
+    """The segment that holds the bytes when they were written there once and for all; "" when they are in the payload.
+    """
 
     def chunk(self, payload_position: int) -> Chunk:
         """Where the batches of an inline share are; positions count from where `payload_position` does."""
@@ -162,7 +164,7 @@ def encode_head(
 
 
 def decode_header(view: bytes | memoryview, position: int = 0) -> FlushHeader:
-    """The header at `position`, its CRC not checked (the index is needed for that). Raises Corrupt if it cannot be one."""
+    """The header at `position`. Its CRC is not checked (`check_head`). Raises Corrupt if it cannot be one."""
     if len(view) - position < FLUSH_HEADER_BYTES:
         raise Corrupt("the file ends inside the header of a flush")
     magic, version, _, session, sequence, durable, previous, shares, index_bytes, payload = _HEADER.unpack_from(

@@ -1,9 +1,11 @@
 """Deleting what is no longer part of anything.
 
-Owns: the deletion of files that no published manifest and no tail record names. Must not: decide that something is superseded.
+Owns: the deletion of files that no published manifest and no tail record names. Must not: decide that something is
+superseded.
 
-Deleting comes last: after the successor was published, and after the readers that had planned with the file. What a crash left behind is found
-at the next start by listing the store; what is live is what manifests and tail records say, never what the listing says.
+Deleting comes last: after the successor was published, and after the readers that had planned with the file. What a
+crash left behind is found at the next start by listing the store; what is live is what manifests and tail records say,
+never what the listing says.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
 Owns: the contract of a store. Must not: know formats, offsets or the operating system.
 
 Names are relative paths with "/" between their parts. One name has one content: objects are created if absent and never
-overwritten. What a file system can do beyond that, appending in place and syncing, is `AppendFile`; its bytes are durable
-only up to the last sync, and so is nothing else's.
+overwritten. What a file system can do beyond that, appending in place and syncing, is `AppendFile`; its bytes are
+durable only up to the last sync, and so is nothing else's.
 
-Every call raises by what the caller must do: `Full` (no space), `Unavailable` (any other I/O error), `NotFound`, `Invalid`
-(the name exists already).
+Every call raises by what the caller must do: `Full` (no space), `Unavailable` (any other I/O error), `NotFound`,
+`Invalid` (the name exists already).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class AppendFile(ReadFile, Protocol):
     async def write(self, buffers: Sequence[Buffer], position: int, *, sync: bool) -> None:
         """Writes all buffers one after the other from `position`; with `sync` they are durable when this returns.
 
-        The buffers must not change meanwhile. After an error (or cancellation) any part may have been written; after a failed sync nothing
-        written since the last successful one may be trusted, not even by syncing again.
+        The buffers must not change meanwhile. After an error (or cancellation) any part may have been written; after a
+        failed sync nothing written since the last successful one may be trusted, not even by syncing again.
         """
 
     async def sync(self) -> None:
@@ -68,7 +68,7 @@ class Store(Protocol):
         """Everything whose name starts with `prefix` (which ends with "/"), in name order."""
 
     async def delete(self, names: Sequence[str]) -> None:
-        """Deletes; names that do not exist are no error. Not durable before the next `sync_names`, which nobody needs."""
+        """Deletes; names that do not exist are no error. A deletion may be undone by a power cut."""
 
     async def create_append(
         self, name: str, *, size_bytes: int = 0, zeroed: bool = False, urgent: bool = False

@@ -1,10 +1,11 @@
 """A store on the local file system.
 
-Owns: every system call on files, the threads that sit in them, and which names are synced when. Must not: know what is in a file.
+Owns: every system call on files, the threads that sit in them, and which names are synced when. Must not: know what is
+in a file.
 
-Threads only sit in system calls; nothing here runs Python for long. A new name is durable once its directory was synced, so
-that happens wherever the contract promises a durable name. A file is created whole by a temporary file, fsync and link, which is
-atomic and never overwrites.
+Threads only sit in system calls; nothing here runs Python for long. A new name is durable once its directory was
+synced, so that happens wherever the contract promises a durable name. A file is created whole by a temporary file,
+fsync and link, which is atomic and never overwrites.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The files of one partition, seen as one log.
 
-Owns: which bytes of which file are the log from its start to its committed end, and reading them. Must not: write, publish manifests (`storage`
-does both through the few methods at the end), or know a watermark above what is durable.
+Owns: which bytes of which file are the log from its start to its committed end, and reading them. Must not: write,
+publish manifests (`storage` does both through the few methods at the end), or know a watermark above what is durable.
 
-The newest part is extents inside write-ahead-log files, what is older is segments. The bytes may move from the one to the other while a read
-waits: it holds on to the files that it planned with.
+The newest part is extents inside write-ahead-log files, what is older is segments. The bytes may move from the one to
+the other while a read waits: it holds on to the files that it planned with.
 """
 
 from __future__ import annotations
@@ -157,9 +157,9 @@ class LogFiles:
     async def read(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read:
         """Whole batches, the first one containing `offset`, none that reaches `end_offset` or beyond.
 
-        At most `max_bytes`, but the first batch whatever its size with `at_least_one`. It may be fewer although more are
-        there. Raises NotFound below the log start offset and after deletion, Corrupt where stored bytes are damaged,
-        Unavailable.
+        At most `max_bytes`, but the first batch whatever its size with `at_least_one`. It may be fewer although more
+        are there. Raises NotFound below the log start offset and after deletion, Corrupt where stored bytes are
+        damaged, Unavailable.
         """
         end_offset = self._readable_end(offset, end_offset)
         if offset >= end_offset:

@@ -1,6 +1,7 @@
 """The storage of one node session: where the parts are put together.
 
-Owns: the logs that are known, opening and deleting them, the life of the parts. Must not: know the formats, or do I/O itself.
+Owns: the logs that are known, opening and deleting them, the life of the parts. Must not: know the formats, or do I/O
+itself.
 
     append -> wal (durable)           -> readable through LogFiles.read
            -> write-behind (segments) -> publisher (manifests) -> files of the write-ahead log are used again
@@ -131,10 +132,10 @@ class LogStorage:
     ) -> None:
         """Stages batches that were placed at the log's next offsets. The storage owns their bytes until `on_durable`.
 
-        `on_durable` is called on the loop, never before this returns, in the order of the appends: with None when the bytes are durable
-        and readable, or with an error, and then every later append in flight has failed too, and the log's next offset is
-        its `end_offset` again. `urgent` changes nothing here: a flush starts at once anyway. Raises Invalid for batches
-        that are not at the next offset.
+        `on_durable` is called on the loop, never before this returns, in the order of the appends: with None when the
+        bytes are durable and readable, or with an error, and then every later append in flight has failed too, and the
+        log's next offset is its `end_offset` again. `urgent` changes nothing here: a flush starts at once anyway.
+        Raises Invalid for batches that are not at the next offset.
         """
         self._wal.append(files, batches, on_durable)
 
@@ -205,9 +206,8 @@ class LogStorage:
         for entry in (await self._metadata.range(keys.MANIFESTS)).entries:
             topic, _, index = entry.key.removeprefix(keys.MANIFESTS).partition("/")
             self._stored[PartitionId(parse_topic_id(topic), int(index))] = (entry.value, entry.revision)
-        tails = []
-        for entry in (await self._metadata.range(keys.WAL_TAILS)).entries:
-            tails.append((decode_tail(entry.value), entry.revision))
+        entries = (await self._metadata.range(keys.WAL_TAILS)).entries
+        tails = [(decode_tail(entry.value), entry.revision) for entry in entries]
         for tail, revision in sorted(tails):
             if tail.session_id >= self._session_id:
                 raise Invalid(f"session id {self._session_id} is not above {tail.session_id}, which was used before")
@@ -284,7 +284,7 @@ class LogStorage:
         return decode_snapshot(stored.snapshot) if stored.snapshot else None
 
     async def _headers_after(self, files: LogFiles, snapshot: PartitionSnapshot | None) -> list[RecordBatch]:
-        """Headers of all batches from the snapshot's offset on: from segments what is there, then what recovery found."""
+        """Headers of all batches from the snapshot's offset on: first what is in segments."""
         offset = max(snapshot.offset if snapshot is not None else 0, files.log_start_offset)
         entries = [batch for share in files.pending_entries for batch in decode_entries(share)]
         entries = [batch for batch in entries if batch.base_offset >= offset]

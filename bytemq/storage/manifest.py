@@ -1,9 +1,10 @@
 """The manifest of a partition: which files are its log. Pure data and its transitions.
 
-Owns: what a manifest says and how it may change. Must not: read a clock, a file or the metadata store (`publisher` does).
+Owns: what a manifest says and how it may change. Must not: read a clock, a file or the metadata store (`publisher`
+does).
 
-A manifest is the truth about a log except for its newest part, which is in the write-ahead log. Every transition returns a new
-manifest; publishing compares the revision of the one it was made from.
+A manifest is the truth about a log except for its newest part, which is in the write-ahead log. Every transition
+returns a new manifest; publishing compares the revision of the one it was made from.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 
 class ProducerSnapshot(NamedTuple):
-    """State of one producer id in one partition. Times in ms, offsets and sequences as Kafka's; -1 where there is none."""
+    """State of one producer id in one partition. Times in ms; -1 where there is none."""
 
     producer_id: int
     producer_epoch: int

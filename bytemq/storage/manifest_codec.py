@@ -2,8 +2,8 @@
 
 Owns: their encoding. Must not: know where the bytes are kept.
 
-All little-endian. A manifest is a value in the metadata store; a snapshot is part of it, or an object that it names when it is large.
-Both end in a CRC-32C over what precedes.
+All little-endian. A manifest is a value in the metadata store; a snapshot is part of it, or an object that it names
+when it is large. Both end in a CRC-32C over what precedes.
 """
 
 from __future__ import annotations

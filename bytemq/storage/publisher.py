@@ -1,10 +1,11 @@
 """Publishing manifests: the one place where they change.
 
-Owns: manifests in the metadata store, in few transactions, and the deletion of what a published manifest no longer names. Must not: decide what
-changes.
+Owns: manifests in the metadata store, in few transactions, and the deletion of what a published manifest no longer
+names. Must not: decide what changes.
 
-Changes are functions from manifest to manifest. Those that arrive while a transaction is under way share the next one. A transaction
-compares the revision of each manifest that it replaces. One whose outcome is unknown is read back before anything else is published.
+Changes are functions from manifest to manifest. Those that arrive while a transaction is under way share the next one.
+A transaction compares the revision of each manifest that it replaces. One whose outcome is unknown is read back before
+anything else is published.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class _Request(NamedTuple):
     files: LogFiles
     change: Change | None
     """None: delete the manifest."""
+    applied: Callable[[], None] | None
     done: asyncio.Future[None]
 
 
@@ -70,10 +72,12 @@ class Publisher:
         self._requests: list[_Request] = []
         self._worker: asyncio.Task[None] | None = None
 
-    async def publish(self, files: LogFiles, change: Change | None) -> None:
-        """Durable when it returns; `files.manifest` shows it. Raises Fenced, Unavailable, NotFound after deletion."""
+    async def publish(self, files: LogFiles, change: Change | None, applied: Callable[[], None] | None = None) -> None:
+        """Durable when it returns. `applied` is called in one step with the change of `files.manifest`.
+
+        Raises Fenced, Unavailable, NotFound after deletion."""
         done = asyncio.get_running_loop().create_future()
-        self._requests.append(_Request(files, change, done))
+        self._requests.append(_Request(files, change, applied, done))
         if self._worker is None:
             self._worker = asyncio.get_running_loop().create_task(self._work(), name="manifest-publisher")
         await done
@@ -81,8 +85,9 @@ class Publisher:
     async def advance_log_start(self, files: LogFiles, offset: int) -> None:
         if offset <= files.log_start_offset:
             return
-        await self.publish(files, lambda manifest: with_log_start(manifest, offset))
-        files.drop_wal_below(offset)
+        await self.publish(
+            files, lambda manifest: with_log_start(manifest, offset), lambda: files.drop_wal_below(offset)
+        )
 
     async def idle(self) -> None:
         """Returns when nothing is being published."""
@@ -174,6 +179,8 @@ class Publisher:
         if obsolete:
             self._discard(obsolete)
         for request in one.requests:
+            if request.applied is not None:
+                request.applied()
             if not request.done.done():
                 request.done.set_result(None)
 
@@ -187,6 +194,7 @@ class Publisher:
             return
         files.stored = decode_manifest(entry.value, directory_of(files.partition))
         files.manifest, files.revision = files.stored.manifest, entry.revision
+        files.drop_wal_below(files.manifest.end_offset)
 
 
 def _names(stored: StoredManifest) -> Iterable[str]:

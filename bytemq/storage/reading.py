@@ -1,9 +1,11 @@
 """From offsets to bytes: which ranges of which file a read needs, and which part of them it returns. Pure.
 
-Owns: planning a read over a chunk table and cutting the bytes that came back. Must not: do I/O or wait (`log_files` does).
+Owns: planning a read over a chunk table and cutting the bytes that came back. Must not: do I/O or wait (`log_files`
+does).
 
-A read takes whole chunks up to its limit; only the first chunk (offset in its middle) and the last (end offset in its middle) are walked batch
-by batch. Bytes that did not come from this process's own writes are verified before they are served, once per chunk.
+A read takes whole chunks up to its limit; only the first chunk (offset in its middle) and the last (end offset in its
+middle) are walked batch by batch. Bytes that did not come from this process's own writes are verified before they are
+served, once per chunk.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class Run:
 
 
 class Plan(NamedTuple):
-    """A planned read of the chunks `first` to `last`. `unverified` lists them all, with checksums, if one needs checking."""
+    """A planned read of the chunks `first` to `last`. `unverified` lists them all, with checksums, if one needs
+    checking."""
 
     table: ExtentTable | SparseIndex
     runs: list[Run]

@@ -2,10 +2,11 @@
 
 Owns: which flushes of a file count. Must not: write, or look into batches more than it must.
 
-A file with an index object is read by that; the last one, or one whose index is missing, is walked head by head. Flushes form a chain: each has
-the sequence after its predecessor's and links to its CRC. The payload is looked at only where it is not known to be durable. Where the chain
-breaks, a later flush decides: if it says that everything before it had been synced, the gap is corruption, reported and never skipped in
-silence; if not, or if there is none, this is the torn tail of a crash, and the clean prefix counts.
+A file with an index object is read by that; the last one, or one whose index is missing, is walked head by head.
+Flushes form a chain: each has the sequence after its predecessor's and links to its CRC. The payload is looked at only
+where it is not known to be durable. Where the chain breaks, a later flush decides: if it says that everything before it
+had been synced, the gap is corruption, reported and never skipped in silence; if not, or if there is none, this is the
+torn tail of a crash, and the clean prefix counts.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class SessionRecovery:
         self.walked_bytes = 0
 
     async def run(self) -> None:
-        """Raises Unavailable when a file cannot be read. Damage is no error: it is logged and shows as a gap in offsets."""
+        """Raises Unavailable when a file cannot be read. Damage is no error: it is logged and shows as a gap in
+        offsets."""
         number = self._tail.first_number
         while not self._tail.is_sealed or number <= self._tail.sealed_number:
             file = await self._open(number)
@@ -139,7 +141,8 @@ class SessionRecovery:
             )
 
     def _drop_rewritten(self, first: FlushHeader) -> None:
-        """A flush that failed was written anew at the start of the next file: what an earlier file has of it does not count."""
+        """A flush that failed was written anew at the start of the next file: what an earlier file has of it does not
+        count."""
         for file, flushes in self._held:
             kept = [flush for flush in flushes if flush.header.sequence < first.sequence]
             if len(kept) < len(flushes):
@@ -152,7 +155,8 @@ class SessionRecovery:
         self._chain = ChainState(first.sequence - 1, first.previous_crc)
 
     def _is_rewritten(self, first: FlushHeader) -> bool:
-        """Whether the first flush of a file replaces flushes found before: it links to one of them, which old bytes cannot."""
+        """Whether the first flush of a file replaces flushes found before: it links to one of them, which old bytes
+        cannot."""
         if first.session_id != self._tail.session_id or first.sequence > self._chain.sequence:
             return False
         for _, flushes in self._held:
@@ -279,5 +283,6 @@ async def _payload_problem(file: ReadFile, flush: StoredFlush) -> str | None:
         return "the file ends inside the flush"
     for share in decode_shares(flush.head, header):
         if crc32c(payload[share.position : share.position + share.size_bytes]) != share.checksum:
-            return f"the checksum of offsets {share.base_offset}..{share.next_offset - 1} of {share.partition} does not match"
+            last_offset = share.next_offset - 1
+            return f"offsets {share.base_offset}..{last_offset} of {share.partition} do not match their checksum"
     return None

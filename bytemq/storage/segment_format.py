@@ -4,9 +4,9 @@ Owns: their order and checks. Must not: do I/O.
 
 A segment file holds record batches from position 0, as the clients sent them. When it is sealed a footer follows:
 
-    header (40 bytes)   magic, version, number of chunks, number of aborted transactions, next offset, size of the batches, CRC-32C
-    chunks              base offsets (8 bytes each), positions (4), maximum timestamps (8), CRC-32C of each chunk's bytes (4)
-    aborted             producer id, first offset, last offset, last stable offset (8 each)
+    header (40 bytes)   magic, version, number of chunks, number of aborted transactions, next offset, size of the
+    batches, CRC-32C chunks              base offsets (8 bytes each), positions (4), maximum timestamps (8), CRC-32C of
+    each chunk's bytes (4) aborted             producer id, first offset, last offset, last stable offset (8 each)
 
 all little-endian, so that the arrays are read as they are. The CRC covers the footer without itself.
 """

@@ -1,9 +1,11 @@
 """Segments: the files of one partition that are written behind.
 
-Owns: opening them with their indexes, appending to the open one, sealing. Must not: decide when, or publish (`checkpoint` does).
+Owns: opening them with their indexes, appending to the open one, sealing. Must not: decide when, or publish
+(`checkpoint` does).
 
-An open segment is appended to beyond the length that its manifest names; what is there beyond is garbage of a crash and gets overwritten.
-Bytes within that length never change. A footer with the index follows them; behind an open segment the next append overwrites it.
+An open segment is appended to beyond the length that its manifest names; what is there beyond is garbage of a crash and
+gets overwritten. Bytes within that length never change. A footer with the index follows them; behind an open segment
+the next append overwrites it.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ class SegmentCache:
         return segment
 
     def grow(self, info: SegmentInfo, chunks: Sequence[tuple[Chunk, int]]) -> None:
-        """The open segment was appended to and its manifest published: its index, if it is loaded, grows too."""
+        """The segment was appended to and its manifest published: its index, if it is loaded, grows too."""
         segment = self._segments.get(info.name)
         if segment is not None:
             for chunk, checksum in chunks:
@@ -141,7 +143,8 @@ class SegmentWriter:
         await self._file.sync()
 
     async def write_footer(self, aborted: Sequence[AbortedTxn], *, sealed: bool) -> None:
-        """Writes the footer; still not durable before `sync`. An open segment's is overwritten by what is appended next."""
+        """Writes the footer; still not durable before `sync`. An open segment's is overwritten by what is appended
+        next."""
         index = SparseIndex()
         for number in range(len(self._index)):
             index.append(self._index.chunk(number), self._index.checksums[number], verified=True)
@@ -183,8 +186,9 @@ async def _read_to_end(file: ReadFile, position: int) -> bytes:
 async def walk_segment(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> SparseIndex:
     """An index made from the batches' headers.
 
-    Where a header is broken the next sound batch is searched for; the damaged bytes become part of the chunk before it, so
-    that a read which needs them finds the damage and one that does not is not affected. No chunk is verified by this.
+    Where a header is broken the next sound batch is searched for; the damaged bytes become part of the chunk before it,
+    so that a read which needs them finds the damage and one that does not is not affected. No chunk is verified by
+    this.
     """
     index = SparseIndex()
     chunk = Chunk(info.base_offset, info.base_offset, 0, 0, -1)

@@ -20,7 +20,8 @@ class StorageConfig:
     wal_flush_bytes: int = 8 * MIB
     """Most bytes of batches in one flush; one batch above it goes alone."""
     wal_inline_bytes: int = 64 * 1024
-    """With page-cache durability a flush up to this size is written on the loop: a thread would cost more than the write."""
+    """With page-cache durability a flush up to this size is written on the loop: a thread would cost more than the
+    write."""
     wal_pending_bytes: int = 64 * MIB
     """Above so many bytes not yet durable the storage calls itself overloaded, and appenders should pause."""
     wal_retained_bytes: int = 1024 * MIB

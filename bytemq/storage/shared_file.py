@@ -2,8 +2,9 @@
 
 Owns: how long it stays open. Must not: know what is in it.
 
-Whoever reads and has to wait pins the file first; whoever wants to close, recycle or delete it first takes it out of every table that leads to
-it, then waits until nobody has it pinned. So bytes of a recycled file are never taken for those that were there before.
+Whoever reads and has to wait pins the file first; whoever wants to close, recycle or delete it first takes it out of
+every table that leads to it, then waits until nobody has it pinned. So bytes of a recycled file are never taken for
+those that were there before.
 """
 
 from __future__ import annotations

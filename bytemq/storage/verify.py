@@ -2,8 +2,8 @@
 
 Owns: what "as it was written" means over all files together. Must not: write, or repair.
 
-Checks every checksum (flushes, batches, chunks, footers, manifests), that offsets have no gaps, that the indexes agree with the logs, that each file
-named exists, and which files nothing names. The node should not be running.
+Checks every checksum (flushes, batches, chunks, footers, manifests), that offsets have no gaps, that the indexes agree
+with the logs, that each file named exists, and which files nothing names. The node should not be running.
 """
 
 from __future__ import annotations

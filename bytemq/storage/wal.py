@@ -1,12 +1,12 @@
 """The writer of the write-ahead log: one append stream per session, many partitions in one flush.
 
-Owns: group commit, the order of flushes, and what happens when one fails. Must not: know what a log is beyond where its committed
-bytes are, or decide what is written behind.
+Owns: group commit, the order of flushes, and what happens when one fails. Must not: know what a log is beyond where its
+committed bytes are, or decide what is written behind.
 
-Appends are staged; a flush starts at once when none is in flight and takes everything staged, gathered by partition. It is
-written from the appenders' buffers and synced in one go in a thread; meanwhile the next one gathers. After a failed write the file is
-abandoned and the same flush written anew to another file. When that fails too, it and everything staged behind it fails, and the offsets
-of every log involved roll back to what is committed.
+Appends are staged; a flush starts at once when none is in flight and takes everything staged, gathered by partition. It
+is written from the appenders' buffers and synced in one go in a thread; meanwhile the next one gathers. After a failed
+write the file is abandoned and the same flush written anew to another file. When that fails too, it and everything
+staged behind it fails, and the offsets of every log involved roll back to what is committed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The files of the write-ahead log: made ahead of need, filled, released, used again.
 
-Owns: names, numbers and space of the files of one session, and its tail record in the metadata store. Must not: know what is written into
-them.
+Owns: names, numbers and space of the files of one session, and its tail record in the metadata store. Must not: know
+what is written into them.
 
-A file is preallocated with its zeros written, or one that was released, under a new name: its old bytes cannot pass for new,
-because every flush carries session and sequence under its CRC. The tail record says which files are needed; it is published before one that is
-no longer needed is touched.
+A file is preallocated with its zeros written, or one that was released, under a new name: its old bytes cannot pass for
+new, because every flush carries session and sequence under its CRC. The tail record says which files are needed; it is
+published before one that is no longer needed is touched.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class WalFile(SharedFile):
 
 
 class WalFiles:
-    """See the module's docstring. `live` holds the files still needed, oldest first, those of earlier sessions included."""
+    """See the module's docstring. `live` holds the files still needed, oldest first, those of earlier sessions
+    included."""
 
     def __init__(self, store: Store, metadata: MetadataStore, session_id: int, config: StorageConfig) -> None:
         self._store = store
@@ -159,7 +160,8 @@ class WalFiles:
     # Sealing and releasing files.
 
     async def write_index(self, file: WalFile) -> None:
-        """Writes the index object of a file that nothing is added to any more. Failing is harmless: recovery walks the file."""
+        """Writes the index object of a file that nothing is added to any more. Failing is harmless: recovery walks the
+        file."""
         heads, file.heads = file.heads, []
         if not heads:
             return

@@ -2,13 +2,13 @@
 
 Owns: their encoding. Must not: do I/O.
 
-A file that is full (or closed by a clean stop) gets an index object beside it: the heads of its flushes with their positions, so
-that recovery reads one small object in place of a walk through the file. It is a convenience: each head carries its own CRC, and when the
-object is missing or damaged the file itself is walked.
+A file that is full (or closed by a clean stop) gets an index object beside it: the heads of its flushes with their
+positions, so that recovery reads one small object in place of a walk through the file. It is a convenience: each head
+carries its own CRC, and when the object is missing or damaged the file itself is walked.
 
-    header (56 bytes)   magic, version, session, file number, number of flushes, end position in the file, size of the heads, CRC-32C
-    positions           of each flush in the file, 8 bytes each
-    heads               headers and indexes of the flushes, one after the other
+    header (56 bytes)   magic, version, session, file number, number of flushes, end position in the file, size of the
+    heads, CRC-32C positions           of each flush in the file, 8 bytes each heads               headers and indexes
+    of the flushes, one after the other
 
 little-endian except for the heads. The CRC covers header and positions.
 """
@@ -46,11 +46,13 @@ class TailRecord(NamedTuple):
 
     session_id: int
     first_number: int
-    """Number of the first file that is still needed; below, the first sequence in it and the CRC which that flush links to."""
+    """Number of the first file that is still needed; below, the first sequence in it and the CRC which that flush links
+    to."""
     first_sequence: int = 1
     first_link: int = 0
     sealed_number: int = -1
-    """Number of the last file and, below, sequence of the last flush that count; -1 while the session may still write."""
+    """Number of the last file and, below, sequence of the last flush that count; -1 while the session may still write.
+    """
     sealed_sequence: int = -1
 
     @property

@@ -46,7 +46,11 @@ async def test_read__of_what_does_not_exist_is_not_found(store: Store) -> None:
 async def test_list__has_everything_below_a_prefix_in_order(store: Store) -> None:
     for name in ("p/2/b", "p/1/a", "p/2/a", "q/1"):
         await store.create(name, [name.encode()])
-    assert [(info.name, info.size_bytes) for info in await store.list("p/")] == [("p/1/a", 5), ("p/2/a", 5), ("p/2/b", 5)]
+    assert [(info.name, info.size_bytes) for info in await store.list("p/")] == [
+        ("p/1/a", 5),
+        ("p/2/a", 5),
+        ("p/2/b", 5),
+    ]
 
 
 async def test_delete__is_no_error_for_what_is_gone(store: Store) -> None:

@@ -1,8 +1,8 @@
 """The power-cut test: whatever the moment, every acknowledged batch is there afterwards, dense, once.
 
-A workload runs on a store that forgets what was not synced. The power goes at one step of the write path (writes, syncs, new names, renames, deletions,
-metadata transactions, of appends, write-behind, rolling, recycling, retention, recovery itself), the storage is opened again and compared with a
-model; then it goes on from there, several times.
+A workload runs on a store that forgets what was not synced. The power goes at one step of the write path (writes,
+syncs, new names, renames, deletions, metadata transactions, of appends, write-behind, rolling, recycling, retention,
+recovery itself), the storage is opened again and compared with a model; then it goes on from there, several times.
 """
 
 from __future__ import annotations

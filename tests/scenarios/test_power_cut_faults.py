@@ -1,7 +1,7 @@
 """The workload of the power-cut test while calls to the store fail: no space and I/O errors, at any call.
 
-Appends may fail then, but never lie: what was acknowledged is there, what was reported as failed is not, and when the faults end
-the storage works again by itself.
+Appends may fail then, but never lie: what was acknowledged is there, what was reported as failed is not, and when the
+faults end the storage works again by itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 from bytemq.errors import BytemqError, Full, Unavailable
 from bytemq.types import PartitionId
-from tests.support.log_workload import Model, Workload, attempted, check_recovered, opened
+from tests.support.log_workload import Model, Workload, attempted, check_recovered, opened, until
 from tests.support.power_cut_store import MemoryMetadata, Power, PowerCutStore
 
 SEEDS = range(int(os.environ.get("POWER_CUT_SEEDS", "40")))
@@ -73,19 +73,13 @@ async def test_faults__fail_appends_but_lose_nothing_acknowledged(seed: int) -> 
 
 
 async def _becomes_healthy(workload: Workload) -> None:
-    while workload.storage.pending_bytes:
-        await asyncio.sleep(0)
+    await until(lambda: not workload.storage.pending_bytes)
     for files in workload.logs.values():
         model = workload.models[files.partition]
         model.batches = [batch for batch in model.batches if batch.next_offset <= model.acked_end]
         while model.acked_end == 0 or model.acked_end < model.end:
             failed = workload.failed
             workload.append(files)
-            while model.acked_end < model.end and failed == workload.failed:
-                await asyncio.sleep(0)
-    for _ in range(1000):
-        if workload.storage.healthy is None:
-            break
-        await asyncio.sleep(0)
-    assert workload.storage.healthy is None, "it must find out by itself that there is room again"
+            await until(lambda: model.acked_end == model.end or failed != workload.failed)  # noqa: B023
+    await until(lambda: workload.storage.healthy is None)  # found out without an append
     assert await attempted(workload.storage.checkpoint())

@@ -1,14 +1,15 @@
 """A seeded workload on a LogStorage, and what must be true of the logs after a power cut.
 
-Appends to a few partitions, reads, writes behind, advances log start offsets, deletes logs. `Model` holds what was handed over and what was
-acknowledged. Every batch is different, so that equal bytes mean the same batch.
+Appends to a few partitions, reads, writes behind, advances log start offsets, deletes logs. `Model` holds what was
+handed over and what was acknowledged. Every batch is different, so that equal bytes mean the same batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from bytemq.errors import BytemqError, NotFound, Unavailable
 from bytemq.protocol.records.batch import RecordBatch, parse_header, place, split_batches
@@ -70,7 +71,9 @@ class Model:
 
 
 def small_batch(chance: random.Random, base_offset: int, epoch: int) -> RecordBatch:
-    records = [Record(None, chance.randbytes(chance.choice((1, 40, 200, 700)))) for _ in range(chance.choice((1, 1, 2, 5)))]
+    records = [
+        Record(None, chance.randbytes(chance.choice((1, 40, 200, 700)))) for _ in range(chance.choice((1, 1, 2, 5)))
+    ]
     timestamp_ms = chance.randrange(1000)
     batch = parse_header(memoryview(build_batch(records, timestamp_ms=timestamp_ms, producer_id=chance.randrange(3))))
     place(batch, base_offset, epoch)
@@ -80,7 +83,9 @@ def small_batch(chance: random.Random, base_offset: int, epoch: int) -> RecordBa
 class Workload:
     """Runs on one open storage. Stop it by cancelling its tasks."""
 
-    def __init__(self, storage: LogStorage, models: dict[PartitionId, Model], chance: random.Random, epoch: int) -> None:
+    def __init__(
+        self, storage: LogStorage, models: dict[PartitionId, Model], chance: random.Random, epoch: int
+    ) -> None:
         self.storage = storage
         self.models = models
         self.chance = chance
@@ -158,6 +163,15 @@ class Workload:
                 pass
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Lets the event loop turn until the condition holds; fails when it never does."""
+    for _ in range(100_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to that")
+
+
 async def attempted(awaitable: object) -> bool:
     """Whether it succeeded; with faults about, it may be Unavailable."""
     try:
@@ -230,8 +244,6 @@ async def check_recovered(files: LogFiles, model: Model) -> None:
 async def opened(
     store: PowerCutStore, metadata: MemoryMetadata, session_id: int, durability: str = "fsync", **changes: int
 ) -> LogStorage:
-    from dataclasses import replace
-
     return await LogStorage.open(
         store,
         metadata,

@@ -1,8 +1,8 @@
 """A store in memory that forgets, at a power cut, what was not synced; and metadata that lose power with it.
 
-Every call passes one or more steps. The test chooses at which step the power goes: from then on no call returns. `after_power_cut`
-gives the store that the next session would find: durable names with their synced bytes, and of the writes that were not
-synced any subset of their 512-byte sectors.
+Every call passes one or more steps. The test chooses at which step the power goes: from then on no call returns.
+`after_power_cut` gives the store that the next session would find: durable names with their synced bytes, and of the
+writes that were not synced any subset of their 512-byte sectors.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.settings import Durability, StorageConfig
 from bytemq.types import PartitionId, TopicId
+from tests.support.log_workload import until
 from tests.support.power_cut_store import MemoryMetadata, Power, PowerCutStore
 
 CONFIG = StorageConfig(
@@ -74,9 +75,9 @@ class Bench:
 
     async def settle(self) -> None:
         """Returns when nothing is pending."""
-        assert self.storage is not None
-        while self.storage.pending_bytes:
-            await asyncio.sleep(0)
+        storage = self.storage
+        assert storage is not None
+        await until(lambda: not storage.pending_bytes)
 
     async def write(self, log: LogFiles, *values: bytes, timestamp_ms: int = 1000) -> bytes:
         """Appends durably; returns the bytes."""

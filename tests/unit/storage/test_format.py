@@ -136,7 +136,10 @@ def test_snapshot__comes_back_as_it_was() -> None:
 @pytest.mark.parametrize("where", ["inline", "object", "none"])
 def test_manifest__comes_back_as_it_was(where: str) -> None:
     directory = directory_of(pid(1))
-    segments = (SegmentInfo(3, 9, 100, 5, 6, directory + "a.log", True), SegmentInfo(10, 10, 7, -1, 8, directory + "b.log"))
+    segments = (
+        SegmentInfo(3, 9, 100, 5, 6, directory + "a.log", True),
+        SegmentInfo(10, 10, 7, -1, 8, directory + "b.log"),
+    )
     manifest = Manifest(4, 3, segments, None, ((5, 6),))
     stored = StoredManifest(manifest)
     if where == "inline":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -41,7 +41,12 @@ class LogMachine(RuleBasedStateMachine):
         assert self.bench.answers[-1][1] is None
         self.batches.extend(data)
 
-    @rule(offset=st.floats(0, 1), limit=st.floats(0, 1), max_bytes=st.sampled_from([1, 500, 2000, 100_000]), cached=st.booleans())
+    @rule(
+        offset=st.floats(0, 1),
+        limit=st.floats(0, 1),
+        max_bytes=st.sampled_from([1, 500, 2000, 100_000]),
+        cached=st.booleans(),
+    )
     def read(self, offset: float, limit: float, max_bytes: int, cached: bool) -> None:
         end = len(self.batches)
         if self.start == end:
@@ -91,5 +96,7 @@ class LogMachine(RuleBasedStateMachine):
         self.loop.close()
 
 
-LogMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+LogMachine.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
 TestLogMachine = LogMachine.TestCase

@@ -9,6 +9,7 @@ import pytest
 
 from bytemq.errors import BytemqError, Full, Invalid, Unavailable
 from bytemq.storage.interface import Buffer
+from tests.support.log_workload import until
 from tests.support.power_cut_store import MemoryFile
 from tests.unit.storage.bench import Bench, batch_at, content
 
@@ -30,8 +31,7 @@ async def test_append__gathers_what_comes_while_a_flush_is_in_flight(bench: Benc
     log = await bench.log()
     writes = _spy_on_writes(bench)
     bench.append(log, b"first")
-    while not writes:
-        await asyncio.sleep(0)
+    await until(lambda: writes)
     for n in range(7):
         bench.append(log, b"later %d" % n)
     await bench.settle()
