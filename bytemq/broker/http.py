@@ -6,7 +6,7 @@ with the first client. It must not serve data, nor do anything that could distur
     GET /health      200 while the event loop runs
     GET /ready       200 when the node serves clients, else 503 and the reason
     GET /metrics     Prometheus text format; names in docs/metrics.md
-    GET /log-level   the levels: one `part=level` a line, the default first with an empty part
+    GET /log-level   the levels: one `part=level` a line, first `root`, which holds for all parts not named
     PUT /log-level   body `level` or `part=level`
 """
 
@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from bytemq.broker.config_resources import ROOT_LOGGER
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger, levels, set_level
 from bytemq.runtime.metrics import Metrics
@@ -138,12 +139,13 @@ class HttpServer:
             reason = self._why_not_ready()
             return Answer(200, b"ready\n") if reason is None else Answer(503, f"{reason}\n".encode())
         if path == "/log-level":
-            return Answer(200, "".join(f"{part}={level}\n" for part, level in levels().items()).encode())
+            return Answer(200, "".join(f"{part or ROOT_LOGGER}={level}\n" for part, level in levels().items()).encode())
         return Answer(404, b"not found; there are /metrics /health /ready /log-level\n")
 
 
 def _change_level(text: str) -> Answer:
     part, _, level = text.rpartition("=")
+    part = "" if part == ROOT_LOGGER else part
     try:
         set_level(level, part)
     except ValueError as error:

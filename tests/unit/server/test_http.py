@@ -60,11 +60,12 @@ async def test_http__changes_the_log_level() -> None:
     before = levels()[""]
     async with serving() as address:
         try:
-            assert (await ask(address, "PUT", "/log-level", b"debug"))[0] == 200
+            assert (await ask(address, "PUT", "/log-level", b"info"))[0] == 200
+            assert (await ask(address, "PUT", "/log-level", b"root=debug"))[0] == 200
             assert (await ask(address, "PUT", "/log-level", b"broker.http=warning"))[0] == 200
             status, body = await ask(address, "GET", "/log-level")
             assert status == 200
-            assert {"=debug", "broker.http=warning"} <= set(body.splitlines())
+            assert {"root=debug", "broker.http=warning"} <= set(body.splitlines())
             assert (await ask(address, "PUT", "/log-level", b"loud"))[0] == 400
         finally:
             set_level(before)
