@@ -77,6 +77,7 @@ class Wal:
         self._drained: list[Callable[[], None]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._unsynced: list[WalFile] = []
+        self._sync_lock = asyncio.Lock()
         self.pending_bytes = 0
         self.failure: BytemqError | None = None
         """Why the last flush failed; None once something could be written again."""
@@ -128,15 +129,16 @@ class Wal:
 
     async def sync(self) -> None:
         """Makes everything committed so far durable: with page-cache durability that is not so by itself."""
-        files, self._unsynced = self._unsynced, []
-        sequence = self._sequence
-        try:
-            for file in files:
-                await file.writable.sync()
-        except BytemqError:
-            self._unsynced = list({*files, *self._unsynced})
-            raise
-        self._durable_through = max(self._durable_through, sequence)
+        async with self._sync_lock:  # whoever returns from here knows that also what others had begun is done
+            files, self._unsynced = self._unsynced, []
+            sequence = self._sequence
+            try:
+                for file in files:
+                    await file.writable.sync()
+            except BytemqError:
+                self._unsynced = list({*files, *self._unsynced})
+                raise
+            self._durable_through = max(self._durable_through, sequence)
 
     @property
     def next_link(self) -> tuple[int, int]:
@@ -236,9 +238,18 @@ class Wal:
 
     def _seal(self, file: WalFile) -> None:
         """Nothing more is written to the file."""
-        task = asyncio.get_running_loop().create_task(self._files.write_index(file), name="wal-index")
+        task = asyncio.get_running_loop().create_task(self._write_index(file), name="wal-index")
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    async def _write_index(self, file: WalFile) -> None:
+        """An index says that the flushes in it are whole: the file must be durable first."""
+        try:
+            await self.sync()
+        except BytemqError as error:
+            log.error("the write-ahead log could not be synced", file=file.file.name, reason=str(error))
+        if file not in self._unsynced:
+            await self._files.write_index(file)
 
     async def _erase(self, file: WalFile, position: int) -> None:
         """Makes sure, if it can, that a flush reported as failed is not found by a later recovery."""

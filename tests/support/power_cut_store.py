@@ -75,6 +75,11 @@ class _Content:
             self.durable[start : start + len(data)] = data
         self.dirty -= sectors
 
+    def copy(self) -> _Content:
+        copied = _Content()
+        copied.durable, copied.current, copied.dirty = bytearray(self.durable), bytearray(self.current), set(self.dirty)
+        return copied
+
     def survivor(self, chance: random.Random) -> _Content:
         """What is on the device: whole sectors of what was not synced may or may not be there."""
         keep = chance.choice((0.0, 0.3, 0.7, 1.0))
@@ -167,11 +172,12 @@ class PowerCutStore:
         return left
 
     def after_kill(self, power: Power) -> PowerCutStore:
-        """What is left when only the process died: everything that was written."""
+        """What is left when only the process died: everything that was written, durable or not yet."""
         left = PowerCutStore(power)
-        copies = {id(content): _Content(bytes(content.current)) for content in self._current.values()}
-        left._current = {name: copies[id(content)] for name, content in self._current.items()}
-        left._durable = dict(left._current)
+        contents = {*self._current.values(), *self._durable.values()}
+        copies = {content: content.copy() for content in contents}
+        left._current = {name: copies[content] for name, content in self._current.items()}
+        left._durable = {name: copies[content] for name, content in self._durable.items()}
         return left
 
     def names(self) -> list[str]:
