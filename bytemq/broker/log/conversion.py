@@ -76,11 +76,12 @@ class Conversion:
         self._outcome = batch
 
     def result(self) -> RecordBatch:
-        """The batch to append, writable. Raises KafkaError."""
-        assert self._outcome is not None, "not finished"
-        if isinstance(self._outcome, KafkaError):
-            raise self._outcome
-        return self._outcome
+        """The batch to append, writable. Raises KafkaError, a new one: its frames refer to this."""
+        outcome = self._outcome
+        assert outcome is not None, "not finished"
+        if isinstance(outcome, KafkaError):
+            raise KafkaError(outcome.code, outcome.message)
+        return outcome
 
 
 class ConversionQueue:
@@ -104,21 +105,16 @@ class ConversionQueue:
             arguments = (rules.compression, rules.compression_level, rules.requires_keys, rules.max_decompressed_bytes)
             if batch.size_bytes > _WORTH_A_TRIP_BYTES or batch.compression:
                 loop = asyncio.get_running_loop()
-                running = loop.run_in_executor(self._executor, open_batch, bytes(batch.view), *arguments)
+                running = loop.run_in_executor(self._executor, _try_open, bytes(batch.view), *arguments)
                 running.add_done_callback(lambda future: self._ran(conversion, future))
                 return
-            try:
-                conversion.finish(open_batch(batch.view, *arguments))
-            except KafkaError as error:
-                conversion.finish(error)
+            conversion.finish(_try_open(batch.view, *arguments))
         self._deliver_finished()
 
-    def _ran(self, conversion: Conversion, future: asyncio.Future[Opened]) -> None:
+    def _ran(self, conversion: Conversion, future: asyncio.Future[Opened | KafkaError]) -> None:
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if error is None:
             conversion.finish(future.result())
-        elif isinstance(error, KafkaError):
-            conversion.finish(error)
         else:  # the executor is gone or a worker died: nothing is known against the batch, so the client may try again
             log.error("a batch could not be opened", size_bytes=conversion.batch.size_bytes, reason=repr(error))
             conversion.finish(KafkaError(ErrorCode.KAFKA_STORAGE_ERROR))
@@ -134,6 +130,20 @@ class Opened(NamedTuple):
 
     max_timestamp_ms: int
     converted: bytearray | None
+
+
+def _try_open(
+    batch: bytes | memoryview, compression: int, level: int | None, requires_keys: bool, max_decompressed_bytes: int
+) -> Opened | KafkaError:
+    """As `open_batch`, but an error comes as a value and without its past.
+
+    What was raised refers to the frames that it passed, and they to all that was decompressed; kept until the
+    collector comes by, a few refused batches would fill the memory.
+    """
+    try:
+        return open_batch(batch, compression, level, requires_keys, max_decompressed_bytes)
+    except KafkaError as error:
+        return KafkaError(error.code, error.message)
 
 
 def open_batch(

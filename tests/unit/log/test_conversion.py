@@ -1,10 +1,11 @@
 """Batches that are opened before they are appended: done elsewhere, in order, and known as their clients sent them."""
 
 import asyncio
+import gc
 
 import pytest
 
-from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import check_crc, parse_header, set_max_timestamp
 from bytemq.protocol.records.reader import iter_records
 from tests.unit.log.harness import NOW_MS, Answer, Log, batch, open_log, sequenced
@@ -133,3 +134,20 @@ async def test_close__answers_conversions_under_way_and_drains_them() -> None:
     log.executor.run(0)
     await closing
     assert answer.result.error is ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+@pytest.mark.parametrize("value", [b"small", LARGE])
+async def test_conversion__refused_batch_leaves_nothing_to_the_collector(value: bytes) -> None:
+    """An error that is part of a cycle keeps the request and all that was decompressed until a collection, seldom."""
+    log = await open_log(cleanup_policy="compact")
+    gc.collect()
+    gc.disable()
+    try:
+        for compression in (0, 1):
+            answer = log.send(batch(2, value=value, key=None, compression=compression))
+            await turns()
+            assert answer.result.error is ErrorCode.INVALID_RECORD
+        del answer
+        assert not [found for found in gc.get_objects() if isinstance(found, KafkaError)]
+    finally:
+        gc.enable()
