@@ -7,6 +7,7 @@ decompression bomb costs what a full-sized batch costs.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from enum import IntEnum
 
@@ -34,6 +35,7 @@ _XERIAL_HEADER_BYTES = 16
 _INT32 = struct.Struct(">i")
 
 _FIRST_GUESS_BYTES = 64 * 1024
+_MAPPED_FROM_BYTES = 1024 * 1024
 _TOO_SMALL = "failed to write whole buffer"
 """What cramjam says when the output is larger than the buffer that it may fill."""
 
@@ -85,13 +87,13 @@ def decompress(compression: int, data: memoryview, max_bytes: int) -> Bytes:
         raise KafkaError(ErrorCode.CORRUPT_MESSAGE, message) from None
 
 
-def _decompress_growing(decompress_into: object, data: memoryview, max_bytes: int) -> bytearray:
+def _decompress_growing(decompress_into: object, data: memoryview, max_bytes: int) -> memoryview:
     """Decompress into a buffer that starts small and grows fourfold: the work of all attempts is within 4/3 of the
     last.
     """
     size = min(max_bytes, max(_FIRST_GUESS_BYTES, 4 * len(data)))
     while True:
-        output = bytearray(size)
+        output = _empty(size)
         try:
             written = decompress_into(data, output)  # type: ignore[operator]
         except cramjam.DecompressionError as error:
@@ -102,8 +104,16 @@ def _decompress_growing(decompress_into: object, data: memoryview, max_bytes: in
             size = min(max_bytes, 4 * size)
             del output  # before the next one is allocated
             continue
-        del output[written:]
-        return output
+        return memoryview(output)[:written]
+
+
+def _empty(size_bytes: int) -> bytearray | mmap.mmap:
+    """Room for so many bytes. A large one is only promised by the kernel: pages that nothing is written to cost no
+    memory, and zeroing does not keep the interpreter's lock.
+    """
+    if size_bytes < _MAPPED_FROM_BYTES:
+        return bytearray(size_bytes)
+    return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _compress_xerial(data: memoryview) -> bytes:

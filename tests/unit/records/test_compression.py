@@ -90,3 +90,16 @@ def test_decompress__unknown_types_are_invalid(compression: int) -> None:
     assert refused(compression, b"x", 10) == ErrorCode.INVALID_RECORD
     with pytest.raises(KafkaError):
         compress(compression, b"x")
+
+
+@pytest.mark.parametrize("compression", [1, 3, 4])
+def test_decompress__takes_memory_for_what_comes_out_not_for_what_might(compression: int) -> None:
+    data = bytes(compress(compression, bytes(5 << 20)))
+    tracemalloc.start()
+    try:
+        output = decompress(compression, memoryview(data), (1 << 31) - 9)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bytes(output) == bytes(5 << 20)
+    assert peak_bytes < 2 << 20, "large buffers are mapped: zeroing them would stop every other thread"
