@@ -16,9 +16,10 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from bytemq.errors import Corrupt
-from bytemq.protocol.records.batch import ATTRIBUTES_POSITION, CURRENT_MAGIC, HEADER_BYTES, PREFIX_BYTES
+from bytemq.protocol.records.batch import ATTRIBUTES_POSITION, CURRENT_MAGIC, HEADER_BYTES, MAGIC_POSITION, PREFIX_BYTES
 
 _FIELDS = struct.Struct(">qiibIhiqq")
+_MAGIC_BYTE = bytes([CURRENT_MAGIC])
 
 
 class StoredBatch(NamedTuple):
@@ -64,6 +65,15 @@ def batch_at(chunk: memoryview, position: int, available_bytes: int | None = Non
     return StoredBatch(position, size_bytes, base, base + delta, max_timestamp)
 
 
+def next_candidate(data: bytes, position: int) -> int:
+    """The first place at or after `position` where a batch may begin, its magic byte being there; -1 if there is none.
+
+    So a search through megabytes of damage costs little more than the damage is worth.
+    """
+    found = data.find(_MAGIC_BYTE, position + MAGIC_POSITION)
+    return found - MAGIC_POSITION if found >= 0 else -1
+
+
 def crc_matches(chunk: memoryview, batch: StoredBatch) -> bool:
     end = batch.position + batch.size_bytes
     crc = int.from_bytes(chunk[batch.position + ATTRIBUTES_POSITION - 4 : batch.position + ATTRIBUTES_POSITION], "big")
@@ -78,8 +88,8 @@ def salvage(chunk: memoryview, base_offset: int, next_offset: int) -> tuple[list
     """
     sound: list[StoredBatch] = []
     lost: list[tuple[int, int]] = []
-    expected, position = base_offset, 0
-    while position < len(chunk):
+    data, expected, position = bytes(chunk), base_offset, 0
+    while (position := next_candidate(data, position)) >= 0:
         batch = batch_at(chunk, position)
         if (
             batch is None

@@ -18,7 +18,7 @@ from crc32c import crc32c
 from bytemq.errors import Corrupt
 from bytemq.protocol.records.batch import HEADER_BYTES
 from bytemq.runtime.logging import get_logger
-from bytemq.storage.batch_walk import batch_at, crc_matches
+from bytemq.storage.batch_walk import batch_at, crc_matches, next_candidate
 from bytemq.storage.extents import Chunk, SparseIndex
 from bytemq.storage.interface import AppendFile, ReadFile, Store
 from bytemq.storage.manifest import AbortedTxn, SegmentInfo
@@ -222,12 +222,15 @@ async def _next_sound(file: ReadFile, info: SegmentInfo, position: int, expected
     """Position of the first batch at or after `position` that matches its CRC; None if there is none."""
     while position < info.size_bytes:
         window = await file.read(position, min(WALK_BYTES, info.size_bytes - position))
-        for at in range(len(window)):
+        if len(window) < HEADER_BYTES:
+            break  # the file ends before it should
+        data, at = bytes(window), -1
+        while (at := next_candidate(data, at + 1)) >= 0:
             batch = batch_at(window, at, info.size_bytes - position - at)
             if batch is None or not expected <= batch.base_offset <= batch.last_offset <= info.last_offset:
                 continue
             whole = await file.read(position + at, batch.size_bytes)
-            if crc_matches(whole, batch._replace(position=0)):
+            if len(whole) == batch.size_bytes and crc_matches(whole, batch._replace(position=0)):
                 return position + at
-        position += max(len(window) - HEADER_BYTES, 1)
+        position += len(window) - HEADER_BYTES + 1
     return None

@@ -41,7 +41,7 @@ MAX_TIMESTAMP_POSITION = 35
 
 _SMALLEST_MESSAGE_BYTES = 14
 """What a v0 message needs after the prefix; Kafka calls anything smaller corrupt before it knows the format."""
-_MAGIC_POSITION = 16
+MAGIC_POSITION = 16
 _SEQUENCES = 1 << 31
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -225,7 +225,7 @@ def produced_batch(
     size_bytes = _whole_message_bytes(payload, 0)
     if size_bytes == 0:
         raise InvalidBatch(ErrorCode.INVALID_RECORD, "A produced partition must have at least one record batch.")
-    if payload[_MAGIC_POSITION] != CURRENT_MAGIC:
+    if payload[MAGIC_POSITION] != CURRENT_MAGIC:
         raise InvalidBatch(
             ErrorCode.INVALID_RECORD, "Produced data may only contain record batches with magic version 2."
         )
@@ -260,9 +260,9 @@ def _whole_message_bytes(payload: memoryview, position: int) -> int:
     if length < _SMALLEST_MESSAGE_BYTES:
         message = f"Record size {length} is less than the minimum record overhead ({_SMALLEST_MESSAGE_BYTES})"
         raise InvalidBatch(ErrorCode.CORRUPT_MESSAGE, message)
-    if remaining <= _MAGIC_POSITION:
+    if remaining <= MAGIC_POSITION:
         return 0
-    magic = payload[position + _MAGIC_POSITION]
+    magic = payload[position + MAGIC_POSITION]
     if magic > CURRENT_MAGIC:
         raise InvalidBatch(ErrorCode.CORRUPT_MESSAGE, f"Invalid magic found in record: {magic}")
     size_bytes = int(length) + PREFIX_BYTES

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from bytemq.errors import Corrupt, NotFound, Unavailable
-from bytemq.storage.manifest import PartitionSnapshot
-from tests.unit.storage.bench import Bench, content, pid
+from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo
+from bytemq.storage.segments import walk_segment
+from tests.unit.storage.bench import Bench, batch_at, content, pid
 
 
 async def filled(bench: Bench, count: int = 30, size_bytes: int = 600) -> tuple[bytes, list[bytes]]:
@@ -281,3 +282,36 @@ async def test_timestamps__find_the_first_batch_that_is_new_enough(bench: Bench,
     newest = await log.max_timestamp_batch(3)
     assert newest is not None and newest.base_offset == 1
     assert await log.max_timestamp_batch(0) is None
+
+
+class CountingFile:
+    """A file in memory that counts how often it is read."""
+
+    name = "segment"
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.reads = 0
+
+    def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
+        return None
+
+    async def read(self, position: int, size_bytes: int) -> memoryview:
+        self.reads += 1
+        return memoryview(self._data[position : position + size_bytes])
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("how", ["cut", "wiped"])
+async def test_walk_of_a_damaged_segment__takes_few_reads_however_much_is_missing(how: str) -> None:
+    batches = [bytes(batch_at(n, b"%04d" % n * 5_000).view) for n in range(100)]
+    whole = b"".join(batches)
+    info = SegmentInfo(0, 99, len(whole), 1000, 0, name="segment", sealed=True)
+    kept = whole[: len(batches[0]) * 30 + 17]
+    file = CountingFile(kept if how == "cut" else kept + bytes(len(whole) - len(kept) - len(batches[0])) + batches[-1])
+    index = await walk_segment(file, info, 64 * 1024)
+    assert file.reads <= 8
+    assert index.next_offset == 100 and index.end_position == len(whole)
+    assert index.chunk(len(index) - 1).base_offset == (99 if how == "wiped" else 30 // 4 * 4), "what is sound is found"
