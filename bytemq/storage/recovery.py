@@ -30,7 +30,7 @@ from bytemq.storage.format import (
 )
 from bytemq.storage.interface import ReadFile, Store
 from bytemq.storage.wal_files import WalFile
-from bytemq.storage.wal_index import StoredFlush, TailRecord, decode_index, file_name, index_name
+from bytemq.storage.wal_index import StoredFlush, TailRecord, decode_index, file_name, file_number, index_name
 
 log = get_logger("storage.recovery")
 
@@ -77,7 +77,9 @@ class SessionRecovery:
             if file is None:
                 if self._tail.is_sealed:
                     continue  # it was found empty when the session was sealed
-                break
+                if not await self._is_missing(number - 1):
+                    break
+                continue
             self.files.append(file)
             self._held.append((file, await self._flushes(file)))
         for file, flushes in self._held:
@@ -89,6 +91,14 @@ class SessionRecovery:
                 sequence=self.sequence,
                 sealed_sequence=self._tail.sealed_sequence,
             )
+
+    async def _is_missing(self, number: int) -> bool:
+        """Whether later files show that there was one of this number: without a gap there is nothing after the last."""
+        names = [info.name for info in await self._store.list("wal/")]
+        if all((file_number(name, self._tail.session_id) or 0) <= number for name in names):
+            return False
+        log.error("the write-ahead log is damaged: a file is missing", file=file_name(self._tail.session_id, number))
+        return True
 
     async def _apply_all(self, file: WalFile, flushes: list[StoredFlush]) -> None:
         for count, flush in enumerate(flushes):

@@ -18,7 +18,7 @@ from bytemq.storage.format import (
     decode_shares,
     payload_errors,
 )
-from bytemq.storage.wal_index import TailRecord, decode_index, file_name, index_name
+from bytemq.storage.wal_index import TailRecord, decode_index, file_name, file_number, index_name
 from bytemq.types import PartitionId
 
 Problem = tuple[str, str]
@@ -29,6 +29,7 @@ def verify_session(root: Path, tail: TailRecord, ends: dict[PartitionId, int], n
     """`ends` has the next offset of every partition that exists, and is moved on. Files found are added to `named`."""
     check = _SessionCheck(tail, ends)
     number = tail.first_number
+    present = {file_number(f"wal/{path.name}", tail.session_id) or 0 for path in (root / "wal").glob("*.log")}
     while not tail.is_sealed or number <= tail.sealed_number:
         path = root / file_name(tail.session_id, number)
         name, index = file_name(tail.session_id, number), index_name(tail.session_id, number)
@@ -36,7 +37,10 @@ def verify_session(root: Path, tail: TailRecord, ends: dict[PartitionId, int], n
         if not path.is_file():
             if tail.is_sealed:
                 continue
-            break
+            if max(present, default=0) < number:
+                break
+            yield name, "is missing, and later files are there"
+            continue
         named.update((name, index))
         flushes = list(check.file(name, path.read_bytes()))
         yield from check.take_problems()

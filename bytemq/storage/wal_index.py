@@ -64,6 +64,13 @@ def file_name(session_id: int, number: int) -> str:
     return f"wal/{session_id:016x}-{number:08x}.log"
 
 
+def file_number(name: str, session_id: int) -> int | None:
+    """The number that `file_name` made `name` of; None for anything that is not a file of that session."""
+    before, _, rest = name.partition(f"/{session_id:016x}-")
+    number, _, suffix = rest.partition(".")
+    return int(number, 16) if before == "wal" and number and suffix == "log" else None
+
+
 def index_name(session_id: int, number: int) -> str:
     return f"wal/{session_id:016x}-{number:08x}.index"
 

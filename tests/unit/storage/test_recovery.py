@@ -106,6 +106,33 @@ async def test_flipped_bit_in_a_payload_in_the_middle__is_never_served(bench: Be
         await storage.checkpoint()
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+async def test_missing_file_in_the_middle__is_reported_and_what_follows_is_kept(
+    bench: Bench, indexed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.start()
+    log = await bench.log()
+    batches = [await bench.write(log, b"%04d" % n * 250) for n in range(60)]
+    await bench.kill()
+    names = bench.names(".log")
+    lost = names[1]
+    await bench.store.delete([lost, *([] if indexed else [name.replace(".log", ".index") for name in names])])
+    await bench.start()
+    log = await bench.log()
+    assert "a file is missing" in caplog.text
+    assert log.end_offset == 60
+    found = []
+    for offset, batch in enumerate(batches):
+        try:
+            read = await log.read(offset, 1, log.end_offset)
+        except Corrupt:
+            continue
+        assert b"".join(read.buffers) == batch
+        found.append(offset)
+    gap = sorted(set(range(60)) - set(found))
+    assert gap and gap == list(range(gap[0], gap[-1] + 1)), "one file's worth"
+
+
 async def test_damaged_index_object__only_costs_a_walk(bench: Bench) -> None:
     await bench.start()
     data = await bench.write(await bench.log(), b"value", b"value")
