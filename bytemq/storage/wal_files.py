@@ -77,6 +77,7 @@ class WalFiles:
         self._spares: list[str] = []
         self._prepared: WalFile | None = None
         self._preparing: asyncio.Task[None] | None = None
+        self._prepare_failed = False
         self.live: list[WalFile] = []
         self.by_ordinal: dict[int, WalFile] = {}
 
@@ -139,8 +140,11 @@ class WalFiles:
     async def _prepare(self) -> None:
         try:
             self._prepared = await self._make(self._config.wal_file_bytes, zeroed=True)
+            self._prepare_failed = False
         except BytemqError as error:
-            log.warning("no write-ahead-log file could be made ahead of need", reason=str(error))
+            if not self._prepare_failed:  # it is tried with every flush, and said once
+                log.warning("no write-ahead-log file could be made ahead of need", reason=str(error))
+            self._prepare_failed = True
         finally:
             self._preparing = None
 

@@ -151,7 +151,7 @@ async def test_flush__reported_as_failed_is_not_found_by_a_recovery(bench: Bench
     assert await content(await bench.log()) == data
 
 
-async def test_full_disk__is_said_at_once_and_ends_by_itself(bench: Bench) -> None:
+async def test_full_disk__is_said_at_once_and_ends_by_itself(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     storage = await bench.start()
     log = await bench.log()
     data = await bench.write(log, b"kept")
@@ -165,6 +165,7 @@ async def test_full_disk__is_said_at_once_and_ends_by_itself(bench: Bench) -> No
     for _ in range(100):
         await asyncio.sleep(0)
     assert storage.healthy is None, "found out without an append"
+    assert caplog.text.count("ahead of need") == 1, "said once, however many flushes there were"
     offset = log.end_offset
     await bench.write(log, b"again")
     assert log.end_offset == offset + 1
