@@ -205,7 +205,8 @@ class Wal:
         total_bytes = aligned(written_bytes)
         if total_bytes != written_bytes:
             buffers.append(_PADDING[total_bytes - written_bytes])
-        for attempt in range(ATTEMPTS):
+        tried: list[tuple[WalFile, int]] = []
+        while True:
             file = self._file
             if file is None or file.end_position + total_bytes > file.size_bytes:
                 file = await self._roll(total_bytes)
@@ -219,13 +220,13 @@ class Wal:
                 log.error("write-ahead-log file is abandoned", file=file.file.name, reason=str(error))
                 self._seal(file)
                 self._file = None
-                if attempt == ATTEMPTS - 1:
-                    await self._erase(file, position)
+                tried.append((file, position))
+                if len(tried) == ATTEMPTS:
+                    await self._erase(tried)
                     raise
             else:
                 file.end_position = position + total_bytes
                 return file, position, head, crc
-        raise AssertionError("unreachable")
 
     async def _roll(self, size_bytes: int) -> WalFile:
         """Goes on in another file."""
@@ -251,12 +252,13 @@ class Wal:
         if file not in self._unsynced:
             await self._files.write_index(file)
 
-    async def _erase(self, file: WalFile, position: int) -> None:
+    async def _erase(self, tried: Sequence[tuple[WalFile, int]]) -> None:
         """Makes sure, if it can, that a flush reported as failed is not found by a later recovery."""
-        try:
-            await file.writable.write([bytes(FLUSH_HEADER_BYTES)], position, sync=True)
-        except Unavailable as error:
-            log.error("a failed flush could not be erased", file=file.file.name, position=position, reason=str(error))
+        for file, position in tried:
+            try:
+                await file.writable.write([bytes(FLUSH_HEADER_BYTES)], position, sync=True)
+            except Unavailable as error:
+                log.error("a failed flush was not erased", file=file.file.name, position=position, reason=str(error))
 
     def _commit(self, flush: Flush, file: WalFile, position: int, head: bytes, crc: int) -> None:
         """The flush is durable: makes its bytes readable, then tells the appenders, in order."""

@@ -79,6 +79,22 @@ async def test_write_behind__runs_by_itself_and_keeps_the_log_small(bench: Bench
     assert await content(log) == data
 
 
+async def test_snapshot__is_published_after_everything_it_describes_became_durable(bench: Bench) -> None:
+    await bench.start("page-cache", wal_retained_bytes=8 * 16 * 1024, wal_sync_interval_ms=10**6)
+    log = await bench.log()
+    log.snapshot_source = lambda: PartitionSnapshot(log.end_offset)
+    while not log.manifest.segments:
+        await bench.write(log, bytes(900))
+    bench.power.random.choice = lambda options: options[0]  # type: ignore[assignment]  # nothing unsynced survives
+    await bench.kill(power_cut=True)
+    await bench.start("page-cache")
+    log = await bench.log()
+    assert log.manifest.holes == ()
+    recovered = log.recovered
+    assert recovered is not None and recovered.snapshot is not None
+    assert log.manifest.end_offset < recovered.snapshot.offset <= log.end_offset
+
+
 async def test_write_behind__that_fails_changes_nothing_and_is_repeated(bench: Bench) -> None:
     data, _ = await filled(bench)
     assert bench.storage is not None

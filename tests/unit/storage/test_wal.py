@@ -151,6 +151,22 @@ async def test_flush__reported_as_failed_is_not_found_by_a_recovery(bench: Bench
     assert await content(await bench.log()) == data
 
 
+async def test_flush__that_could_not_even_be_erased_gives_way_to_what_came_after_it(bench: Bench) -> None:
+    await bench.start()
+    log = await bench.log()
+    data = await bench.write(log, b"kept")
+    _fail(bench, "sync", [Unavailable("I/O error")] * 4)
+    bench.append(log, b"failed, yet whole on the device")
+    await bench.settle()
+    assert bench.answers[-1][1] is not None
+    data += await bench.write(log, b"what was acknowledged at that offset")
+    await bench.kill()
+    for name in bench.names(".index"):
+        await bench.store.delete([name])  # so that the files themselves are walked
+    await bench.start()
+    assert await content(await bench.log()) == data
+
+
 async def test_full_disk__is_said_at_once_and_ends_by_itself(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     storage = await bench.start()
     log = await bench.log()
