@@ -163,13 +163,15 @@ class Partition:
         """
         if self._appender.refusal is not None:
             return reading.failed(self._state, self._appender.refusal)
-        return reading.read_cached(self._files, self._state, offset, max_bytes, isolation, at_least_one)
+        gate = self._services.unreadable
+        return reading.read_cached(self._files, self._state, offset, max_bytes, isolation, at_least_one, gate)
 
     async def read(self, offset: int, max_bytes: int, *, isolation: int, at_least_one: bool = True) -> Fetched:
         """As `read_cached`, from wherever the bytes are."""
         if self._appender.refusal is not None:
             return reading.failed(self._state, self._appender.refusal)
-        return await reading.read(self._files, self._state, offset, max_bytes, isolation, at_least_one)
+        gate = self._services.unreadable
+        return await reading.read(self._files, self._state, offset, max_bytes, isolation, at_least_one, gate)
 
     def available_bytes(self, offset: int, isolation: int) -> int:
         """About how many bytes a reader at `offset` could get, for min_bytes of a long poll: by the average record, 0

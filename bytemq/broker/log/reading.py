@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from bytemq.broker.log.failures import read_failure
 from bytemq.broker.log.results import Fetched
 from bytemq.broker.log.state import LogState
-from bytemq.errors import BytemqError
+from bytemq.errors import BytemqError, Fenced, NotFound
 from bytemq.protocol.error_codes import ErrorCode
+from bytemq.runtime.logging import LogGate, get_logger
 
 if TYPE_CHECKING:
     from bytemq.storage.log_files import LogFiles
     from bytemq.storage.reading import Read
+
+log = get_logger("broker.log.reading")
 
 READ_UNCOMMITTED = 0
 READ_COMMITTED = 1
@@ -29,7 +32,13 @@ def readable_end(state: LogState[Any], isolation: int) -> int:
 
 
 def read_cached(
-    files: LogFiles, state: LogState[Any], offset: int, max_bytes: int, isolation: int, at_least_one: bool
+    files: LogFiles,
+    state: LogState[Any],
+    offset: int,
+    max_bytes: int,
+    isolation: int,
+    at_least_one: bool,
+    gate: LogGate,
 ) -> Fetched | None:
     """See `Partition.read_cached`."""
     answer = _without_bytes(state, offset, isolation)
@@ -38,12 +47,18 @@ def read_cached(
     try:
         read = files.read_cached(offset, max_bytes, readable_end(state, isolation), at_least_one=at_least_one)
     except BytemqError as error:
-        return _unreadable(state, offset, error)
+        return _unreadable(files, state, offset, error, gate)
     return None if read is None else _fetched(state, offset, read, isolation)
 
 
 async def read(
-    files: LogFiles, state: LogState[Any], offset: int, max_bytes: int, isolation: int, at_least_one: bool
+    files: LogFiles,
+    state: LogState[Any],
+    offset: int,
+    max_bytes: int,
+    isolation: int,
+    at_least_one: bool,
+    gate: LogGate,
 ) -> Fetched:
     """See `Partition.read`."""
     answer = _without_bytes(state, offset, isolation)
@@ -52,7 +67,7 @@ async def read(
     try:
         found = await files.read(offset, max_bytes, readable_end(state, isolation), at_least_one=at_least_one)
     except BytemqError as error:
-        return _unreadable(state, offset, error)
+        return _unreadable(files, state, offset, error, gate)
     return _fetched(state, offset, found, isolation)
 
 
@@ -86,7 +101,13 @@ def _fetched(state: LogState[Any], offset: int, read: Read, isolation: int) -> F
     )
 
 
-def _unreadable(state: LogState[Any], offset: int, error: BytemqError) -> Fetched:
+def _unreadable(files: LogFiles, state: LogState[Any], offset: int, error: BytemqError, gate: LogGate) -> Fetched:
     if offset < state.log_start_offset:  # retention or DeleteRecords overtook the reader
         return failed(state, ErrorCode.OFFSET_OUT_OF_RANGE)
+    expected = isinstance(error, NotFound | Fenced)  # deleted, or another owner's, meanwhile
+    kept_back = None if expected else gate.allow(files.partition)
+    if kept_back is not None:
+        log.error(
+            "a read failed", partition=files.partition, offset=offset, reason=str(error), not_logged_since=kept_back
+        )
     return failed(state, read_failure(error))

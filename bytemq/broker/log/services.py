@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bytemq.broker.log.guard import RefuseTransactions, TransactionGuard
 from bytemq.broker.log.producer_budget import ProducerBudget
 from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import LogGate
 
 if TYPE_CHECKING:
     from bytemq.storage.log_storage import LogStorage
@@ -27,3 +28,8 @@ class LogServices:
     producers: ProducerBudget = field(default_factory=ProducerBudget)
     producer_id_expiration_ms: int = KAFKA_PRODUCER_ID_EXPIRATION_MS
     """producer.id.expiration.ms; may change while partitions are open."""
+    unreadable: LogGate = field(init=False)
+    """For telling of reads that found damage: consumers ask for the same bytes over and over."""
+
+    def __post_init__(self) -> None:
+        self.unreadable = LogGate(self.clock.monotonic, burst=1, interval_s=60.0)

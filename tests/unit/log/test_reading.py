@@ -75,6 +75,24 @@ async def test_read__turns_failures_of_storage_into_kafkas_errors(error: Excepti
     assert (await log.partition.read(0, 1_000, isolation=0)).error is code
 
 
+async def test_read__that_finds_damage_is_logged_once_a_minute_however_often_consumers_ask(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = await ten_records()
+    log.files.read_error = Corrupt("bits")
+    for _ in range(50):
+        log.partition.read_cached(0, 1_000, isolation=0)
+        await log.partition.read(3, 1_000, isolation=0)
+    assert caplog.text.count("a read failed") == 1
+    log.files.read_error = NotFound("the log was deleted")
+    log.clock.advance(61)
+    await log.partition.read(0, 1_000, isolation=0)
+    assert caplog.text.count("a read failed") == 1, "nothing is wrong with a deleted log"
+    log.files.read_error = Corrupt("bits")
+    await log.partition.read(0, 1_000, isolation=0)
+    assert caplog.text.count("a read failed") == 2
+
+
 async def test_available_bytes__is_zero_only_at_the_end() -> None:
     log = await ten_records()
     partition = log.partition
