@@ -101,7 +101,14 @@ def _producer(options: argparse.Namespace) -> Producer:
     from bytemq.cli.client import client_settings, failure
 
     settings = client_settings(options)
-    settings.update({"compression.type": options.compression, "acks": options.acks, "linger.ms": 5})
+    settings.update(
+        {
+            "compression.type": options.compression,
+            "acks": options.acks,
+            "enable.idempotence": options.acks == "all",  # as Kafka's producer: what is sent again is not there twice
+            "linger.ms": 5,
+        }
+    )
     try:
         return Producer(settings)
     except KafkaException as error:

@@ -187,7 +187,9 @@ def test_dump_and_verify__tell_a_whole_folder_from_a_damaged_one(tmp_path: Path)
         assert started.terminate() == 0
         assert "everything is as it was written" in bytemq(started, "verify", str(data))
         (log,) = (path for path in sorted(data.rglob("*")) if path.is_file() and b"two" in path.read_bytes())
-        assert "offsets 0..1" in bytemq(started, "dump", str(log))
+        dumped = bytemq(started, "dump", str(log))
+        assert "offsets 0..1" in dumped
+        assert "producer 0/0 from sequence 0" in dumped  # `produce` is idempotent
         damaged = bytearray(log.read_bytes())
         damaged[damaged.index(b"two")] ^= 1
         log.write_bytes(damaged)
