@@ -30,7 +30,7 @@ from bytemq.broker.ownership import Ownership
 from bytemq.broker.server import BoundListener, Server, bind
 from bytemq.broker.topic_admin import TopicAdmin
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
-from bytemq.errors import BytemqError, Fenced, Invalid
+from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid
 from bytemq.metadata import keys
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.database import Durability
@@ -51,6 +51,7 @@ from bytemq.scheduler.controller import Controller
 from bytemq.scheduler.membership import Membership
 from bytemq.storage.local import LocalStore
 from bytemq.storage.log_storage import LogStorage
+from bytemq.storage.wal_index import newest_session
 
 log = get_logger("node")
 
@@ -111,6 +112,7 @@ class Node:
         parts.callback(lock.release)
         store = EmbeddedStore.open(lock, self._durability())
         parts.push_async_callback(store.close)
+        await _check_age(data, store)
         await ensure_identity(store, os.urandom)
         await self._read_dynamic_configs(store)
 
@@ -294,3 +296,17 @@ class Node:
         if not self._ended.done():
             reason = error if isinstance(error, BytemqError) else Fenced(f"{name} failed: {error!r}")
             self._ended.set_exception(reason)
+
+
+async def _check_age(data: Path, store: MetadataStore) -> None:
+    """Refuses metadata that are older than the data, before anything is written: what they do not know of would be
+    taken for garbage.
+    """
+    folder = data / "wal"
+    newest = newest_session(os.listdir(folder) if folder.is_dir() else ())
+    _, revision = await store.range(keys.CONFIGS)
+    if newest > revision:
+        raise Corrupt(
+            f"{folder} holds files of session {newest}, but the metadata end before it: meta.db or meta.db-wal "
+            "is lost, damaged or an older copy. Put the right ones back; nothing was changed."
+        )

@@ -28,7 +28,7 @@ from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, decod
 from bytemq.storage.segment_format import decode_footer
 from bytemq.storage.verify_wal import verify_session
 from bytemq.storage.wal_files import SPARE_PREFIX
-from bytemq.storage.wal_index import TailRecord, decode_tail
+from bytemq.storage.wal_index import TailRecord, decode_tail, newest_session
 from bytemq.types import PartitionId, parse_topic_id
 
 DATABASE = "meta.db"
@@ -39,6 +39,8 @@ class Finding(NamedTuple):
 
     name: str
     problem: str
+    is_leftover: bool = False
+    """Nothing is wrong: a file that a crash left and that the next start removes."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.problem}"
@@ -56,6 +58,9 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
     try:
         with _metadata(root) as database:
             yield from _decode_metadata(database, manifests, tails)
+            newest = newest_session(path.name for path in (root / "wal").glob("*"))
+            if newest > database.revision:
+                yield Finding(DATABASE, f"is older than the files of session {newest} in wal/")
     except BytemqError as error:
         yield Finding(DATABASE, str(error))
         return
@@ -69,7 +74,7 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
         for found in sorted((root / folder).rglob("*")):
             name = found.relative_to(root).as_posix()
             if found.is_file() and name not in named and not name.startswith(SPARE_PREFIX):
-                yield Finding(name, "nothing refers to this file; the next start removes it")
+                yield Finding(name, "nothing refers to this file; the next start removes it", is_leftover=True)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -69,6 +70,20 @@ def file_number(name: str, session_id: int) -> int | None:
     before, _, rest = name.partition(f"/{session_id:016x}-")
     number, _, suffix = rest.partition(".")
     return int(number, 16) if before == "wal" and number and suffix == "log" else None
+
+
+def newest_session(names: Iterable[str]) -> int:
+    """The highest session id among the names of files in `wal/`, 0 without any.
+
+    Session ids only grow. A file of a session that the metadata have not come to shows that they were lost, or are an
+    older copy; going on would take everything newer for garbage.
+    """
+    found = 0
+    for name in names:
+        session, _, _ = name.rpartition("/")[2].removeprefix("spare-").partition("-")
+        with suppress(ValueError):
+            found = max(found, int(session, 16))
+    return found
 
 
 def index_name(session_id: int, number: int) -> str:

@@ -186,6 +186,11 @@ def test_dump_and_verify__tell_a_whole_folder_from_a_damaged_one(tmp_path: Path)
         bytemq(started, "produce", "kept", send="one\ntwo\n")
         assert started.terminate() == 0
         assert "everything is as it was written" in bytemq(started, "verify", str(data))
+        left = data / "topics" / "left.log"
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"of a crash")
+        assert "topics/left.log: nothing refers to this file" in bytemq(started, "verify", str(data)), "not a problem"
+        left.unlink()
         (log,) = (path for path in sorted(data.rglob("*")) if path.is_file() and b"two" in path.read_bytes())
         dumped = bytemq(started, "dump", str(log))
         assert "offsets 0..1" in dumped

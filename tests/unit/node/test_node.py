@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from bytemq.config import BrokerConfig
-from bytemq.errors import BytemqError, Fenced
+from bytemq.errors import BytemqError, Corrupt, Fenced
 from bytemq.metadata import keys
 from bytemq.metadata.topics import TopicSpec
 from bytemq.node import Node
+from bytemq.storage.verify import verify
 
 
 def config(folder: Path, **configs: str) -> BrokerConfig:
@@ -89,3 +90,19 @@ async def test_node__insists_on_an_http_address_only_where_somebody_chose_it(tmp
             assert node.addresses
         finally:
             await node.stop()
+
+
+async def test_node__whose_metadata_are_older_than_its_data_changes_nothing(tmp_path: Path) -> None:
+    """Else everything that the metadata do not know would go as garbage, at the first start or a later one."""
+    data = tmp_path / "data"
+    wal = data / "wal" / f"{1000:016x}-{0:08x}.log"
+    wal.parent.mkdir(parents=True)
+    wal.write_bytes(b"acknowledged")
+    for _ in range(3):
+        with pytest.raises(Corrupt, match="session 1000"):
+            await Node.start(config(data))
+    assert wal.read_bytes() == b"acknowledged"
+    assert any("older" in str(finding) for finding in verify(data))
+    wal.rename(wal.with_name(f"{0:016x}-{0:08x}.log"))
+    node = await Node.start(config(data))
+    await node.stop()

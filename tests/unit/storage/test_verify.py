@@ -118,11 +118,11 @@ async def test_verify__finds_missing_and_superfluous_files(folder: Path) -> None
     extra = folder / "topics" / "x" / "0" / "left.log"
     extra.parent.mkdir(parents=True)
     extra.write_bytes(b"left")
-    assert [finding.name for finding in verify(folder)] == ["topics/x/0/left.log"]
+    assert [(finding.name, finding.is_leftover) for finding in verify(folder)] == [("topics/x/0/left.log", True)]
     extra.unlink()
     segment = files(folder, "topics/**/*.log")[0]
     os.rename(segment, folder / "elsewhere")
-    assert any("cannot be read" in finding.problem for finding in verify(folder))
+    assert any("cannot be read" in finding.problem and not finding.is_leftover for finding in verify(folder))
 
 
 async def test_verify__says_when_it_is_no_data_folder(tmp_path: Path) -> None:
