@@ -63,7 +63,7 @@ class SessionRecovery:
         self._chain = ChainState(tail.first_sequence - 1, tail.first_link)
         self._held: list[tuple[WalFile, list[StoredFlush]]] = []
         self.files: list[WalFile] = []
-        self.sequence = 0
+        self.sequence = tail.first_sequence - 1
         """Of the last flush that counts."""
         self.walked_bytes = 0
 

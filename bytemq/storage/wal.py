@@ -134,8 +134,8 @@ class Wal:
             sequence = self._sequence
             try:
                 for file in files:
-                    await file.writable.sync()
-            except BytemqError:
+                    await self._files.sync(file)
+            except BaseException:  # a cancellation, too: the clean stop that follows syncs them
                 self._unsynced = list({*files, *self._unsynced})
                 raise
             self._durable_through = max(self._durable_through, sequence)

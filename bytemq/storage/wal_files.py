@@ -11,6 +11,7 @@ published before one that is no longer needed is touched.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import cast
 
 from bytemq.errors import BytemqError, Fenced, Full
@@ -78,6 +79,7 @@ class WalFiles:
         self._prepared: WalFile | None = None
         self._preparing: asyncio.Task[None] | None = None
         self._prepare_failed = False
+        self._making = asyncio.Lock()
         self.live: list[WalFile] = []
         self.by_ordinal: dict[int, WalFile] = {}
 
@@ -122,7 +124,7 @@ class WalFiles:
 
     async def take(self, size_bytes: int) -> WalFile:
         """An empty file with room for a flush of `size_bytes`. Raises Full or Unavailable."""
-        if self._preparing is not None:
+        while self._preparing is not None:  # files are filled in the order of their numbers
             await asyncio.wait([self._preparing])
         file, self._prepared = self._prepared, None
         if file is None or file.size_bytes < size_bytes:
@@ -149,17 +151,24 @@ class WalFiles:
             self._preparing = None
 
     async def _make(self, size_bytes: int, *, zeroed: bool) -> WalFile:
-        number = self._next_number
-        name = file_name(self._session_id, number)
-        if self._spares and size_bytes == self._config.wal_file_bytes:
-            await self._store.rename(self._spares.pop(), name)
-            file = await self._store.open_append(name, urgent=True)
-        else:
-            if await self._store.free_bytes() < size_bytes + self._config.reserve_bytes:
-                raise Full("no space for another write-ahead-log file")
-            file = await self._store.create_append(name, size_bytes=size_bytes, zeroed=zeroed, urgent=True)
-        self._next_number = number + 1
-        return WalFile(file, self.next_ordinal(), self._session_id, number, size_bytes)
+        async with self._making:  # one at a time: each number is given once, and none is left out
+            number = self._next_number
+            name = file_name(self._session_id, number)
+            spare = self._spares.pop() if self._spares and size_bytes == self._config.wal_file_bytes else None
+            try:
+                if spare is not None:
+                    await self._store.rename(spare, name)
+                    file = await self._store.open_append(name, urgent=True)
+                else:
+                    if await self._store.free_bytes() < size_bytes + self._config.reserve_bytes:
+                        raise Full("no space for another write-ahead-log file")
+                    file = await self._store.create_append(name, size_bytes=size_bytes, zeroed=zeroed, urgent=True)
+            except BytemqError:
+                # What is half made would be in the way of the next attempt, which gets the same number.
+                await self._store.delete([name] if spare is None else [name, spare])
+                raise
+            self._next_number = number + 1
+            return WalFile(file, self.next_ordinal(), self._session_id, number, size_bytes)
 
     # Sealing and releasing files.
 
@@ -174,6 +183,15 @@ class WalFiles:
             await self._store.create(index_name(file.session_id, file.number), parts)
         except BytemqError as error:
             log.warning("the index of a write-ahead-log file was not written", file=file.file.name, reason=str(error))
+
+    async def sync(self, file: WalFile) -> None:
+        """Makes what is in the file durable. One that was released holds nothing any more that anybody needs."""
+        if file.ordinal in self.by_ordinal:
+            file.pin()
+            try:
+                await file.writable.sync()
+            finally:
+                file.unpin()
 
     async def publish_tail(self, tail: TailRecord, revision: int = 0) -> None:
         """Writes a session's tail record, known or, the first time, at `revision`.
@@ -197,19 +215,18 @@ class WalFiles:
         The caller has taken them out of every table. They are reused or deleted when nobody reads them any more.
         `next_sequence` and `link` describe the flush to come, for when no file of this session is needed.
         """
-        for file in files:
-            self.live.remove(file)
+        kept = [file for file in self.live if file not in files]
         first: dict[int, WalFile] = {}
-        for file in self.live:
+        for file in kept:
             if file.first_sequence:
                 first.setdefault(file.session_id, file)
+        next_number = self._next_to_fill(kept)
         for session_id, (tail, _) in list(self._tails.items()):
             needed = first.get(session_id)
             if needed is not None:
                 change = (needed.number, needed.first_sequence, needed.first_link)
             elif session_id == self._session_id:
-                unused = [file.number for file in self.live if file.session_id == session_id]
-                change = (min(unused, default=self._next_number), next_sequence, link)
+                change = (next_number, next_sequence, link)
             else:
                 await self._metadata.txn([], [], [keys.wal_tail(session_id)])
                 del self._tails[session_id]
@@ -219,9 +236,17 @@ class WalFiles:
                 tail = tail._replace(first_number=number, first_sequence=sequence, first_link=link_crc)
                 await self.publish_tail(tail)
         for file in files:
+            self.live.remove(file)  # not before: what could not be recorded as released is released by the next call
             del self.by_ordinal[file.ordinal]
             await file.unpinned()
             await self._discard(file)
+
+    def _next_to_fill(self, live: Sequence[WalFile]) -> int:
+        """Number of the file that the session's next flush goes into, when none of `live` holds a flush of it."""
+        empty = [file.number for file in live if file.session_id == self._session_id]
+        if self._prepared is not None:
+            empty.append(self._prepared.number)
+        return min(empty, default=self._next_number)
 
     async def _discard(self, file: WalFile) -> None:
         await file.file.close()
