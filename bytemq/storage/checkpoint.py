@@ -23,7 +23,13 @@ from bytemq.storage.extents import Chunk
 from bytemq.storage.garbage import Garbage
 from bytemq.storage.interface import Store
 from bytemq.storage.log_files import Files, LogFiles
-from bytemq.storage.manifest import Manifest, PartitionSnapshot, SegmentInfo, with_segments
+from bytemq.storage.manifest import (
+    Manifest,
+    PartitionSnapshot,
+    SegmentInfo,
+    with_open_segment_given_up,
+    with_segments,
+)
 from bytemq.storage.manifest_codec import directory_of
 from bytemq.storage.publisher import Publisher
 from bytemq.storage.reading import chunk_views, is_sound, plan_extents
@@ -126,7 +132,7 @@ class WriteBehind:
             for start in range(0, len(due), group):
                 try:
                     await self._write_group(due[start : start + group], limit)
-                except Unavailable as error:
+                except BytemqError as error:  # what is wrong with one group must not keep the log of all others
                     failure = error
             await self._release()
             if failure is not None:
@@ -182,10 +188,10 @@ class WriteBehind:
         writers: list[SegmentWriter] = []
         holes: list[tuple[int, int]] = []
         try:
-            while offset < end_offset and len(files.wal):
+            # The log start may advance meanwhile.
+            while len(files.wal) and (offset := max(offset, files.wal.bases[0])) < end_offset:
                 if self._stopping:
                     raise Unavailable("the storage is being closed")
-                offset = max(offset, files.wal.bases[0])  # the log start may advance meanwhile
                 chunks, views, offset = await self._read(files, offset, end_offset, holes)
                 if chunks:
                     await self._append(files, seen, writers, chunks, views, snapshot)
@@ -270,11 +276,17 @@ class WriteBehind:
     async def _continued(
         self, files: LogFiles, seen: tuple[SegmentInfo, ...], writers: list[SegmentWriter]
     ) -> SegmentWriter | None:
-        """A writer for the open segment, if the log has one."""
+        """A writer for the open segment, if the log has one. Where that is lost, the log goes on in another one."""
         if not seen or seen[-1].sealed:
             return None
-        index = (await self._files.segments.get(seen[-1])).index
-        file = await self._store.open_append(seen[-1].name)
+        try:
+            index = (await self._files.segments.get(seen[-1])).index
+            file = await self._store.open_append(seen[-1].name)
+        except NotFound:
+            if files.deleted or files.manifest.segments != seen:
+                raise
+            log.error("the open segment is missing", partition=files.partition, segment=seen[-1].name)
+            return None
         writer = SegmentWriter(file, seen[-1], self._config.chunk_bytes, index)
         writers.append(writer)
         return writer
@@ -303,6 +315,8 @@ class WriteBehind:
             if gone or list(manifest.segments) != remaining:
                 overtaken = True
                 raise Unavailable("the log's segments changed while it was written behind")
+            if infos and continued is None:
+                manifest = with_open_segment_given_up(manifest)
             return with_segments(manifest, infos, one.snapshot, one.holes)
 
         def applied() -> None:

@@ -99,6 +99,11 @@ def with_segments(
     return with_holes(replace(manifest, segments=tuple(kept), snapshot=snapshot or manifest.snapshot), holes)
 
 
+def with_open_segment_given_up(manifest: Manifest) -> Manifest:
+    """The open segment's file is lost: readers of it are told so, and the log goes on in another one."""
+    return replace(manifest, segments=tuple(segment._replace(sealed=True) for segment in manifest.segments))
+
+
 def with_log_start(manifest: Manifest, log_start_offset: int) -> Manifest:
     """Advances the log start offset (never back) and drops the segments and holes wholly below it."""
     start = max(log_start_offset, manifest.log_start_offset)
