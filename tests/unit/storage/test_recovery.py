@@ -143,7 +143,7 @@ async def test_damaged_index_object__only_costs_a_walk(bench: Bench) -> None:
     assert await content(await bench.log()) == data
 
 
-async def test_old_bytes_of_a_recycled_file__never_pass_for_new(bench: Bench) -> None:
+async def test_old_bytes_of_a_recycled_file__never_pass_for_new(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     storage = await bench.start()
     log = await bench.log()
     for _ in range(40):
@@ -156,6 +156,7 @@ async def test_old_bytes_of_a_recycled_file__never_pass_for_new(bench: Bench) ->
     await bench.start()
     log = await bench.log()
     assert (log.end_offset, await content(log)) == (41, old + new)
+    assert "damaged" not in caplog.text, "a log whose beginning was released is whole"
 
 
 async def test_session_id__must_be_new(bench: Bench) -> None:
