@@ -33,7 +33,6 @@ from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid
 from bytemq.metadata import keys
 from bytemq.metadata.data_lock import DataLock
-from bytemq.metadata.database import Durability
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.identity import ensure_identity
@@ -51,6 +50,7 @@ from bytemq.scheduler.controller import Controller
 from bytemq.scheduler.membership import Membership
 from bytemq.storage.local import LocalStore
 from bytemq.storage.log_storage import LogStorage
+from bytemq.storage.settings import Durability
 from bytemq.storage.wal_index import newest_session
 
 log = get_logger("node")
@@ -110,7 +110,8 @@ class Node:
         data = Path(self.config.data_dir)
         lock = DataLock.acquire(data)
         parts.callback(lock.release)
-        store = EmbeddedStore.open(lock, self._durability())
+        # Also with page-cache durability: files are used again on the strength of what was published before.
+        store = EmbeddedStore.open(lock, "fsync")
         parts.push_async_callback(store.close)
         await _check_age(data, store)
         await ensure_identity(store, os.urandom)

@@ -10,6 +10,7 @@ import pytest
 from bytemq.config import BrokerConfig
 from bytemq.errors import BytemqError, Corrupt, Fenced
 from bytemq.metadata import keys
+from bytemq.metadata.database import Database
 from bytemq.metadata.topics import TopicSpec
 from bytemq.node import Node
 from bytemq.storage.verify import verify
@@ -106,3 +107,20 @@ async def test_node__whose_metadata_are_older_than_its_data_changes_nothing(tmp_
     wal.rename(wal.with_name(f"{0:016x}-{0:08x}.log"))
     node = await Node.start(config(data))
     await node.stop()
+
+
+async def test_node__with_page_cache_durability_still_syncs_its_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: set[int] = set()
+    commit = Database.commit
+
+    def watched(database: Database) -> object:
+        found.update(database._sql.execute("PRAGMA synchronous").fetchone())
+        return commit(database)
+
+    monkeypatch.setattr(Database, "commit", watched)
+    node = await Node.start(config(tmp_path, bytemq_durability="page-cache"))
+    await node.broker.topics.create([TopicSpec("t", 2)])
+    await node.stop()
+    assert found == {2}, "FULL: a file of the log is used again once a manifest says so"
