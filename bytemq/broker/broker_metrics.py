@@ -40,9 +40,9 @@ def register(broker: Broker) -> None:
     metrics.gauge("bytemq_storage_healthy", "1 unless storage refuses appends", lambda: storage.healthy is None)
     sessions = broker.fetch_sessions
     metrics.gauge("bytemq_fetch_sessions", "Incremental fetch sessions", lambda: len(sessions))
-    metrics.gauge("bytemq_fetch_session_evictions", "Fetch sessions evicted so far", lambda: sessions.evictions)
+    metrics.gauge("bytemq_fetch_session_evictions_total", "Fetch sessions evicted so far", lambda: sessions.evictions)
     metrics.gauges(
-        "bytemq_task_crashes",
+        "bytemq_task_crashes_total",
         "Crashes of background tasks so far, by task",
         ("task",),
         lambda: [((name,), count) for name, count in broker.supervisor.crashes.items()],

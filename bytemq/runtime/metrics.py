@@ -105,7 +105,10 @@ class Metrics:
     def gauges(
         self, name: str, documentation: str, label_names: tuple[str, ...], read: Callable[[], Iterable[Sample]]
     ) -> None:
-        """Values with labels, asked for at each scrape; `read` must be quick: it runs on the event loop."""
+        """Values with labels, asked for at each scrape; `read` must be quick: it runs on the event loop.
+
+        A name that ends with _total is a count that only grows.
+        """
         self._gauges.append((self._claim(name), documentation, label_names, read))
 
     def histogram(self, name: str, documentation: str) -> Histogram:
@@ -130,10 +133,11 @@ class Metrics:
                 counter.add_metric(values, child.value)
             yield counter
         for name, documentation, label_names, read in self._gauges:
-            gauge = GaugeMetricFamily(name, documentation, labels=label_names)
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            asked = kind(name, documentation, labels=label_names)
             for values, value in read():
-                gauge.add_metric(values, value)
-            yield gauge
+                asked.add_metric(values, value)
+            yield asked
         for durations in self._histograms:
             histogram = HistogramMetricFamily(durations.name, durations.documentation, labels=durations.label_names)
             for values, observed in durations.items():

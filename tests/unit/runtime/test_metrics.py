@@ -14,6 +14,7 @@ def test_metrics__render_as_prometheus_text() -> None:
     family.remove("b")
     metrics.gauge("bytemq_level", "Level", lambda: 7.5)
     metrics.gauges("bytemq_lag", "Lag", ("group", "partition"), lambda: [(("g", "0"), 3)])
+    metrics.gauge("bytemq_read_total", "A count that somebody else keeps", lambda: 4)
     durations = metrics.histograms("bytemq_wait_seconds", "Waits", "api").labels("FETCH")
     durations.observe(0.0003)
     durations.observe(99)
@@ -24,6 +25,8 @@ def test_metrics__render_as_prometheus_text() -> None:
     assert 'bytemq_topic_bytes_in_total{topic="a"} 5.0' in lines
     assert not any('topic="b"' in line for line in lines)
     assert "bytemq_level 7.5" in lines
+    assert "# TYPE bytemq_read_total counter" in lines
+    assert "bytemq_read_total 4.0" in lines
     assert 'bytemq_lag{group="g",partition="0"} 3.0' in lines
     assert 'bytemq_wait_seconds_bucket{api="FETCH",le="0.00025"} 0.0' in lines
     assert 'bytemq_wait_seconds_bucket{api="FETCH",le="0.0005"} 1.0' in lines
