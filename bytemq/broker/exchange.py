@@ -39,7 +39,6 @@ class Exchange(RequestContext):
         "answer_bytes",
         "body",
         "on_abandon",
-        "pipelined",
         "response_reserved_bytes",
         "timing",
     )
@@ -61,7 +60,6 @@ class Exchange(RequestContext):
         self._size_bytes = size_bytes
         self.answer: Sequence[WireBuffer] | None = None
         self.answer_bytes = 0
-        self.pipelined = False
         self.on_abandon: Callable[[], None] | None = None
         self.response_reserved_bytes = 0
         self.timing: tuple[Histogram, Callable[[], float], float] | None = None

@@ -207,7 +207,6 @@ class ShardRuntime(Generic[M]):
                 memoryview(payload),
                 partial(self._appended, batch),
                 origin=Origin.COORDINATOR,
-                acks_all=True,
                 urgent=True,
             )
 

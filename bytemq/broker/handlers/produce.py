@@ -107,7 +107,7 @@ class RunningProduce:
         else:
             self._broker.traffic.count_in(found.topic, len(records))
             zstd_allowed = self._exchange.api_version >= ZSTD_FROM
-            found.append(records, done, acks_all=self._acks == -1, zstd_allowed=zstd_allowed)
+            found.append(records, done, zstd_allowed=zstd_allowed)
 
     def _done(self, position: int, index: int, result: AppendResult) -> None:
         """One append has its answer; called by the partition, maybe from within `append`."""

@@ -140,15 +140,14 @@ class Partition:
         done: Done,
         *,
         origin: Origin = Origin.CLIENT,
-        acks_all: bool = True,
         urgent: bool = False,
         zstd_allowed: bool = True,
     ) -> None:
         """Append the one batch in `payload`, which must be writable and left alone until `done`.
 
         `done` is called exactly once with the answer: before this returns if the batch is refused or a duplicate,
-        else when it is durable. acks=1 promises no less here than acks=all, so `acks_all` changes nothing. `urgent`
-        asks storage not to gather others first; `zstd_allowed` is False below Produce v7 (KIP-110).
+        else when it is durable. acks=1 promises no less here than acks=all. `urgent` asks storage not to gather
+        others first; `zstd_allowed` is False below Produce v7 (KIP-110).
         """
         self._appender.append(payload, done, origin, urgent, zstd_allowed)
 

@@ -30,9 +30,7 @@ class FakePartition:
         self.held: list[tuple[RecordBatch, Done]] = []
         self.append_count = 0
 
-    def append(
-        self, payload: memoryview, done: Done, *, origin: Origin, acks_all: bool = True, urgent: bool = False
-    ) -> None:
+    def append(self, payload: memoryview, done: Done, *, origin: Origin, urgent: bool = False) -> None:
         assert origin is Origin.COORDINATOR and urgent
         self.append_count += 1
         if self.refuse is not None:
