@@ -97,8 +97,7 @@ class Connection(asyncio.BufferedProtocol):
             self._held = None
         for exchange in (*self._in_work, *self._unsent):
             exchange.abandon()
-            if exchange.answer is not None:
-                exchange.release_response(self._server.response_memory)
+            exchange.release_response(self._server.response_memory)
         self._in_work.clear()
         self._unsent.clear()
         self._server.disconnected(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,10 @@ from bytemq.storage.wal_index import TailRecord, decode_tail
 from tests.support.log_workload import until
 from tests.support.power_cut_store import MemoryFile
 from tests.unit.storage.bench import CONFIG, Bench, content, pid
+
+
+def _fails_once(left: list[BytemqError], operation: str, name: str) -> BytemqError | None:
+    return left.pop() if left and operation == "create_append" else None
 
 
 async def _failed_flush(bench: Bench) -> None:
@@ -93,7 +98,7 @@ async def test_files__are_filled_in_the_order_of_their_numbers_whoever_makes_the
         for _ in range(turns):
             await asyncio.sleep(0)
         left: list[BytemqError] = [Unavailable("I/O error")]
-        bench.store.fault = lambda operation, _: left.pop() if left and operation == "create_append" else None  # noqa: B023
+        bench.store.fault = partial(_fails_once, left)
         taking = asyncio.ensure_future(files.take(100))
         while not taking.done():
             files.prepare()  # at every moment: the probe of a failed log does so
