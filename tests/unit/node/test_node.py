@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bytemq import node_settings
 from bytemq.config import BrokerConfig
 from bytemq.errors import BytemqError, Corrupt, Fenced
 from bytemq.metadata import keys
@@ -73,7 +74,9 @@ async def test_node__whose_session_is_gone_says_so(tmp_path: Path) -> None:
     await node.stop()
 
 
-async def test_node__insists_on_an_http_address_only_where_somebody_chose_it(tmp_path: Path) -> None:
+async def test_node__insists_on_an_http_address_only_where_somebody_chose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -84,7 +87,7 @@ async def test_node__insists_on_an_http_address_only_where_somebody_chose_it(tmp
         chosen = config(tmp_path, **{"bytemq.http.listen": address})
         static = {name: value for name, value in chosen.static.items() if name != "bytemq.http.listen"}
         unasked = BrokerConfig(static)
-        object.__setattr__(unasked, "bytemq_http_listen", address)  # as if that were the default
+        monkeypatch.setattr(node_settings, "http_address", lambda _: taken.getsockname())  # as if that were the default
         node = await Node.start(unasked)
         try:
             assert node.http_address is None
