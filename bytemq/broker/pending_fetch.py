@@ -132,6 +132,7 @@ class PendingFetch:
         if waiter is not None:
             waiter.cancel()
         self._starved = True
+        self._waits = False  # the client's time is over, too
         self._read()
 
     def _settle_memory(self, size_bytes: int) -> None:

@@ -309,3 +309,21 @@ async def test_fetch__slow_readers_share_the_response_memory() -> None:
             client.writer.transport.abort()
         await eventually(lambda: memory.used_bytes == 0)
         assert offsets(await fetch(writer, request(limit=1))) == [[0]]
+
+
+async def test_fetch__that_waited_its_time_for_memory_does_not_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending_fetch, "MEMORY_WAIT_S", 0.01)
+    waits: list[object] = []
+    monkeypatch.setattr(pending_fetch.PendingFetch, "_wait", waits.append)
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        memory = cluster.broker.response_memory
+        memory.reserve_anyway(memory.limit_bytes)
+        fetching = asyncio.ensure_future(fetch(client, request(max_wait_ms=10, min_bytes=1)))
+        await eventually(lambda: waits or fetching.done())
+        assert not waits
+        assert offsets(await fetching) == [[]]
+        memory.release(memory.limit_bytes)
+        assert memory.used_bytes == 0
