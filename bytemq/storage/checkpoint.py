@@ -93,6 +93,17 @@ class WriteBehind:
         if self._task is None and not self._stopping and (self._is_large() or self._has_many_extents()):
             self._task = asyncio.get_running_loop().create_task(self._in_background(), name="write-behind")
 
+    async def room(self) -> None:
+        """Returns when the write-ahead log may take another file: back-pressure in place of growth.
+
+        At most one pass is waited for: where writing behind fails, appends go on as long as the disk has space.
+        """
+        if self._wal_files.total_bytes + self._config.wal_file_bytes <= self._config.wal_retained_bytes:
+            return
+        self.consider()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
     def _is_large(self) -> bool:
         too_large = self._wal_files.total_bytes > self._config.wal_retained_bytes // 2
         return len(self._wal_files.live) > 1 and (too_large or self._wal.failure is not None)

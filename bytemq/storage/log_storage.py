@@ -67,7 +67,7 @@ class LogStorage:
         self._publisher = Publisher(store, metadata, session_id, config, self._garbage.discard)
         self._wal_files = WalFiles(store, metadata, session_id, config)
         self._files = Files(segments, self._wal_files.by_ordinal, self._publisher.advance_log_start)
-        self._wal = Wal(self._wal_files, session_id, config, clock, durability, self._consider_write_behind)
+        self._wal = Wal(self._wal_files, session_id, config, clock, durability, self._consider_write_behind, self._room)
         self._write_behind = WriteBehind(
             store,
             self._files,
@@ -313,6 +313,9 @@ class LogStorage:
         return RecoveredLog(files.log_start_offset, files.end_offset, epochs, snapshot, headers)
 
     # Background.
+
+    async def _room(self) -> None:
+        await self._write_behind.room()
 
     def _consider_write_behind(self) -> None:
         self._write_behind.consider()

@@ -12,7 +12,7 @@ staged behind it fails, and the offsets of every log involved roll back to what 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from bytemq.errors import BytemqError, Invalid, Unavailable
@@ -49,7 +49,10 @@ class Flush(NamedTuple):
 
 
 class Wal:
-    """`on_roll` is called when a file became full: the moment to look whether something should be written behind."""
+    """`on_roll` is called when a file became full: the moment to look whether something should be written behind.
+
+    `room` is awaited before another file is taken.
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Wal:
         clock: Clock,
         durability: Durability,
         on_roll: Callable[[], None],
+        room: Callable[[], Awaitable[None]],
     ) -> None:
         self._files = files
         self._session_id = session_id
@@ -66,6 +70,7 @@ class Wal:
         self._clock = clock
         self._synced = durability == "fsync"
         self._on_roll = on_roll
+        self._room = room
         self._staged: list[Append] = []
         self._wakeup: asyncio.Future[None] | None = None
         self._closing = False
@@ -209,7 +214,11 @@ class Wal:
         while True:
             file = self._file
             if file is None or file.end_position + total_bytes > file.size_bytes:
-                file = await self._roll(total_bytes)
+                try:
+                    file = await self._roll(total_bytes)
+                except BytemqError:
+                    await self._erase(tried)
+                    raise
             position = file.end_position
             try:
                 if self._synced or total_bytes > self._config.wal_inline_bytes:
@@ -233,6 +242,7 @@ class Wal:
         if self._file is not None:
             self._seal(self._file)
             self._file = None
+        await self._room()
         self._file = await self._files.take(size_bytes)
         self._on_roll()
         return self._file

@@ -9,6 +9,7 @@ import pytest
 from bytemq.errors import Corrupt, NotFound, Unavailable
 from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo
 from bytemq.storage.segments import walk_segment
+from tests.support.log_workload import until
 from tests.unit.storage.bench import Bench, batch_at, content, pid
 
 
@@ -77,6 +78,25 @@ async def test_write_behind__runs_by_itself_and_keeps_the_log_small(bench: Bench
         assert storage.wal_bytes <= 8 * 16 * 1024
     assert log.manifest.segments
     assert await content(log) == data
+
+
+async def test_write_behind__that_is_slower_than_the_appends_slows_them_down(bench: Bench) -> None:
+    storage = await bench.start(wal_retained_bytes=6 * 16 * 1024)
+    log = await bench.log()
+    step = bench.store.step
+
+    async def slow(operation: str, name: str, *half_done: object) -> None:
+        for _ in range(30 if name.startswith("topics/") else 0):
+            await asyncio.sleep(0)
+        await step(operation, name, *half_done)  # type: ignore[arg-type]
+
+    bench.store.step = slow  # type: ignore[method-assign]
+    sizes: list[int] = []
+    for _ in range(400):
+        bench.append(log, bytes(900))
+    await until(lambda: sizes.append(storage.wal_bytes) or not storage.pending_bytes)
+    assert max(sizes) <= 6 * 16 * 1024
+    assert log.end_offset == 400
 
 
 async def test_snapshot__is_published_after_everything_it_describes_became_durable(bench: Bench) -> None:

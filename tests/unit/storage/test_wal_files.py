@@ -139,3 +139,20 @@ async def test_page_cache__files_that_were_released_are_not_synced_any_more(
     await storage.delete_log(pid(1))
     await storage.checkpoint()
     await bench.stop()
+
+
+async def test_flush__that_finds_no_second_file_is_not_found_by_a_recovery(bench: Bench) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    data = await bench.write(log, b"kept")
+    left: list[BytemqError] = [Unavailable("I/O error")]
+    bench.store.fault = lambda operation, _: left.pop() if left and operation == "sync" else None
+    bench.store.free = 0
+    bench.append(log, b"failed, though its bytes are in the page cache")
+    await bench.settle()
+    assert storage.healthy is not None and bench.answers[-1][1] is not None
+    # As if the crash came before the index of the abandoned file, which would hide the flush as well.
+    await bench.store.delete(bench.names(".index"))
+    await bench.kill()
+    await bench.start()
+    assert await content(await bench.log()) == data
