@@ -141,6 +141,7 @@ async def test_conversion__refused_batch_leaves_nothing_to_the_collector(value: 
     """An error that is part of a cycle keeps the request and all that was decompressed until a collection, seldom."""
     log = await open_log(cleanup_policy="compact")
     gc.collect()
+    others = {id(found) for found in gc.get_objects() if isinstance(found, KafkaError)}
     gc.disable()
     try:
         for compression in (0, 1):
@@ -148,6 +149,6 @@ async def test_conversion__refused_batch_leaves_nothing_to_the_collector(value: 
             await turns()
             assert answer.result.error is ErrorCode.INVALID_RECORD
         del answer
-        assert not [found for found in gc.get_objects() if isinstance(found, KafkaError)]
+        assert not [found for found in gc.get_objects() if isinstance(found, KafkaError) and id(found) not in others]
     finally:
         gc.enable()
