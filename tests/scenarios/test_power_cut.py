@@ -15,7 +15,7 @@ import pytest
 
 from bytemq.types import PartitionId
 from tests.support.log_workload import Model, Workload, check_recovered, opened
-from tests.support.power_cut_store import MemoryMetadata, Power, PowerCutStore
+from tests.support.power_cut_store import MemoryMetadata, Power, PowerCut, PowerCutStore
 
 SEEDS = range(int(os.environ.get("POWER_CUT_SEEDS", "60")))
 ROUNDS = 5
@@ -64,7 +64,7 @@ async def cut(seed: int, durability: str = "fsync", *, kills: float = 0) -> tupl
         work = asyncio.ensure_future(run_until_power_cut(store, metadata, models, session, durability))
         gone = asyncio.ensure_future(power.gone.wait())
         await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
+        if work.done() and not isinstance(work.exception(), PowerCut):
             work.result()
         else:
             cuts += 1
