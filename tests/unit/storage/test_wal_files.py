@@ -151,6 +151,8 @@ async def test_flush__that_finds_no_second_file_is_not_found_by_a_recovery(bench
     bench.append(log, b"failed, though its bytes are in the page cache")
     await bench.settle()
     assert storage.healthy is not None and bench.answers[-1][1] is not None
+    bench.store.free = 1 << 40
+    await until(lambda: storage.healthy is None)
     # As if the crash came before the index of the abandoned file, which would hide the flush as well.
     await bench.store.delete(bench.names(".index"))
     await bench.kill()
