@@ -21,6 +21,9 @@ from bytemq import __version__, node_settings
 from bytemq.broker import broker_metrics
 from bytemq.broker.context import Broker, Traffic
 from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
+from bytemq.broker.coordinator.marker_sender import MarkerSender
+from bytemq.broker.coordinator.marker_writer import MarkerWriter
+from bytemq.broker.coordinator.transaction_coordinators import TransactionCoordinators
 from bytemq.broker.fetch_sessions import FetchSessions
 from bytemq.broker.http import HttpServer
 from bytemq.broker.log.partitions import PartitionTable
@@ -29,6 +32,7 @@ from bytemq.broker.orphans import delete_orphans
 from bytemq.broker.ownership import Ownership
 from bytemq.broker.server import BoundListener, Server, bind
 from bytemq.broker.topic_admin import TopicAdmin
+from bytemq.broker.transaction_admission import TransactionAdmission
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid
 from bytemq.metadata import keys
@@ -39,6 +43,7 @@ from bytemq.metadata.identity import ensure_identity
 from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
 from bytemq.metadata.producer_ids import ProducerIds
 from bytemq.metadata.store import MetadataStore
+from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
 from bytemq.metadata.values import BrokerValue
 from bytemq.runtime.budget import MemoryBudget
 from bytemq.runtime.clock import Clock, SystemClock
@@ -129,6 +134,7 @@ class Node:
         server = Server(self.broker, node_settings.server_limits(self.config))
         parts.push_async_callback(ownership.close_all)
         parts.callback(self.broker.groups.close)
+        parts.callback(self.broker.transactions.close)
         parts.push_async_callback(self._supervisor.close)
         parts.push_async_callback(server.stop)
 
@@ -198,13 +204,18 @@ class Node:
             random=self._random,
             supervisor=self._supervisor,
         )
+        markers = MarkerWriter(partitions, groups, self._clock)
+        producer_ids = ProducerIds(store)
+        transactions = self._transaction_coordinators(follower, membership.broker_id, producer_ids, markers)
+        admission = TransactionAdmission(transactions, lambda: self.config, self._clock, self._supervisor)
+        partitions.services.guard = admission
         ownership = Ownership(
             broker_id=membership.broker_id,
             session_id=membership.session_id,
             store=store,
             follower=follower,
             partitions=partitions,
-            groups=groups,
+            coordinators={OFFSETS_TOPIC: groups, TRANSACTION_TOPIC: transactions},
             topic_config=self._topic_config,
             clock=self._clock,
         )
@@ -223,7 +234,10 @@ class Node:
             topics=topics,
             partitions=partitions,
             groups=groups,
-            producer_ids=ProducerIds(store),
+            transactions=transactions,
+            admission=admission,
+            markers=markers,
+            producer_ids=producer_ids,
             fetch_sessions=FetchSessions(
                 self.config.max_incremental_fetch_session_cache_slots, FETCH_SESSION_MIN_EVICTION_MS, self._random
             ),
@@ -246,6 +260,21 @@ class Node:
 
         follower.subscribe(image_changed)
         return ownership
+
+    def _transaction_coordinators(
+        self, follower: ImageFollower, broker_id: int, producer_ids: ProducerIds, markers: MarkerWriter
+    ) -> TransactionCoordinators:
+        def image() -> ClusterImage:
+            return follower.image
+
+        return TransactionCoordinators(
+            config=lambda: self.config,
+            image=image,
+            producer_ids=producer_ids,
+            markers=lambda made: MarkerSender(made, markers, image, self._clock, broker_id=broker_id),
+            clock=self._clock,
+            supervisor=self._supervisor,
+        )
 
     def _start_tasks(
         self,

@@ -16,9 +16,12 @@ from bytemq.runtime.tasks import Supervisor
 
 if TYPE_CHECKING:
     from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
+    from bytemq.broker.coordinator.marker_writer import MarkerWriter
+    from bytemq.broker.coordinator.transaction_coordinators import TransactionCoordinators
     from bytemq.broker.fetch_sessions import FetchSessions
     from bytemq.broker.log.partitions import PartitionTable
     from bytemq.broker.topic_admin import TopicAdmin
+    from bytemq.broker.transaction_admission import TransactionAdmission
     from bytemq.config import BrokerConfig
     from bytemq.metadata.image import ClusterImage
     from bytemq.metadata.producer_ids import ProducerIds
@@ -62,6 +65,9 @@ class Broker:
     topics: "TopicAdmin"
     partitions: "PartitionTable"
     groups: "GroupCoordinators"
+    transactions: "TransactionCoordinators"
+    admission: "TransactionAdmission"
+    markers: "MarkerWriter"
     producer_ids: "ProducerIds"
     fetch_sessions: "FetchSessions"
     response_memory: MemoryBudget

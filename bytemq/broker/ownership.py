@@ -1,6 +1,6 @@
 """Takes and gives up partitions as the cluster image says.
 
-Owns: the broker's side of ownership. It claims what the planner wishes it to own, opens what it holds, tells the group
+Owns: the broker's side of ownership. It claims what the planner wishes it to own, opens what it holds, tells the
 coordinators, and closes or deletes what it no longer holds. Must not: plan, or serve. A partition is opened only after
 the metadata says that this session owns it, and only one step works at a time.
 """
@@ -8,22 +8,21 @@ the metadata says that this session owns it, and only one step works at a time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from bytemq.errors import BytemqError, Unavailable
 from bytemq.metadata.claims import claims
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import ImageChange, TopicImage
 from bytemq.metadata.store import MetadataStore
-from bytemq.metadata.topic_names import OFFSETS_TOPIC
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.types import PartitionId, TopicId
 
 if TYPE_CHECKING:
-    from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
+    from bytemq.broker.log.partition import Partition
     from bytemq.broker.log.partitions import PartitionTable
     from bytemq.config import TopicConfig
 
@@ -32,6 +31,13 @@ log = get_logger("broker.ownership")
 DELETIONS_AT_ONCE = 64
 FIRST_RETRY_DELAY_S = 0.2
 MAX_RETRY_DELAY_S = 10.0
+
+
+class Coordinators(Protocol):
+    """Who follows the ownership of one internal topic's partitions: they hold what it coordinates."""
+
+    def own(self, partition: Partition) -> None: ...
+    def release(self, index: int) -> None: ...
 
 
 class Ownership:
@@ -45,7 +51,7 @@ class Ownership:
         store: MetadataStore,
         follower: ImageFollower,
         partitions: PartitionTable,
-        groups: GroupCoordinators,
+        coordinators: Mapping[str, Coordinators],
         topic_config: Callable[[TopicImage], TopicConfig],
         clock: Clock,
     ) -> None:
@@ -54,7 +60,7 @@ class Ownership:
         self._store = store
         self._follower = follower
         self._partitions = partitions
-        self._groups = groups
+        self._coordinators = coordinators
         self._topic_config = topic_config
         self._clock = clock
         self._open: dict[TopicId, dict[int, TopicImage]] = {}
@@ -164,25 +170,29 @@ class Ownership:
                 PartitionId(topic_id, index), topic.name, topic.partitions[index].leader_epoch, config
             )
             self._open.setdefault(topic_id, {})[index] = topic
-        if topic.name == OFFSETS_TOPIC:
+        if topic.name in self._coordinators:
             return all(await asyncio.gather(*(self._coordinate(topic, index) for index in new)))
         return True
 
     async def _coordinate(self, topic: TopicImage, index: int) -> bool:
-        """Has the groups of the partition coordinated here; False when its log cannot be opened now."""
+        """Has what the partition is about coordinated here; False when its log cannot be opened now."""
         try:
-            self._groups.own(await self._partitions.open_by_id(topic.topic_id, index))
+            self._coordinators[topic.name].own(await self._partitions.open_by_id(topic.topic_id, index))
         except KafkaError as error:
-            log.warning("no group coordinator yet", partition=index, reason=str(error))
+            log.warning("no coordinator yet", topic=topic.name, partition=index, reason=str(error))
             await self._partitions.release(PartitionId(topic.topic_id, index))
             self._forget(topic.topic_id, index)
             return False
         return True
 
+    def _stop_coordinating(self, topic: TopicImage, index: int) -> None:
+        coordinators = self._coordinators.get(topic.name)
+        if coordinators is not None:
+            coordinators.release(index)
+
     async def _close(self, topic_id: TopicId, partitions: dict[int, TopicImage]) -> None:
         for index, topic in partitions.items():
-            if topic.name == OFFSETS_TOPIC:
-                self._groups.release(index)
+            self._stop_coordinating(topic, index)
             await self._partitions.release(PartitionId(topic_id, index))
             self._forget(topic_id, index)
 
@@ -192,8 +202,7 @@ class Ownership:
         )
 
     async def _delete_one(self, pid: PartitionId, topic: TopicImage) -> bool:
-        if topic.name == OFFSETS_TOPIC:
-            self._groups.release(pid.index)
+        self._stop_coordinating(topic, pid.index)
         async with self._deletions:
             try:
                 await self._partitions.delete(pid)

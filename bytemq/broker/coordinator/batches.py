@@ -3,6 +3,7 @@ Pure.
 
 The writes of one loop turn share a batch, so a thousand clients that commit at once cost one append. A batch is bounded
 by what the topic accepts; a write with more records than fit goes over several batches and is answered with the last.
+A write with an envelope shares its batches with no other, so that it can be refused alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from bytemq.broker.coordinator.outcome import CoordinatorRecord, Outcome
+from bytemq.broker.coordinator.outcome import CoordinatorRecord, Envelope, Outcome
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.builder import Record
 from bytemq.runtime.clock import TimerHandle
@@ -46,9 +47,10 @@ class Batch:
     `failed` is set when it was given up before its own answer came.
     """
 
-    __slots__ = ("failed", "parts", "records", "size_bytes", "timer")
+    __slots__ = ("envelope", "failed", "parts", "records", "size_bytes", "timer")
 
-    def __init__(self) -> None:
+    def __init__(self, envelope: Envelope | None) -> None:
+        self.envelope = envelope
         self.records: list[Record] = []
         self.parts: list[_Part] = []
         self.size_bytes = 0
@@ -58,6 +60,15 @@ class Batch:
 
 def _size_bytes(record: Record) -> int:
     return len(record.key or b"") + len(record.value or b"") + _RECORD_OVERHEAD_BYTES
+
+
+def _takes(batch: Batch, write: Write, envelope: Envelope | None, size_bytes: int, max_batch_bytes: int) -> bool:
+    """Whether the last unsent batch has room for a record of `write`."""
+    if batch.records and batch.size_bytes + size_bytes > max_batch_bytes:
+        return False
+    if envelope is None and batch.envelope is None:
+        return True
+    return bool(batch.parts) and batch.parts[-1].write is write
 
 
 class WriteQueue:
@@ -88,8 +99,8 @@ class WriteQueue:
         for encoded in encoded_records:
             size_bytes = _size_bytes(encoded)
             batch = self._unsent[-1] if self._unsent else None
-            if batch is None or (batch.records and batch.size_bytes + size_bytes > max_batch_bytes):
-                batch = Batch()
+            if batch is None or not _takes(batch, write, outcome.envelope, size_bytes, max_batch_bytes):
+                batch = Batch(outcome.envelope)
                 self._unsent.append(batch)
             if batch.parts and batch.parts[-1].write is write:
                 batch.parts[-1] = _Part(write, batch.parts[-1].record_count + 1)
@@ -125,6 +136,17 @@ class WriteQueue:
     def fail_from(self, batch: Batch) -> list[Write]:
         """A batch was refused or failed, and with it everything that was decided after it. The writes, newest first."""
         return self._give_up(self._in_flight.index(batch))
+
+    def refuse(self, batch: Batch) -> list[Write]:
+        """The log refused a batch with an envelope, while it took and will take the others. The write that it is of."""
+        (part,) = batch.parts
+        given_up = [batch, *(unsent for unsent in self._unsent if unsent.parts[0].write is part.write)]
+        for each in given_up:
+            each.failed = True
+            self.size_bytes -= each.size_bytes
+        self._in_flight.remove(batch)
+        self._unsent = deque(unsent for unsent in self._unsent if not unsent.failed)
+        return [part.write]
 
     def fail_all(self) -> list[Write]:
         """Nothing that is not committed ever will be. The writes, newest first."""

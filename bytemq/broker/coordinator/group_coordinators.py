@@ -107,6 +107,13 @@ class GroupCoordinators:
             raise KafkaError(ErrorCode.NOT_COORDINATOR)
         return runtime
 
+    def shard_at(self, index: int) -> GroupRuntime:
+        """The shard of a partition. Raises KafkaError NOT_COORDINATOR."""
+        runtime = self._shards.get(index)
+        if runtime is None:
+            raise KafkaError(ErrorCode.NOT_COORDINATOR)
+        return runtime
+
     def shards(self) -> list[GroupRuntime]:
         """Every shard of this broker, loaded or not."""
         return list(self._shards.values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from bytemq.broker.coordinator.outcome import Envelope
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.results import Fetched
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
@@ -20,7 +21,7 @@ _READ_BYTES = 256 * 1024
 _MAX_DECOMPRESSED_BYTES = 64 * 1024 * 1024
 
 KeyValue = tuple[bytes | None, bytes | None]
-Replay = Callable[[Iterable[KeyValue]], None]
+Replay = Callable[[Iterable[KeyValue], Envelope | None], None]
 
 
 class LoadFailed(Exception):
@@ -40,8 +41,7 @@ async def load(partition: Partition, replay: Replay, clock: Clock) -> int:
         for batch in _batches(fetched):
             count += batch.record_count
             next_offset = batch.next_offset
-            if not batch.is_control:
-                replay(key_values(batch))
+            replay(key_values(batch), envelope_of(batch))
         if next_offset <= offset:
             raise LoadFailed(f"nothing at offset {offset} of {partition.topic}-{partition.pid.index}")
         offset = next_offset
@@ -54,6 +54,15 @@ def _batches(fetched: Fetched) -> list[RecordBatch]:
         return [batch for buffer in fetched.buffers for batch in split_batches(memoryview(buffer))]
     except KafkaError as error:
         raise LoadFailed(str(error)) from error
+
+
+def envelope_of(batch: RecordBatch) -> Envelope | None:
+    """The transaction that a batch belongs to; a control batch without one is nobody's marker, and still a control
+    batch.
+    """
+    if not (batch.is_transactional or batch.is_control):
+        return None
+    return Envelope(batch.producer_id, batch.producer_epoch, batch.is_control)
 
 
 def key_values(batch: RecordBatch) -> list[KeyValue]:

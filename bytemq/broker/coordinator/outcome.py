@@ -24,16 +24,30 @@ class CoordinatorRecord(Protocol):
         """The record's value as it is stored; None is a tombstone."""
 
 
+class Envelope(NamedTuple):
+    """Whose transaction a batch belongs to. A control batch ends that transaction and has the marker as its one record.
+
+    `is_bumped`: the marker's epoch is above that of the transaction's records (transaction version 2, KIP-890).
+    """
+
+    producer_id: int
+    producer_epoch: int
+    is_control: bool = False
+    is_bumped: bool = False
+
+
 class Outcome(NamedTuple, Generic[R_co]):
     """`response` goes out after the commit of `records`, or at once after everything before it when there are none.
 
     `on_appended(NONE)` is called when the records are committed, or with the error when they will never be; it may
-    change the machine and returns what follows from that.
+    change the machine and returns what follows from that. Records with an `envelope` are written in a transaction;
+    they may be refused, as a client's batches are, with no effect on what comes after them.
     """
 
     response: R_co
     records: Sequence[CoordinatorRecord] = ()
     on_appended: Callable[[ErrorCode], Outcome[None]] | None = None
+    envelope: Envelope | None = None
 
 
 NOTHING: Outcome[None] = Outcome(None)

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from bytemq.broker.coordinator.batches import Answer, Batch, Write, WriteQueue
 from bytemq.broker.coordinator.loading import LoadFailed, load
-from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Outcome, answered_error
+from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Envelope, Outcome, answered_error
 from bytemq.broker.coordinator.timers import TimerQueue
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.results import AppendResult, Origin
@@ -36,7 +36,9 @@ _TIMERS_PER_TURN = 200
 class Machine(Protocol):
     """What the runtime asks of a machine. See group/shard.py."""
 
-    def replay(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None: ...
+    def replay(
+        self, records: Iterable[tuple[bytes | None, bytes | None]], envelope: Envelope | None = None
+    ) -> None: ...
     def stage(self, sequence: int, record: CoordinatorRecord) -> None: ...
     def commit(self, sequence: int, record: CoordinatorRecord) -> None: ...
     def roll_back(self, sequence: int, record: CoordinatorRecord) -> None: ...
@@ -200,13 +202,13 @@ class ShardRuntime(Generic[M]):
         """Appends what this loop turn has gathered."""
         self._flush_scheduled = False
         while (batch := self._queue.send()) is not None:
-            payload = build_batch(batch.records, timestamp_ms=self._clock.wall_ms())
+            payload = _payload(batch, self._clock.wall_ms())
             batch.records.clear()
             batch.timer = self._clock.call_later(self._commit_timeout_s, partial(self._give_up_waiting, batch))
             self.partition.append(
                 memoryview(payload),
                 partial(self._appended, batch),
-                origin=Origin.COORDINATOR,
+                origin=_origin(batch.envelope),
                 urgent=True,
             )
 
@@ -216,6 +218,9 @@ class ShardRuntime(Generic[M]):
         if batch.failed:
             return  # given up together with an earlier one, or by close
         if result.error is not ErrorCode.NONE:
+            if batch.envelope is not None and result.error in _REFUSALS:
+                self._fail(self._queue.refuse(batch), result.error)
+                return
             log.warning("coordinator could not write", partition=self.partition.pid.index, error=result.error.name)
             self._fail(self._queue.fail_from(batch), result.error)
             return
@@ -305,6 +310,35 @@ class ShardRuntime(Generic[M]):
                 break
             self._submit(self._guarded(action), None)
         self._arm()
+
+
+_REFUSALS = frozenset(
+    {
+        ErrorCode.INVALID_PRODUCER_EPOCH,
+        ErrorCode.INVALID_TXN_STATE,
+        ErrorCode.TRANSACTION_COORDINATOR_FENCED,
+        ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER,
+    }
+)
+"""What the producer state of a log answers to a batch that it does not take. Nothing else is touched by that."""
+
+
+def _payload(batch: Batch, now_ms: int) -> bytearray:
+    envelope = batch.envelope
+    if envelope is None:
+        return build_batch(batch.records, timestamp_ms=now_ms)
+    return build_batch(
+        batch.records,
+        timestamp_ms=now_ms,
+        producer_id=envelope.producer_id,
+        producer_epoch=envelope.producer_epoch,
+        transactional=True,
+        control=envelope.is_control,
+    )
+
+
+def _origin(envelope: Envelope | None) -> Origin:
+    return Origin.BUMPED_MARKER if envelope is not None and envelope.is_bumped else Origin.COORDINATOR
 
 
 def _resolve(waiting: asyncio.Future[R], result: R) -> None:

@@ -1,8 +1,9 @@
-"""FindCoordinator v0-6: which broker coordinates a group. Creates `__consumer_offsets` on first use, and answers then.
+"""FindCoordinator v0-6: which broker coordinates a group or a transactional id. Creates `__consumer_offsets` or
+`__transaction_state` on first use, and answers then.
 
 - v1+ key types; v4+ several keys.
-- Transactions and share groups have no coordinator here yet: their keys get INVALID_REQUEST with a text that says so:
-  clients report it at once, instead of looking for a coordinator until they time out.
+- Share groups have no coordinator here yet: their keys get INVALID_REQUEST with a text that says so: clients report it
+  at once, instead of looking for a coordinator until they time out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from enum import IntEnum
 
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.coordinator.placement import partition_for
-from bytemq.metadata.topic_names import OFFSETS_TOPIC
+from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.find_coordinator import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
 
@@ -28,10 +29,8 @@ class KeyType(IntEnum):
     SHARE = 2
 
 
-_NOT_SERVED = {
-    KeyType.TRANSACTION: "Transactions are not supported by this version of the server.",
-    KeyType.SHARE: "Share groups are not supported by this version of the server.",
-}
+_NOT_SERVED = {KeyType.SHARE: "Share groups are not supported by this version of the server."}
+_TOPICS = {KeyType.GROUP: OFFSETS_TOPIC, KeyType.TRANSACTION: TRANSACTION_TOPIC}
 
 
 async def handle(broker: Broker, context: RequestContext, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
@@ -64,11 +63,11 @@ async def _find(broker: Broker, context: RequestContext, key: str, key_type: int
 
 async def _coordinating_node(broker: Broker, context: RequestContext, key: str, key_type: int) -> int:
     """The owner of the key's partition. Raises KafkaError."""
-    if key_type != KeyType.GROUP:
+    if key_type not in _TOPICS:
         reason = _NOT_SERVED.get(KeyType(key_type)) if key_type in _NOT_SERVED else f"Unknown key type {key_type}."
         raise KafkaError(ErrorCode.INVALID_REQUEST, reason)
     try:
-        topic = await broker.topics.auto_create(OFFSETS_TOPIC)
+        topic = await broker.topics.auto_create(_TOPICS[KeyType(key_type)])
     except KafkaError as error:
         raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE, error.message) from error
     return topic.partitions[partition_for(key, len(topic.partitions))].owner

@@ -1,21 +1,23 @@
-"""InitProducerId v0-6: a producer id for an idempotent producer.
+"""InitProducerId v0-6: a producer id and epoch for an idempotent or a transactional producer.
 
-An id without an epoch, or the reverse, is refused before anything else (INVALID_REQUEST). Without a transactional id a
-fresh producer id with epoch 0 is given, whatever id the client had, as Kafka does.
-
-With a transactional id the request is checked as Kafka checks it: an empty one is INVALID_REQUEST, a timeout that is
-not within 1 ms and transaction.max.timeout.ms INVALID_TRANSACTION_TIMEOUT. Then it is refused: there is no transaction
-coordinator yet. Among Kafka's answers TRANSACTIONAL_ID_AUTHORIZATION_FAILED is the one that every client takes as
-final, at once; COORDINATOR_NOT_AVAILABLE would have them ask again for a minute and then report a time-out.
+- An id without an epoch, or the reverse, is refused before anything else (INVALID_REQUEST). Without a transactional id
+  a fresh producer id with epoch 0 is given, whatever id the client had, as Kafka does.
+- v3+ a producer may say which id and epoch it has (KIP-360); v4+ PRODUCER_FENCED, INVALID_PRODUCER_EPOCH before.
+- v6 two-phase commit (KIP-939): TRANSACTIONAL_ID_AUTHORIZATION_FAILED unless transaction.two.phase.commit.enable is
+  set; to keep a prepared transaction is UNSUPPORTED_VERSION, as in Kafka.
 """
 
 from __future__ import annotations
 
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.protocol.error_codes import ErrorCode
+from bytemq.broker.coordinator.transaction.answers import answered
+from bytemq.broker.coordinator.transaction.initialising import checked_timeout_ms
+from bytemq.broker.coordinator.transaction_coordinators import transaction_settings
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.init_producer_id import InitProducerIdRequest, InitProducerIdResponse
 
 NONE = -1
+_FENCED_VERSION = 4
 
 
 async def handle(broker: Broker, context: RequestContext, request: InitProducerIdRequest) -> InitProducerIdResponse:
@@ -23,11 +25,20 @@ async def handle(broker: Broker, context: RequestContext, request: InitProducerI
         return _refused(ErrorCode.INVALID_REQUEST)
     if request.transactional_id is None:
         return InitProducerIdResponse(producer_id=await broker.producer_ids.allocate(), producer_epoch=0)
-    if not request.transactional_id:
-        return _refused(ErrorCode.INVALID_REQUEST)
-    if not 0 < request.transaction_timeout_ms <= broker.config.transaction_max_timeout_ms:
-        return _refused(ErrorCode.INVALID_TRANSACTION_TIMEOUT)
-    return _refused(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+    try:
+        checked_timeout_ms(request, transaction_settings(broker.config))
+        return await broker.transactions.write(
+            request.transactional_id, lambda machine, new_id: machine.initialising.initialise(request, new_id)
+        )
+    except KafkaError as error:
+        return _refused(answered(error.code, context.api_version, _FENCED_VERSION))
+
+
+def error_response(
+    request: InitProducerIdRequest, version: int, code: ErrorCode, message: str | None
+) -> InitProducerIdResponse:
+    """Neither an id nor an epoch."""
+    return _refused(code)
 
 
 def _refused(code: ErrorCode) -> InitProducerIdResponse:

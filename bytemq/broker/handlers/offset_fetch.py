@@ -1,7 +1,8 @@
 """OffsetFetch v1-10: committed offsets of groups. What is not there is -1, without an error; unknown groups, too.
 
 - v1-7 one group: errors are the partitions' in v1, the response's from v2; v2+ null topics are all topics.
-- v7+ require_stable waits for commits on their way; v8+ several groups; v9+ member epochs, which classic groups ignore.
+- v7+ require_stable waits for commits on their way, and answers UNSTABLE_OFFSET_COMMIT for what an open transaction
+  may change; v8+ several groups; v9+ member epochs, which classic groups ignore.
 - v10 topics by id: UNKNOWN_TOPIC_ID.
 """
 
@@ -54,7 +55,7 @@ async def _fetch(
         machine = await shard.settled() if require_stable else shard.serving_machine()
     except KafkaError as error:
         return OffsetFetchResponseGroup(group_id=group.group_id, error_code=error.code)
-    response = machine.offsets.fetch(group)
+    response = machine.offsets.fetch(group, require_stable=require_stable)
     if group.topics is None:
         response.topics = [topic for topic in response.topics if _is_present(broker.image, topic, by_id)]
     response.topics += unknown

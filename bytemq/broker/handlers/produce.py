@@ -8,17 +8,21 @@
   become visible, in their order; the request's memory is kept until the storage is done with it.
 - v10+: NOT_LEADER_OR_FOLLOWER carries the current leader (KIP-951). v13: topics by id, UNKNOWN_TOPIC_ID.
 - Topics are never created here.
+- Transactional batches (KIP-890): v12+ adds the partition to the transaction, before that it must have been added. If
+  it was not: TRANSACTION_ABORTABLE (v11), INVALID_TXN_STATE (below).
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from bytemq.broker.context import Broker
+from bytemq.broker.coordinator.transaction.adding import Writer
 from bytemq.broker.exchange import Exchange
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import Opening
 from bytemq.broker.log.results import AppendResult
 from bytemq.broker.partition_lookup import HINTED_ERRORS, current_leader, locate, node_endpoints
+from bytemq.broker.transaction_admission import Arrival, refusal
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.leader_hints import NodeEndpoint
@@ -31,8 +35,11 @@ from bytemq.protocol.produce import (
     decode_produce,
     encode_produce_response,
 )
+from bytemq.protocol.records.batch import transactional_producer
 
 VALID_ACKS = (-1, 0, 1)
+TRANSACTION_ABORTABLE_FROM = 11
+ADDS_PARTITIONS_FROM = 12
 ZSTD_FROM = 7
 
 Done = Callable[[AppendResult], None]
@@ -48,13 +55,14 @@ def begin(broker: Broker, exchange: Exchange) -> None:
 class RunningProduce:
     """One Produce request until all its appends are done. No asyncio object: storage calls `_done`."""
 
-    __slots__ = ("_acks", "_broker", "_exchange", "_missing", "_results", "_timeout_ms", "_topics")
+    __slots__ = ("_acks", "_broker", "_exchange", "_missing", "_results", "_timeout_ms", "_topics", "_transactional_id")
 
     def __init__(self, broker: Broker, exchange: Exchange, request: ProduceRequest) -> None:
         self._broker = broker
         self._exchange = exchange
         self._acks = request.acks
         self._timeout_ms = request.timeout_ms
+        self._transactional_id = request.transactional_id
         self._topics: Topics = request.topics
         self._results: list[ProduceResult | None] = []  # in the order of the request, flat
         self._missing = 1  # one for `start` itself, so that nothing is answered before all appends are begun
@@ -107,7 +115,33 @@ class RunningProduce:
         else:
             self._broker.traffic.count_in(found.topic, len(records))
             zstd_allowed = self._exchange.api_version >= ZSTD_FROM
-            found.append(records, done, zstd_allowed=zstd_allowed)
+            producer = transactional_producer(records) if self._transactional_id is not None else None
+            if producer is not None and found.awaits_admission(*producer):
+                append = partial(found.append, records, zstd_allowed=zstd_allowed)
+                self._admit((found.topic, found.pid.index), producer, append, done)
+            else:
+                found.append(records, done, zstd_allowed=zstd_allowed)
+
+    def _admit(
+        self, partition: tuple[str, int], producer: tuple[int, int], append_with: Callable[[Done], None], done: Done
+    ) -> None:
+        """The batch may be the first of its transaction in this partition."""
+        version = self._exchange.api_version
+        implicit = version >= ADDS_PARTITIONS_FROM
+
+        def append(ended: Callable[[], None]) -> None:
+            def appended(result: AppendResult) -> None:
+                ended()
+                done(result)
+
+            append_with(appended)
+
+        def refuse(code: ErrorCode) -> None:
+            knows_abortable = version >= TRANSACTION_ABORTABLE_FROM
+            done(AppendResult(refusal(code, implicit=implicit, knows_abortable=knows_abortable)))
+
+        writer = Writer(self._transactional_id or "", *producer)
+        self._broker.admission.enter(Arrival(writer, partition, implicit, append, refuse))
 
     def _done(self, position: int, index: int, result: AppendResult) -> None:
         """One append has its answer; called by the partition, maybe from within `append`."""

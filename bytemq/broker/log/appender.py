@@ -157,7 +157,14 @@ class Appender:
             elif from_client:
                 self._check_transaction(batch)
         state = self._state
-        prepared = state.prepare(batch, now_ms, log_append_time_ms=append_time_ms, marker=marker, sequenced=from_client)
+        prepared = state.prepare(
+            batch,
+            now_ms,
+            log_append_time_ms=append_time_ms,
+            marker=marker,
+            sequenced=from_client,
+            is_bumped=origin is Origin.BUMPED_MARKER,
+        )
         if isinstance(prepared, Duplicate):
             self._answer_duplicate(prepared, done)
             return
@@ -174,7 +181,7 @@ class Appender:
         it.
         """
         known = self._state.producers.get(batch.producer_id)
-        if known is not None and (known.txn_first_offset >= 0 or known.repeats(batch)):
+        if known is not None and known.admits(batch):
             return
         code = self._services.guard.check(self._topic, self._pid.index, batch, known)
         if code is not ErrorCode.NONE:

@@ -151,6 +151,13 @@ class Partition:
         """
         self._appender.append(payload, done, origin, urgent, zstd_allowed)
 
+    def awaits_admission(self, producer_id: int, producer_epoch: int) -> bool:
+        """Whether a transactional batch of this producer would be the first of its transaction here: the transaction
+        coordinator is to be asked before it is appended (KIP-890).
+        """
+        known = self._state.producers.get(producer_id)
+        return known is None or known.txn_first_offset < 0 or known.producer_epoch != producer_epoch
+
     # Reading.
 
     def read_cached(self, offset: int, max_bytes: int, *, isolation: int, at_least_one: bool = True) -> Fetched | None:

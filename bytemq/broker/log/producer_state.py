@@ -64,6 +64,11 @@ class Producer(NamedTuple):
         wanted = (batch.base_sequence, batch.last_sequence, batch.sent_crc)
         return any((known.first_sequence, known.last_sequence, known.crc) == wanted for known in self.batches)
 
+    def admits(self, batch: RecordBatch) -> bool:
+        """Whether `batch` goes on with the transaction that is open here, or repeats what is here already."""
+        goes_on = self.txn_first_offset >= 0 and self.producer_epoch == batch.producer_epoch
+        return goes_on or self.repeats(batch)
+
     @property
     def last_sequence(self) -> int:
         return self.batches[-1].last_sequence if self.batches else NO_SEQUENCE
@@ -141,14 +146,19 @@ class ProducerTable:
         self._current[producer_id] = admitted
         return admitted
 
-    def admit_marker(self, batch: RecordBatch, marker: EndTransactionMarker, now_ms: int) -> Producer:
+    def admit_marker(
+        self, batch: RecordBatch, marker: EndTransactionMarker, now_ms: int, *, is_bumped: bool = False
+    ) -> Producer:
         """Apply the control batch that ends a producer's transaction. Raises KafkaError 47, or 52 from an old
         coordinator.
+
+        `is_bumped`: the marker's epoch is the one of the next transaction, which it must not end (KIP-1228).
         """
         known = self._current.get(batch.producer_id)
         batches: tuple[AppendedBatch, ...] = ()
         if known is not None:
-            if batch.producer_epoch < known.producer_epoch:
+            is_late = is_bumped and batch.producer_epoch == known.producer_epoch and known.txn_first_offset >= 0
+            if batch.producer_epoch < known.producer_epoch or is_late:
                 raise _stale_epoch(batch, known)
             if marker.coordinator_epoch < known.coordinator_epoch:
                 epochs = f"{marker.coordinator_epoch} is older than the last known {known.coordinator_epoch}"

@@ -20,10 +20,14 @@ NO_EPOCH = -1
 class Origin(enum.IntEnum):
     """Who appends. Kafka's AppendOrigin: a coordinator may write internal topics, control batches and batches without
     a sequence.
+
+    BUMPED_MARKER is a coordinator's marker under transaction version 2 (KIP-890, KIP-1228): its epoch is above that of
+    the transaction's records, so it never ends a transaction of its own epoch, which is the next one.
     """
 
     CLIENT = 0
     COORDINATOR = 1
+    BUMPED_MARKER = 2
 
 
 class AppendResult(NamedTuple):

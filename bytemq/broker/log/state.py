@@ -109,12 +109,14 @@ class LogState(Generic[Answer]):
         log_append_time_ms: int = NO_APPEND_TIME,
         marker: EndTransactionMarker | None = None,
         sequenced: bool = True,
+        is_bumped: bool = False,
     ) -> PendingAppend[Answer] | Duplicate[Answer]:
         """Give `batch` the next offsets. Nothing has changed when this raises KafkaError (45, 47, 48, 52) or finds a
         duplicate.
 
         `log_append_time_ms` is what the batch will be stamped with, -1 if the client's timestamps stay.
-        `sequenced=False`: a coordinator's batch, whose producer writes without sequences.
+        `sequenced=False`: a coordinator's batch, whose producer writes without sequences. `is_bumped`: see
+        `admit_marker`.
         """
         base_offset = self.end_offset
         append: PendingAppend[Answer] = PendingAppend(
@@ -123,7 +125,7 @@ class LogState(Generic[Answer]):
         if batch.producer_id >= 0:
             if marker is not None:
                 append.marker = marker
-                append.producer = self.producers.admit_marker(batch, marker, now_ms)
+                append.producer = self.producers.admit_marker(batch, marker, now_ms, is_bumped=is_bumped)
             else:
                 timestamp_ms = batch.max_timestamp if log_append_time_ms < 0 else log_append_time_ms
                 admitted = self.producers.admit(batch, base_offset, timestamp_ms, now_ms, sequenced=sequenced)

@@ -50,6 +50,7 @@ _LENGTH_AT = struct.Struct(">8xi")
 _CRC = struct.Struct(">I")
 _ATTRIBUTES = struct.Struct(">h")
 _INT64 = struct.Struct(">q")
+_PRODUCER = struct.Struct(">43xqh")
 
 
 class InvalidBatch(KafkaError):
@@ -178,6 +179,17 @@ def parse_header(view: memoryview, position: int = 0, *, header_only: bool = Fal
     if len(view) - position < size_bytes:
         raise InvalidBatch(ErrorCode.CORRUPT_MESSAGE, f"The buffer ends inside a record batch of {size_bytes} bytes.")
     return RecordBatch(view[position : position + size_bytes], header)
+
+
+def transactional_producer(view: memoryview) -> tuple[int, int] | None:
+    """Producer id and epoch of the transactional data batch that `view` begins with; None for any other bytes."""
+    if len(view) < HEADER_BYTES or view[MAGIC_POSITION] != CURRENT_MAGIC:
+        return None
+    attributes = _ATTRIBUTES.unpack_from(view, ATTRIBUTES_POSITION)[0]
+    if attributes & (TRANSACTIONAL_FLAG | CONTROL_FLAG) != TRANSACTIONAL_FLAG:
+        return None
+    producer_id, producer_epoch = _PRODUCER.unpack_from(view)
+    return producer_id, producer_epoch
 
 
 def split_batches(view: memoryview) -> list[RecordBatch]:

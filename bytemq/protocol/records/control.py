@@ -53,16 +53,18 @@ def parse_end_transaction(record: Record) -> EndTransactionMarker | None:
     return EndTransactionMarker(found == ControlType.COMMIT, coordinator_epoch)
 
 
+def end_transaction_key_value(marker: EndTransactionMarker) -> tuple[bytes, bytes]:
+    """The marker as a record's key and value."""
+    number = ControlType.COMMIT if marker.committed else ControlType.ABORT
+    return _KEY.pack(0, number), _END_TRANSACTION.pack(0, marker.coordinator_epoch)
+
+
 def end_transaction_batch(
     marker: EndTransactionMarker, *, producer_id: int, producer_epoch: int, timestamp_ms: int
 ) -> bytearray:
     """The control batch that a coordinator writes to a partition of a transaction."""
-    record = Record(
-        key=_KEY.pack(0, ControlType.COMMIT if marker.committed else ControlType.ABORT),
-        value=_END_TRANSACTION.pack(0, marker.coordinator_epoch),
-    )
     return build_batch(
-        [record],
+        [Record(*end_transaction_key_value(marker))],
         timestamp_ms=timestamp_ms,
         producer_id=producer_id,
         producer_epoch=producer_epoch,

@@ -48,7 +48,7 @@ def error_codes(struct: Any) -> list[int]:
     found = []
     for name, field in struct.FIELDS.items():
         value = getattr(struct, name)
-        if name == "error_code":
+        if name.endswith("error_code"):
             found.append(value)
         elif field.is_array and not isinstance(field.type, str) and value:
             found += [code for element in value for code in error_codes(element)]

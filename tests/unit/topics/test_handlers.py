@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -197,12 +199,16 @@ async def test_describe_log_dirs__is_one_directory_with_what_was_asked_for(world
         ("", 1000, (-1, -1), Code.INVALID_REQUEST),
         ("x", 0, (-1, -1), Code.INVALID_TRANSACTION_TIMEOUT),
         ("x", 900_001, (-1, -1), Code.INVALID_TRANSACTION_TIMEOUT),
-        ("x", 900_000, (-1, -1), Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
+        ("x", 900_000, (-1, -1), Code.NOT_COORDINATOR),
     ],
 )
 async def test_init_producer_id__checks_in_kafkas_order(
     world: World, transactional_id: str | None, timeout_ms: int, producer: tuple[int, int], code: ErrorCode
 ) -> None:
+    def not_here(transactional_id: str, operation: Any) -> None:
+        raise KafkaError(Code.NOT_COORDINATOR)
+
+    world.broker.transactions = SimpleNamespace(write=not_here)
     request = InitProducerIdRequest(transactional_id, timeout_ms, *producer)
     response = await init_producer_id.handle(world.broker, world.context(6), request)
     assert response.error_code == code

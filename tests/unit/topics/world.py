@@ -23,6 +23,7 @@ from bytemq.metadata import keys
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.producer_ids import ProducerIds
+from bytemq.metadata.topic_names import OFFSETS_TOPIC
 from bytemq.scheduler.controller import Controller
 from bytemq.scheduler.membership import Membership
 from tests.support.fake_log_storage import Disk, FakeLogStorage
@@ -83,7 +84,7 @@ async def session(folder: Path, disk: Disk, **configs: str) -> AsyncIterator[Wor
             store=store,
             follower=follower,
             partitions=partitions,
-            groups=cast(Any, groups),
+            coordinators={OFFSETS_TOPIC: cast(Any, groups)},
             topic_config=lambda topic: config.topic_config(topic.configs),
             clock=clock,
         )

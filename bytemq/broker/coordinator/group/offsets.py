@@ -10,6 +10,7 @@ from __future__ import annotations
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
 from bytemq.broker.coordinator.group.offset_store import OffsetStore
+from bytemq.broker.coordinator.group.pending_offsets import PendingOffsets
 from bytemq.broker.coordinator.group.rebalance import Rebalance
 from bytemq.broker.coordinator.group.records import (
     NO_TIMESTAMP,
@@ -23,7 +24,6 @@ from bytemq.broker.coordinator.outcome import NOTHING, Outcome
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.offset_commit import (
     OffsetCommitRequest,
-    OffsetCommitRequestPartition,
     OffsetCommitResponse,
     OffsetCommitResponsePartition,
     OffsetCommitResponseTopic,
@@ -51,12 +51,15 @@ _NONE_COMMITTED = CommittedOffset(-1)
 class Offsets:
     """What requests do to offsets. Errors of a whole request are KafkaError; of a partition, values."""
 
-    __slots__ = ("_environment", "_rebalance", "_store")
+    __slots__ = ("_environment", "_pending", "_rebalance", "_store")
 
-    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance, store: OffsetStore) -> None:
+    def __init__(
+        self, environment: GroupEnvironment, rebalance: Rebalance, store: OffsetStore, pending: PendingOffsets
+    ) -> None:
         self._environment = environment
         self._rebalance = rebalance
         self._store = store
+        self._pending = pending
 
     def commit(self, request: OffsetCommitRequest, origin: RequestOrigin) -> Outcome[OffsetCommitResponse]:
         """Raises KafkaError for what concerns all partitions: generation, member, group."""
@@ -70,7 +73,7 @@ class Offsets:
         for topic in request.topics:
             partitions = []
             for partition in topic.partitions:
-                error = self._refused(partition)
+                error = self.metadata_error(partition.committed_metadata or "")
                 partitions.append(OffsetCommitResponsePartition(partition.partition_index, error))
                 if error is ErrorCode.NONE:
                     value = CommittedOffset(
@@ -86,12 +89,27 @@ class Offsets:
             topics.append(OffsetCommitResponseTopic(topic.name, topic.topic_id, partitions))
         response = OffsetCommitResponse(topics=topics)
         if not records:
-            self._forget_if_bare(group)
+            self.forget_if_bare(group)
             return Outcome(response)
         return Outcome(response, records, lambda code: self._commit_ended(group, code))
 
-    def fetch(self, request: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup:
-        """Committed offsets; -1 where there is none, also for unknown groups. Topics None: all that the group has."""
+    def fetch(self, request: OffsetFetchRequestGroup, *, require_stable: bool = False) -> OffsetFetchResponseGroup:
+        """Committed offsets; -1 where there is none, also for unknown groups. Topics None: all that the group has.
+
+        With `require_stable` an offset that an open transaction may change is UNSTABLE_OFFSET_COMMIT (KIP-447).
+        """
+        response = self._fetch(request)
+        if require_stable and self._pending.of_group(request.group_id):
+            for topic in response.topics:
+                topic.partitions = [
+                    _unstable(each.partition_index)
+                    if self._pending.is_pending(request.group_id, topic.name, each.partition_index)
+                    else each
+                    for each in topic.partitions
+                ]
+        return response
+
+    def _fetch(self, request: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup:
         if request.topics is None:
             topics = [
                 self._fetch_topic(request.group_id, name) for name in self._store.committed_topics(request.group_id)
@@ -157,8 +175,8 @@ class Offsets:
         self._rebalance.extend_session(group, group.members[request.member_id])
         return group
 
-    def _refused(self, partition: OffsetCommitRequestPartition) -> ErrorCode:
-        metadata = partition.committed_metadata or ""
+    def metadata_error(self, metadata: str) -> ErrorCode:
+        """OFFSET_METADATA_TOO_LARGE or NONE."""
         limit = self._environment.settings.offset_metadata_max_bytes
         if _java_length(metadata) > limit or not fits_a_string(metadata):
             return ErrorCode.OFFSET_METADATA_TOO_LARGE
@@ -166,12 +184,13 @@ class Offsets:
 
     def _commit_ended(self, group: ClassicGroup, code: ErrorCode) -> Outcome[None]:
         if code is not ErrorCode.NONE:
-            self._forget_if_bare(group)
+            self.forget_if_bare(group)
         return NOTHING
 
-    def _forget_if_bare(self, group: ClassicGroup) -> None:
+    def forget_if_bare(self, group: ClassicGroup) -> None:
         """A simple consumer's group is nothing but its offsets: without any, it does not exist."""
-        if is_simple(group) and not group.pending_join and not self._store.has_any(group.group_id):
+        has_offsets = self._store.has_any(group.group_id) or self._pending.of_group(group.group_id)
+        if is_simple(group) and not group.pending_join and not has_offsets:
             self._environment.forget_group(group)
 
     def _fetch_topic(self, group_id: str, topic: str) -> OffsetFetchResponseTopics:
@@ -197,6 +216,10 @@ def is_simple(group: ClassicGroup) -> bool:
 
 def _fetched(index: int, committed: CommittedOffset) -> OffsetFetchResponsePartitions:
     return OffsetFetchResponsePartitions(index, committed.offset, committed.leader_epoch, committed.metadata)
+
+
+def _unstable(index: int) -> OffsetFetchResponsePartitions:
+    return OffsetFetchResponsePartitions(index, -1, -1, "", ErrorCode.UNSTABLE_OFFSET_COMMIT)
 
 
 def _java_length(text: str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from bytemq.broker.coordinator.group.classic_group import NO_TIMESTAMP, ClassicGroup
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, IsGone
 from bytemq.broker.coordinator.group.offset_store import OffsetStore
+from bytemq.broker.coordinator.group.pending_offsets import PendingOffsets
 from bytemq.broker.coordinator.group.records import (
     CommittedOffset,
     GroupMetadataRecord,
@@ -30,11 +31,12 @@ from bytemq.protocol.primitives import MalformedMessage
 class Removal:
     """Deletes groups and offsets, over the groups of one shard."""
 
-    __slots__ = ("_environment", "_store")
+    __slots__ = ("_environment", "_pending", "_store")
 
-    def __init__(self, environment: GroupEnvironment, store: OffsetStore) -> None:
+    def __init__(self, environment: GroupEnvironment, store: OffsetStore, pending: PendingOffsets) -> None:
         self._environment = environment
         self._store = store
+        self._pending = pending
 
     def delete_groups(self, group_ids: Iterable[str]) -> Outcome[list[DeletableGroupResult]]:
         """Each group by itself: gone with its offsets, or its error. NON_EMPTY_GROUP, GROUP_ID_NOT_FOUND."""
@@ -49,10 +51,8 @@ class Removal:
             except KafkaError as error:
                 results.append(DeletableGroupResult(group_id=group_id, error_code=error.code))
                 continue
-            records += (
-                OffsetCommitRecord(group_id, topic, partition, None)
-                for topic, partition, _ in self._store.latest_partitions(group_id)
-            )
+            present = {(group_id, topic, partition) for topic, partition, _ in self._store.latest_partitions(group_id)}
+            records += (OffsetCommitRecord(*key, None) for key in sorted(present | self._pending.of_group(group_id)))
             records.append(self._remove(group))
             removed.append(group)
             results.append(DeletableGroupResult(group_id=group_id))
@@ -91,9 +91,10 @@ class Removal:
         expired: list[OffsetCommitRecord] = []
         gone = self._gone_topics(group_id, self._environment.is_gone)
         is_due = self._retention_check(group)
-        all_expired = True
+        all_expired = not self._pending.of_group(group_id)
         for topic, partition, encoded in self._store.latest_partitions(group_id):
-            if topic in gone or (not group.is_subscribed_to(topic) and is_due(encoded)):
+            is_kept = group.is_subscribed_to(topic) or self._pending.is_pending(group_id, topic, partition)
+            if topic in gone or (not is_kept and is_due(encoded)):
                 expired.append(OffsetCommitRecord(group_id, topic, partition, None))
             else:
                 all_expired = False

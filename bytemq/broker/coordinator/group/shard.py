@@ -18,6 +18,11 @@ from bytemq.broker.coordinator.group.leave import Leaving
 from bytemq.broker.coordinator.group.memory import MembershipMemory
 from bytemq.broker.coordinator.group.offset_store import OffsetStore
 from bytemq.broker.coordinator.group.offsets import Offsets
+from bytemq.broker.coordinator.group.pending_offsets import (
+    EndTransactionRecord,
+    PendingOffsets,
+    TransactionalOffsetRecord,
+)
 from bytemq.broker.coordinator.group.rebalance import Rebalance
 from bytemq.broker.coordinator.group.records import (
     GroupMetadataRecord,
@@ -27,12 +32,15 @@ from bytemq.broker.coordinator.group.records import (
 )
 from bytemq.broker.coordinator.group.removal import Removal
 from bytemq.broker.coordinator.group.sync import Syncing
-from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Outcome
+from bytemq.broker.coordinator.group.transactional_offsets import TransactionalOffsets
+from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Envelope, Outcome
 from bytemq.broker.coordinator.timers import Timers
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.join_group import JoinGroupResponse
 from bytemq.protocol.messages.sync_group import SyncGroupResponse
 from bytemq.protocol.primitives import MalformedMessage
+from bytemq.protocol.records.builder import Record
+from bytemq.protocol.records.control import parse_end_transaction
 
 _EXPIRY_KEY = "offset expiry"
 _DELETED_TOPICS_KEY = "deleted topics"
@@ -54,10 +62,12 @@ class GroupShard:
         "joining",
         "leaving",
         "offsets",
+        "pending",
         "rebalance",
         "removal",
         "store",
         "syncing",
+        "transactional",
     )
 
     def __init__(
@@ -78,8 +88,10 @@ class GroupShard:
         self.joining = Joining(self.environment, self.rebalance)
         self.syncing = Syncing(self.environment, self.rebalance)
         self.leaving = Leaving(self.environment, self.rebalance)
-        self.offsets = Offsets(self.environment, self.rebalance, self.store)
-        self.removal = Removal(self.environment, self.store)
+        self.pending = PendingOffsets()
+        self.offsets = Offsets(self.environment, self.rebalance, self.store, self.pending)
+        self.transactional = TransactionalOffsets(self.environment, self.store, self.pending, self.offsets)
+        self.removal = Removal(self.environment, self.store, self.pending)
         self.damaged_records = 0
         self._replay_topics: dict[bytes, dict[int, bytes]] = {}
         """While the log is replayed: where the offsets of a group and topic go, by their key without its partition."""
@@ -94,14 +106,17 @@ class GroupShard:
 
     # -- the log
 
-    def replay(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+    def replay(self, records: Iterable[tuple[bytes | None, bytes | None]], envelope: Envelope | None = None) -> None:
         """Keys and values from the log, in its order. Damaged ones are counted and left out."""
-        replay, store = self._replay_topics, self.store
+        if envelope is not None:
+            self._replay_transactional(records, envelope)
+            return
+        replay, store, pending = self._replay_topics, self.store, self.pending
         for key, value in records:
             if key is None:
                 continue
             partitions = replay.get(key[:-4])  # all of an offset's key but the partition
-            if partitions is None or value is None or not is_offset_value(value):
+            if partitions is None or value is None or pending or not is_offset_value(value):
                 self._replay_one(key, value)
                 continue
             partition = int.from_bytes(key[-4:], "big", signed=True)
@@ -118,6 +133,11 @@ class GroupShard:
         """A staged record is durable. Records are committed in the order in which they were staged."""
         if isinstance(record, OffsetCommitRecord):
             self.store.commit(sequence, record)
+            self.pending.supersede(record)
+        elif isinstance(record, TransactionalOffsetRecord):
+            self.pending.add(record.producer_id, record.offset)
+        elif isinstance(record, EndTransactionRecord):
+            self.transactional.replay_end(record.producer_id, record.marker)
 
     def roll_back(self, sequence: int, record: CoordinatorRecord) -> None:
         """A staged record will never be in the log. The latest staged goes first."""
@@ -169,6 +189,7 @@ class GroupShard:
             self._replay_group(record)
         elif record is not None:
             self.store.apply(record)
+            self.pending.supersede(record)
             if value is None:
                 self._replay_topics.pop(key[:-4], None)
                 return
@@ -176,6 +197,25 @@ class GroupShard:
                 self.environment.create_group(record.group_id)
             if record.encode_key() == key:
                 self._replay_topics[key[:-4]] = self.store.partitions_of(record.group_id, record.topic)
+
+    def _replay_transactional(self, records: Iterable[tuple[bytes | None, bytes | None]], envelope: Envelope) -> None:
+        """Offsets of a transaction, or the marker that ends it."""
+        self._replay_topics.clear()
+        for key, value in records:
+            if envelope.is_control:
+                marker = parse_end_transaction(Record(key, value))
+                if marker is not None:
+                    self.transactional.replay_end(envelope.producer_id, marker)
+                continue
+            try:
+                record = None if key is None else decode(key, value)
+            except MalformedMessage:
+                self.damaged_records += 1
+                continue
+            if isinstance(record, OffsetCommitRecord):
+                self.pending.add(envelope.producer_id, record)
+                if record.group_id not in self.groups:
+                    self.environment.create_group(record.group_id)
 
     def _replay_group(self, record: GroupMetadataRecord) -> None:
         earlier = self.groups.get(record.group_id)

@@ -1,0 +1,29 @@
+"""DescribeTransactions v0 (KIP-664): what this broker coordinates of the given transactional ids."""
+
+from __future__ import annotations
+
+from bytemq.broker.context import Broker, RequestContext
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.describe_transactions import (
+    DescribeTransactionsRequest,
+    DescribeTransactionsResponse,
+    TransactionState,
+)
+
+
+def handle(
+    broker: Broker, context: RequestContext, request: DescribeTransactionsRequest
+) -> DescribeTransactionsResponse:
+    return DescribeTransactionsResponse(
+        transaction_states=[_describe(broker, transactional_id) for transactional_id in request.transactional_ids]
+    )
+
+
+def _describe(broker: Broker, transactional_id: str) -> TransactionState:
+    try:
+        if not transactional_id:
+            raise KafkaError(ErrorCode.INVALID_REQUEST)
+        machine = broker.transactions.shard_of(transactional_id).serving_machine()
+        return machine.describing.describe(transactional_id)
+    except KafkaError as error:
+        return TransactionState(error_code=error.code, transactional_id=transactional_id)
