@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from bytemq.broker.log.producer_state import Producer
+from bytemq.broker.log.results import Origin
 from bytemq.broker.log.transactions import Transactions, marker_of, marker_word
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.batch import RecordBatch
@@ -163,3 +164,21 @@ def test_aborted_between__stops_where_nothing_later_can_overlap() -> None:
         transactions.complete(number, number * 10 + 5, aborted=True)
     assert transactions.aborted_between(500, 520) == [(50, 500), (51, 510)]
     assert transactions.aborted_between(506, 510) == []
+
+
+async def test_bumped_marker__does_not_end_the_transaction_that_began_under_its_epoch() -> None:
+    """Transaction version 2: the marker of one transaction has the epoch of the next (KIP-1228)."""
+    log = await open_transactional()
+
+    def end_bumped(producer_epoch: int) -> ErrorCode:
+        payload = end_transaction_batch(COMMIT, producer_id=7, producer_epoch=producer_epoch, timestamp_ms=NOW_MS)
+        return log.append(payload, origin=Origin.BUMPED_MARKER, urgent=True).error
+
+    write(log, 0)
+    assert end_bumped(1) is ErrorCode.NONE
+    assert end_bumped(1) is ErrorCode.NONE  # repeated, before anything else was written
+    first_offset = write(log, 0, epoch=1)
+    assert end_bumped(1) is ErrorCode.INVALID_PRODUCER_EPOCH
+    assert log.partition.last_stable_offset == first_offset
+    assert end_bumped(2) is ErrorCode.NONE
+    assert log.partition.last_stable_offset == log.partition.high_watermark

@@ -1,0 +1,155 @@
+"""Batches before a closed door: they wait in order, are asked for together, and are refused as clients expect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from bytemq.broker.coordinator.transaction.adding import Writer
+from bytemq.broker.transaction_admission import Arrival, TransactionAdmission, refusal
+from bytemq.config import BrokerConfig
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.runtime.tasks import Supervisor
+from tests.support.virtual_time import LoopClock, run_virtual
+from tests.unit.coordinator.transaction.transaction_world import TransactionWorld
+
+Code = ErrorCode
+A, B = ("a", 0), ("b", 1)
+
+
+class FakeShard:
+    """A shard whose writes take a while; counts them."""
+
+    def __init__(self, world: TransactionWorld) -> None:
+        self.world = world
+        self.writes = 0
+
+    def call(self, operation: Callable[[Any], Any]) -> Any:
+        return operation(self.world.shard)
+
+    async def write(self, operation: Callable[[Any], Any]) -> Any:
+        outcome = operation(self.world.shard)
+        self.writes += 1
+        await asyncio.sleep(0.01)
+        return self.world.submit(outcome)
+
+
+class Door:
+    def __init__(self) -> None:
+        self.world = TransactionWorld()
+        self.shard = FakeShard(self.world)
+        self.heard: list[tuple[str, ErrorCode]] = []
+        self.checked: list[ErrorCode] = []
+        clock = LoopClock()
+        coordinators = SimpleNamespace(shard_of=self._shard_of)
+        supervisor = Supervisor(clock, lambda name, error: None)
+        self.admission = TransactionAdmission(cast(Any, coordinators), BrokerConfig, clock, supervisor)
+
+    def _shard_of(self, transactional_id: str) -> FakeShard:
+        if transactional_id == "elsewhere":
+            raise KafkaError(Code.NOT_COORDINATOR)
+        return self.shard
+
+    def enter(self, writer: Writer, partition: tuple[str, int], name: str, *, implicit: bool = True) -> None:
+        def append(ended: Callable[[], None]) -> None:
+            self.checked.append(self.check(writer, partition))
+            self.heard.append((name, Code.NONE))
+            ended()
+
+        self.admission.enter(Arrival(writer, partition, implicit, append, lambda code: self.heard.append((name, code))))
+
+    def check(self, writer: Writer, partition: tuple[str, int]) -> ErrorCode:
+        batch = SimpleNamespace(producer_id=writer.producer_id, producer_epoch=writer.producer_epoch)
+        return self.admission.check(*partition, cast(Any, batch), None)
+
+
+def test_admission__keeps_the_order_and_asks_once_for_all() -> None:
+    async def scenario() -> None:
+        door = Door()
+        writer = door.world.producer()
+        door.enter(writer, A, "a1")
+        door.enter(writer, B, "b1")
+        door.enter(writer, A, "a2")
+        assert door.heard == []
+        await asyncio.sleep(0.05)
+        assert sorted(door.heard) == [("a1", Code.NONE), ("a2", Code.NONE), ("b1", Code.NONE)]
+        assert door.heard.index(("a1", Code.NONE)) < door.heard.index(("a2", Code.NONE))
+        assert door.shard.writes == 1
+        assert door.world.state.partitions == {A, B}
+        assert door.checked == [Code.NONE] * 3
+        assert door.check(writer, A) is Code.INVALID_TXN_STATE  # nobody is inside any more
+
+    run_virtual(scenario())
+
+
+def test_admission__waits_for_the_transaction_before() -> None:
+    async def scenario() -> None:
+        door = Door()
+        writer = door.world.producer()
+        door.world.add(writer, A, version=2)
+        following = door.world.after(writer, door.world.end(writer, version=2))
+        door.enter(following, A, "next")
+        asyncio.get_running_loop().call_later(0.05, door.world.write_markers)
+        await asyncio.sleep(0.04)
+        assert door.heard == []
+        await asyncio.sleep(0.06)
+        assert door.heard == [("next", Code.NONE)]
+
+    run_virtual(scenario())
+
+
+def test_admission__gives_up_when_the_markers_take_too_long() -> None:
+    async def scenario() -> None:
+        door = Door()
+        writer = door.world.producer()
+        door.world.add(writer, A, version=2)
+        following = door.world.after(writer, door.world.end(writer, version=2))
+        door.enter(following, A, "one")
+        door.enter(following, A, "two")
+        await asyncio.sleep(0.2)
+        assert door.heard == [("one", Code.CONCURRENT_TRANSACTIONS), ("two", Code.CONCURRENT_TRANSACTIONS)]
+
+    run_virtual(scenario())
+
+
+def test_admission__only_verifies_for_older_clients() -> None:
+    async def scenario() -> None:
+        door = Door()
+        writer = door.world.producer()
+        door.world.add(writer, A)
+        door.enter(writer, A, "added", implicit=False)
+        door.enter(writer, B, "never added", implicit=False)
+        door.enter(writer._replace(producer_epoch=7), A, "stale", implicit=False)
+        door.enter(writer._replace(transactional_id="elsewhere"), A, "elsewhere", implicit=False)
+        assert door.heard == [
+            ("added", Code.NONE),
+            ("never added", Code.TRANSACTION_ABORTABLE),
+            ("stale", Code.PRODUCER_FENCED),
+            ("elsewhere", Code.NOT_COORDINATOR),
+        ]
+        assert door.shard.writes == 0
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize(
+    ("code", "implicit", "knows_abortable", "answered"),
+    [
+        (Code.NONE, False, False, Code.NONE),
+        (Code.PRODUCER_FENCED, True, True, Code.INVALID_PRODUCER_EPOCH),
+        (Code.TRANSACTION_ABORTABLE, False, True, Code.TRANSACTION_ABORTABLE),
+        (Code.TRANSACTION_ABORTABLE, False, False, Code.INVALID_TXN_STATE),
+        (Code.CONCURRENT_TRANSACTIONS, True, True, Code.CONCURRENT_TRANSACTIONS),
+        (Code.CONCURRENT_TRANSACTIONS, False, True, Code.NOT_ENOUGH_REPLICAS),
+        (Code.NOT_COORDINATOR, True, True, Code.NOT_ENOUGH_REPLICAS),
+        (Code.INVALID_PRODUCER_ID_MAPPING, True, True, Code.INVALID_PRODUCER_ID_MAPPING),
+    ],
+)
+def test_refusal__is_what_clients_can_act_on(
+    code: ErrorCode, implicit: bool, knows_abortable: bool, answered: ErrorCode
+) -> None:
+    assert refusal(code, implicit=implicit, knows_abortable=knows_abortable) is answered
