@@ -2,7 +2,7 @@
 
 Owns order and back-pressure. Consecutive Produce requests are worked on together; any other request starts when all
 before it are answered. Reading stops while a request has to wait, while the client does not take its answers, while
-memory is short, and for a moment after TURN_BYTES, so that one busy socket cannot starve the others.
+memory is short, and for a moment after TURN_BYTES or TURN_S, so that one busy socket cannot starve the others.
 
 A write is a system call, so answers are gathered: they leave when no more are in work, at the latest in the next turn.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 from bytemq.broker.context import ClientInfo
 from bytemq.broker.exchange import Exchange
 from bytemq.broker.frame_reader import BadFrame, FrameReader
-from bytemq.broker.limits import MAX_PIPELINED_REQUESTS, REQUEST_TURN_BYTES, TURN_BYTES, WRITE_BUFFER_BYTES
+from bytemq.broker.limits import MAX_PIPELINED_REQUESTS, REQUEST_TURN_BYTES, TURN_BYTES, TURN_S, WRITE_BUFFER_BYTES
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.protocol.framing import parse_request_header
 from bytemq.protocol.primitives import Buffer as WireBuffer
@@ -216,7 +216,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._in_work.append(exchange)
-        self._server.dispatcher.dispatch(exchange)
+        server = self._server
+        started_at = server.monotonic()
+        server.dispatcher.dispatch(exchange)
+        if server.monotonic() - started_at > TURN_S:
+            self._turn_left = 0
 
     def _must_wait(self) -> bool:
         """Nothing more is taken from the reader just now."""

@@ -13,6 +13,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.deadlines import Deadlines
 from bytemq.runtime.metrics import Counter, Metrics
 from bytemq.runtime.tasks import Supervisor
+from bytemq.runtime.turns import Turns
 
 if TYPE_CHECKING:
     from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
@@ -78,6 +79,7 @@ class Broker:
     deadlines: Deadlines
     traffic: Traffic
     encoded_topics: EncodedTopics = field(default_factory=EncodedTopics)
+    turns: Turns = field(default_factory=Turns)
 
     @property
     def cluster_id(self) -> str:

@@ -19,6 +19,7 @@ values in the response. Modules are imported on first use.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from importlib import import_module
 from types import CoroutineType, ModuleType
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.error_responses import error_response
 from bytemq.broker.exchange import Exchange
+from bytemq.broker.limits import LARGE_REQUEST_BYTES
 from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid, NotFound, Unavailable
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.protocol.api_versions import API_VERSIONS
@@ -227,6 +229,15 @@ class Dispatcher:
                 answer_unknown_version(exchange)
             else:
                 exchange.hang_up(f"{handler.api_key.name} has no version {exchange.api_version}")
+            return
+        if len(exchange.body) > LARGE_REQUEST_BYTES and exchange.api_key != ApiKey.PRODUCE:
+            self._broker.turns.call(partial(self._run, handler, exchange))  # to decode it alone takes milliseconds
+        else:
+            self._run(handler, exchange)
+
+    def _run(self, handler: Handler, exchange: Exchange) -> None:
+        if exchange.abandoned:
+            exchange.release_frame()
             return
         try:
             pending = handler.run(self._broker, exchange)

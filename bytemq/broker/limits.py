@@ -14,6 +14,12 @@ TURN_BYTES = 1024 * 1024
 REQUEST_TURN_BYTES = 8 * 1024
 """What a request counts towards TURN_BYTES beyond its size: a small one costs time too."""
 
+TURN_S = 0.002
+"""The time that one request may take of the loop before the others get their turn."""
+
+LARGE_REQUEST_BYTES = 32 * 1024
+"""Beyond this a request that is no Produce waits for a turn of its own: a thousand partitions may be named in it."""
+
 WRITE_BUFFER_BYTES = 64 * 1024
 """Unsent bytes at which a connection's requests are no longer handled."""
 

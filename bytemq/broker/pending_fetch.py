@@ -89,6 +89,9 @@ class PendingFetch:
         self._waits = self._max_wait_s > 0 and bool(self._context.wanted)
         self._exchange.on_abandon = self._abandoned
         self._openings = 1
+        self._open_all()
+
+    def _open_all(self) -> None:
         for wanted in self._context.wanted:
             found = locate(self._broker, wanted.name, wanted.topic_id, wanted.index)
             if isinstance(found, Opening):
@@ -111,13 +114,16 @@ class PendingFetch:
     def _pass(self) -> None:
         """Takes memory and reads; waits for the one or the other."""
         memory = self._broker.response_memory
-        want = min(self._max_bytes, max(LEAST_GRANT_BYTES, memory.free_bytes // GRANT_DIVISOR))
+        want = self._grant_bytes()
         if memory.try_reserve(want):
             self._granted_bytes = want
             self._read()
         else:
             self._memory_waiter = memory.wait(min(want, LEAST_GRANT_BYTES), self._memory_granted)
             self._timer = self._broker.clock.call_later(max(self._max_wait_s, MEMORY_WAIT_S), self._memory_timeout)
+
+    def _grant_bytes(self) -> int:
+        return min(self._max_bytes, max(LEAST_GRANT_BYTES, self._broker.response_memory.free_bytes // GRANT_DIVISOR))
 
     def _memory_granted(self) -> None:
         waiter, self._memory_waiter = self._memory_waiter, None
@@ -157,18 +163,21 @@ class PendingFetch:
             if isinstance(partition, PartitionData):
                 self._add_refusal(wanted, partition)
                 continue
-            limit = min(wanted.max_bytes, left)
-            fetched = None
-            if self._total_bytes + limit <= LOOP_READ_BYTES or self._fits_the_loop(wanted, partition):
-                fetched = partition.read_cached(
-                    wanted.fetch_offset, limit, isolation=self._isolation, at_least_one=self._at_least_one
-                )
+            fetched = self._read_cached(wanted, partition, min(wanted.max_bytes, left))
             if fetched is None:
                 self._broker.supervisor.start("fetch", self._read_files(position))
                 return
             self._add(wanted, partition, fetched)
             left = max(0, left - fetched.size_bytes)
         self._read_all()
+
+    def _read_cached(self, wanted: WantedPartition, partition: Partition, limit_bytes: int) -> Fetched | None:
+        """None for what is not in memory, or too much to be copied here."""
+        if self._total_bytes + limit_bytes <= LOOP_READ_BYTES or self._fits_the_loop(wanted, partition):
+            return partition.read_cached(
+                wanted.fetch_offset, limit_bytes, isolation=self._isolation, at_least_one=self._at_least_one
+            )
+        return None
 
     @property
     def _at_least_one(self) -> bool:
@@ -237,7 +246,7 @@ class PendingFetch:
 
     def _read_all(self) -> None:
         """Every partition was looked at: answer, or wait for more."""
-        if self._waits and not self._must_answer and self._total_bytes < self._min_bytes:
+        if self._must_wait:
             self._settle_memory(0)
             self._answers = []
             self._wait()
@@ -247,19 +256,26 @@ class PendingFetch:
 
     # Waiting for records
 
+    @property
+    def _must_wait(self) -> bool:
+        """What was read so far is not worth an answer yet."""
+        return self._waits and not self._must_answer and self._total_bytes < self._min_bytes
+
     def _wait(self) -> None:
         """Registers with every partition. `_available_bytes` is what a pass would find, kept up with each commit."""
-        self._available_bytes = 0
         for wanted in self._context.wanted:
             partition = self._find(wanted)
             if isinstance(partition, PartitionData):
                 self._wake_soon()  # it was there a moment ago
                 continue
-            size_bytes = partition.available_bytes(wanted.fetch_offset, self._isolation)
-            self._available[partition] = (wanted, size_bytes)
-            self._available_bytes += size_bytes
-            partition.waiters.register(self._grown)
+            self._register(wanted, partition)
         self._timer = self._broker.clock.call_later(self._max_wait_s, self._wake)
+
+    def _register(self, wanted: WantedPartition, partition: Partition) -> None:
+        size_bytes = partition.available_bytes(wanted.fetch_offset, self._isolation)
+        self._available[partition] = (wanted, size_bytes)
+        self._available_bytes += size_bytes
+        partition.waiters.register(self._grown)
 
     def _grown(self, partition: Partition) -> None:
         """A partition has committed more, or is closed."""

@@ -51,7 +51,8 @@ class Server:
         self.dispatcher = Dispatcher(broker)
         self.request_memory = RequestMemory(limits.request_memory_bytes, limits.request_max_bytes)
         self.response_memory = broker.response_memory
-        self.now = broker.clock.monotonic()
+        self.monotonic = broker.clock.monotonic
+        self.now = self.monotonic()
         """A coarse clock: renewed at each sweep."""
         self._listening: list[asyncio.Server] = []
         self._connections: set[Connection] = set()

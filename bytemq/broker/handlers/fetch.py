@@ -13,6 +13,7 @@
 from bytemq.broker.context import Broker
 from bytemq.broker.exchange import Exchange
 from bytemq.broker.pending_fetch import PendingFetch
+from bytemq.broker.wide_fetch import SLICE_PARTITIONS, WideFetch
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.fetch import (
     SESSIONS_FROM,
@@ -38,7 +39,8 @@ def begin(broker: Broker, exchange: Exchange) -> None:
         exchange.respond(*encode_fetch_response(version, (), error_code=context.error))
         return
     exchange.release_frame()  # everything was copied out of it: a long poll need not hold it
-    PendingFetch(broker, exchange, request, context).start()
+    pending = PendingFetch if len(context.wanted) <= SLICE_PARTITIONS else WideFetch
+    pending(broker, exchange, request, context).start()
 
 
 def _is_valid(request: FetchRequest) -> bool:

@@ -9,7 +9,7 @@
 - Authorized operations as Kafka without an authorizer. The cluster's (v8-10) moved to DescribeCluster.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from bytemq.broker.authorized_operations import NOT_ASKED, ON_CLUSTER
 from bytemq.broker.context import Broker, RequestContext
@@ -27,38 +27,47 @@ from bytemq.protocol.messages.metadata import (
 from bytemq.types import ZERO_TOPIC_ID
 
 TOPICS_BY_ID_FROM = 12
-PARTITIONS_PER_TURN = 1000
-"""Partitions encoded anew after which others get their turn."""
+SLICE_TOPICS = 500
+"""Topics already encoded, or topics and partitions encoded anew, after which others get their turn."""
 MAX_AUTO_CREATED = 100
 """Topics that one request may create; the others are unknown to it, and its next may create more."""
 
 
+Asked = tuple[str | None, bytes]
+"""(name, topic id): one of them says which topic."""
+
+
 async def handle(broker: Broker, context: RequestContext, request: MetadataRequest) -> bytes:
     """The encoded response. Topics in the order asked for, each once; all of them in the order of their names."""
-    asked = request.topics
     version = context.api_version
-    if asked is None or (not asked and version == 0):
-        asked = [MetadataRequestTopic(name=name) for name in sorted(broker.image.topics)]
-        failed: dict[str, ErrorCode] = {}
+    failed: dict[str, ErrorCode] = {}
+    if request.topics is None or (not request.topics and version == 0):
+        asked: Collection[Asked] = [(name, ZERO_TOPIC_ID) for name in sorted(broker.image.topics)]
     else:
-        _check_ids(asked, version)
-        failed = await _auto_create(broker, asked) if request.allow_auto_topic_creation else {}
+        _check_ids(request.topics, version)
+        if request.allow_auto_topic_creation:
+            failed = await _auto_create(broker, request.topics)
+        asked = _each_once(request.topics)
     question = (version, context.listener, request.include_topic_authorized_operations)
     topics = []
-    encoded_partitions = 0
-    for one in _each_once(asked):
-        topic = find_topic(broker, one.name, bytes(one.topic_id))
+    left = SLICE_TOPICS
+    for name, topic_id in asked:
+        if left <= 0:
+            left = SLICE_TOPICS
+            await broker.turns.next()
+        left -= 1
+        topic = find_topic(broker, name, topic_id)
         if topic is None:
-            named = one.name is not None and request.include_topic_authorized_operations
-            why = _why_missing(one, failed)
-            topics.append(encode_failed_topic(version, why, one.name, one.topic_id, with_operations=named))
+            named = name is not None and request.include_topic_authorized_operations
+            why = _why_missing(name, failed)
+            topics.append(encode_failed_topic(version, why, name, topic_id, with_operations=named))
             continue
         encoded, was_kept = broker.encoded_topics.encode(broker.image, topic, question)
         topics.append(encoded)
-        encoded_partitions += 0 if was_kept else len(topic.partitions)
-        if encoded_partitions > PARTITIONS_PER_TURN:
-            encoded_partitions = 0
-            await broker.clock.sleep(0)  # others get their turn
+        if not was_kept:
+            left -= len(topic.partitions)
+    if len(asked) > SLICE_TOPICS:
+        await broker.turns.next()  # to join them is a slice, too
     without_topics = MetadataResponse(
         brokers=_brokers(broker, context),
         cluster_id=broker.cluster_id,
@@ -82,12 +91,9 @@ def _check_ids(asked: Iterable[MetadataRequestTopic], version: int) -> None:
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"Topic ids are not supported in version {version}.")
 
 
-def _each_once(asked: Iterable[MetadataRequestTopic]) -> Iterable[MetadataRequestTopic]:
+def _each_once(asked: Iterable[MetadataRequestTopic]) -> Collection[Asked]:
     """A topic asked for by its id has no name: the Java client sends an empty one along."""
-    for one in asked:
-        if one.topic_id != ZERO_TOPIC_ID:
-            one.name = None
-    return {(one.name, bytes(one.topic_id)): one for one in asked}.values()
+    return {(one.name if one.topic_id == ZERO_TOPIC_ID else None, bytes(one.topic_id)): None for one in asked}
 
 
 async def _auto_create(broker: Broker, asked: Iterable[MetadataRequestTopic]) -> dict[str, ErrorCode]:
@@ -104,9 +110,9 @@ async def _auto_create(broker: Broker, asked: Iterable[MetadataRequestTopic]) ->
     return failed
 
 
-def _why_missing(asked: MetadataRequestTopic, failed: dict[str, ErrorCode]) -> ErrorCode:
-    if asked.name is None:
+def _why_missing(name: str | None, failed: dict[str, ErrorCode]) -> ErrorCode:
+    if name is None:
         return ErrorCode.UNKNOWN_TOPIC_ID
-    if not is_legal(asked.name):
+    if not is_legal(name):
         return ErrorCode.INVALID_TOPIC_EXCEPTION
-    return failed.get(asked.name, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+    return failed.get(name, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)

@@ -6,6 +6,8 @@ from struct import pack
 
 import pytest
 
+from bytemq.broker.dispatch import Dispatcher
+from bytemq.broker.exchange import Exchange
 from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import CannotListen, Listener, Server
 from bytemq.protocol.codec import encode
@@ -203,6 +205,40 @@ async def test_connection__one_that_does_not_read_stops_being_served() -> None:
         for _ in range(200):
             await reader.receive()
         await eventually(lambda: memory.used_bytes == 0)
+
+
+async def test_connection__gives_way_after_a_request_that_took_long() -> None:
+    assert await _turns_for_five_requests(0.0, limit_s=1000) == 1  # five small ones in one write, on a busy machine too
+    assert await _turns_for_five_requests(0.003, limit_s=0.002) == 5
+
+
+async def _turns_for_five_requests(each_takes_s: float, *, limit_s: float) -> int:
+    clock = AdjustableClock()
+    started_in: list[int] = []
+    turn = 0
+    dispatch = Dispatcher.dispatch
+
+    def next_turn() -> None:
+        nonlocal turn
+        turn += 1
+        if len(started_in) < 5:
+            asyncio.get_running_loop().call_soon(next_turn)
+
+    def slow(dispatcher: Dispatcher, exchange: Exchange) -> None:
+        started_in.append(turn)
+        clock.ahead_s += each_takes_s
+        dispatch(dispatcher, exchange)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Dispatcher, "dispatch", slow)
+        patch.setattr("bytemq.broker.connection.TURN_S", limit_s)
+        async with serving(make_cluster(clock)) as running:
+            client = await running.connect()
+            next_turn()
+            client.writer.write(b"".join(frame(API_VERSIONS_KEY, 0, number, b"") for number in range(5)))
+            for number in range(5):
+                assert (await client.receive())[0] == number
+    return len(set(started_in))
 
 
 async def test_server__closes_what_exceeds_the_connection_limits() -> None:

@@ -1,0 +1,42 @@
+"""Long work on the event loop in slices: one slice of all such work in each turn of the loop.
+
+Owns the queue of those who have more to do. Work that merely yields goes on in the very next turn of the loop; twenty
+such works then make that turn twenty slices long, and everybody else waits for it. Here they wait for each other.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+
+class Turns:
+    """First come, first served. Sockets and short work are served between two slices."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    def call(self, slice_of_work: Callable[[], object]) -> None:
+        """Calls it in a turn of its own, later than this returns."""
+        self._waiting.append(slice_of_work)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._give)
+
+    async def next(self) -> None:
+        """Returns when the caller may do its next slice: a few milliseconds at most."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.call(partial(_begin, turn))
+        await turn
+
+    def _give(self) -> None:
+        slice_of_work = self._waiting.popleft()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._give)
+        slice_of_work()
+
+
+def _begin(turn: asyncio.Future[None]) -> None:
+    if not turn.done():  # whoever waited may have been cancelled
+        turn.set_result(None)
