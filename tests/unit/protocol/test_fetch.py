@@ -89,6 +89,18 @@ def test_fetch_request__passes_over_tagged_fields_and_trailing_bytes() -> None:
     assert as_generated(12, decoded) == message
 
 
+@pytest.mark.parametrize("tagged", [(), (0,), (2,), (4,), (0, 1, 2, 3, 4)])
+def test_fetch_request__tagged_fields_of_some_partitions_do_not_shift_the_others(tagged: tuple[int, ...]) -> None:
+    partitions = [generated.FetchPartition(partition=index, fetch_offset=7 * index) for index in range(5)]
+    for index in tagged:
+        partitions[index].high_watermark = 0
+    topics = [generated.FetchTopic(topic_id=bytes([n]) * 16, partitions=partitions) for n in (1, 2)]
+    decoded = decode_fetch(18, memoryview(codec.encode(generated.FetchRequest(topics=topics), 18)))
+    assert [topic_id for _, topic_id, _ in decoded.topics] == [b"\1" * 16, b"\2" * 16]
+    for _, _, found in decoded.topics:
+        assert [(one.partition, one.fetch_offset) for one in found] == [(index, 7 * index) for index in range(5)]
+
+
 def test_fetch_request__finds_every_truncation() -> None:
     for version in VERSIONS:
         body = memoryview(GOLDEN["FetchRequest", version, "full"])
