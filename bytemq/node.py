@@ -179,12 +179,16 @@ class Node:
     ) -> PartitionTable:
         files = LocalStore(data)
         parts.push_async_callback(files.close)
+        # Of its own: its tasks are needed until it is closed, which is after all others have ended.
+        supervisor = Supervisor(self._clock, self._fail)
+        parts.push_async_callback(supervisor.close)
         storage = await LogStorage.open(
             files,
             store,
             session_id=membership.session_id,
             config=node_settings.storage_config(self.config),
             clock=self._clock,
+            supervisor=supervisor,
             durability=self._durability(),
         )
         parts.push_async_callback(storage.close)

@@ -1,6 +1,7 @@
 """Supervised background tasks: one that crashes is logged, counted and restarted, or brings the node down; never lost.
 
-Owns the life of tasks, not what they do. Every background task of the program is started here, under a name.
+Owns the life of tasks, not what they do. Every task that nobody awaits is started here, under a name; one that answers
+a request (a handler, a partition being opened) belongs to whoever started it and answers for its failure.
 """
 
 import asyncio

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from bytemq.errors import BytemqError, NotFound, Unavailable
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.batch_walk import salvage
 from bytemq.storage.extents import Chunk
 from bytemq.storage.garbage import Garbage
@@ -71,6 +72,7 @@ class WriteBehind:
         session_id: int,
         config: StorageConfig,
         clock: Clock,
+        supervisor: Supervisor,
     ) -> None:
         """`logs` are all logs that have extents, as they are at any moment."""
         self._store = store
@@ -83,15 +85,16 @@ class WriteBehind:
         self._session_id = session_id
         self._config = config
         self._clock = clock
+        self._supervisor = supervisor
         self._segments_made = 0
         self._lock = asyncio.Lock()
         self._stopping = False
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[object] | None = None
 
     def consider(self) -> None:
         """Starts writing behind in the background if the write-ahead log has grown too much."""
         if self._task is None and not self._stopping and (self._is_large() or self._has_many_extents()):
-            self._task = asyncio.get_running_loop().create_task(self._in_background(), name="write-behind")
+            self._task = self._supervisor.start("write-behind", self._in_background())
 
     async def room(self) -> None:
         """Returns when the write-ahead log may take another file: back-pressure in place of growth.

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from bytemq.errors import BytemqError
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.interface import Store
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
@@ -28,16 +29,17 @@ SLICE = 200
 
 
 class Garbage:
-    def __init__(self, store: Store, segments: SegmentCache, session_id: int) -> None:
+    def __init__(self, store: Store, segments: SegmentCache, session_id: int, supervisor: Supervisor) -> None:
         self._store = store
         self._segments = segments
         self._session_id = session_id
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._supervisor = supervisor
+        self._tasks: set[asyncio.Task[object]] = set()
 
     def discard(self, names: Sequence[str]) -> None:
         """Deletes files in the background, each when no reader has it pinned."""
         if names:
-            task = asyncio.get_running_loop().create_task(self._delete(names), name="storage-discard")
+            task = self._supervisor.start("storage-discard", self._delete(names))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -19,6 +19,7 @@ from bytemq.metadata.store import MetadataStore
 from bytemq.protocol.records.batch import HEADER_BYTES, RecordBatch, parse_header
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.batch_walk import walk
 from bytemq.storage.checkpoint import WriteBehind
 from bytemq.storage.format import decode_entries, decode_shares
@@ -52,6 +53,7 @@ class LogStorage:
         config: StorageConfig,
         clock: Clock,
         durability: Durability,
+        supervisor: Supervisor,
     ) -> None:
         """Use `open`."""
         self._store = store
@@ -59,15 +61,23 @@ class LogStorage:
         self._session_id = session_id
         self._config = config
         self._clock = clock
-        self._durability = durability
         self._logs: dict[PartitionId, LogFiles] = {}
         self._stored: dict[PartitionId, tuple[bytes, int]] = {}
         segments = SegmentCache(store, config.open_files, config.chunk_bytes)
-        self._garbage = Garbage(store, segments, session_id)
-        self._publisher = Publisher(store, metadata, session_id, config, self._garbage.discard)
-        self._wal_files = WalFiles(store, metadata, session_id, config)
+        self._garbage = Garbage(store, segments, session_id, supervisor)
+        self._publisher = Publisher(store, metadata, session_id, config, self._garbage.discard, supervisor)
+        self._wal_files = WalFiles(store, metadata, session_id, config, supervisor)
         self._files = Files(segments, self._wal_files.by_ordinal, self._publisher.advance_log_start)
-        self._wal = Wal(self._wal_files, session_id, config, clock, durability, self._consider_write_behind, self._room)
+        self._wal = Wal(
+            self._wal_files,
+            session_id,
+            config,
+            clock,
+            durability,
+            self._consider_write_behind,
+            self._room,
+            supervisor,
+        )
         self._write_behind = WriteBehind(
             store,
             self._files,
@@ -79,8 +89,9 @@ class LogStorage:
             session_id,
             config,
             clock,
+            supervisor,
         )
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[object]] = []
         self.recovered_bytes = 0
         """How much of write-ahead logs the recovery had to walk through."""
 
@@ -93,19 +104,20 @@ class LogStorage:
         session_id: int,
         config: StorageConfig,
         clock: Clock,
+        supervisor: Supervisor,
         durability: Durability = "fsync",
     ) -> Self:
         """Recovers what earlier sessions left and starts a new one; `session_id` is greater than every earlier one.
 
+        `supervisor` answers for the background tasks, and must not be closed before this is: a close needs them.
         Raises Invalid for a session id used before, Corrupt when metadata make no sense, Unavailable.
         """
-        storage = cls(store, metadata, session_id, config, clock, durability)
+        storage = cls(store, metadata, session_id, config, clock, durability, supervisor)
         await storage._recover()
-        loop = asyncio.get_running_loop()
-        storage._tasks.append(loop.create_task(storage._wal.run(), name="wal"))
-        storage._tasks.append(loop.create_task(storage._tidy(), name="storage-garbage"))
+        storage._tasks.append(supervisor.start_essential("wal", storage._wal.run()))
+        storage._tasks.append(supervisor.start("storage-garbage", storage._tidy()))
         if durability == "page-cache":
-            storage._tasks.append(loop.create_task(storage._sync_regularly(), name="wal-sync"))
+            storage._tasks.append(supervisor.keep_running("wal-sync", storage._sync_regularly))
         return storage
 
     # Logs.
@@ -160,7 +172,10 @@ class LogStorage:
         await self._write_behind.run(everything=True)
 
     async def close(self) -> None:
-        """A clean stop: what is staged is written, and the next session has nothing to walk through."""
+        """A clean stop: what is staged is written, and the next session has nothing to walk through.
+
+        A write-ahead log that died is left as a kill would leave it.
+        """
         self._wal.stop()
         await self._tasks[0]
         for task in self._tasks[1:]:
@@ -168,8 +183,8 @@ class LogStorage:
         await asyncio.gather(*self._tasks[1:], return_exceptions=True)
         await self._write_behind.stop()
         await self._publisher.idle()
-        number, sequence = await self._wal.finish()
-        await self._wal_files.seal(number, sequence)
+        if not self._wal.has_died:
+            await self._wal_files.seal(*await self._wal.finish())
         await self._garbage.idle()
         await self._wal_files.close()
         await self._files.segments.close()

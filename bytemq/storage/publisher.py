@@ -19,6 +19,7 @@ from bytemq.errors import BytemqError, Fenced, NotFound
 from bytemq.metadata import keys
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.interface import Store
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifest import Manifest, with_log_start
@@ -62,15 +63,17 @@ class Publisher:
         session_id: int,
         config: StorageConfig,
         discard: Callable[[Sequence[str]], None],
+        supervisor: Supervisor,
     ) -> None:
         self._store = store
         self._metadata = metadata
         self._session_id = session_id
         self._config = config
         self._discard = discard
+        self._supervisor = supervisor
         self._snapshots = 0
         self._requests: list[_Request] = []
-        self._worker: asyncio.Task[None] | None = None
+        self._worker: asyncio.Task[object] | None = None
 
     async def publish(self, files: LogFiles, change: Change | None, applied: Callable[[], None] | None = None) -> None:
         """Durable when it returns. `applied` is called in one step with the change of `files.manifest`.
@@ -79,7 +82,7 @@ class Publisher:
         done = asyncio.get_running_loop().create_future()
         self._requests.append(_Request(files, change, applied, done))
         if self._worker is None:
-            self._worker = asyncio.get_running_loop().create_task(self._work(), name="manifest-publisher")
+            self._worker = self._supervisor.start("manifest-publisher", self._work())
         await done
 
     async def advance_log_start(self, files: LogFiles, offset: int) -> None:

@@ -19,6 +19,7 @@ from bytemq.errors import BytemqError, Invalid, Unavailable
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.extents import Chunk
 from bytemq.storage.format import FLUSH_HEADER_BYTES, ShareToWrite, aligned, encode_head, shares_to_write
 from bytemq.storage.interface import Buffer
@@ -63,6 +64,7 @@ class Wal:
         durability: Durability,
         on_roll: Callable[[], None],
         room: Callable[[], Awaitable[None]],
+        supervisor: Supervisor,
     ) -> None:
         self._files = files
         self._session_id = session_id
@@ -71,7 +73,9 @@ class Wal:
         self._synced = durability == "fsync"
         self._on_roll = on_roll
         self._room = room
+        self._supervisor = supervisor
         self._staged: list[Append] = []
+        self._in_flight: Sequence[Append] = ()
         self._wakeup: asyncio.Future[None] | None = None
         self._closing = False
         self._file: WalFile | None = None
@@ -80,12 +84,14 @@ class Wal:
         self._durable_through = 0
         self._retry_at = 0.0
         self._drained: list[Callable[[], None]] = []
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[object]] = set()
         self._unsynced: list[WalFile] = []
         self._sync_lock = asyncio.Lock()
         self.pending_bytes = 0
         self.failure: BytemqError | None = None
         """Why the last flush failed; None once something could be written again."""
+        self.has_died = False
+        """Whether `run` ended by a fault that nobody had foreseen: everything appended is refused then."""
 
     # Appending.
 
@@ -101,6 +107,8 @@ class Wal:
         files.staged_end = expected
         self._staged.append(Append(files, batches, on_durable, size_bytes))
         self.pending_bytes += size_bytes
+        if self.has_died:
+            asyncio.get_running_loop().call_soon(self._refuse)
         if self._wakeup is not None:
             self._wakeup.set_result(None)
             self._wakeup = None
@@ -114,7 +122,27 @@ class Wal:
         self._drained.append(callback)
 
     async def run(self) -> None:
-        """Writes what is staged until `close` was called and nothing is left."""
+        """Writes what is staged until `stop` was called and nothing is left.
+
+        Raises only what nobody had foreseen; then what is pending was answered, and everything later is refused.
+        """
+        try:
+            await self._write_staged()
+        except Exception as error:
+            self.has_died = True
+            self.failure = Unavailable(f"the write-ahead log has ended: {error!r}")
+            self._refuse()
+            raise
+
+    def _refuse(self) -> None:
+        """Fails everything pending."""
+        doomed = [*self._in_flight, *self._staged]
+        self._staged = []
+        for append in doomed:
+            append.log.staged_end = append.log.end_offset
+        self._finish(doomed, self.failure)
+
+    async def _write_staged(self) -> None:
         while True:
             if not self._staged:
                 if self._closing:
@@ -163,7 +191,10 @@ class Wal:
             self._wakeup = None
 
     async def finish(self) -> tuple[int, int]:
-        """After `run` has returned: writes the last index. Returns the last file's number and the last sequence."""
+        """After `run` has returned: writes the last index. Returns the last file's number and the last sequence.
+
+        Not for a log that has died: what its last flush left behind is for recovery to find out.
+        """
         await self.sync()
         if self._file is not None:
             self._seal(self._file)
@@ -190,6 +221,7 @@ class Wal:
                 gathered.extend(batches)
         appends = self._staged[:count]
         del self._staged[:count]
+        self._in_flight = appends
         logs: list[LogFiles] = []
         shares: list[ShareToWrite] = []
         for files, batches in by_log.items():
@@ -249,7 +281,7 @@ class Wal:
 
     def _seal(self, file: WalFile) -> None:
         """Nothing more is written to the file."""
-        task = asyncio.get_running_loop().create_task(self._write_index(file), name="wal-index")
+        task = self._supervisor.start("wal-index", self._write_index(file))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -292,21 +324,18 @@ class Wal:
         self._finish(flush.appends, None)
 
     def _fail(self, flush: Flush, error: BytemqError) -> None:
-        doomed = [*flush.appends, *self._staged]
-        self._staged = []
-        for append in doomed:
-            append.log.staged_end = append.log.end_offset
         if error is not self.failure:
-            log.error("appends failed", count=len(doomed), reason=str(error))
+            count = len(flush.appends) + len(self._staged)
+            log.error("appends failed", count=count, reason=str(error))
             self.failure = error
             self._retry_at = self._clock.monotonic() + self._config.retry_delay_ms / 1000
             self._clock.call_later(self._config.retry_delay_ms / 1000, self._probe)
             self._on_roll()
-        self._finish(doomed, error)
+        self._refuse()
 
     def _probe(self) -> None:
         """Finds out whether there is room again, so that the storage becomes healthy before somebody appends."""
-        if self.failure is None or self._closing:
+        if self.failure is None or self._closing or self.has_died:
             return
         if self._files.is_prepared:
             self.failure = None
@@ -315,6 +344,7 @@ class Wal:
         self._clock.call_later(self._config.retry_delay_ms / 1000, self._probe)
 
     def _finish(self, appends: Sequence[Append], error: BytemqError | None) -> None:
+        self._in_flight = ()
         for append in appends:
             self.pending_bytes -= append.size_bytes
             try:

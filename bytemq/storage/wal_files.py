@@ -18,6 +18,7 @@ from bytemq.errors import BytemqError, Fenced, Full
 from bytemq.metadata import keys
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.interface import AppendFile, ObjectInfo, ReadFile, Store
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.shared_file import SharedFile
@@ -66,18 +67,26 @@ class WalFiles:
     """See the module's docstring. `live` holds the files still needed, oldest first, those of earlier sessions
     included."""
 
-    def __init__(self, store: Store, metadata: MetadataStore, session_id: int, config: StorageConfig) -> None:
+    def __init__(
+        self,
+        store: Store,
+        metadata: MetadataStore,
+        session_id: int,
+        config: StorageConfig,
+        supervisor: Supervisor,
+    ) -> None:
         self._store = store
         self._metadata = metadata
         self._session_id = session_id
         self._config = config
+        self._supervisor = supervisor
         self._tails: dict[int, tuple[TailRecord, int]] = {}
         self._next_number = 0
         self._next_ordinal = 0
         self._next_spare = 0
         self._spares: list[str] = []
         self._prepared: WalFile | None = None
-        self._preparing: asyncio.Task[None] | None = None
+        self._preparing: asyncio.Task[object] | None = None
         self._prepare_failed = False
         self._making = asyncio.Lock()
         self.live: list[WalFile] = []
@@ -137,7 +146,7 @@ class WalFiles:
     def prepare(self) -> None:
         """Starts making the next file, so that the writer finds it ready."""
         if self._prepared is None and self._preparing is None:
-            self._preparing = asyncio.get_running_loop().create_task(self._prepare(), name="wal-prepare")
+            self._preparing = self._supervisor.start("wal-prepare", self._prepare())
 
     async def _prepare(self) -> None:
         try:

@@ -15,6 +15,7 @@ from bytemq.errors import BytemqError, NotFound, Unavailable
 from bytemq.protocol.records.batch import RecordBatch, parse_header, place, split_batches
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.runtime.clock import SystemClock
+from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.manifest import PartitionSnapshot, ProducerSnapshot
@@ -255,5 +256,6 @@ async def opened(
         session_id=session_id,
         config=replace(SMALL, **changes),
         clock=SystemClock(),
+        supervisor=Supervisor(SystemClock(), lambda name, error: None),
         durability=durability,  # type: ignore[arg-type]
     )

@@ -12,6 +12,7 @@ from bytemq.broker.log.services import LogServices
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
 from bytemq.runtime.clock import SystemClock
+from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.local import LocalStore
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.settings import StorageConfig
@@ -40,6 +41,7 @@ class DiskNode:
             session_id=self.session_id,
             config=SETTINGS,
             clock=clock,
+            supervisor=Supervisor(clock, lambda name, error: None),
         )
         self.table = PartitionTable(LogServices(self.storage, clock, HeldExecutor(), guard=LetIn()))
         await self.table.own(PID, "events", self.session_id, topic_config())

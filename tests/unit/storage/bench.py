@@ -9,6 +9,7 @@ from bytemq.errors import BytemqError
 from bytemq.protocol.records.batch import RecordBatch, parse_header, place
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.runtime.clock import SystemClock
+from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.settings import Durability, StorageConfig
@@ -48,6 +49,8 @@ class Bench:
         self.session = 0
         self.storage: LogStorage | None = None
         self.answers: list[tuple[int, BytemqError | None]] = []
+        self.supervisor = Supervisor(SystemClock(), lambda name, error: self.fatal.append((name, error)))
+        self.fatal: list[tuple[str, BaseException]] = []
 
     async def start(self, durability: Durability = "fsync", **changes: int) -> LogStorage:
         self.session += 1
@@ -57,6 +60,7 @@ class Bench:
             session_id=self.session,
             config=replace(CONFIG, **changes),  # type: ignore[arg-type]
             clock=SystemClock(),
+            supervisor=self.supervisor,
             durability=durability,
         )
         return self.storage

@@ -13,6 +13,7 @@ import pytest
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.runtime.clock import SystemClock
+from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.dump import dump
 from bytemq.storage.local import LocalStore
 from bytemq.storage.log_storage import LogStorage
@@ -29,7 +30,9 @@ async def folder(tmp_path: Path) -> AsyncIterator[Path]:
     lock = DataLock.acquire(data)
     metadata = EmbeddedStore.open(lock, "page-cache")
     config = replace(CONFIG, snapshot_inline_bytes=50)
-    storage = await LogStorage.open(store, metadata, session_id=1, config=config, clock=SystemClock())
+    clock = SystemClock()
+    supervisor = Supervisor(clock, lambda name, error: None)
+    storage = await LogStorage.open(store, metadata, session_id=1, config=config, clock=clock, supervisor=supervisor)
     log = await storage.open_log(pid(1), 1)
     producers = [ProducerSnapshot(n, 1, -1, 5, [(0, 1, 2, 3, 4, 5)], None) for n in range(4)]
     log.snapshot_source = lambda: PartitionSnapshot(log.end_offset, [(1, 0)], producers)

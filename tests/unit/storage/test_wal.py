@@ -247,6 +247,33 @@ async def test_files__are_used_again_when_nothing_in_them_is_needed(bench: Bench
     assert await content(await bench.log()) == data
 
 
+@pytest.mark.parametrize("step", ["_write", "_commit"])
+async def test_wal__that_ends_by_an_unforeseen_fault_fails_what_is_pending_and_the_node(
+    bench: Bench, step: str
+) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    data = await bench.write(log, b"kept")
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    setattr(storage._wal, step, broken)
+    bench.append(log, b"in flight")
+    bench.append(log, b"staged")
+    await bench.settle()
+    bench.append(log, b"too late")
+    bench.append(log, b"and this")
+    await bench.settle()
+    assert [type(error) for _, error in bench.answers] == [type(None)] + [Unavailable] * 4
+    assert [name for name, _ in bench.fatal] == ["wal"]
+    assert isinstance(storage.healthy, Unavailable)
+    assert (log.end_offset, log.staged_end) == (1, 1)
+    await bench.stop()
+    await bench.start()
+    assert (await content(await bench.log())).startswith(data)
+
+
 def _fail(bench: Bench, operation: str, errors: Sequence[BytemqError]) -> None:
     """The next calls of that kind on write-ahead-log files fail."""
     left = list(errors)

@@ -91,7 +91,7 @@ async def test_file__half_made_from_a_spare_is_not_in_the_way_of_the_next_attemp
 
 
 async def test_files__are_filled_in_the_order_of_their_numbers_whoever_makes_them(bench: Bench) -> None:
-    files = WalFiles(bench.store, bench.metadata, 1, CONFIG)
+    files = WalFiles(bench.store, bench.metadata, 1, CONFIG, bench.supervisor)
     taken = []
     for turns in range(12):
         files.prepare()
