@@ -26,12 +26,13 @@ from bytemq.storage.format import decode_entries, decode_shares
 from bytemq.storage.garbage import Garbage
 from bytemq.storage.interface import Store
 from bytemq.storage.log_files import Files, LogFiles, RecoveredLog
-from bytemq.storage.manifest import Manifest, PartitionSnapshot, with_holes, with_leader_epoch
+from bytemq.storage.manifest import Manifest, PartitionSnapshot, SegmentInfo, with_holes, with_leader_epoch
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, decode_snapshot, directory_of
 from bytemq.storage.publisher import Publisher
 from bytemq.storage.recovery import SessionRecovery
 from bytemq.storage.segments import SegmentCache
 from bytemq.storage.settings import Durability, StorageConfig
+from bytemq.storage.unopened import segments_without_opening
 from bytemq.storage.wal import OnDurable, Wal
 from bytemq.storage.wal_files import WalFile, WalFiles
 from bytemq.storage.wal_index import StoredFlush, TailRecord, decode_tail
@@ -166,6 +167,10 @@ class LogStorage:
     def partitions(self) -> Iterable[PartitionId]:
         """Every partition that has a log, opened or not: for comparing with the topics that exist."""
         return {*self._logs, *self._stored}
+
+    def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
+        """As `LogFiles.segments`, without opening the log. Raises Corrupt."""
+        return segments_without_opening(partition, self._logs, self._stored)
 
     async def checkpoint(self) -> None:
         """Writes everything committed so far to segments, whatever the limits. Raises Unavailable."""

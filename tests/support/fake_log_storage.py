@@ -44,6 +44,14 @@ class StoredLog:
     def end_offset(self) -> int:
         return self.batches[-1].next_offset if self.batches else self.log_start_offset
 
+    @property
+    def segments(self) -> Sequence[SegmentInfo]:
+        """One batch, one segment: retention then cuts where a test wants."""
+        return [
+            SegmentInfo(batch.base_offset, batch.last_offset, batch.size_bytes, batch.max_timestamp, 0, "segment")
+            for batch in self.batches
+        ]
+
 
 class Disk:
     def __init__(self) -> None:
@@ -90,11 +98,7 @@ class FakeLogFiles:
 
     @property
     def segments(self) -> Sequence[SegmentInfo]:
-        """One batch, one segment: retention then cuts where a test wants."""
-        return [
-            SegmentInfo(batch.base_offset, batch.last_offset, batch.size_bytes, batch.max_timestamp, 0)
-            for batch in self.stored.batches
-        ]
+        return self.stored.segments
 
     def read_cached(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read | None:
         return self._read(offset, max_bytes, end_offset, at_least_one) if self.cached else None
@@ -175,6 +179,10 @@ class FakeLogStorage:
     async def delete_log(self, pid: PartitionId) -> None:
         await self.wait()
         self.disk.logs.pop(pid, None)
+
+    def segments_of(self, pid: PartitionId) -> Sequence[SegmentInfo]:
+        stored = self.disk.logs.get(pid)
+        return stored.segments if stored is not None else ()
 
     def settle(self, count: int | None = None) -> None:
         """The oldest `count` appends (all, if None) become durable."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from bytemq.broker.log.failures import read_failure
 from bytemq.broker.log.opening import open_partition
 from bytemq.broker.log.partition import Partition
+from bytemq.broker.log.retention import RetentionPolicy, could_retain_less
 from bytemq.broker.log.services import LogServices
 from bytemq.config import TopicConfig
 from bytemq.errors import BytemqError
@@ -163,18 +164,28 @@ class PartitionTable:
     # Now and then.
 
     async def apply_retention(self) -> None:
-        """One pass of retention and producer expiry over all that is owned; opens what nobody has touched yet.
+        """One pass of retention and producer expiry over all that is owned.
 
-        A partition whose storage fails is logged and left for the next pass.
+        What nobody has touched yet stays unopened unless something in it may have expired. A partition whose storage
+        fails is logged and left for the next pass.
         """
         for entry in self.entries():
             try:
-                partition = await self._opened(entry)
-                await partition.apply_retention(self.services.clock.wall_ms())
-                partition.expire_producers(self.services.clock.wall_ms())
+                if isinstance(entry, Partition) or self._worth_opening(entry):
+                    partition = await self._opened(entry)
+                    await partition.apply_retention(self.services.clock.wall_ms())
+                    partition.expire_producers(self.services.clock.wall_ms())
             except (BytemqError, KafkaError) as error:
                 log.warning("retention skipped", topic=entry.topic, partition=entry.pid.index, reason=str(error))
             await asyncio.sleep(0)  # ten thousand in one go would be felt by clients
+
+    def _worth_opening(self, opening: Opening) -> bool:
+        config = opening.config
+        if not config.deletes_old_data:
+            return False
+        policy = RetentionPolicy(config.retention_ms, config.retention_bytes)
+        segments = self.services.storage.segments_of(opening.pid)
+        return could_retain_less(segments, policy, self.services.clock.wall_ms())
 
     async def open_now(self, opening: Opening) -> Partition | ErrorCode:
         """For `Opening` alone: open its log and take its place. Raises BytemqError."""

@@ -40,7 +40,30 @@ def retained_from(
     return start
 
 
+def could_retain_less(segments: Sequence[SegmentInfo], policy: RetentionPolicy, now_ms: int) -> bool:
+    """Whether a log that is not open may have something to let go of: False is certain, True is worth opening it.
+
+    How the part in the write-ahead log will be cut into segments is its owner's to say. Here it is as old as its first
+    records are, and as small as it could be.
+    """
+    if not segments:
+        return False
+    oldest = segments[0]
+    if _is_in_wal(oldest):
+        total_bytes = sum(segment.size_bytes for segment in segments)
+        too_much = policy.retention_bytes != UNLIMITED and total_bytes > policy.retention_bytes
+        return too_much or _expired(oldest._replace(max_timestamp=oldest.created_ms), policy.retention_ms, now_ms)
+    end_offset = segments[-1].last_offset + 1
+    return retained_from(segments, policy, log_start_offset=0, high_watermark=end_offset, now_ms=now_ms) > 0
+
+
+def _is_in_wal(segment: SegmentInfo) -> bool:
+    return not segment.name
+
+
 def _expired(segment: SegmentInfo, retention_ms: int, now_ms: int) -> bool:
-    """Records without timestamps (-1) age from when the segment was made."""
+    """Records without timestamps (-1) age from when the segment was made, and not at all before that."""
+    if segment.max_timestamp < 0 and _is_in_wal(segment):
+        return False
     newest_ms = segment.max_timestamp if segment.max_timestamp >= 0 else segment.created_ms
     return retention_ms != UNLIMITED and now_ms - newest_ms > retention_ms

@@ -155,6 +155,19 @@ async def test_apply_retention__passes_over_partitions_whose_storage_fails() -> 
     assert [partition.log_start_offset for partition in node.table.open_partitions()] == [1, 1]
 
 
+async def test_apply_retention__opens_only_what_may_have_expired() -> None:
+    node = Node()
+    await node.own(1_000)
+    for index, age_days in ((7, 10), (8, 1)):
+        partition = await node.table.open("events", index)
+        partition.append(memoryview(batch(timestamp_ms=NOW_MS - age_days * 86_400_000)), Answer())
+        node.storage.settle()
+        await node.table.release(partition.pid)
+    await node.own(1_000)
+    await node.table.apply_retention()
+    assert [(partition.pid.index, partition.log_start_offset) for partition in node.table.open_partitions()] == [(7, 1)]
+
+
 async def test_close__releases_everything() -> None:
     node = Node()
     await node.own(3)

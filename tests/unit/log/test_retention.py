@@ -2,7 +2,7 @@
 
 import pytest
 
-from bytemq.broker.log.retention import RetentionPolicy, retained_from
+from bytemq.broker.log.retention import RetentionPolicy, could_retain_less, retained_from
 from bytemq.storage.manifest import SegmentInfo
 
 NOW_MS = 1_000_000
@@ -44,9 +44,37 @@ def test_retained_from__never_goes_back() -> None:
 
 
 def test_retained_from__ages_records_without_timestamps_from_when_the_segment_was_made() -> None:
-    segments = [SegmentInfo(0, 9, 100, -1, NOW_MS - 5_000)]
+    segments = [SegmentInfo(0, 9, 100, -1, NOW_MS - 5_000, "made")]
     kept, gone = (
         retained_from(segments, RetentionPolicy(retention_ms, -1), log_start_offset=0, high_watermark=10, now_ms=NOW_MS)
         for retention_ms in (6_000, 4_000)
     )
     assert (kept, gone) == (0, 10)
+
+
+def test_retained_from__keeps_records_without_timestamps_that_are_in_no_segment_yet() -> None:
+    segments = [SegmentInfo(0, 9, 100, -1, 0)]
+    policy = RetentionPolicy(4_000, -1)
+    assert retained_from(segments, policy, log_start_offset=0, high_watermark=10, now_ms=NOW_MS) == 0
+
+
+@pytest.mark.parametrize(
+    ("retention_ms", "retention_bytes", "could"),
+    [(-1, -1, False), (5_000, -1, False), (4_999, -1, True), (-1, 301, False), (-1, 300, True)],
+)
+def test_could_retain_less__of_segments_is_as_retained_from(
+    retention_ms: int, retention_bytes: int, could: bool
+) -> None:
+    segments = [segment._replace(name="segment") for segment in SEGMENTS]
+    assert could_retain_less(segments, RetentionPolicy(retention_ms, retention_bytes), NOW_MS) is could
+    assert not could_retain_less([], RetentionPolicy(retention_ms, retention_bytes), NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("retention_ms", "retention_bytes", "could"),
+    [(-1, -1, False), (5_500, -1, False), (5_499, -1, True), (-1, 400, False), (-1, 399, True)],
+)
+def test_could_retain_less__of_the_write_ahead_log_goes_by_its_first_records(
+    retention_ms: int, retention_bytes: int, could: bool
+) -> None:
+    assert could_retain_less(SEGMENTS, RetentionPolicy(retention_ms, retention_bytes), NOW_MS) is could
