@@ -171,8 +171,8 @@ class WriteBehind:
                 if one is not None:
                     written.append(one)
             await self._sync(writers)
-            if any(one.snapshot is not None for one in written):
-                await self._wal.sync()  # what a published snapshot describes has to be durable
+            if any(one.snapshot is not None for one in written) and not await self._may_publish_snapshots():
+                written = [one._replace(snapshot=None) for one in written]
         except BaseException:
             self._garbage.discard([writer.info.name for writer in writers if writer.is_new])
             raise
@@ -183,6 +183,14 @@ class WriteBehind:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+
+    async def _may_publish_snapshots(self) -> bool:
+        """What a published snapshot describes has to be durable. Segments may be published without one."""
+        try:
+            return await self._wal.sync()
+        except Unavailable as error:
+            log.error("no snapshots are published: the write-ahead log could not be synced", reason=str(error))
+            return False
 
     async def _write_log(self, files: LogFiles, limit: int, all_writers: list[SegmentWriter]) -> Written | None:
         """Appends a log's extents in files below `limit` to its segments. Nothing is durable yet.

@@ -160,18 +160,32 @@ class Wal:
             else:
                 self._commit(flush, file, position, head, crc)
 
-    async def sync(self) -> None:
-        """Makes everything committed so far durable: with page-cache durability that is not so by itself."""
+    async def sync(self) -> bool:
+        """Makes everything committed so far durable: with page-cache durability that is not so by itself.
+
+        Returns whether it is: not while a file whose sync failed is in use, since syncing it again proves nothing. Such
+        a file is not written to any more, and forgotten once all of it was written behind. Raises Unavailable when a
+        sync fails now; the other files were synced.
+        """
         async with self._sync_lock:  # whoever returns from here knows that also what others had begun is done
             files, self._unsynced = self._unsynced, []
             sequence = self._sequence
+            failure: Unavailable | None = None
             try:
-                for file in files:
-                    await self._files.sync(file)
+                while files:
+                    try:
+                        await self._files.sync(files[0])
+                    except Unavailable as error:
+                        files[0].is_doubtful, failure = True, error
+                    del files[0]
             except BaseException:  # a cancellation, too: the clean stop that follows syncs them
                 self._unsynced = list({*files, *self._unsynced})
                 raise
-            self._durable_through = max(self._durable_through, sequence)
+            certain = [file.first_sequence - 1 for file in self._files.live if file.is_doubtful]
+            self._durable_through = max(self._durable_through, min([sequence, *certain]))
+            if failure is not None:
+                raise failure
+            return self._durable_through >= sequence
 
     @property
     def next_link(self) -> tuple[int, int]:
@@ -245,7 +259,7 @@ class Wal:
         tried: list[tuple[WalFile, int]] = []
         while True:
             file = self._file
-            if file is None or file.end_position + total_bytes > file.size_bytes:
+            if file is None or file.is_doubtful or file.end_position + total_bytes > file.size_bytes:
                 try:
                     file = await self._roll(total_bytes)
                 except BytemqError:
@@ -291,7 +305,7 @@ class Wal:
             await self.sync()
         except BytemqError as error:
             log.error("the write-ahead log could not be synced", file=file.file.name, reason=str(error))
-        if file not in self._unsynced:
+        if file not in self._unsynced and not file.is_doubtful:
             await self._files.write_index(file)
 
     async def _erase(self, tried: Sequence[tuple[WalFile, int]]) -> None:
@@ -307,7 +321,7 @@ class Wal:
         self._sequence += 1
         if self._synced:
             self._durable_through = self._sequence
-        elif file not in self._unsynced:
+        elif file not in self._unsynced and not file.is_doubtful:
             self._unsynced.append(file)
         if not file.heads:
             file.first_sequence, file.first_link = self._sequence, self._previous_crc

@@ -38,6 +38,7 @@ class WalFile(SharedFile):
         "first_link",
         "first_sequence",
         "heads",
+        "is_doubtful",
         "number",
         "ordinal",
         "session_id",
@@ -57,6 +58,8 @@ class WalFile(SharedFile):
         """Where the next flush goes."""
         self.heads: list[tuple[int, bytes]] = []
         """(position, head) of the flushes in it, until its index is written."""
+        self.is_doubtful = False
+        """Whether a sync of it has failed: the kernel may have dropped what was written, and not say so again."""
 
     @property
     def writable(self) -> AppendFile:

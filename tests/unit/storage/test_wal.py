@@ -9,6 +9,7 @@ import pytest
 
 from bytemq.errors import BytemqError, Full, Invalid, Unavailable
 from bytemq.storage.interface import Buffer
+from bytemq.storage.manifest import PartitionSnapshot
 from tests.support.log_workload import until
 from tests.support.power_cut_store import MemoryFile
 from tests.unit.storage.bench import Bench, batch_at, content
@@ -230,6 +231,60 @@ async def test_page_cache__acknowledges_before_the_sync_and_survives_a_kill(benc
     await bench.kill()
     await bench.start("page-cache")
     assert await content(await bench.log()) == data
+
+
+async def test_page_cache__a_file_whose_sync_failed_is_never_called_durable(bench: Bench) -> None:
+    storage = await bench.start("page-cache", wal_sync_interval_ms=1 << 30)
+    log = await bench.log()
+    await bench.write(log, b"dropped by the kernel")
+    _fail(bench, "sync", [Unavailable("I/O error")])
+    with pytest.raises(Unavailable):
+        await storage._wal.sync()
+    abandoned = bench.names(".log")[0]
+    before = bytes(bench.store.content(abandoned))
+    assert not await storage._wal.sync(), "the kernel says that all is well; it is not"
+    for _ in range(3):
+        await bench.write(log, b"elsewhere")
+        assert not await storage._wal.sync()
+    assert before == bytes(bench.store.content(abandoned)), "nothing is written to it any more"
+    assert storage._wal._durable_through == 0, "nothing in it, and nothing after it"
+
+
+async def test_page_cache__what_a_failed_sync_lost_is_a_torn_tail_after_a_power_cut(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = await bench.start("page-cache", wal_sync_interval_ms=1 << 30)
+    log = await bench.log()
+    data = await bench.write(log, b"durable")
+    await storage._wal.sync()
+    await bench.write(log, b"dropped by the kernel")
+    _fail(bench, "sync", [Unavailable("I/O error")])
+    with pytest.raises(Unavailable):
+        await storage._wal.sync()
+    for _ in range(3):
+        await bench.write(log, b"after it")
+        await storage._wal.sync()
+    await bench.kill(power_cut=True)
+    await bench.start("page-cache")
+    assert (await content(await bench.log())).startswith(data)
+    assert "is damaged" not in caplog.text
+
+
+async def test_page_cache__a_failed_sync_holds_snapshots_back_until_its_file_is_released(bench: Bench) -> None:
+    storage = await bench.start("page-cache", wal_sync_interval_ms=1 << 30)
+    log = await bench.log()
+    log.snapshot_source = lambda: PartitionSnapshot(log.end_offset, [(1, 0)], [])
+    data = await bench.write(log, b"one")
+    _fail(bench, "sync", [Unavailable("I/O error")])
+    with pytest.raises(Unavailable):
+        await storage._wal.sync()
+    data += await bench.write(log, b"two")
+    await storage.checkpoint()
+    assert (log.manifest.end_offset, log.stored.snapshot_offset) == (2, -1)
+    data += await bench.write(log, b"three")
+    await storage.checkpoint()
+    assert (log.manifest.end_offset, log.stored.snapshot_offset) == (3, 3)
+    assert await content(log) == data
 
 
 async def test_files__are_used_again_when_nothing_in_them_is_needed(bench: Bench) -> None:
