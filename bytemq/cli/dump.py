@@ -30,10 +30,15 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from bytemq.storage.dump import dump
+    from bytemq.storage.verify import require_readable
 
+    checked: set[Path] = set()
     for path in options.files:
         if not path.is_file():
             raise Failed(f"there is no file {path}")
+        if path.parent not in checked:
+            require_readable(path)
+            checked.add(path.parent)
         if len(options.files) > 1:
             print(f"== {path}")
         for line in dump(path):

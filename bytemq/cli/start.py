@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytemq.cli.options import Commands
+from bytemq.cli.options import BOOTSTRAP_VARIABLE, Commands
 
 if TYPE_CHECKING:
     from bytemq.config import BrokerConfig
@@ -66,12 +66,15 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from bytemq.cli.serve import serve
+    from bytemq.config.sources import unknown_variables
     from bytemq.runtime.logging import configure
 
     config = node_config(options)
     configure(level=config.bytemq_log_level, log_format="json" if config.bytemq_log_format == "json" else "logfmt")
     for name in config.unknown:
         print(f"bytemq: the setting {name} is not known and has no effect", file=sys.stderr)
+    if variables := unknown_variables(os.environ, (BOOTSTRAP_VARIABLE,)):
+        print(f"bytemq: no setting is known for {', '.join(variables)} in the environment", file=sys.stderr)
     return serve(config)
 
 

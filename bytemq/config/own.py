@@ -115,7 +115,7 @@ OWN_BROKER_SETTINGS = (
         ConfigType.STRING,
         "info",
         "Level of the node's own log; changed at run time by `bytemq log-level` or as a broker logger.",
-        _one_of("debug", "info", "warning", "error"),
+        _one_of("debug", "info", "warn", "warning", "error"),
     ),
     _size(
         "bytemq.request.memory.bytes", 256 * _MIB, _MIB, "Most memory of requests being received and not yet answered."

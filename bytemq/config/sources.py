@@ -36,6 +36,12 @@ def configs_of_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {names[variable]: value for variable, value in environment.items() if variable in names}
 
 
+def unknown_variables(environment: Mapping[str, str], others: Iterable[str] = ()) -> list[str]:
+    """Variables with our prefix that name no config and are not one of the `others` that the program reads."""
+    known = {*map(environment_name, broker_definitions()), *others}
+    return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+
+
 def environment_name(config_name: str) -> str:
     return ENVIRONMENT_PREFIX + config_name.removeprefix("bytemq.").replace(".", "_").upper()
 

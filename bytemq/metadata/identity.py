@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from bytemq.errors import Invalid, Unavailable
 from bytemq.metadata import keys, values
-from bytemq.metadata.store import Compare, MetadataStore, Put
+from bytemq.metadata.store import Compare, KeyValue, MetadataStore, Put
 from bytemq.types import format_topic_id
 
 FEATURE_LEVEL = 1
@@ -23,11 +23,7 @@ async def ensure_identity(store: MetadataStore, random_bytes: Callable[[int], by
     """
     for _ in range(2):
         level = await store.get(keys.FEATURE_LEVEL)
-        if level is not None and values.decode_number(level.value) > FEATURE_LEVEL:
-            raise Invalid(
-                f"this data was written by a newer version of bytemq (feature level {level.value.decode()}, "
-                f"this version knows {FEATURE_LEVEL}). Start it with that version or a later one."
-            )
+        require_known_level(level)
         identity = await store.get(keys.IDENTITY)
         if identity is not None:
             return identity.value.decode()
@@ -42,6 +38,15 @@ async def ensure_identity(store: MetadataStore, random_bytes: Callable[[int], by
         if created.succeeded:
             return cluster_id
     raise Unavailable("the metadata store lost its cluster id while it was read; start again")
+
+
+def require_known_level(level: KeyValue | None) -> None:
+    """Raises Invalid when `level`, the entry of keys.FEATURE_LEVEL, is above ours: then nothing else may be read."""
+    if level is not None and values.decode_number(level.value) > FEATURE_LEVEL:
+        raise Invalid(
+            f"this data was written by a newer version of bytemq (feature level {level.value.decode()}, "
+            f"this version knows {FEATURE_LEVEL}). Use that version or a later one."
+        )
 
 
 def _random_uuid(random_bytes: Callable[[int], bytes]) -> str:

@@ -16,7 +16,14 @@ from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
 LogFormat = Literal["logfmt", "json"]
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+"""Kafka says warn; `levels` says warning."""
 MAX_FIELD_CHARS = 200
 _ROOT = "bytemq"
 

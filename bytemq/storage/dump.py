@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from bytemq.errors import Corrupt
+from bytemq.errors import Corrupt, Invalid
 from bytemq.protocol.records.batch import RecordBatch, parse_header
 from bytemq.storage.batch_walk import batch_at, crc_matches
 from bytemq.storage.format import MAGIC as FLUSH_MAGIC
@@ -22,7 +22,7 @@ from bytemq.types import format_topic_id
 
 
 def dump(path: str | os.PathLike[str]) -> Iterator[str]:
-    """The lines that describe the file `path`, found out by its name and content."""
+    """The lines that describe the file `path`, found out by its name and content. Raises Invalid for other files."""
     file = Path(path)
     view = memoryview(file.read_bytes())
     if file.suffix == ".snapshot":
@@ -31,6 +31,8 @@ def dump(path: str | os.PathLike[str]) -> Iterator[str]:
         return _dump_index(file.name, bytes(view))
     if view[:4] == FLUSH_MAGIC:
         return _dump_flushes(view)
+    if file.suffix != ".log":
+        raise Invalid(f"{file} is no file of the log: those end in .log, .index or .snapshot")
     if not any(view[:64]):
         return iter(["empty: no flush was written to this file yet"])
     return _dump_segment(view)

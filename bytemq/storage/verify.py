@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from bytemq.errors import BytemqError, Corrupt
+from bytemq.errors import BytemqError, Corrupt, Invalid
 from bytemq.metadata import keys
 from bytemq.metadata.database import Database
+from bytemq.metadata.identity import require_known_level
 from bytemq.storage.batch_walk import walk
 from bytemq.storage.manifest import SegmentInfo, contradictions
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, decode_snapshot, directory_of
@@ -47,7 +48,7 @@ class Finding(NamedTuple):
 
 
 def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
-    """Everything that is wrong in the data folder `path`, as it is found."""
+    """Everything that is wrong in the data folder `path`, as it is found. Raises Invalid for a newer version's data."""
     root = Path(path)
     if not (root / DATABASE).is_file():
         yield Finding(DATABASE, "is missing: this is no data folder")
@@ -57,10 +58,13 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
     named: set[str] = set()
     try:
         with _metadata(root) as database:
+            require_known_level(database.get(keys.FEATURE_LEVEL))
             yield from _decode_metadata(database, manifests, tails)
             newest = newest_session(path.name for path in (root / "wal").glob("*"))
             if newest > database.revision:
                 yield Finding(DATABASE, f"is older than the files of session {newest} in wal/")
+    except Invalid:
+        raise
     except BytemqError as error:
         yield Finding(DATABASE, str(error))
         return
@@ -75,6 +79,15 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
             name = found.relative_to(root).as_posix()
             if found.is_file() and name not in named and not name.startswith(SPARE_PREFIX):
                 yield Finding(name, "nothing refers to this file; the next start removes it", is_leftover=True)
+
+
+def require_readable(path: str | os.PathLike[str]) -> None:
+    """Raises Invalid when the file `path` is in a data folder whose formats may be newer than this version's."""
+    for folder in Path(path).resolve().parents:
+        if (folder / DATABASE).is_file():
+            with _metadata(folder) as database:
+                require_known_level(database.get(keys.FEATURE_LEVEL))
+            return
 
 
 @contextmanager

@@ -12,7 +12,13 @@ from bytemq.config import BrokerConfig, Endpoint, InvalidConfig
 from bytemq.config.listeners import parse_endpoint, parse_listeners
 from bytemq.config.own import OWN_BROKER_SETTINGS
 from bytemq.config.properties import parse_properties
-from bytemq.config.sources import configs_of_environment, configs_of_flags, environment_name, read_config_file
+from bytemq.config.sources import (
+    configs_of_environment,
+    configs_of_flags,
+    environment_name,
+    read_config_file,
+    unknown_variables,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +92,7 @@ def test_environment__has_a_variable_for_every_setting() -> None:
         "bytemq.data.dir": "/d",
         "wal.file.bytes": "9",
     }
+    assert unknown_variables({**environment, "PATH": "/", "BYTEMQ_MINE": "x"}, ["BYTEMQ_MINE"]) == ["BYTEMQ_OTHER"]
     names = [environment_name(setting.name) for setting in OWN_BROKER_SETTINGS]
     assert len(set(names)) == len(names)
 
