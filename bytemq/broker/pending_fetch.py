@@ -4,7 +4,7 @@ Owns the life of a long poll and the memory of what was read for it. What a part
 business, what a session holds fetch_sessions'. A fetch whose batches are in memory is answered without a task or timer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
 from bytemq.broker.context import Broker
@@ -55,6 +55,7 @@ class PendingFetch:
         "_open_errors",
         "_openings",
         "_refuses_all",
+        "_sizes",
         "_starved",
         "_timer",
         "_total_bytes",
@@ -72,6 +73,7 @@ class PendingFetch:
         self._max_wait_s = request.max_wait_ms / 1000
         self._refuses_all = request.replica_id >= 0  # no broker is a replica of another, nor of itself
         self._answers: Answers = []
+        self._sizes: list[tuple[str, int]] = []  # of what the answers hold, by topic
         self._total_bytes = 0
         self._must_answer = False
         self._granted_bytes = 0
@@ -155,8 +157,7 @@ class PendingFetch:
 
     def _read(self) -> None:
         """Reads what is in memory; leaves the rest to a task when a file has to be waited for, or when it is much."""
-        self._answers = []
-        self._total_bytes = 0
+        self._forget()
         left = self._granted_bytes
         for position, wanted in enumerate(self._context.wanted):
             partition = self._find(wanted)
@@ -165,7 +166,7 @@ class PendingFetch:
                 continue
             fetched = self._read_cached(wanted, partition, min(wanted.max_bytes, left))
             if fetched is None:
-                self._broker.supervisor.start("fetch", self._read_files(position))
+                self._broker.supervisor.start("fetch", self._guarded(self._read_files(position)))
                 return
             self._add(wanted, partition, fetched)
             left = max(0, left - fetched.size_bytes)
@@ -187,6 +188,15 @@ class PendingFetch:
     def _fits_the_loop(self, wanted: WantedPartition, partition: Partition) -> bool:
         available = partition.available_bytes(wanted.fetch_offset, self._isolation)
         return self._total_bytes + available <= LOOP_READ_BYTES
+
+    async def _guarded(self, reading: Awaitable[None]) -> None:
+        """Whatever a reading task raises, its memory goes back and the client is not left waiting."""
+        try:
+            await reading
+        except Exception:
+            self._settle_memory(0)
+            self._exchange.hang_up("internal error")
+            raise
 
     async def _read_files(self, first: int) -> None:
         """Goes on where a read would have blocked."""
@@ -241,14 +251,19 @@ class PendingFetch:
         self._total_bytes += size_bytes
         answer = PartitionData(wanted.index, 0, high_watermark, last_stable_offset, log_start_offset, buffers, aborted)
         self._answers.append((wanted, answer))
-        if size_bytes and not self._waits:
-            self._broker.traffic.count_out(partition.topic, size_bytes)
+        if size_bytes:
+            self._sizes.append((partition.topic, size_bytes))
+
+    def _forget(self) -> None:
+        """What was read so far is not what is answered."""
+        self._answers, self._sizes = [], []
+        self._total_bytes = 0
 
     def _read_all(self) -> None:
         """Every partition was looked at: answer, or wait for more."""
         if self._must_wait:
             self._settle_memory(0)
-            self._answers = []
+            self._forget()
             self._wait()
         else:
             self._settle_memory(self._total_bytes)
@@ -322,6 +337,8 @@ class PendingFetch:
     def _answer(self) -> None:
         exchange, broker = self._exchange, self._broker
         exchange.response_reserved_bytes, self._granted_bytes = self._granted_bytes, 0
+        for topic, size_bytes in self._sizes:
+            broker.traffic.count_out(topic, size_bytes)
         error, session_id, answers = self._context.finish(self._answers, broker.clock.wall_ms())
         endpoints: Sequence[NodeEndpoint] = ()
         if self._must_answer and exchange.api_version >= LEADER_HINTS_FROM:

@@ -49,11 +49,10 @@ class WideFetch(PendingFetch):
 
     def _read(self) -> None:
         self._passing = True
-        self._broker.supervisor.start("wide fetch", self._read_in_slices())
+        self._broker.supervisor.start("wide fetch", self._guarded(self._read_in_slices()))
 
     async def _read_in_slices(self) -> None:
-        self._answers = []
-        self._total_bytes = 0
+        self._forget()
         turns, exchange = self._broker.turns, self._exchange
         try:
             for position, wanted in enumerate(self._context.wanted):

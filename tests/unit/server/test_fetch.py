@@ -275,6 +275,42 @@ async def test_fetch__copies_little_on_the_event_loop(monkeypatch: pytest.Monkey
         assert max(copied_on_the_loop) < 1500
 
 
+async def test_fetch__counts_what_it_answers_once() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client, batches=1)
+        at_once = await fetch(client, request(max_wait_ms=1000))
+        batch_bytes = len(at_once.responses[0].partitions[0].records)
+        assert cluster.broker.traffic.bytes_out["events"].value == batch_bytes
+        waiting = asyncio.create_task(fetch(client, request(max_wait_ms=60_000, min_bytes=batch_bytes + 1)))
+        writer = await running.connect()
+        await asyncio.sleep(0)
+        await produce(writer, "events", b"x" * 1000)
+        assert offsets(await waiting) == [[0, 1]]
+        assert cluster.broker.traffic.bytes_out["events"].value == 3 * batch_bytes
+
+
+async def test_fetch__whose_reading_crashes_closes_the_connection_and_keeps_no_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        files = next(cluster.broker.partitions.open_partitions())._files
+        files.cached = False  # type: ignore[attr-defined]
+
+        async def crash(*_: Any, **__: Any) -> Any:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(files, "read", crash)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await fetch(client, request())
+        await eventually(lambda: cluster.broker.response_memory.used_bytes == 0)
+        assert cluster.broker.supervisor.crashes == {"fetch": 1}
+
+
 async def test_fetch__unreadable_bytes_are_an_error_of_the_partition() -> None:
     cluster = make_cluster()
     async with serving(cluster) as running:
