@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bytemq.cli.group_offsets import add_group_names, committed_offsets, described, group_names, listed_offsets
 from bytemq.cli.options import Commands, Failed, add_json_option, add_server_options
 from bytemq.cli.output import show
 
@@ -41,8 +42,6 @@ class Bounds(NamedTuple):
 
 
 def add_parser(actions: Commands) -> None:
-    from bytemq.cli.group import add_group_names
-
     parser = actions.add_parser(
         "reset-offsets", help="set committed offsets", description=_DESCRIPTION, epilog=_EXAMPLES
     )
@@ -73,7 +72,6 @@ def add_parser(actions: Commands) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from bytemq.cli.client import admin_client
-    from bytemq.cli.group import described, group_names
 
     names = group_names(options)
     if bool(options.topic) == options.all_topics:
@@ -102,8 +100,6 @@ def run(options: argparse.Namespace) -> None:
 
 def described_or_new(client: AdminClient, name: str) -> str:
     """State of the group; a group that does not exist gets its first offsets by being reset."""
-    from bytemq.cli.group import described
-
     try:
         state: str = described(client, name).state.name
     except Failed:
@@ -134,8 +130,6 @@ def _new_offsets(
     client: AdminClient, name: str, options: argparse.Namespace, timestamp_ms: int | None
 ) -> dict[Partition, int]:
     from confluent_kafka.admin import OffsetSpec
-
-    from bytemq.cli.group import committed_offsets, listed_offsets
 
     committed = committed_offsets(client, name)
     partitions = sorted(committed) if options.all_topics else _named_partitions(client, options.topic)
