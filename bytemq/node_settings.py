@@ -35,7 +35,6 @@ def server_limits(config: BrokerConfig) -> ServerLimits:
     return ServerLimits(
         request_max_bytes=config.socket_request_max_bytes,
         request_memory_bytes=config.bytemq_request_memory_bytes,
-        response_memory_bytes=config.bytemq_response_memory_bytes,
         max_connections=config.max_connections,
         max_connections_per_ip=config.max_connections_per_ip,
         max_connections_per_ip_overrides=_overrides(config.max_connections_per_ip_overrides),

@@ -34,6 +34,10 @@ def register(broker: Broker) -> None:
         lambda: _lags(broker),
     )
     metrics.gauge("bytemq_group_offsets", "Committed offsets held in memory", lambda: groups.offset_count)
+    metrics.gauge("bytemq_group_membership_bytes", "Memory of groups' members", lambda: groups.membership_bytes)
+    metrics.gauge(
+        "bytemq_group_damaged_records", "Records left out when groups were loaded", lambda: groups.damaged_records
+    )
     metrics.gauge("bytemq_coordinators_loading", "Group coordinators being loaded", lambda: groups.loading_count)
     metrics.gauge("bytemq_wal_bytes", "Bytes of WAL files in use", lambda: storage.wal_bytes)
     metrics.gauge("bytemq_wal_pending_bytes", "Bytes appended and not yet durable", lambda: storage.pending_bytes)

@@ -34,8 +34,6 @@ class ServerLimits:
     """socket.request.max.bytes"""
     request_memory_bytes: int = 256 * 1024 * 1024
     """Requests received or being received, all connections together. One request may exceed it at a time."""
-    response_memory_bytes: int = 256 * 1024 * 1024
-    """Record batches read for Fetch and not yet sent, all connections together."""
     max_connections: int = 2**31 - 1
     max_connections_per_ip: int = 2**31 - 1
     max_connections_per_ip_overrides: tuple[tuple[str, int], ...] = ()

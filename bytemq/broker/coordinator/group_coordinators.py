@@ -152,6 +152,11 @@ class GroupCoordinators:
         return sum(runtime.machine.store.count for runtime in self._shards.values())
 
     @property
+    def damaged_records(self) -> int:
+        """Records of __consumer_offsets that loading left out because they make no sense."""
+        return sum(runtime.machine.damaged_records for runtime in self._shards.values())
+
+    @property
     def membership_bytes(self) -> int:
         """What members keep in memory, see MembershipMemory."""
         return self._memory.used_bytes
