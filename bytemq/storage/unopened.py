@@ -1,4 +1,4 @@
-"""What is known of a log that nobody has opened: its segments, from the manifest as it is stored. Pure.
+"""What is known of a log that nobody has opened: its segments, from the manifest as it is stored.
 
 Owns: this question alone, so that work over thousands of idle logs (retention) opens none of them. Must not: keep what
 it decoded, or publish anything.
