@@ -73,13 +73,14 @@ class Ending:
         return Outcome(EndTxnResponse())
 
     def fence(self, transactional_id: str, response: R) -> Outcome[R]:
-        """Aborts the open transaction under an epoch that no client had. CONCURRENT_TRANSACTIONS where a step is on
-        its way.
+        """Aborts the open transaction; the bump that every end of version 2 has is what fences its producer, and once
+        is enough: asking with the epoch before, that producer may go on. CONCURRENT_TRANSACTIONS where a step is on its
+        way.
         """
         entry, current = self._environment.known(transactional_id)
         if entry.pending is not None:
             raise KafkaError(ErrorCode.CONCURRENT_TRANSACTIONS)
-        aborted = current.fenced().prepared(False, BROKER_VERSION, NO_PRODUCER_ID, self._environment.wall_ms())
+        aborted = current.prepared(False, BROKER_VERSION, NO_PRODUCER_ID, self._environment.wall_ms())
         return self._decided(transactional_id, aborted, response)
 
     # -- what follows

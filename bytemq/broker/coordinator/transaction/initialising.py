@@ -1,8 +1,8 @@
 """InitProducerId of a transactional producer: its id and epoch, and the end of whoever had them before.
 
 KIP-98; KIP-360: a producer that says which id and epoch it has goes on after an error without being fenced by itself,
-and hears the same answer when it has to ask twice. An open transaction is aborted first, by an epoch that no client
-ever has; the client is told CONCURRENT_TRANSACTIONS meanwhile and asks again.
+and hears the same answer when it has to ask twice. An open transaction is aborted first, with a bump of the epoch; the
+client is told CONCURRENT_TRANSACTIONS meanwhile and asks again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bytemq.broker.coordinator.transaction.records import TransactionRecord
 from bytemq.broker.coordinator.transaction.states import PREPARED, TransactionState
 from bytemq.broker.coordinator.transaction.transaction import (
     LAST_CLIENT_EPOCH,
+    MAX_EPOCH,
     NO_EPOCH,
     NO_TIMEOUT_MS,
     Transaction,
@@ -75,10 +76,10 @@ class Initialising:
                 error_code=ErrorCode.CONCURRENT_TRANSACTIONS, producer_id=-1, producer_epoch=-1
             )
             return self._ending.fence(transactional_id, ask_again)
-        if current.is_epoch_exhausted and expected in (None, (current.producer_id, current.producer_epoch)):
+        if _takes_new_id(current, expected):
             if new_producer_id is None:
                 raise NeedsProducerId
-            last_epoch = NO_EPOCH if expected is None else current.producer_epoch
+            last_epoch = NO_EPOCH if expected is None else expected.producer_epoch
             return self._begin(transactional_id, current, new_producer_id, 0, last_epoch, timeout_ms)
         epoch, last_epoch = _next_epoch(current, None if expected is None else expected.producer_epoch)
         return self._begin(transactional_id, current, current.producer_id, epoch, last_epoch, timeout_ms)
@@ -121,6 +122,18 @@ def _check_producer_id(current: Transaction, expected: ProducerIdentity) -> None
     is_before = expected.producer_id == current.previous_producer_id
     if not (is_before and expected.producer_epoch >= LAST_CLIENT_EPOCH):
         raise KafkaError(ErrorCode.PRODUCER_FENCED)
+
+
+def _takes_new_id(current: Transaction, expected: ProducerIdentity | None) -> bool:
+    """The epochs are used up. The largest is only to fence with: who had the one before gets a new id, too."""
+    if not current.is_epoch_exhausted:
+        return False
+    had = (
+        {current.producer_epoch, current.last_epoch}
+        if current.producer_epoch == MAX_EPOCH
+        else {current.producer_epoch}
+    )
+    return expected is None or (expected.producer_id == current.producer_id and expected.producer_epoch in had)
 
 
 def _next_epoch(current: Transaction, expected_epoch: int | None) -> tuple[int, int]:

@@ -82,10 +82,6 @@ class Transaction(NamedTuple):
             client_version=client_version,
         )
 
-    def fenced(self) -> Transaction:
-        """With an epoch that no client ever had. Only to be ended from there."""
-        return self._replace(producer_epoch=min(self.producer_epoch + 1, MAX_EPOCH), last_epoch=NO_EPOCH)
-
     def prepared(self, commit: bool, client_version: int, next_producer_id: int, now_ms: int) -> Transaction:
         """Decided: from here on there is no way but to the markers."""
         bumps = client_version >= EPOCH_BUMP_VERSION

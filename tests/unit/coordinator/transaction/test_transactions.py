@@ -164,13 +164,13 @@ def test_init__a_second_producer_fences_the_first() -> None:
     first = world.producer()
     world.add(first, A)
     assert code_of(world.init) is Code.CONCURRENT_TRANSACTIONS  # aborts what is open
-    assert world.seen() == ("PrepareAbort", 0, 2)  # bumped by the fence and by the end
+    assert world.seen() == ("PrepareAbort", 0, 1)  # the end bumps, and so fences
     assert code_of(lambda: world.end(first)) is Code.PRODUCER_FENCED
     assert code_of(world.init) is Code.CONCURRENT_TRANSACTIONS
     sent = only(world.write_markers())
-    assert (sent.committed, sent.producer_epoch) == (False, 2)
+    assert (sent.committed, sent.producer_epoch) == (False, 1)
     second = world.producer()
-    assert second.producer_epoch == 3
+    assert second.producer_epoch == 2
     assert code_of(lambda: world.add(first, A)) is Code.PRODUCER_FENCED
 
 
@@ -184,6 +184,27 @@ def test_init__a_producer_that_knows_its_epoch_goes_on_and_may_ask_twice() -> No
     world.init()  # another instance
     assert code_of(lambda: world.init(writer.producer_id, 1)) is Code.PRODUCER_FENCED
     assert code_of(lambda: world.init(77, 0)) is Code.PRODUCER_FENCED
+
+
+def test_init__after_an_abort_by_the_broker_its_producer_goes_on_with_the_epoch_of_that() -> None:
+    world = TransactionWorld()
+    writer = world.producer(timeout_ms=5_000)
+    world.add(writer, A, version=2)
+    world.advance(5_002)
+    world.write_markers()
+    answer = world.init(writer.producer_id, writer.producer_epoch)
+    assert (answer.error_code, answer.producer_epoch) == (0, 1)
+
+
+def test_init__nobody_gets_the_epoch_that_only_fences() -> None:
+    world = TransactionWorld()
+    writer = exhausted(world)
+    world.add(writer, A)
+    assert code_of(world.init) is Code.CONCURRENT_TRANSACTIONS
+    world.write_markers()
+    assert world.state.producer_epoch == LAST_CLIENT_EPOCH + 1
+    answer = world.init(writer.producer_id, writer.producer_epoch)
+    assert (answer.producer_id, answer.producer_epoch) == (FIRST_PRODUCER_ID + 1, 0)
 
 
 def test_init__an_id_whose_epochs_are_used_up_is_replaced() -> None:
@@ -245,7 +266,7 @@ def test_completion__is_tried_again_until_it_is_durable() -> None:
     assert world.seen() == ("CompleteCommit", 0, 0)
 
 
-def test_time_out__aborts_under_an_epoch_that_nobody_has() -> None:
+def test_time_out__aborts_under_the_next_epoch() -> None:
     world = TransactionWorld()
     writer = world.producer(timeout_ms=5_000)
     world.add(writer, A)
@@ -254,11 +275,11 @@ def test_time_out__aborts_under_an_epoch_that_nobody_has() -> None:
     world.advance(2_000)
     assert world.seen() == ("Ongoing", 0, 0)
     world.advance(2)
-    assert world.seen() == ("PrepareAbort", 0, 2)
+    assert world.seen() == ("PrepareAbort", 0, 1)
     assert only(world.write_markers()).partitions == {A, B}
     assert code_of(lambda: world.end(writer)) is Code.PRODUCER_FENCED
     world.advance(60_000)
-    assert world.seen() == ("CompleteAbort", 0, 2)
+    assert world.seen() == ("CompleteAbort", 0, 1)
 
 
 def test_time_out__of_the_transaction_before_does_not_touch_the_next() -> None:
@@ -282,7 +303,7 @@ def test_time_out__whose_abort_fails_is_tried_again() -> None:
     world.hold = False
     assert world.seen() == ("Ongoing", 0, 0)
     world.advance(1_000)
-    assert world.seen() == ("PrepareAbort", 0, 2)
+    assert world.seen() == ("PrepareAbort", 0, 1)
 
 
 def test_restart__carries_on_what_was_decided() -> None:
@@ -307,7 +328,7 @@ def test_restart__watches_what_is_open_with_the_time_that_is_left() -> None:
     world.restart()
     assert world.seen() == ("Ongoing", 0, 0)
     world.advance(1_002)
-    assert world.seen() == ("PrepareAbort", 0, 2)
+    assert world.seen() == ("PrepareAbort", 0, 1)
 
 
 def test_marker__of_an_earlier_decision_completes_nothing() -> None:
