@@ -86,6 +86,8 @@ def _resolve(
 
 async def _commit(broker: Broker, context: RequestContext, request: TxnOffsetCommitRequest) -> TxnOffsetCommitResponse:
     """Raises KafkaError for what concerns all partitions."""
+    if not request.group_id:
+        raise KafkaError(ErrorCode.INVALID_GROUP_ID)
     shard = broker.groups.shard_of(request.group_id)
     shard.serving_machine()
     writer = Writer(request.transactional_id, request.producer_id, request.producer_epoch)

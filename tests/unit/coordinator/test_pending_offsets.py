@@ -111,6 +111,29 @@ def test_offsets__of_another_producer_stay_pending() -> None:
     assert world.fetch(require_stable=True) == (5, Code.NONE)
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_offsets__of_the_later_in_the_log_win_whoever_ends_first(restarts: bool) -> None:
+    world = World()
+    world.commit(7, 5)
+    world.commit(8, 6)
+    if restarts:
+        world.restart()
+    world.end(8, committed=True)
+    assert world.fetch(require_stable=True) == (6, Code.NONE)
+    world.end(7, committed=True)
+    assert world.fetch() == (6, Code.NONE)
+
+
+def test_offsets__of_an_aborted_transaction_win_over_nothing() -> None:
+    world = World()
+    world.commit(7, 5)
+    world.commit(8, 6)
+    world.end(8, committed=False)
+    assert world.fetch(require_stable=True) == (-1, Code.UNSTABLE_OFFSET_COMMIT)
+    world.end(7, committed=True)
+    assert world.fetch() == (5, Code.NONE)
+
+
 def test_group__made_by_an_aborted_transaction_is_gone() -> None:
     world = World()
     world.commit(7, 5)

@@ -44,10 +44,12 @@ class EndTransactionRecord(NamedTuple):
 class PendingOffsets:
     """By producer, and by what they are for."""
 
-    __slots__ = ("_holders", "_open", "_per_group")
+    __slots__ = ("_added", "_holders", "_open", "_per_group")
 
     def __init__(self) -> None:
-        self._open: dict[int, dict[Key, bytes]] = {}
+        self._open: dict[int, dict[Key, tuple[int, bytes]]] = {}
+        self._added = 0
+        """Records until now: their numbers are in the order of the log."""
         self._holders: dict[Key, set[int]] = {}
         self._per_group: dict[str, set[Key]] = {}
 
@@ -59,17 +61,22 @@ class PendingOffsets:
         if record.encoded is None:
             return
         key = record[:3]
-        self._open.setdefault(producer_id, {})[key] = record.encoded
+        self._open.setdefault(producer_id, {})[key] = self._added, record.encoded
+        self._added += 1
         self._holders.setdefault(key, set()).add(producer_id)
         self._per_group.setdefault(record.group_id, set()).add(key)
 
-    def end(self, producer_id: int) -> list[OffsetCommitRecord]:
-        """The producer's transaction has ended; its offsets, which are pending no more."""
-        ended = self._open.get(producer_id, {})
-        records = [OffsetCommitRecord(*key, encoded) for key, encoded in ended.items()]
-        for key in list(ended):
+    def end(self, producer_id: int, *, committed: bool) -> list[OffsetCommitRecord]:
+        """The producer's transaction has ended; its offsets, which are pending no more. Once committed they win over
+        what others wrote before them in the log, whenever these end.
+        """
+        ended = dict(self._open.get(producer_id, {}))
+        for key, (number, _) in ended.items():
             self._remove(producer_id, key)
-        return records
+            for other in list(self._holders.get(key, ())) if committed else ():
+                if self._open[other][key][0] < number:
+                    self._remove(other, key)
+        return [OffsetCommitRecord(*key, encoded) for key, (_, encoded) in ended.items()]
 
     def supersede(self, record: OffsetCommitRecord) -> None:
         """The same offset was committed or deleted without a transaction, later in the log."""

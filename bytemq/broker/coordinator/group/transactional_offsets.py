@@ -84,7 +84,7 @@ class TransactionalOffsets:
 
     def replay_end(self, producer_id: int, marker: EndTransactionMarker) -> None:
         """A marker is durable: the producer's pending offsets count from now on, or never did."""
-        for record in self._pending.end(producer_id):
+        for record in self._pending.end(producer_id, committed=marker.committed):
             if marker.committed:
                 self._store.apply(record)
                 if record.group_id not in self._environment.groups:
