@@ -75,7 +75,8 @@ class Producer(NamedTuple):
 
     @property
     def last_timestamp_ms(self) -> int:
-        return self.batches[-1].timestamp_ms if self.batches else -1
+        """Of its last batch; of its last marker where nothing of its epoch has come yet."""
+        return self.batches[-1].timestamp_ms if self.batches else self.last_seen_ms
 
 
 class ProducerTable:

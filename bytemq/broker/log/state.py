@@ -88,9 +88,11 @@ class LogState(Generic[Answer]):
 
     @property
     def last_stable_offset(self) -> int:
-        """What read_committed may see: below the first offset of the oldest open transaction."""
+        """What read_committed may see: below the first offset of the oldest open transaction, or of what DeleteRecords
+        left of it.
+        """
         first_open = self.producers.transactions.first_open_offset()
-        return self.high_watermark if first_open is None else min(first_open, self.high_watermark)
+        return self.high_watermark if first_open is None else max(first_open, self.log_start_offset)
 
     @property
     def committed_records(self) -> int:

@@ -40,7 +40,7 @@ def write(log: Log, sequence: int, *, producer_id: int = 7, **options: Any) -> i
 
 def end(log: Log, marker: EndTransactionMarker, *, producer_id: int = 7, producer_epoch: int = 0) -> ErrorCode:
     payload = end_transaction_batch(marker, producer_id=producer_id, producer_epoch=producer_epoch, timestamp_ms=NOW_MS)
-    return log.append(payload, origin=COORDINATOR, urgent=True).error
+    return log.append(payload, origin=COORDINATOR).error
 
 
 def aborted(log: Log, offset: int = 0) -> list[tuple[int, int]] | None:
@@ -59,6 +59,15 @@ async def test_last_stable_offset__waits_for_the_oldest_open_transaction() -> No
     assert log.partition.last_stable_offset == 2
     end(log, ABORT, producer_id=2)
     assert log.partition.last_stable_offset == log.partition.high_watermark == 5
+
+
+async def test_last_stable_offset__is_never_below_the_log_start() -> None:
+    log = await open_transactional()
+    for sequence in range(3):
+        write(log, sequence)
+    await log.partition.delete_records(2)
+    assert log.partition.last_stable_offset == 2
+    assert log.partition.high_watermark == 3
 
 
 async def test_last_stable_offset__does_not_count_a_marker_before_it_is_durable() -> None:
@@ -172,7 +181,7 @@ async def test_bumped_marker__does_not_end_the_transaction_that_began_under_its_
 
     def end_bumped(producer_epoch: int) -> ErrorCode:
         payload = end_transaction_batch(COMMIT, producer_id=7, producer_epoch=producer_epoch, timestamp_ms=NOW_MS)
-        return log.append(payload, origin=Origin.BUMPED_MARKER, urgent=True).error
+        return log.append(payload, origin=Origin.BUMPED_MARKER).error
 
     write(log, 0)
     assert end_bumped(1) is ErrorCode.NONE
