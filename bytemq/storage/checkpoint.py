@@ -365,6 +365,6 @@ class WriteBehind:
         for files in self._logs.values():
             if len(files.wal):
                 first_needed = min(first_needed, files.wal.files[0])
-        released = [file for file in self._wal_files.live if file.ordinal < first_needed]
+        released = [file for file in self._wal_files.live if file.ordinal < first_needed and not file.is_kept]
         if released:
             await self._wal_files.release(released, *self._wal.next_link)

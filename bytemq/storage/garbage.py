@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from bytemq.errors import BytemqError
+from bytemq.errors import BytemqError, Corrupt
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.interface import Store
@@ -73,16 +73,25 @@ class Garbage:
             if not wal_files.is_needed(info.name) and not wal_files.adopt_spare(info)
         ]
         live: set[str] = set()
+        unknown: set[str] = set()  # folders of logs whose manifest is damaged: any file there may be needed
         for count, (partition, (value, _)) in enumerate(list(stored.items())):
-            live.update(names_of(decode_manifest(value, directory_of(partition))))
+            directory = directory_of(partition)
+            try:
+                live.update(names_of(decode_manifest(value, directory)))
+            except Corrupt:
+                unknown.add(directory)
             if count % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
         for files in list(logs.values()):
             live.update(names_of(files.stored))
-        found.extend(name for name in listed if name not in live)
+        found.extend(name for name in listed if name not in live and _folder_of(name) not in unknown)
         if found:
             log.info("garbage of earlier sessions", count=len(found))
         return found
+
+
+def _folder_of(name: str) -> str:
+    return name[: name.rfind("/") + 1]
 
 
 def names_of(stored: StoredManifest) -> list[str]:

@@ -56,10 +56,11 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
     manifests: dict[PartitionId, StoredManifest] = {}
     tails: list[TailRecord] = []
     named: set[str] = set()
+    offline: list[str] = []
     try:
         with _metadata(root) as database:
             require_known_level(database.get(keys.FEATURE_LEVEL))
-            yield from _decode_metadata(database, manifests, tails)
+            yield from _decode_metadata(database, manifests, tails, offline)
             newest = newest_session(path.name for path in (root / "wal").glob("*"))
             if newest > database.revision:
                 yield Finding(DATABASE, f"is older than the files of session {newest} in wal/")
@@ -77,7 +78,7 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
     for folder in ("topics", "wal"):
         for found in sorted((root / folder).rglob("*")):
             name = found.relative_to(root).as_posix()
-            if found.is_file() and name not in named and not name.startswith(SPARE_PREFIX):
+            if found.is_file() and name not in named and not name.startswith((SPARE_PREFIX, *offline)):
                 yield Finding(name, "nothing refers to this file; the next start removes it", is_leftover=True)
 
 
@@ -105,15 +106,17 @@ def _metadata(root: Path) -> Iterator[Database]:
 
 
 def _decode_metadata(
-    database: Database, manifests: dict[PartitionId, StoredManifest], tails: list[TailRecord]
+    database: Database, manifests: dict[PartitionId, StoredManifest], tails: list[TailRecord], offline: list[str]
 ) -> Iterator[Finding]:
+    """`offline` gets the folders of partitions whose manifest is damaged: nobody knows which files there are needed."""
     for entry in database.range(keys.MANIFESTS).entries:
         topic, _, index = entry.key.removeprefix(keys.MANIFESTS).partition("/")
         partition = PartitionId(parse_topic_id(topic), int(index))
         try:
             manifests[partition] = decode_manifest(entry.value, directory_of(partition))
         except Corrupt as error:
-            yield Finding(entry.key, str(error))
+            offline.append(directory_of(partition))
+            yield Finding(entry.key, f"{error}; the partition is offline")
     for entry in database.range(keys.WAL_TAILS).entries:
         try:
             tails.append(decode_tail(entry.value))

@@ -39,6 +39,7 @@ class WalFile(SharedFile):
         "first_sequence",
         "heads",
         "is_doubtful",
+        "is_kept",
         "number",
         "ordinal",
         "session_id",
@@ -60,6 +61,9 @@ class WalFile(SharedFile):
         """(position, head) of the flushes in it, until its index is written."""
         self.is_doubtful = False
         """Whether a sync of it has failed: the kernel may have dropped what was written, and not say so again."""
+
+        self.is_kept = False
+        """Whether it holds what nobody can make use of at present, and must not be released by this session."""
 
     @property
     def writable(self) -> AppendFile:
@@ -123,6 +127,12 @@ class WalFiles:
         """Takes a file that recovery found."""
         self.live.append(file)
         self.by_ordinal[file.ordinal] = file
+
+    def keep(self, file: WalFile) -> None:
+        """Keeps a file of an earlier session, and those after it: recovery wants a session's files without a gap."""
+        for other in self.live:
+            if other.session_id == file.session_id and other.number >= file.number:
+                other.is_kept = True
 
     def adopt_spare(self, info: ObjectInfo) -> bool:
         """Takes a file that an earlier session had no more use for, if it is one and there is need for it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
-from bytemq.broker.log.failures import read_failure
+from bytemq.broker.log.failures import append_failure
 from bytemq.broker.log.opening import open_partition
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.retention import RetentionPolicy, could_retain_less
@@ -68,7 +68,7 @@ class Opening:
             outcome = await self._table.open_now(self)
         except BytemqError as error:
             log.error("partition could not be opened", topic=self.topic, partition=self.pid.index, reason=str(error))
-            outcome = read_failure(error)
+            outcome = append_failure(error)  # not CORRUPT_MESSAGE: no batch was read
         waiting, self._waiting = self._waiting, []
         self._task = None
         for opened in waiting:

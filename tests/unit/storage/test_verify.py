@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bytemq.metadata import keys
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.runtime.clock import SystemClock
@@ -126,6 +129,18 @@ async def test_verify__finds_missing_and_superfluous_files(folder: Path) -> None
     segment = files(folder, "topics/**/*.log")[0]
     os.rename(segment, folder / "elsewhere")
     assert any("cannot be read" in finding.problem and not finding.is_leftover for finding in verify(folder))
+
+
+async def test_verify__names_a_partition_whose_manifest_is_damaged_and_calls_none_of_its_files_a_leftover(
+    folder: Path,
+) -> None:
+    with closing(sqlite3.connect(folder / "meta.db")) as database, database:
+        ((key, value),) = database.execute("SELECT key, value FROM entries WHERE key GLOB ?", (f"{keys.MANIFESTS}*",))
+        database.execute("UPDATE entries SET value = ? WHERE key = ?", (value[:-1] + bytes([value[-1] ^ 1]), key))
+    findings = list(verify(folder))
+    assert (findings[0].name, findings[0].is_leftover) == (keys.manifest(pid(1)), False)
+    assert "offline" in findings[0].problem
+    assert not any(finding.is_leftover for finding in findings)
 
 
 async def test_verify__says_when_it_is_no_data_folder(tmp_path: Path) -> None:
