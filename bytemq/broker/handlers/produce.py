@@ -115,8 +115,10 @@ class RunningProduce:
         else:
             self._broker.traffic.count_in(found.topic, len(records))
             zstd_allowed = self._exchange.api_version >= ZSTD_FROM
-            producer = transactional_producer(records) if self._transactional_id is not None else None
-            if producer is not None and found.awaits_admission(*producer):
+            producer = transactional_producer(records)
+            if producer is not None and self._transactional_id is None:
+                done(AppendResult(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED))
+            elif producer is not None and found.awaits_admission(*producer):
                 append = partial(found.append, records, zstd_allowed=zstd_allowed)
                 self._admit((found.topic, found.pid.index), producer, append, done)
             else:

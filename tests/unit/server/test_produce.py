@@ -98,6 +98,17 @@ async def test_produce__says_what_is_wrong(
         assert (await produce(client, "events", b"still fine")).error_code == 0
 
 
+async def test_produce__a_transactional_batch_needs_a_transactional_id() -> None:
+    cluster = make_cluster()
+    await cluster.add_topic("events")
+    async with serving(cluster) as running:
+        client = await running.connect()
+        records = batch(b"v", producer_id=7, producer_epoch=0, base_sequence=0, transactional=True)
+        result = await ask(client, produce_request("events", [(0, records)]), 9)
+        assert (result.error_code, result.base_offset) == (ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, -1)
+        assert (await produce(client, "events", b"still fine")).base_offset == 0
+
+
 async def _topics(cluster: Cluster) -> None:
     await cluster.add_topic("events")
     await cluster.add_topic("__consumer_offsets")
