@@ -31,6 +31,7 @@ DROPPED = {
     "broker_epoch",
 }
 NAMED = {"session_id", "member_id", "leader"}
+UNORDERED = {"partitions"}
 NOW_SLACK_MS = 3_600_000
 SILENT_S = 3.0
 ABSENT = "<absent>"
@@ -195,10 +196,11 @@ class Subject:
         """
         kept = [value for value in values if not str(getattr(value, "name", "")).startswith("bytemq.")]
         plain = [self._plain(value, name) for value in kept]
-        return sorted(plain, key=str) if any(isinstance(value, dict) for value in plain) else plain
+        unordered = name in UNORDERED or any(isinstance(value, dict) for value in plain)
+        return sorted(plain, key=str) if unordered else plain
 
     def _plain_batch(self, found: dict[str, Any]) -> dict[str, Any]:
-        return {name: self._plain(value) for name, value in found.items()}
+        return {name: self._plain(value, name) for name, value in found.items()}
 
     def _known(self, kind: str, value: object) -> str:
         return self._names.setdefault((kind, value), f"<{kind} {sum(known == kind for known, _ in self._names) + 1}>")

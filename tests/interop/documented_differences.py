@@ -17,7 +17,11 @@ class Difference(NamedTuple):
 REPLICAS = "Any replication factor is accepted: the replicas are the store's, and tools ask for 3."
 NOT_UNKNOWN = "Where Kafka fails with UNKNOWN_SERVER_ERROR (-1), which clients take as fatal, we say what is wrong."
 CHECKSUM = "A repeated sequence with another checksum is no duplicate: Kafka 4.4.0 was seen to lose a record by this."
-NO_TRANSACTIONS = "There are no transactions yet, and so no transactional id to be authorised."
+ANSWERED = "Kafka never answers a request without any transaction; we refuse it."
+ID_CHECKED = "We ask the coordinator every time; Kafka believes any id of a producer whose transaction is open there."
+SETTLED = "What pends is settled once something later in the log has won over it, and not only when its marker comes."
+NO_PRODUCER = "A transactional batch without a producer id could never be ended or told from another."
+ABORTED_HERE = "Only aborted transactions that returned records can belong to are listed; Kafka lists some beyond them."
 HEADER_ONLY = "A batch is checked by header and CRC; records are walked only where bytemq.validate.records asks for it."
 RECORD_ERRORS = "The error and its message stand for the whole batch; the record at fault is not singled out."
 
@@ -66,12 +70,6 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
             "responses[0].partition_responses[0].base_offset: 0 -> -1",
             "responses[0].partition_responses[0].log_append_time_ms: 1700000000000 -> -1",
             "responses[0].partition_responses[0].log_start_offset: 0 -> '<absent>'",
-        ],
-    ),
-    ("produce_strange_batches", "transactional without id"): Difference(
-        NO_TRANSACTIONS,
-        [
-            "responses[0].partition_responses[0].error_code: 53 -> 48",
         ],
     ),
     ("produce_strange_batches", "max timestamp too small: what is in the log"): Difference(
@@ -234,4 +232,95 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
             "responses[0].partition_responses[0].record_errors: {'batch_index': 0} -> <absent>",
         ],
     ),
+    ("transaction_add_partitions_from_brokers", "no transactions"): Difference(
+        ANSWERED,
+        [
+            ": 'no answer' -> {'error_code': 42, 'results_by_transacti...",
+        ],
+    ),
+    ("transaction_markers", "negative producer epoch"): Difference(
+        NOT_UNKNOWN,
+        [
+            "markers[0].topics[0].partitions[0].error_code: -1 -> 42",
+        ],
+    ),
+    ("transaction_markers", "negative producer id"): Difference(
+        NOT_UNKNOWN,
+        [
+            "markers[0].topics[0].partitions[0].error_code: -1 -> 42",
+        ],
+    ),
+    ("transaction_markers", "version -1"): Difference(
+        NOT_UNKNOWN,
+        [
+            "markers[0].topics[0].partitions[0].error_code: -1 -> 42",
+        ],
+    ),
+    ("transaction_markers", "version -1 again"): Difference(
+        NOT_UNKNOWN,
+        [
+            "markers[0].topics[0].partitions[0].error_code: -1 -> 42",
+        ],
+    ),
+    ("transaction_markers", "version -1, next epoch"): Difference(
+        NOT_UNKNOWN,
+        [
+            "markers[0].topics[0].partitions[0].error_code: -1 -> 42",
+        ],
+    ),
+    ("transactional_offsets_meanwhile", "plain commit meanwhile: stable"): Difference(
+        SETTLED,
+        [
+            "topics[0].partitions[0].committed_offset: -1 -> 3",
+            "topics[0].partitions[0].error_code: 88 -> 0",
+        ],
+    ),
+    ("transactional_offsets_meanwhile", "plain commit meanwhile: stable, all"): Difference(
+        SETTLED,
+        [
+            "groups[0].topics[0].partitions[0].committed_offset: -1 -> 3",
+            "groups[0].topics[0].partitions[0].error_code: 88 -> 0",
+        ],
+    ),
+    ("transactional_offsets_meanwhile", "the other committed: stable"): Difference(
+        SETTLED,
+        [
+            "topics[0].partitions[0].committed_offset: -1 -> 30",
+            "topics[0].partitions[0].error_code: 88 -> 0",
+        ],
+    ),
+    ("transactional_offsets_meanwhile", "the other committed: stable, all"): Difference(
+        SETTLED,
+        [
+            "groups[0].topics[0].partitions[0].committed_offset: -1 -> 30",
+            "groups[0].topics[0].partitions[0].error_code: 88 -> 0",
+        ],
+    ),
+    ("transactional_reads", "second aborted: committed"): Difference(
+        ABORTED_HERE,
+        [
+            "responses[0].partitions[0].aborted_transactions: {'producer_id': '<producer_id 3>', 'firs... -> <absent>",
+        ],
+    ),
+    **{
+        ("transactional_offsets_every_version", f"v{version} {word} transactional id"): Difference(
+            ID_CHECKED,
+            [
+                f"topics[0].partitions[0].error_code: 0 -> {code}",
+            ],
+        )
+        for version in range(6)
+        for word, code in (("unknown", 49), ("empty", 42))
+    },
+    **{
+        ("transactional_produce_strange", f"v{version} transactional without producer id"): Difference(
+            NO_PRODUCER,
+            [
+                "responses[0].partition_responses[0].error_code: 0 -> 49",
+                "responses[0].partition_responses[0].base_offset: 0 -> -1",
+                "responses[0].partition_responses[0].log_start_offset: 0 -> '<absent>'",
+            ],
+        )
+        for version in (7, 9, 11, 12)
+    },
 }

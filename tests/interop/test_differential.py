@@ -1,4 +1,4 @@
-"""What Kafka 4.4.0 answers, we answer: about a thousand corner cases over raw TCP, against answers recorded from a
+"""What Kafka 4.4.0 answers, we answer: about two thousand corner cases over raw TCP, against answers recorded from a
 real Kafka.
 
 `--server kafka` checks the recording against a live Kafka, `--server kafka --record` makes it anew. The cases are in
@@ -18,7 +18,8 @@ from tests.interop.conftest import Server
 from tests.interop.differential import differences, registry, run_case
 from tests.interop.documented_differences import DIFFERENCES
 
-for area in ("admin", "fetch", "frames", "groups", "produce"):
+TRANSACTIONAL_AREAS = ("transactions", "transactional_writes", "transactional_offsets")
+for area in ("admin", "fetch", "frames", "groups", "produce", *TRANSACTIONAL_AREAS):
     importlib.import_module(f"tests.interop.differential_{area}")
 
 ANSWERS = Path(__file__).with_name("kafka_4_4_answers")

@@ -3,7 +3,8 @@ one that hangs (KIP-664).
 
 Each marker is appended to each partition by itself; the answer comes when all are durable or refused. A marker of an
 older coordinator epoch is TRANSACTION_COORDINATOR_FENCED, one of an older producer epoch INVALID_PRODUCER_EPOCH. v2
-says the transaction version, from 2 on the marker must not end a transaction of its own epoch (KIP-1228).
+says the transaction version, from 2 on the marker must not end a transaction of its own epoch (KIP-1228). Negative
+ids, epochs and versions are INVALID_REQUEST.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ async def _write(broker: Broker, asked: WritableTxnMarker) -> WritableTxnMarkerR
 
 
 async def _write_one(broker: Broker, marker: Marker, topic: str, index: int) -> WritableTxnMarkerPartitionResult:
+    if marker.producer_id < 0 or marker.producer_epoch < 0 or marker.transaction_version < 0:
+        return WritableTxnMarkerPartitionResult(index, ErrorCode.INVALID_REQUEST)
     image = broker.image.topics.get(topic)
     if image is None or not 0 <= index < len(image.partitions):
         return WritableTxnMarkerPartitionResult(index, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
