@@ -29,10 +29,8 @@ class FailingLogStorage(FakeLogStorage):
         self._flush_due: asyncio.TimerHandle | None = None
         self._flush_size = 0
 
-    def append(
-        self, log: FakeLogFiles, batches: list[RecordBatch], on_durable: OnDurable, *, urgent: bool = False
-    ) -> None:
-        super().append(log, batches, on_durable, urgent=urgent)
+    def append(self, log: FakeLogFiles, batches: list[RecordBatch], on_durable: OnDurable) -> None:
+        super().append(log, batches, on_durable)
         if self._flush_due is None and not self.crashed:
             self._start_flush()
 

@@ -24,10 +24,10 @@ Planted = Callable[[], AbstractContextManager[Any]]
 def acknowledge_before_durable() -> AbstractContextManager[Any]:
     submit = Appender._submit
 
-    def broken(self: Appender, batch: Any, done: Any, origin: Any, urgent: Any, now_ms: Any) -> None:
+    def broken(self: Appender, batch: Any, done: Any, origin: Any, now_ms: Any) -> None:
         before = self._state.end_offset
         answered: list[AppendResult] = []
-        submit(self, batch, answered.append, origin, urgent, now_ms)
+        submit(self, batch, answered.append, origin, now_ms)
         done(answered[0] if answered else AppendResult(ErrorCode.NONE, before))
 
     return patch.object(Appender, "_submit", broken)

@@ -157,7 +157,6 @@ class FakeLogStorage:
         self.open_error: BytemqError | None = None
         self.append_error: BytemqError | None = None
         self.opened = 0
-        self.urgent_appends = 0
 
     async def wait(self) -> None:
         """Where the real storage would wait for the disk; the simulation makes it take time and fail."""
@@ -169,10 +168,7 @@ class FakeLogStorage:
         self.opened += 1
         return FakeLogFiles(self, pid, self.disk.logs.setdefault(pid, StoredLog()))
 
-    def append(
-        self, log: FakeLogFiles, batches: list[RecordBatch], on_durable: OnDurable, *, urgent: bool = False
-    ) -> None:
-        self.urgent_appends += urgent
+    def append(self, log: FakeLogFiles, batches: list[RecordBatch], on_durable: OnDurable) -> None:
         kept = [StoredBatch(bytes(batch.view), batch.sent_crc) for batch in batches]
         self.in_flight.append(Flight(log, kept, on_durable))
 

@@ -75,7 +75,7 @@ class MarkerWriter:
             timestamp_ms=self._clock.wall_ms(),
         )
         origin = Origin.BUMPED_MARKER if marker.is_bumped else Origin.COORDINATOR
-        partition.append(memoryview(payload), done, origin=origin, urgent=True)
+        partition.append(memoryview(payload), done, origin=origin)
 
     def _write_to_group(self, marker: Marker, index: int, written: Written) -> None:
         envelope = Envelope(marker.producer_id, marker.producer_epoch, True, marker.is_bumped)

@@ -209,7 +209,6 @@ class ShardRuntime(Generic[M]):
                 memoryview(payload),
                 partial(self._appended, batch),
                 origin=_origin(batch.envelope),
-                urgent=True,
             )
 
     def _appended(self, batch: Batch, result: AppendResult) -> None:

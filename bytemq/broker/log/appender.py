@@ -85,7 +85,7 @@ class Appender:
         self.refusal: ErrorCode | None = None
         """What everyone is answered once this broker has stopped being the owner."""
 
-    def append(self, payload: memoryview, done: Done, origin: Origin, urgent: bool, zstd_allowed: bool) -> None:
+    def append(self, payload: memoryview, done: Done, origin: Origin, zstd_allowed: bool) -> None:
         """See `Partition.append`."""
         try:
             if self.refusal is not None:
@@ -93,9 +93,9 @@ class Appender:
             now_ms = self._services.clock.wall_ms()
             batch = self._checked(payload, origin, now_ms, zstd_allowed)
             if self._conversions or (origin is Origin.CLIENT and self.rules.must_open(batch)):
-                self._convert(batch, done, origin, urgent)
+                self._convert(batch, done, origin)
             else:
-                self._submit(batch, done, origin, urgent, now_ms)
+                self._submit(batch, done, origin, now_ms)
         except KafkaError as error:
             done(self._refused(error))
 
@@ -128,11 +128,11 @@ class Appender:
             raise KafkaError(ErrorCode.MESSAGE_TOO_LARGE)
         return batch
 
-    def _convert(self, batch: RecordBatch, done: Done, origin: Origin, urgent: bool) -> None:
+    def _convert(self, batch: RecordBatch, done: Done, origin: Origin) -> None:
         if self._conversions is None:
             self._conversions = ConversionQueue(self._services.executor, self._converted)
         rules = self.rules if origin is Origin.CLIENT and self.rules.must_open(batch) else None
-        self._conversions.add(Conversion(batch, rules, done, origin, urgent))
+        self._conversions.add(Conversion(batch, rules, done, origin))
 
     def _converted(self, conversion: Conversion) -> None:
         """The oldest conversion of the queue is finished."""
@@ -140,12 +140,12 @@ class Appender:
             if self.refusal is not None:
                 raise KafkaError(self.refusal)
             batch = conversion.result()
-            self._submit(batch, conversion.done, conversion.origin, conversion.urgent, self._services.clock.wall_ms())
+            self._submit(batch, conversion.done, conversion.origin, self._services.clock.wall_ms())
         except KafkaError as error:
             conversion.done(self._refused(error))
         self._note_quiet()
 
-    def _submit(self, batch: RecordBatch, done: Done, origin: Origin, urgent: bool, now_ms: int) -> None:
+    def _submit(self, batch: RecordBatch, done: Done, origin: Origin, now_ms: int) -> None:
         """Prepare and hand to storage. Raises KafkaError with nothing changed."""
         append_time_ms = now_ms if self.rules.log_append_time else NO_APPEND_TIME
         from_client = origin is Origin.CLIENT
@@ -174,7 +174,7 @@ class Appender:
         elif batch.timestamp_type == LOG_APPEND_TIME:  # a client's claim; the topic says otherwise
             set_max_timestamp(batch, batch.max_timestamp)
         place(batch, prepared.base_offset, self._leader_epoch)
-        self._services.storage.append(self._files, [batch], partial(self._settle, prepared), urgent=urgent)
+        self._services.storage.append(self._files, [batch], partial(self._settle, prepared))
 
     def _check_transaction(self, batch: RecordBatch) -> None:
         """A transactional batch is let in if its transaction is open here, if it is a retry, or if the guard knows of

@@ -38,7 +38,7 @@ _WORTH_A_TRIP_BYTES: Final = 4 * 1024
 class Conversion:
     """One append that waits for its turn; `rules` is None if only its turn, and nothing else, is waited for."""
 
-    __slots__ = ("_outcome", "batch", "done", "origin", "rules", "urgent")
+    __slots__ = ("_outcome", "batch", "done", "origin", "rules")
 
     def __init__(
         self,
@@ -46,13 +46,11 @@ class Conversion:
         rules: AppendRules | None,
         done: Callable[[AppendResult], None],
         origin: Origin,
-        urgent: bool,
     ) -> None:
         self.batch = batch
         self.rules = rules
         self.done = done
         self.origin = origin
-        self.urgent = urgent
         self._outcome: RecordBatch | KafkaError | None = batch if rules is None else None
 
     @property

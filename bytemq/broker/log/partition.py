@@ -140,16 +140,15 @@ class Partition:
         done: Done,
         *,
         origin: Origin = Origin.CLIENT,
-        urgent: bool = False,
         zstd_allowed: bool = True,
     ) -> None:
         """Append the one batch in `payload`, which must be writable and left alone until `done`.
 
         `done` is called exactly once with the answer: before this returns if the batch is refused or a duplicate,
-        else when it is durable. acks=1 promises no less here than acks=all. `urgent` asks storage not to gather
-        others first; `zstd_allowed` is False below Produce v7 (KIP-110).
+        else when it is durable. acks=1 promises no less here than acks=all. `zstd_allowed` is False
+        below Produce v7 (KIP-110).
         """
-        self._appender.append(payload, done, origin, urgent, zstd_allowed)
+        self._appender.append(payload, done, origin, zstd_allowed)
 
     def awaits_admission(self, producer_id: int, producer_epoch: int) -> bool:
         """Whether a transactional batch of this producer would be the first of its transaction here: the transaction

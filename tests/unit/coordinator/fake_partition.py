@@ -30,8 +30,8 @@ class FakePartition:
         self.held: list[tuple[RecordBatch, Done]] = []
         self.append_count = 0
 
-    def append(self, payload: memoryview, done: Done, *, origin: Origin, urgent: bool = False) -> None:
-        assert origin is Origin.COORDINATOR and urgent
+    def append(self, payload: memoryview, done: Done, *, origin: Origin) -> None:
+        assert origin is Origin.COORDINATOR
         self.append_count += 1
         if self.refuse is not None:
             done(AppendResult(self.refuse))

@@ -190,8 +190,7 @@ async def test_append__takes_a_batch_of_exactly_max_message_bytes() -> None:
 
 async def test_append__lets_a_coordinator_write_what_a_client_may_not() -> None:
     log = await open_log(cleanup_policy="compact")
-    assert log.append(batch(key=None), origin=COORDINATOR, urgent=True).error is ErrorCode.NONE
-    assert log.storage.urgent_appends == 1
+    assert log.append(batch(key=None), origin=COORDINATOR).error is ErrorCode.NONE
 
 
 async def test_reconfigure__holds_for_the_next_append() -> None:
