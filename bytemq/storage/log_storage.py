@@ -64,6 +64,8 @@ class LogStorage:
         self._clock = clock
         self._logs: dict[PartitionId, LogFiles] = {}
         self._stored: dict[PartitionId, tuple[bytes, int]] = {}
+        self._offline: dict[PartitionId, WalFile | None] = {}
+        """Logs whose manifest is damaged, with the first file of the write-ahead log that holds something of them."""
         segments = SegmentCache(store, config.open_files, config.chunk_bytes)
         self._garbage = Garbage(store, segments, session_id, supervisor)
         self._publisher = Publisher(store, metadata, session_id, config, self._garbage.discard, supervisor)
@@ -124,7 +126,10 @@ class LogStorage:
     # Logs.
 
     async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
-        """Publishes the owner's epoch and finds what its state is rebuilt from (`recovered`). Copies no data."""
+        """Publishes the owner's epoch and finds what its state is rebuilt from (`recovered`). Copies no data.
+
+        Raises Corrupt while its manifest is damaged: that log alone is offline. Fenced, Unavailable.
+        """
         files = self._logs.get(partition)
         if files is None:
             files = self._logs[partition] = self._load(partition)
@@ -156,7 +161,7 @@ class LogStorage:
         if files is None:
             if partition not in self._stored:
                 return
-            files = self._load(partition)
+            files = self._logs[partition] = self._load_for_deletion(partition)
         files.deleted = True
         await self._publisher.publish(files, None)
         self._logs.pop(partition, None)
@@ -232,6 +237,9 @@ class LogStorage:
             await self._recover_session(tail, revision)
         for files in self._logs.values():
             self._check_end(files)
+        for file in self._offline.values():
+            if file is not None:
+                self._wal_files.keep(file)
         await self._wal_files.publish_tail(TailRecord(self._session_id, 0))
         unused = [file for file in self._wal_files.live if not file.first_sequence]
         await self._wal_files.release(unused, *self._wal.next_link)
@@ -266,7 +274,11 @@ class LogStorage:
             if files is None:
                 if share.partition not in self._stored:
                     continue  # deleted since
-                files = self._logs[share.partition] = self._load(share.partition)
+                try:
+                    files = self._logs[share.partition] = self._load(share.partition)
+                except Corrupt:
+                    self._offline[share.partition] = self._offline[share.partition] or file
+                    continue
             table = files.wal
             if share.next_offset > files.stored.snapshot_offset:
                 files.pending_entries.append(bytes(share.entries))
@@ -289,11 +301,28 @@ class LogStorage:
         files.manifest = with_holes(files.manifest, [(first, last)])
 
     def _load(self, partition: PartitionId) -> LogFiles:
-        value, revision = self._stored.pop(partition, (b"", 0))
+        value, revision = self._stored.get(partition, (b"", 0))
         stored = StoredManifest(Manifest(leader_epoch=-1))
         if value:
-            stored = decode_manifest(value, directory_of(partition))
+            try:
+                stored = decode_manifest(value, directory_of(partition))
+            except Corrupt as error:
+                if partition not in self._offline:
+                    self._offline[partition] = None
+                    log.error(
+                        "the partition is offline: its manifest is damaged", partition=partition, reason=str(error)
+                    )
+                raise Corrupt(f"{keys.manifest(partition)}: {error}") from error
+        self._stored.pop(partition, None)
         return LogFiles(partition, stored, revision, self._files)
+
+    def _load_for_deletion(self, partition: PartitionId) -> LogFiles:
+        """Also of a log whose manifest is damaged: its files are garbage for the next start then."""
+        try:
+            return self._load(partition)
+        except Corrupt:
+            _, revision = self._stored.pop(partition)
+            return LogFiles(partition, StoredManifest(Manifest(leader_epoch=-1)), revision, self._files)
 
     async def _stored_snapshot(self, files: LogFiles) -> PartitionSnapshot | None:
         stored = files.stored
