@@ -143,3 +143,28 @@ def test_kafka_python__admin_sees_what_it_made(server: Server, admin: KafkaAdmin
     while topic in admin.list_topics() and time.monotonic() < deadline:
         pass
     assert topic not in admin.list_topics()
+
+
+def test_kafka_python__transactions(server: Server, admin: KafkaAdminClient, unique_name: NAME) -> None:
+    topic, group = unique_name("kp-txn"), unique_name("kp-txn-group")
+    create_topic(admin, topic, 1)
+    producer = KafkaProducer(bootstrap_servers=server.bootstrap, transactional_id=unique_name("kp-id"))
+    producer.init_transactions()
+    for number in range(4):
+        producer.begin_transaction()
+        producer.send(topic, b"%d" % number)
+        offsets = {TopicPartition(topic, 0): OffsetAndMetadata(number + 1, "", -1)}
+        producer.send_offsets_to_transaction(offsets, group)
+        if number % 2:
+            producer.abort_transaction()
+        else:
+            producer.commit_transaction()
+    producer.close()
+    settings = {"isolation_level": "read_committed", "auto_offset_reset": "earliest", "group_id": group}
+    consumer = KafkaConsumer(bootstrap_servers=server.bootstrap, enable_auto_commit=False, **settings)
+    consumer.assign([TopicPartition(topic, 0)])
+    assert consumer.committed(TopicPartition(topic, 0)) == 3
+    consumer.seek_to_beginning()
+    values = [record.value for record in consume(consumer, 2)[0]]
+    consumer.close()
+    assert values == [b"0", b"2"]
