@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from bytemq.errors import BytemqError, Fenced, NotFound
+from bytemq.errors import BytemqError, Fenced, Invalid, NotFound, Unavailable
 from bytemq.metadata import keys
-from bytemq.metadata.store import Compare, MetadataStore, Put
+from bytemq.metadata.store import MAX_VALUE_BYTES, Compare, MetadataStore, Put
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.interface import Store
@@ -114,10 +114,8 @@ class Publisher:
         prepared: list[_Prepared] = []
         size_bytes = 0
         for files, requests in by_log.items():
-            try:
-                one = await self._prepare(files, requests)
-            except BytemqError as error:
-                _fail(requests, error)
+            one = await self._prepared_or_failed(files, requests)
+            if one is None:
                 continue
             if prepared and size_bytes + len(one.value) > _MAX_BYTES:
                 await self._transact(prepared)
@@ -126,6 +124,20 @@ class Publisher:
             size_bytes += len(one.value)
         if prepared:
             await self._transact(prepared)
+
+    async def _prepared_or_failed(self, files: LogFiles, requests: Sequence[_Request]) -> _Prepared | None:
+        """None when it failed and the requests were told so: what is wrong with one log must not keep all others."""
+        try:
+            one = await self._prepare(files, requests)
+            if len(one.value) <= MAX_VALUE_BYTES:
+                return one
+            raise Invalid(f"the manifest of {files.partition} has {len(one.value)} bytes, above {MAX_VALUE_BYTES}")
+        except BytemqError as error:
+            _fail(requests, error)
+        except Exception as error:
+            log.error("a manifest could not be made", partition=files.partition, error=error)
+            _fail(requests, Unavailable(f"the manifest of {files.partition} could not be made: {error!r}"))
+        return None
 
     async def _prepare(self, files: LogFiles, requests: Sequence[_Request]) -> _Prepared:
         if files.deleted and not any(request.change is None for request in requests):
@@ -164,6 +176,10 @@ class Publisher:
             for one in prepared:
                 one.files.revision = -1
                 _fail(one.requests, error)
+            return
+        if not outcome.succeeded and len(prepared) > 1:
+            for one in prepared:  # so that it is known whose it was
+                await self._transact([one])
             return
         if not outcome.succeeded:
             for one in prepared:

@@ -1,0 +1,39 @@
+"""Publishing several manifests at once: what is wrong with one of them is its own affair."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bytemq.errors import BytemqError, Fenced, Invalid, Unavailable
+from bytemq.metadata import keys
+from bytemq.storage.manifest import Manifest, with_holes, with_leader_epoch
+from tests.unit.storage.bench import Bench, pid
+
+
+@pytest.mark.parametrize(("fault", "error"), [("crash", Unavailable), ("too large", Invalid), ("changed", Fenced)])
+async def test_publish__fails_one_log_alone(bench: Bench, fault: str, error: type[BytemqError]) -> None:
+    storage = await bench.start()
+    hit, other = await bench.log(1), await bench.log(2)
+
+    def change(manifest: Manifest) -> Manifest:
+        if fault == "crash":
+            raise ZeroDivisionError
+        holes = [(2 * n, 2 * n) for n in range(70_000)] if fault == "too large" else []
+        return with_holes(manifest, holes)
+
+    if fault == "changed":
+        key = keys.manifest(pid(1))
+        bench.metadata.entries[key] = bench.metadata.entries[key]._replace(revision=1_000_000)
+    publish = storage._publisher.publish
+    outcomes = await asyncio.wait_for(
+        asyncio.gather(
+            publish(hit, change),
+            publish(other, lambda manifest: with_leader_epoch(manifest, 7)),
+            return_exceptions=True,
+        ),
+        timeout=10,
+    )
+    assert [type(outcome) for outcome in outcomes] == [error, type(None)]
+    assert other.manifest.leader_epoch == 7
