@@ -7,6 +7,7 @@ with its footer, a manifest, a snapshot, a tail record. Every file is dumped, to
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from pathlib import Path
 
@@ -131,4 +132,5 @@ SEGMENT_BYTES = sum(len(batch_at(0, value).view) for value in (bytes(50), b"valu
 
 
 if __name__ == "__main__":
+    logging.disable()  # damage is what it is fed: what the log says of it would hide the result
     runner.main("fuzz_storage_files", storage_file, seeds())
