@@ -27,7 +27,7 @@ def dump(path: str | os.PathLike[str]) -> Iterator[str]:
     view = memoryview(file.read_bytes())
     if file.suffix == ".snapshot":
         return _dump_snapshot(bytes(view))
-    if view[:4] == INDEX_MAGIC:
+    if file.suffix == ".index" or view[:4] == INDEX_MAGIC:
         return _dump_index(file.name, bytes(view))
     if view[:4] == FLUSH_MAGIC:
         return _dump_flushes(view)

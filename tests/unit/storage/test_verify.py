@@ -164,3 +164,9 @@ async def test_dump__marks_damage_and_goes_on(folder: Path) -> None:
     lines = list(dump(segment))
     assert [line for line in lines if "DAMAGED" in line] == [lines[0]]
     assert "footer" in "\n".join(lines[1:])
+
+
+async def test_dump__tells_a_damaged_index_from_a_foreign_file(folder: Path) -> None:
+    index = files(folder, "wal/*.index")[0]
+    flip(index, 0)
+    assert [line.split(":")[0] for line in dump(index)] == ["damaged"]
