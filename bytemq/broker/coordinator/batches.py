@@ -111,6 +111,15 @@ class WriteQueue:
             self.size_bytes += size_bytes
         return write
 
+    def follow(self, answer: Answer) -> bool:
+        """An operation without records saw what is on its way: it is answered with that. False: nothing is."""
+        waiting = self._unsent or self._in_flight
+        if not waiting:
+            return False
+        self._sequence += 1
+        waiting[-1].parts.append(_Part(Write(self._sequence, Outcome(None), answer), 0))
+        return True
+
     def send(self) -> Batch | None:
         """The next batch to append; it counts as in flight from now on."""
         if not self._unsent:

@@ -154,10 +154,14 @@ class ShardRuntime(Generic[M]):
         """An operation's response, once its records are committed. Raises KafkaError, as a client is to be told."""
         outcome = operation(self._machine_for_writes())
         self._arm()
-        if not outcome.records:
+        if not outcome.records and not self._queue:
             return outcome.response
         answered: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
-        self._submit(outcome, partial(_resolve, answered))
+        answer = partial(_resolve, answered)
+        if outcome.records:
+            self._submit(outcome, answer)
+        else:
+            self._queue.follow(answer)
         code = await answered
         if code is not ErrorCode.NONE:
             raise KafkaError(answered_error(code))

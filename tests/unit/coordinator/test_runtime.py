@@ -346,3 +346,38 @@ def test_runtime__a_mistake_in_one_group_stops_no_other() -> None:
         assert fired == [1]
 
     run_virtual(scenario())
+
+
+def test_write__without_records_is_answered_behind_what_it_saw() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        partition.hold = True
+        first = asyncio.create_task(commit(runtime, "g", 1))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(runtime.write(lambda machine: Outcome("seen")))
+        await asyncio.sleep(0.1)
+        assert not first.done() and not second.done()
+        partition.commit()
+        await first
+        assert await second == "seen"
+        assert await runtime.write(lambda machine: Outcome("nothing in flight")) == "nothing in flight"
+
+    run_virtual(scenario())
+
+
+def test_write__without_records_fails_with_what_it_saw() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        partition.hold = True
+        first = asyncio.create_task(commit(runtime, "g", 1))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(runtime.write(lambda machine: Outcome("seen")))
+        await asyncio.sleep(0.1)
+        partition.fail(ErrorCode.KAFKA_STORAGE_ERROR)
+        for refused in (first, second):
+            with pytest.raises(KafkaError):
+                await refused
+
+    run_virtual(scenario())
