@@ -88,6 +88,8 @@ HANDLERS: dict[ApiKey, str] = {
     ApiKey.LIST_GROUPS: "list_groups",
     ApiKey.DESCRIBE_GROUPS: "describe_groups",
     ApiKey.DELETE_GROUPS: "delete_groups",
+    ApiKey.CONSUMER_GROUP_HEARTBEAT: "consumer_group_heartbeat",
+    ApiKey.CONSUMER_GROUP_DESCRIBE: "consumer_group_describe",
 }
 """What is served. A handler's owner adds one line; ApiVersions advertises exactly these."""
 

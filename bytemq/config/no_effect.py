@@ -33,7 +33,8 @@ _REASONS: tuple[tuple[str, str], ...] = (
         "a broker is one process with one event loop; it has no such threads, queues or buffers",
         "background.threads num.io.threads num.network.threads num.recovery.threads.per.data.dir queued.max.requests "
         "*.purgatory.purge.interval.requests group.coordinator.threads group.coordinator.background.threads "
-        "group.coordinator.append.linger.ms group.coordinator.cached.buffer.max.bytes *.load.buffer.size",
+        "group.consumer.assignor.offload.enable group.coordinator.append.linger.ms "
+        "group.coordinator.cached.buffer.max.bytes *.load.buffer.size",
     ),
     (
         "the storage writes and indexes its files its own way (wal.*, storage.*)",
@@ -55,8 +56,8 @@ _REASONS: tuple[tuple[str, str], ...] = (
     ("share groups are not served", "group.share.* share.* errors.deadletterqueue.*"),
     ("streams groups are not served", "group.streams.*"),
     (
-        "groups of the new protocol are not served",
-        "group.consumer.* group.coordinator.rebalance.protocols",
+        "a group changes between the classic and the consumer protocol while it is empty only",
+        "group.consumer.migration.policy",
     ),
     (
         "every transaction has a timer of its own, and is aborted when it is due",

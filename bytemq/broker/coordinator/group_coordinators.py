@@ -8,11 +8,13 @@ written (runtime.py).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from random import Random
 from typing import NamedTuple
 
-from bytemq.broker.coordinator.group.environment import GroupSettings
+from bytemq.broker.coordinator.group.consumer.steps import ASSIGNORS
+from bytemq.broker.coordinator.group.consumer.topics import TopicInfo
+from bytemq.broker.coordinator.group.environment import ConsumerGroupSettings, GroupSettings
 from bytemq.broker.coordinator.group.memory import MembershipMemory
 from bytemq.broker.coordinator.group.records import CommittedOffset
 from bytemq.broker.coordinator.group.shard import GroupShard
@@ -21,13 +23,14 @@ from bytemq.broker.coordinator.runtime import ShardRuntime
 from bytemq.broker.coordinator.timers import Timers
 from bytemq.broker.log.partition import Partition
 from bytemq.config import BrokerConfig
-from bytemq.metadata.image import ClusterImage, ImageChange
+from bytemq.config.group import GroupConfig
+from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.primitives import MalformedMessage
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.tasks import Supervisor
-from bytemq.types import ZERO_TOPIC_ID
+from bytemq.types import ZERO_TOPIC_ID, TopicId
 
 GroupRuntime = ShardRuntime[GroupShard]
 
@@ -60,6 +63,8 @@ class GroupCoordinators:
         self._supervisor = supervisor
         self._shards: dict[int, GroupRuntime] = {}
         self._memory = MembershipMemory()
+        self._consumer_settings: dict[str | None, tuple[BrokerConfig, Mapping[str, str], ConsumerGroupSettings]] = {}
+        """By group id, with what they were made of; None: groups without configs of their own."""
 
     # -- ownership
 
@@ -87,7 +92,10 @@ class GroupCoordinators:
             self.release(index)
 
     def on_image_change(self, change: ImageChange) -> None:
-        """Offsets of deleted topics are forgotten."""
+        """Offsets of deleted topics are forgotten; groups that read what changed look again."""
+        for runtime in self._shards.values():
+            if change.topics and runtime.is_active:
+                runtime.machine.consumers.topics_changed()
         deleted = change.topics - self._image().topics_by_id.keys()
         if deleted:
             for runtime in self._shards.values():
@@ -141,6 +149,8 @@ class GroupCoordinators:
             if runtime.is_active:
                 for group in runtime.machine.groups.values():
                     counts[group.state.value] = counts.get(group.state.value, 0) + 1
+                for consumers in runtime.machine.environment.consumer_groups.values():
+                    counts[consumers.state.value] = counts.get(consumers.state.value, 0) + 1
         return counts
 
     @property
@@ -171,7 +181,19 @@ class GroupCoordinators:
             self._new_uuid,
             self._memory,
             self._is_gone,
+            ImageTopics(self._image),
+            self._settings_of,
         )
+
+    def _settings_of(self, group_id: str) -> ConsumerGroupSettings:
+        """Made once for each state of the configs: every heartbeat asks."""
+        config, overrides = self._config(), self._image().group_configs(group_id)
+        key = group_id if overrides else None
+        known = self._consumer_settings.get(key)
+        if known is None or known[0] is not config or known[1] is not overrides:
+            known = (config, overrides, consumer_settings(config, overrides))
+            self._consumer_settings[key] = known
+        return known[2]
 
     def _new_uuid(self) -> str:
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
@@ -179,6 +201,73 @@ class GroupCoordinators:
     def _is_gone(self, topic: str, topic_id: bytes) -> bool:
         present = self._image().topics.get(topic)
         return present is None or (topic_id != ZERO_TOPIC_ID and topic_id != present.topic_id)
+
+
+class ImageTopics:
+    """The cluster's topics as coordinators look at them."""
+
+    __slots__ = ("_image",)
+
+    def __init__(self, image: Callable[[], ClusterImage]) -> None:
+        self._image = image
+
+    @property
+    def version(self) -> int:
+        return self._image().revision
+
+    def by_name(self, name: str) -> TopicInfo | None:
+        return _info(self._image().topics.get(name))
+
+    def by_id(self, topic_id: bytes) -> TopicInfo | None:
+        return _info(self._image().topics_by_id.get(TopicId(topic_id)))
+
+    def names(self) -> Iterable[str]:
+        return self._image().topics
+
+
+def _info(topic: TopicImage | None) -> TopicInfo | None:
+    return None if topic is None else TopicInfo(topic.name, topic.topic_id, len(topic.partitions))
+
+
+def consumer_settings(config: BrokerConfig, overrides: Mapping[str, str]) -> ConsumerGroupSettings:
+    """The broker's settings, or a group's own where it has any, within what the broker allows now."""
+    settings = ConsumerGroupSettings(
+        session_timeout_ms=config.group_consumer_session_timeout_ms,
+        heartbeat_interval_ms=config.group_consumer_heartbeat_interval_ms,
+        assignment_interval_ms=config.group_consumer_assignment_interval_ms,
+        regex_refresh_interval_ms=config.group_consumer_regex_refresh_interval_ms,
+        max_size=config.group_consumer_max_size,
+        assignors=known_assignors(config.group_consumer_assignors),
+    )
+    if not overrides:
+        return settings
+    group = GroupConfig(config, overrides)
+    return settings._replace(
+        session_timeout_ms=_within(
+            group.consumer_session_timeout_ms,
+            config.group_consumer_min_session_timeout_ms,
+            config.group_consumer_max_session_timeout_ms,
+        ),
+        heartbeat_interval_ms=_within(
+            group.consumer_heartbeat_interval_ms,
+            config.group_consumer_min_heartbeat_interval_ms,
+            config.group_consumer_max_heartbeat_interval_ms,
+        ),
+        assignment_interval_ms=_within(
+            group.consumer_assignment_interval_ms,
+            config.group_consumer_min_assignment_interval_ms,
+            config.group_consumer_max_assignment_interval_ms,
+        ),
+    )
+
+
+def _within(value: int, least: int, most: int) -> int:
+    return max(least, min(value, most))
+
+
+def known_assignors(names: Iterable[str]) -> tuple[str, ...]:
+    """Those that are built in; a class name of Java's stands for nothing here."""
+    return tuple(name for name in names if name in ASSIGNORS) or tuple(ASSIGNORS)
 
 
 def group_settings(config: BrokerConfig) -> GroupSettings:

@@ -4,8 +4,8 @@
 - v3+: the client says which software it is; a name or version that is no such thing: INVALID_REQUEST.
 - v5 (KIP-1242): a client that names the cluster and node it expects and finds another: REBOOTSTRAP_REQUIRED. A node id
   without a cluster id is not looked at, as in Kafka.
-- Of Kafka's features metadata.version and transaction.version (2: KIP-890) are finalised here. The others switch on
-  protocols in clients (group.version 1: KIP-848, ...) that are not served yet.
+- Of Kafka's features those are finalised here whose protocols are served: group.version (1: KIP-848), metadata.version
+  and transaction.version (2: KIP-890).
 """
 
 import re
@@ -24,7 +24,7 @@ from bytemq.protocol.messages.api_versions import (
 
 _SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 
-FEATURES = {"metadata.version": (7, 33), "transaction.version": (0, 2)}
+FEATURES = {"group.version": (0, 1), "metadata.version": (7, 33), "transaction.version": (0, 2)}
 """Lowest supported, highest supported and finalised level."""
 FEATURES_EPOCH = 1
 

@@ -2,6 +2,7 @@
 
 - v2-4 a retention of the client's own; v6+ leader epochs; v7+ static members; v10 topics by id.
 - v9+ GROUP_ID_NOT_FOUND for an unknown group with a generation (ILLEGAL_GENERATION before).
+- Members of consumer groups commit by v9+ (UNSUPPORTED_VERSION before), at their epoch (STALE_MEMBER_EPOCH).
 - Unknown topics and partitions fail by themselves, before the group is asked. Any offset is accepted, -1 and -5 too.
 """
 

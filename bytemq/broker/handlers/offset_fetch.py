@@ -2,7 +2,8 @@
 
 - v1-7 one group: errors are the partitions' in v1, the response's from v2; v2+ null topics are all topics.
 - v7+ require_stable waits for commits on their way, and answers UNSTABLE_OFFSET_COMMIT for what an open transaction
-  may change; v8+ several groups; v9+ member epochs, which classic groups ignore.
+  may change; v8+ several groups; v9+ member epochs, which classic groups ignore and consumer groups check
+  (UNKNOWN_MEMBER_ID, STALE_MEMBER_EPOCH).
 - v10 topics by id: UNKNOWN_TOPIC_ID.
 """
 
@@ -55,7 +56,10 @@ async def _fetch(
         machine = await shard.settled() if require_stable else shard.serving_machine()
     except KafkaError as error:
         return OffsetFetchResponseGroup(group_id=group.group_id, error_code=error.code)
-    response = machine.offsets.fetch(group, require_stable=require_stable)
+    try:
+        response = machine.offsets.fetch(group, require_stable=require_stable)
+    except KafkaError as error:
+        return OffsetFetchResponseGroup(group_id=group.group_id, error_code=error.code)
     if group.topics is None:
         response.topics = [topic for topic in response.topics if _is_present(broker.image, topic, by_id)]
     response.topics += unknown

@@ -127,7 +127,7 @@ def test_group_metadata__is_written_as_kafka_writes_it() -> None:
 
 
 def test_decode__of_records_of_other_kinds_is_none() -> None:
-    assert decode(b"\x00\x03\x00\x01g", b"\x00\x00") is None
+    assert decode(b"\x00\x0b\x00\x01g", b"\x00\x00") is None
 
 
 def test_fits_a_string__counts_bytes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.consumer.description import CONSUMER, list_consumer_groups
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
 from bytemq.broker.coordinator.group.states import GroupState
 from bytemq.protocol.error_codes import ErrorCode
@@ -21,9 +22,12 @@ def list_groups(environment: GroupEnvironment, states: Iterable[str], types: Ite
     """
     wanted_states = {state.casefold() for state in states}
     wanted_types = {group_type.casefold() for group_type in types}
+    consumers = (
+        [] if wanted_types and CONSUMER not in wanted_types else list_consumer_groups(environment, wanted_states)
+    )
     if wanted_types and CLASSIC not in wanted_types:
-        return []
-    return [
+        return consumers
+    return consumers + [
         ListedGroup(
             group_id=group.group_id,
             protocol_type=group.protocol_type or "",
@@ -45,7 +49,8 @@ def describe_group(environment: GroupEnvironment, group_id: str, api_version: in
         dead = DescribedGroup(group_id=group_id, group_state=GroupState.DEAD.value)
         if api_version >= _NOT_FOUND_VERSION:
             dead.error_code = ErrorCode.GROUP_ID_NOT_FOUND
-            dead.error_message = f"Group {group_id} not found."
+            is_other = group_id in environment.consumer_groups
+            dead.error_message = f"Group {group_id} {'is not a classic group' if is_other else 'not found'}."
         return dead
     is_stable = group.state is GroupState.STABLE
     return DescribedGroup(

@@ -10,9 +10,22 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
+from bytemq.broker.coordinator.group.consumer.topics import NoTopics, Topics
 from bytemq.broker.coordinator.group.memory import DEFAULT_LIMIT_BYTES, MembershipMemory
 from bytemq.broker.coordinator.timers import Timers
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+
+
+class ConsumerGroupSettings(NamedTuple):
+    """Kafka's `group.consumer.*`; the interval and timeouts may be a group's own."""
+
+    session_timeout_ms: int = 45_000
+    heartbeat_interval_ms: int = 5_000
+    assignment_interval_ms: int = 1_000
+    regex_refresh_interval_ms: int = 600_000
+    max_size: int = 0x7FFF_FFFF
+    assignors: tuple[str, ...] = ("uniform", "range")
 
 
 class GroupSettings(NamedTuple):
@@ -30,7 +43,11 @@ class GroupSettings(NamedTuple):
     offsets_retention_check_interval_ms: int = 600_000
     new_member_join_timeout_ms: int = 300_000
     membership_max_bytes: int = DEFAULT_LIMIT_BYTES
+    consumer: ConsumerGroupSettings = ConsumerGroupSettings()
 
+
+SettingsOf = Callable[[str], ConsumerGroupSettings]
+"""What holds for a group of this id."""
 
 IsGone = Callable[[str, bytes], bool]
 """Whether the topic of this name and id (zero: not known) was deleted."""
@@ -61,6 +78,13 @@ class GroupEnvironment:
     memory: MembershipMemory
     groups: dict[str, ClassicGroup] = field(default_factory=dict)
     is_gone: IsGone = _nothing_is_gone
+    consumer_groups: dict[str, ConsumerGroup] = field(default_factory=dict)
+    """An id is here or in `groups`, never in both."""
+    topics: Topics = field(default_factory=NoTopics)
+    settings_of: SettingsOf | None = None
+
+    def consumer_settings(self, group_id: str) -> ConsumerGroupSettings:
+        return self.settings.consumer if self.settings_of is None else self.settings_of(group_id)
 
     def group(self, group_id: str) -> ClassicGroup:
         """Raises KafkaError GROUP_ID_NOT_FOUND."""

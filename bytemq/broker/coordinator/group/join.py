@@ -9,6 +9,7 @@ once.
 from __future__ import annotations
 
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.consumer.steps import group_tombstones
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
 from bytemq.broker.coordinator.group.group_records import generation_record, new_group_record
 from bytemq.broker.coordinator.group.member import (
@@ -19,7 +20,7 @@ from bytemq.broker.coordinator.group.member import (
     protocols_of,
 )
 from bytemq.broker.coordinator.group.rebalance import Rebalance, generation_response
-from bytemq.broker.coordinator.group.records import fits_a_string
+from bytemq.broker.coordinator.group.records import GroupRecord, fits_a_string
 from bytemq.broker.coordinator.group.states import GroupState
 from bytemq.broker.coordinator.outcome import NOTHING, Outcome, answered_error
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
@@ -46,6 +47,7 @@ class Joining:
     def join(self, request: JoinGroupRequest, origin: RequestOrigin, reply: JoinReply) -> Outcome[None]:
         try:
             self._validate(request)
+            tombstones = self._end_of_consumer_group(request)
             group = self._environment.groups.get(request.group_id)
             is_new_group = group is None
             if group is None:
@@ -62,8 +64,20 @@ class Joining:
             reply(_refusal(request, error.code))
             return NOTHING
         if is_new_group and not outcome.records:
-            return Outcome(None, [new_group_record(group)], lambda code: self._group_created(group, code))
+            records = [*tombstones, new_group_record(group)]
+            return Outcome(None, records, lambda code: self._group_created(group, code))
         return outcome
+
+    def _end_of_consumer_group(self, request: JoinGroupRequest) -> list[GroupRecord]:
+        """An empty consumer group makes room for a classic one of its name; offsets stay. One with members does not."""
+        consumers = self._environment.consumer_groups.get(request.group_id)
+        if consumers is None:
+            return []
+        if consumers.members:
+            raise KafkaError(ErrorCode.INCONSISTENT_GROUP_PROTOCOL)
+        if request.member_id != UNKNOWN_MEMBER_ID:
+            raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
+        return [*group_tombstones(consumers)]
 
     def _validate(self, request: JoinGroupRequest) -> None:
         settings = self._environment.settings

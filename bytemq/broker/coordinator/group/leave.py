@@ -5,6 +5,8 @@ alone.
 from __future__ import annotations
 
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
+from bytemq.broker.coordinator.group.consumer.sessions import Sessions
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
 from bytemq.broker.coordinator.group.rebalance import Rebalance
 from bytemq.broker.coordinator.group.states import GroupState
@@ -16,17 +18,21 @@ from bytemq.protocol.messages.leave_group import LeaveGroupRequest, LeaveGroupRe
 class Leaving:
     """LeaveGroup over the groups of one shard."""
 
-    __slots__ = ("_environment", "_rebalance")
+    __slots__ = ("_environment", "_rebalance", "_sessions")
 
-    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance) -> None:
+    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance, sessions: Sessions) -> None:
         self._environment = environment
         self._rebalance = rebalance
+        self._sessions = sessions
 
     def leave(self, request: LeaveGroupRequest) -> Outcome[LeaveGroupResponse]:
         """An error for each member by itself; those that went cause one rebalance together.
 
         `request.members` is filled for every version.
         """
+        consumers = self._environment.consumer_groups.get(request.group_id)
+        if consumers is not None:
+            return self._leave_consumers(consumers, request)
         group = self._environment.groups.get(request.group_id)
         responses = [
             MemberResponse(
@@ -41,6 +47,24 @@ class Leaving:
             return Outcome(response)
         followed = self._rebalance_without(group)
         return Outcome(response, followed.records, followed.on_appended)
+
+    def _leave_consumers(self, group: ConsumerGroup, request: LeaveGroupRequest) -> Outcome[LeaveGroupResponse]:
+        """Members of the new protocol leave by heartbeat; here an administrator removes them."""
+        responses: list[MemberResponse] = []
+        leaving: dict[str, None] = {}
+        for member in request.members:
+            holder = None if member.group_instance_id is None else group.static_members.get(member.group_instance_id)
+            member_id = member.member_id or holder or ""
+            code = ErrorCode.NONE
+            if member_id not in group.members or (member.group_instance_id is not None and holder is None):
+                code = ErrorCode.UNKNOWN_MEMBER_ID
+            elif member.group_instance_id is not None and holder != member_id:
+                code = ErrorCode.FENCED_INSTANCE_ID
+            else:
+                leaving[member_id] = None
+            responses.append(MemberResponse(member_id, member.group_instance_id, code))
+        response = LeaveGroupResponse(members=responses)
+        return Outcome(response, self._sessions.remove(group, leaving) if leaving else ())
 
     def _remove(self, group: ClassicGroup, member: MemberIdentity) -> ErrorCode:
         if not member.member_id:

@@ -7,7 +7,10 @@ committed for a deleted topic of the same name is as good as none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.consumer.offset_rules import check_commit, check_fetch
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
 from bytemq.broker.coordinator.group.offset_store import OffsetStore
 from bytemq.broker.coordinator.group.pending_offsets import PendingOffsets
@@ -63,7 +66,12 @@ class Offsets:
 
     def commit(self, request: OffsetCommitRequest, origin: RequestOrigin) -> Outcome[OffsetCommitResponse]:
         """Raises KafkaError for what concerns all partitions: generation, member, group."""
-        group = self._group_for_commit(request, origin)
+        consumers = self._environment.consumer_groups.get(request.group_id)
+        group = None
+        if consumers is not None:
+            check_commit(consumers, request, origin.api_version)
+        else:
+            group = self._group_for_commit(request, origin)
         now_ms = self._environment.wall_ms()
         expire_ms = NO_TIMESTAMP
         if request.retention_time_ms != -1:
@@ -85,9 +93,11 @@ class Offsets:
                         topic.topic_id,
                     )
                     index = partition.partition_index
-                    records.append(OffsetCommitRecord(group.group_id, topic.name, index, value.encode()))
+                    records.append(OffsetCommitRecord(request.group_id, topic.name, index, value.encode()))
             topics.append(OffsetCommitResponseTopic(topic.name, topic.topic_id, partitions))
         response = OffsetCommitResponse(topics=topics)
+        if group is None:
+            return Outcome(response, records)
         if not records:
             self.forget_if_bare(group)
             return Outcome(response)
@@ -97,7 +107,11 @@ class Offsets:
         """Committed offsets; -1 where there is none, also for unknown groups. Topics None: all that the group has.
 
         With `require_stable` an offset that an open transaction may change is UNSTABLE_OFFSET_COMMIT (KIP-447).
+        Raises KafkaError for members of consumer groups that are not what they say.
         """
+        consumers = self._environment.consumer_groups.get(request.group_id)
+        if consumers is not None:
+            check_fetch(consumers, request)
         response = self._fetch(request)
         if require_stable and self._pending.of_group(request.group_id):
             for topic in response.topics:
@@ -128,14 +142,12 @@ class Offsets:
 
     def delete(self, request: OffsetDeleteRequest) -> Outcome[OffsetDeleteResponse]:
         """Deletes offsets of topics that nobody in the group is subscribed to. Raises KafkaError."""
-        group = self._environment.group(request.group_id)
-        if group.state is not GroupState.EMPTY and group.protocol_type != CONSUMER_PROTOCOL_TYPE:
-            # What the members read is not known, so all of it may be.
-            raise KafkaError(ErrorCode.NON_EMPTY_GROUP)
+        is_subscribed_to = self._subscriptions_of(request.group_id)
+        group_id = request.group_id
         records: list[OffsetCommitRecord] = []
         topics = []
         for topic in request.topics:
-            subscribed = group.is_subscribed_to(topic.name)
+            subscribed = is_subscribed_to(topic.name)
             error = ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC if subscribed else ErrorCode.NONE
             indexes = list(dict.fromkeys(partition.partition_index for partition in topic.partitions))
             topics.append(
@@ -144,11 +156,22 @@ class Offsets:
                 )
             )
             records += (
-                OffsetCommitRecord(group.group_id, topic.name, index, None)
+                OffsetCommitRecord(group_id, topic.name, index, None)
                 for index in indexes
-                if not subscribed and self._store.latest(group.group_id, topic.name, index) is not None
+                if not subscribed and self._store.latest(group_id, topic.name, index) is not None
             )
         return Outcome(OffsetDeleteResponse(topics=topics), records)
+
+    def _subscriptions_of(self, group_id: str) -> Callable[[str], bool]:
+        """Whether the group reads a topic. Raises KafkaError."""
+        consumers = self._environment.consumer_groups.get(group_id)
+        if consumers is not None:
+            return consumers.is_subscribed_to
+        group = self._environment.group(group_id)
+        if group.state is not GroupState.EMPTY and group.protocol_type != CONSUMER_PROTOCOL_TYPE:
+            # What the members read is not known, so all of it may be.
+            raise KafkaError(ErrorCode.NON_EMPTY_GROUP)
+        return group.is_subscribed_to
 
     def _group_for_commit(self, request: OffsetCommitRequest, origin: RequestOrigin) -> ClassicGroup:
         generation_id = request.generation_id_or_member_epoch

@@ -2,7 +2,8 @@
 
 Keys start with the record's type (int16), values with the version of their schema (int16). Offsets are by far the most
 frequent, so their codec is written by hand; a replay of a million of them must take seconds. Group metadata uses the
-generated codec. Records of other types (KIP-848, share and streams groups) are not ours yet: `decode` gives None.
+generated codec. Those of consumer groups are in consumer/records.py; of other types (share and streams groups)
+`decode` gives None.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from bytemq.broker.coordinator.group.consumer.records import ConsumerGroupRecord, decode_consumer_record
 from bytemq.protocol.codec import decode_record, encode_record
 from bytemq.protocol.messages.group_metadata_record import GroupMetadataValue, MemberMetadata
 from bytemq.protocol.primitives import MalformedMessage
@@ -97,7 +99,7 @@ class GroupMetadataRecord(NamedTuple):
         return None if self.metadata is None else bytes(encode_record(self.metadata, 3))
 
 
-GroupRecord = OffsetCommitRecord | GroupMetadataRecord
+GroupRecord = OffsetCommitRecord | GroupMetadataRecord | ConsumerGroupRecord
 
 
 def decode(key: bytes, value: bytes | None) -> GroupRecord | None:
@@ -107,7 +109,7 @@ def decode(key: bytes, value: bytes | None) -> GroupRecord | None:
         if record_type in OFFSET_COMMIT_TYPES:
             return _decode_offset_commit(key, value)
         if record_type != GROUP_METADATA_TYPE:
-            return None
+            return decode_consumer_record(key, value)
         group_id, _ = _read_string(key, 2)
     except (struct.error, IndexError) as error:
         raise MalformedMessage("a truncated key in the offsets topic") from error

@@ -7,9 +7,11 @@ topic. A group without members and offsets goes with its last offset.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from bytemq.broker.coordinator.group.classic_group import NO_TIMESTAMP, ClassicGroup
+from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
+from bytemq.broker.coordinator.group.consumer.steps import group_tombstones
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, IsGone
 from bytemq.broker.coordinator.group.offset_store import OffsetStore
 from bytemq.broker.coordinator.group.pending_offsets import PendingOffsets
@@ -44,6 +46,14 @@ class Removal:
         removed: list[ClassicGroup] = []
         records: list[GroupRecord] = []
         for group_id in dict.fromkeys(group_ids):
+            consumers = self._environment.consumer_groups.get(group_id)
+            if consumers is not None:
+                code = ErrorCode.NON_EMPTY_GROUP if consumers.members else ErrorCode.NONE
+                results.append(DeletableGroupResult(group_id=group_id, error_code=code))
+                if not consumers.members:
+                    records += self._offset_tombstones(group_id)
+                    records += group_tombstones(consumers)
+                continue
             try:
                 group = self._environment.group(group_id)
                 if group.state is not GroupState.EMPTY:
@@ -51,8 +61,7 @@ class Removal:
             except KafkaError as error:
                 results.append(DeletableGroupResult(group_id=group_id, error_code=error.code))
                 continue
-            present = {(group_id, topic, partition) for topic, partition, _ in self._store.latest_partitions(group_id)}
-            records += (OffsetCommitRecord(*key, None) for key in sorted(present | self._pending.of_group(group_id)))
+            records += self._offset_tombstones(group_id)
             records.append(self._remove(group))
             removed.append(group)
             results.append(DeletableGroupResult(group_id=group_id))
@@ -63,6 +72,10 @@ class Removal:
         removed: list[ClassicGroup] = []
         records: list[GroupRecord] = []
         for group_id in group_ids:
+            consumers = self._environment.consumer_groups.get(group_id)
+            if consumers is not None:
+                records += self._expired_consumers(consumers)
+                continue
             group = self._environment.groups.get(group_id)
             if group is None:
                 continue
@@ -84,6 +97,29 @@ class Removal:
             for partition in self._store.committed_topics(group_id)[topic]
         ]
         return Outcome(None, records)
+
+    def _offset_tombstones(self, group_id: str) -> Iterator[OffsetCommitRecord]:
+        """Of all that the group has, pending offsets included."""
+        present = {(group_id, topic, partition) for topic, partition, _ in self._store.latest_partitions(group_id)}
+        for key in sorted(present | self._pending.of_group(group_id)):
+            yield OffsetCommitRecord(*key, None)
+
+    def _expired_consumers(self, group: ConsumerGroup) -> list[GroupRecord]:
+        """An offset ends by the time of its commit, unless a member reads its topic; an empty group with its last."""
+        group_id = group.group_id
+        gone = self._gone_topics(group_id, self._environment.is_gone)
+        oldest_ms = self._environment.wall_ms() - self._environment.settings.offsets_retention_ms
+        expired: list[GroupRecord] = []
+        is_bare = not self._pending.of_group(group_id)
+        for topic, partition, encoded in self._store.latest_partitions(group_id):
+            is_kept = group.is_subscribed_to(topic) or self._pending.is_pending(group_id, topic, partition)
+            if topic in gone or (not is_kept and _decoded(encoded).commit_timestamp_ms <= oldest_ms):
+                expired.append(OffsetCommitRecord(group_id, topic, partition, None))
+            else:
+                is_bare = False
+        if is_bare and not group.members:
+            expired += group_tombstones(group)
+        return expired
 
     def _expired_offsets(self, group: ClassicGroup) -> tuple[list[OffsetCommitRecord], bool]:
         """Tombstones for the offsets that are past their retention or whose topic is gone, and whether none is left."""

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
-from bytemq.broker.coordinator.group.environment import GroupEnvironment, GroupSettings, IsGone
+from bytemq.broker.coordinator.group.consumer.consumer_groups import ConsumerGroups
+from bytemq.broker.coordinator.group.consumer.records import CONSUMER_GROUP_RECORDS
+from bytemq.broker.coordinator.group.consumer.topics import Topics
+from bytemq.broker.coordinator.group.environment import GroupEnvironment, GroupSettings, IsGone, SettingsOf
 from bytemq.broker.coordinator.group.group_records import restore_group
 from bytemq.broker.coordinator.group.join import Joining
 from bytemq.broker.coordinator.group.leave import Leaving
 from bytemq.broker.coordinator.group.memory import MembershipMemory
 from bytemq.broker.coordinator.group.offset_store import OffsetStore
-from bytemq.broker.coordinator.group.offsets import Offsets
+from bytemq.broker.coordinator.group.offsets import Offsets, is_simple
 from bytemq.broker.coordinator.group.pending_offsets import (
     EndTransactionRecord,
     PendingOffsets,
@@ -57,6 +60,7 @@ class GroupShard:
         "_expiring",
         "_forgetting",
         "_replay_topics",
+        "consumers",
         "damaged_records",
         "environment",
         "joining",
@@ -78,20 +82,26 @@ class GroupShard:
         new_uuid: Callable[[], str],
         memory: MembershipMemory | None = None,
         is_gone: IsGone | None = None,
+        topics: Topics | None = None,
+        settings_of: SettingsOf | None = None,
     ) -> None:
         memory = MembershipMemory(settings.membership_max_bytes) if memory is None else memory
         self.environment = GroupEnvironment(settings, timers, wall_ms, new_uuid, memory)
         if is_gone is not None:
             self.environment.is_gone = is_gone
+        if topics is not None:
+            self.environment.topics = topics
+        self.environment.settings_of = settings_of
         self.store = OffsetStore()
         self.rebalance = Rebalance(self.environment)
         self.joining = Joining(self.environment, self.rebalance)
         self.syncing = Syncing(self.environment, self.rebalance)
-        self.leaving = Leaving(self.environment, self.rebalance)
         self.pending = PendingOffsets()
         self.offsets = Offsets(self.environment, self.rebalance, self.store, self.pending)
         self.transactional = TransactionalOffsets(self.environment, self.store, self.pending, self.offsets)
         self.removal = Removal(self.environment, self.store, self.pending)
+        self.consumers = ConsumerGroups(self.environment)
+        self.leaving = Leaving(self.environment, self.rebalance, self.consumers.sessions)
         self.damaged_records = 0
         self._replay_topics: dict[bytes, dict[int, bytes]] = {}
         """While the log is replayed: where the offsets of a group and topic go, by their key without its partition."""
@@ -128,6 +138,8 @@ class GroupShard:
         """A record is on its way into the log."""
         if isinstance(record, OffsetCommitRecord):
             self.store.stage(sequence, record)
+        elif isinstance(record, CONSUMER_GROUP_RECORDS):
+            self.consumers.stage(record)
 
     def commit(self, sequence: int, record: CoordinatorRecord) -> None:
         """A staged record is durable. Records are committed in the order in which they were staged."""
@@ -138,15 +150,21 @@ class GroupShard:
             self.pending.add(record.producer_id, record.offset)
         elif isinstance(record, EndTransactionRecord):
             self.transactional.replay_end(record.producer_id, record.marker)
+        elif isinstance(record, CONSUMER_GROUP_RECORDS):
+            self.consumers.commit()
 
     def roll_back(self, sequence: int, record: CoordinatorRecord) -> None:
         """A staged record will never be in the log. The latest staged goes first."""
         if isinstance(record, OffsetCommitRecord):
             self.store.roll_back(sequence, record)
+        elif isinstance(record, CONSUMER_GROUP_RECORDS):
+            self.consumers.roll_back()
 
     def loaded(self) -> list[Outcome[None]]:
         """The log has been replayed: every member has a session's time to report to the new coordinator."""
         self._replay_topics = {}
+        self._forget_doubles()
+        self.consumers.loaded()
         settings = self.environment.settings
         outcomes: list[Outcome[None]] = []
         for group in self.groups.values():
@@ -167,13 +185,14 @@ class GroupShard:
                 )
                 member.answer_sync(SyncGroupResponse(error_code=code))
             self.environment.forget_group(group)
+        self.consumers.unloaded()
         self.environment.timers.cancel(_EXPIRY_KEY)
         self.environment.timers.cancel(_DELETED_TOPICS_KEY)
 
     def topics_deleted(self, topic_ids: Iterable[bytes]) -> None:
         """The offsets of these topics go, a slice of the groups at a time."""
         self._deleted_topics.update(topic_ids)
-        self._forgetting = list(self.groups)
+        self._forgetting = self._group_ids()
         self.environment.timers.schedule(_DELETED_TOPICS_KEY, 0, self._forget_deleted_topics)
 
     # -- within
@@ -187,13 +206,15 @@ class GroupShard:
         if isinstance(record, GroupMetadataRecord):
             self._replay_topics.clear()
             self._replay_group(record)
+        elif isinstance(record, CONSUMER_GROUP_RECORDS):
+            self.consumers.apply(record)
         elif record is not None:
             self.store.apply(record)
             self.pending.supersede(record)
             if value is None:
                 self._replay_topics.pop(key[:-4], None)
                 return
-            if record.group_id not in self.groups:
+            if record.group_id not in self.groups and record.group_id not in self.environment.consumer_groups:
                 self.environment.create_group(record.group_id)
             if record.encode_key() == key:
                 self._replay_topics[key[:-4]] = self.store.partitions_of(record.group_id, record.topic)
@@ -225,12 +246,22 @@ class GroupShard:
             group = restore_group(record.group_id, record.metadata, self.environment.memory)
             self.groups[record.group_id] = group
 
+    def _forget_doubles(self) -> None:
+        """Offsets may come before the consumer group that committed them: it is not a simple consumer's group then."""
+        for group_id in self.environment.consumer_groups:
+            group = self.groups.get(group_id)
+            if group is not None and is_simple(group):
+                self.environment.forget_group(group)
+
+    def _group_ids(self) -> list[str]:
+        return [*self.groups, *self.environment.consumer_groups]
+
     def _expire(self) -> Outcome[None]:
         """Looks for what is past its retention, a slice of the groups at a time, so that a million offsets hold nobody
         up.
         """
         if not self._expiring:
-            self._expiring = list(self.groups)
+            self._expiring = self._group_ids()
         slice_ids = self._next_slice(self._expiring)
         interval_ms = self.environment.settings.offsets_retention_check_interval_ms
         delay_ms = _PAUSE_MS if self._expiring else interval_ms

@@ -1,0 +1,30 @@
+"""What an assignor is given. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from bytemq.broker.coordinator.group.consumer.member import Target
+
+
+class AssignedMember(NamedTuple):
+    """`topics` are the ids that the member is subscribed to, `before` is its present target."""
+
+    instance_id: str | None
+    topics: frozenset[bytes]
+    before: Target
+
+
+class AssignmentRequest(NamedTuple):
+    """`members` by member id; `partition_counts` by topic id, for every topic that anyone is subscribed to."""
+
+    members: Mapping[str, AssignedMember]
+    partition_counts: Mapping[bytes, int]
+    is_homogeneous: bool
+
+
+class Assignor(Protocol):
+    """Who should have what. Each partition of a subscribed topic goes to exactly one of its subscribers."""
+
+    def __call__(self, request: AssignmentRequest) -> dict[str, Target]: ...

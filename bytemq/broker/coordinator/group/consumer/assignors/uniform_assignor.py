@@ -1,0 +1,139 @@
+"""The uniform assignor: everybody gets the same number of partitions, and keeps what it has as far as that goes. Pure.
+
+With equal subscriptions one pass suffices: each member keeps at most its share, and what is left fills up those below
+theirs. With different ones, partitions move from members with more to subscribers with at least two less until no such
+move is left. Deterministic: members and topics are taken in the order of their ids.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+
+from bytemq.broker.coordinator.group.consumer.assignors.specification import AssignmentRequest
+from bytemq.broker.coordinator.group.consumer.member import Target
+
+_MOST_ROUNDS = 32
+"""Of evening out. Each leaves the loads more equal; a group that needed more would still be correct."""
+
+_TopicPartition = tuple[bytes, int]
+
+
+def assign_uniformly(request: AssignmentRequest) -> dict[str, Target]:
+    """See `Assignor`."""
+    return _assign_equal(request) if request.is_homogeneous else _Balance(request).assign()
+
+
+def _assign_equal(request: AssignmentRequest) -> dict[str, Target]:
+    members = sorted(request.members)
+    if not members:
+        return {}
+    share, extra = divmod(sum(request.partition_counts.values()), len(members))
+    taken: set[_TopicPartition] = set()
+    kept: dict[str, list[_TopicPartition]] = {}
+    # Those who already have one more than the share may keep it, as long as there are such places.
+    for member_id in members:
+        mine = [partition for partition in _valid(request, member_id) if partition not in taken]
+        limit = share
+        if len(mine) > share and extra:
+            limit, extra = share + 1, extra - 1
+        kept[member_id] = mine[:limit]
+        taken.update(kept[member_id])
+    free = (partition for partition in _all_partitions(request) if partition not in taken)
+    for member_id in members:
+        mine = kept[member_id]
+        missing = share - len(mine)
+        if missing >= 0 and extra:
+            missing, extra = missing + 1, extra - 1
+        for _ in range(missing):
+            mine.append(next(free))
+    return {member_id: _target(request.members[member_id].before, kept[member_id]) for member_id in members}
+
+
+class _Balance:
+    """Evens out the loads of members with different subscriptions."""
+
+    def __init__(self, request: AssignmentRequest) -> None:
+        self._request = request
+        self._assigned: dict[str, set[_TopicPartition]] = {member_id: set() for member_id in request.members}
+        self._subscribers: dict[bytes, list[str]] = {topic_id: [] for topic_id in request.partition_counts}
+        for member_id in sorted(request.members):
+            for topic_id in request.members[member_id].topics:
+                if topic_id in self._subscribers:
+                    self._subscribers[topic_id].append(member_id)
+
+    def assign(self) -> dict[str, Target]:
+        taken: set[_TopicPartition] = set()
+        for member_id in sorted(self._assigned):
+            mine = {partition for partition in _valid(self._request, member_id) if partition not in taken}
+            self._assigned[member_id] = mine
+            taken |= mine
+        # Topics with few subscribers first: their partitions have the least choice.
+        topics = sorted(self._subscribers, key=lambda topic_id: (len(self._subscribers[topic_id]), topic_id))
+        for topic_id in topics:
+            self._place(topic_id, taken)
+        for _ in range(_MOST_ROUNDS):
+            if not sum(self._even_out(topic_id) for topic_id in topics):
+                break
+        members = self._request.members
+        return {
+            member_id: _target(members[member_id].before, sorted(mine)) for member_id, mine in self._assigned.items()
+        }
+
+    def _place(self, topic_id: bytes, taken: set[_TopicPartition]) -> None:
+        """Gives each free partition to the subscriber with the least."""
+        loads = [(len(self._assigned[member_id]), member_id) for member_id in self._subscribers[topic_id]]
+        if not loads:
+            return
+        heapq.heapify(loads)
+        for index in range(self._request.partition_counts[topic_id]):
+            if (topic_id, index) not in taken:
+                load, member_id = loads[0]
+                self._assigned[member_id].add((topic_id, index))
+                heapq.heapreplace(loads, (load + 1, member_id))
+
+    def _even_out(self, topic_id: bytes) -> bool:
+        """Moves partitions of one topic among its subscribers, most loaded to least; whether any moved."""
+        subscribers = self._subscribers[topic_id]
+        least = [(len(self._assigned[member_id]), member_id) for member_id in subscribers]
+        heapq.heapify(least)
+        moved = False
+        for giver in sorted(subscribers, key=lambda member_id: (-len(self._assigned[member_id]), member_id)):
+            mine = self._assigned[giver]
+            if not least or len(mine) < least[0][0] + 2:
+                break  # nobody after it has more
+            for partition in sorted((each for each in mine if each[0] == topic_id), reverse=True):
+                load, taker = least[0]
+                if len(mine) < load + 2:
+                    break
+                mine.remove(partition)
+                self._assigned[taker].add(partition)
+                heapq.heapreplace(least, (load + 1, taker))
+                moved = True
+        return moved
+
+
+def _valid(request: AssignmentRequest, member_id: str) -> Iterator[_TopicPartition]:
+    """What the member has and may still have, in order."""
+    member = request.members[member_id]
+    for topic_id in sorted(member.before):
+        if topic_id in member.topics:
+            count = request.partition_counts.get(topic_id, 0)
+            for index in sorted(member.before[topic_id]):
+                if index < count:
+                    yield topic_id, index
+
+
+def _all_partitions(request: AssignmentRequest) -> Iterator[_TopicPartition]:
+    for topic_id in sorted(request.partition_counts):
+        for index in range(request.partition_counts[topic_id]):
+            yield topic_id, index
+
+
+def _target(before: Target, partitions: Iterable[_TopicPartition]) -> Target:
+    """The same object as before if nothing changed, so that who compares need not look inside."""
+    by_topic: dict[bytes, list[int]] = {}
+    for topic_id, index in partitions:
+        by_topic.setdefault(topic_id, []).append(index)
+    target = {topic_id: frozenset(indexes) for topic_id, indexes in by_topic.items()}
+    return before if target == before else target

@@ -1,0 +1,79 @@
+"""The consumer groups of one shard: requests on them, and their records on the way into the log and out of it.
+
+A record is applied when it is sent off, so that the next request sees it, and taken back should its write fail. What
+undoes the records that are not committed yet is kept here, oldest first, as they are committed in that order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
+from bytemq.broker.coordinator.group.consumer.heartbeat import Heartbeats
+from bytemq.broker.coordinator.group.consumer.records import ConsumerGroupRecord, MemberRecord
+from bytemq.broker.coordinator.group.consumer.regexes import Regexes
+from bytemq.broker.coordinator.group.consumer.sessions import Sessions
+from bytemq.broker.coordinator.group.environment import GroupEnvironment
+
+
+class ConsumerGroups:
+    """The part of a shard that KIP-848 is."""
+
+    __slots__ = ("_environment", "_undo", "heartbeats", "regexes", "sessions")
+
+    def __init__(self, environment: GroupEnvironment) -> None:
+        self._environment = environment
+        self._undo: deque[ConsumerGroupRecord] = deque()
+        self.sessions = Sessions(environment)
+        self.regexes = Regexes(environment)
+        self.heartbeats = Heartbeats(environment, self.sessions, self.regexes)
+
+    # -- records
+
+    def apply(self, record: ConsumerGroupRecord) -> ConsumerGroupRecord:
+        """Takes in a record; gives what undoes it. A group exists as long as anything is known of it."""
+        groups = self._environment.consumer_groups
+        group = groups.get(record.group_id)
+        if group is None:
+            group = groups[record.group_id] = ConsumerGroup(record.group_id, self._environment.memory)
+        undo = group.apply(record)
+        if record.value is None and group.is_blank:
+            self._forget(group)
+        return undo
+
+    def stage(self, record: ConsumerGroupRecord) -> None:
+        self._undo.append(self.apply(record))
+
+    def commit(self) -> None:
+        self._undo.popleft()
+
+    def roll_back(self) -> None:
+        """The latest staged record will never be in the log. A member that is back has a session again: its deadline
+        may have passed meanwhile.
+        """
+        undo = self._undo.pop()
+        self.apply(undo)
+        if isinstance(undo, MemberRecord) and undo.value is not None:
+            self.sessions.extend(undo.group_id, undo.member_id)
+
+    # -- life
+
+    def loaded(self) -> None:
+        for group in self._environment.consumer_groups.values():
+            self.sessions.start(group)
+
+    def unloaded(self) -> None:
+        for group in list(self._environment.consumer_groups.values()):
+            self.sessions.stop(group)
+            self._forget(group)
+        self._undo.clear()
+
+    def topics_changed(self) -> None:
+        """Topics came, went or grew. A deletion tells no name: every group looks again at its next heartbeat."""
+        for group in self._environment.consumer_groups.values():
+            group.is_metadata_stale = True
+
+    def _forget(self, group: ConsumerGroup) -> None:
+        if self._environment.consumer_groups.pop(group.group_id, None) is not None:
+            self.regexes.stop(group.group_id)
+            group.forget_memory()

@@ -1,0 +1,309 @@
+"""ConsumerGroupHeartbeat (v0-1): joining, following the target assignment, leaving, all in one request.
+
+Kafka's GroupMetadataManager.consumerGroupHeartbeat. A heartbeat takes three steps: the member as it says it is (a new
+subscription bumps the group's epoch), a new target assignment if the group's epoch is ahead of it and the assignment
+interval has passed, and the member's own next step towards its target. Notes: v0 members may leave their id to us; a
+member that joins with epoch 0 is never fenced; a group's first member gets epoch 2.
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Mapping
+
+from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.consumer.draft import Draft
+from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
+from bytemq.broker.coordinator.group.consumer.member import (
+    JOINING_EPOCH,
+    NO_PARTITIONS,
+    STATIC_LEAVING_EPOCH,
+    Assigned,
+    CurrentAssignment,
+    MemberMetadata,
+    MemberState,
+    topics_bytes,
+)
+from bytemq.broker.coordinator.group.consumer.reconciliation import Owned, reconcile
+from bytemq.broker.coordinator.group.consumer.records import CurrentRecord, MemberRecord
+from bytemq.broker.coordinator.group.consumer.regexes import Regexes
+from bytemq.broker.coordinator.group.consumer.sessions import Sessions
+from bytemq.broker.coordinator.group.consumer.steps import (
+    assign,
+    forget_unused_regex,
+    found_group,
+    refresh_epoch,
+    replace_static_member,
+)
+from bytemq.broker.coordinator.group.consumer.topics import existing
+from bytemq.broker.coordinator.group.consumer.validation import check_epoch, check_request, is_leaving
+from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
+from bytemq.broker.coordinator.group.records import GroupMetadataRecord
+from bytemq.broker.coordinator.group.states import GroupState
+from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Outcome
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.consumer_group_heartbeat import (
+    Assignment,
+    ConsumerGroupHeartbeatRequest,
+    ConsumerGroupHeartbeatResponse,
+    TopicPartitions,
+)
+
+_MEMBER_BYTES = 1_500
+
+Response = ConsumerGroupHeartbeatResponse
+
+
+class Heartbeats:
+    """ConsumerGroupHeartbeat over the groups of one shard. Refusals are raised as KafkaError, with nothing done."""
+
+    __slots__ = ("_environment", "_regexes", "_sessions")
+
+    def __init__(self, environment: GroupEnvironment, sessions: Sessions, regexes: Regexes) -> None:
+        self._environment = environment
+        self._sessions = sessions
+        self._regexes = regexes
+
+    def heartbeat(self, request: ConsumerGroupHeartbeatRequest, origin: RequestOrigin) -> Outcome[Response]:
+        check_request(request, origin.api_version, self._environment.consumer_settings(request.group_id).assignors)
+        return self._leave(request) if is_leaving(request) else self._stay(request, origin)
+
+    # -- staying
+
+    def _stay(self, request: ConsumerGroupHeartbeatRequest, origin: RequestOrigin) -> Outcome[Response]:
+        group, replaced = self._group_for(request)
+        self._check_room(group, request)
+        member_id = request.member_id or self._new_member_id()
+        owned = _owned(request)
+        with Draft(group) as draft:
+            if group.is_blank:
+                found_group(draft)
+            self._recognise(draft, request, member_id, owned)
+            changed = self._update_member(draft, request, origin, member_id)
+            if changed or group.is_metadata_stale:
+                refresh_epoch(draft, self._environment.topics, bump=changed)
+            self._assign_if_due(draft)
+            before = group.current_of(member_id)
+            after = self._reconcile(draft, member_id, owned, changed)
+            response = self._respond(request, member_id, before, after)
+            needs_regex = self._regexes.is_wanted(group, member_id)
+        group.is_metadata_stale = False
+        self._sessions.extend(group.group_id, member_id)
+        self._sessions.watch_revocation(group.group_id, member_id, before, after, self._timeout_ms(draft, member_id))
+        if needs_regex:
+            self._regexes.resolve_soon(group.group_id)
+        records: list[CoordinatorRecord] = [*draft.records]
+        if replaced is None:
+            return Outcome(response, records)
+        return self._in_place_of(replaced, records, response)
+
+    def _group_for(self, request: ConsumerGroupHeartbeatRequest) -> tuple[ConsumerGroup, ClassicGroup | None]:
+        """The group, maybe a new one, and the empty classic group whose place that one takes."""
+        environment = self._environment
+        group = environment.consumer_groups.get(request.group_id)
+        if group is not None:
+            return group, None
+        classic = environment.groups.get(request.group_id)
+        if request.member_epoch != JOINING_EPOCH:
+            kind = f"Group {request.group_id} is not a consumer group."
+            text = kind if classic is not None else f"Consumer group {request.group_id} not found."
+            raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND, text)
+        if classic is not None and (classic.state is not GroupState.EMPTY or classic.pending_join):
+            raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND, f"Group {request.group_id} is not a consumer group.")
+        founded = ConsumerGroup(request.group_id, environment.memory)
+        founded.forget_memory()  # what counts is the one that the records will make
+        return founded, classic
+
+    def _in_place_of(
+        self, classic: ClassicGroup, records: list[CoordinatorRecord], response: Response
+    ) -> Outcome[Response]:
+        """The empty classic group of that name is gone at once, and back if the records are not written."""
+        self._environment.forget_group(classic)
+
+        def ended(code: ErrorCode) -> Outcome[None]:
+            if code is not ErrorCode.NONE and classic.group_id not in self._environment.consumer_groups:
+                self._environment.restore_group(classic)
+            return NOTHING
+
+        return Outcome(response, [GroupMetadataRecord(classic.group_id, None), *records], ended)
+
+    def _check_room(self, group: ConsumerGroup, request: ConsumerGroupHeartbeatRequest) -> None:
+        max_size = self._environment.consumer_settings(group.group_id).max_size
+        is_new = request.member_id not in group.members
+        if is_new and request.member_epoch == JOINING_EPOCH and len(group.members) >= max_size:
+            text = f"The consumer group has reached its maximum capacity of {max_size} members."
+            raise KafkaError(ErrorCode.GROUP_MAX_SIZE_REACHED, text)
+        needed = topics_bytes(request.subscribed_topic_names or ()) + (_MEMBER_BYTES if is_new else 0)
+        if needed and not self._environment.memory.has_room_for(needed):
+            raise KafkaError(ErrorCode.GROUP_MAX_SIZE_REACHED, "The members of all groups take too much memory.")
+
+    def _recognise(
+        self, draft: Draft, request: ConsumerGroupHeartbeatRequest, member_id: str, owned: Owned | None
+    ) -> None:
+        """Who this is: a member that is believed, a new one, or a static one that is back under another id."""
+        group = draft.group
+        joins = request.member_epoch == JOINING_EPOCH
+        if request.instance_id is not None:
+            holder = group.static_members.get(request.instance_id)
+            if not joins:
+                _check_static(group, request.instance_id, member_id, holder)
+            elif holder is not None and holder != member_id:
+                if group.current_of(holder).epoch != STATIC_LEAVING_EPOCH:
+                    text = f"Static member {member_id} with instance id {request.instance_id} cannot join the group "
+                    text += f"because the instance id is owned by {holder} member."
+                    raise KafkaError(ErrorCode.UNRELEASED_INSTANCE_ID, text)
+                replace_static_member(draft, holder, member_id)
+        if not joins:
+            group.require_member(member_id)
+        check_epoch(group.current_of(member_id), request.member_epoch, owned)
+
+    def _update_member(
+        self, draft: Draft, request: ConsumerGroupHeartbeatRequest, origin: RequestOrigin, member_id: str
+    ) -> bool:
+        """Takes in what the member says of itself; whether its subscription calls for a new epoch."""
+        group = draft.group
+        before = group.members.get(member_id)
+        after = _updated(before, request, origin)
+        if after == before:
+            return False
+        draft.add(MemberRecord(group.group_id, member_id, after))
+        old_topics, old_regex = (before.topics, before.regex) if before is not None else (frozenset(), "")
+        if old_regex and old_regex != after.regex:
+            forget_unused_regex(draft, old_regex)
+        # An expression that is new to the group has no topics yet; the epoch follows when it has.
+        regex_is_known = not after.regex or after.regex in group.regexes
+        return old_topics != after.topics or (old_regex != after.regex and regex_is_known)
+
+    def _assign_if_due(self, draft: Draft) -> None:
+        """Not more often than the assignment interval says: members that come together are assigned together."""
+        group = draft.group
+        if group.group_epoch <= group.assignment_epoch:
+            return
+        settings = self._environment.consumer_settings(group.group_id)
+        now_ms = self._environment.wall_ms()
+        waited_ms = now_ms - group.assignment_timestamp_ms
+        if 0 <= waited_ms < settings.assignment_interval_ms:
+            return
+        assign(draft, self._environment.topics, settings.assignors[0], now_ms)
+
+    def _reconcile(self, draft: Draft, member_id: str, owned: Owned | None, changed: bool) -> CurrentAssignment:
+        group = draft.group
+        current = group.current_of(member_id)
+        if current.is_reconciled_to(group.assignment_epoch) and not changed:
+            return current
+        topics = existing(self._environment.topics, group.topics_of_member(member_id))
+
+        def is_free(topic_id: bytes, partition: int) -> bool:
+            return group.owners.get(topic_id, {}).get(partition, member_id) == member_id
+
+        following = reconcile(
+            current,
+            group.target_of(member_id),
+            group.assignment_epoch,
+            subscribed=(topic.topic_id for topic in topics),
+            subscription_changed=changed,
+            is_free=is_free,
+            owned=owned,
+        )
+        if following != current:
+            draft.add(CurrentRecord(group.group_id, member_id, following))
+        return following
+
+    def _respond(
+        self,
+        request: ConsumerGroupHeartbeatRequest,
+        member_id: str,
+        before: CurrentAssignment,
+        after: CurrentAssignment,
+    ) -> Response:
+        """The assignment is told to a member that joins, that says everything, or whose assignment has changed."""
+        subscribes = request.subscribed_topic_names is not None or request.subscribed_topic_regex is not None
+        is_full = request.rebalance_timeout_ms != -1 and subscribes and request.topic_partitions is not None
+        response = Response(
+            member_id=member_id,
+            member_epoch=after.epoch,
+            heartbeat_interval_ms=self._environment.consumer_settings(request.group_id).heartbeat_interval_ms,
+        )
+        if request.member_epoch == JOINING_EPOCH or is_full or not _same_partitions(before.assigned, after.assigned):
+            partitions = [TopicPartitions(topic_id, sorted(epochs)) for topic_id, epochs in after.assigned.items()]
+            response.assignment = Assignment(partitions)
+        return response
+
+    def _timeout_ms(self, draft: Draft, member_id: str) -> int:
+        for record in reversed(draft.records):
+            if isinstance(record, MemberRecord) and record.member_id == member_id and record.value is not None:
+                return record.value.rebalance_timeout_ms
+        return draft.group.members[member_id].rebalance_timeout_ms
+
+    def _new_member_id(self) -> str:
+        """As Kafka writes its uuids."""
+        try:
+            return base64.urlsafe_b64encode(uuid.UUID(self._environment.new_uuid()).bytes).decode().rstrip("=")
+        except ValueError:
+            return self._environment.new_uuid()
+
+    # -- leaving
+
+    def _leave(self, request: ConsumerGroupHeartbeatRequest) -> Outcome[Response]:
+        group = self._environment.consumer_groups.get(request.group_id)
+        if group is None:
+            is_classic = request.group_id in self._environment.groups
+            what = "is not a consumer group" if is_classic else "not found"
+            raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND, f"Group {request.group_id} {what}.")
+        if request.instance_id is not None:
+            _check_static(group, request.instance_id, request.member_id, group.static_members.get(request.instance_id))
+        group.require_member(request.member_id)
+        response = Response(member_id=request.member_id, member_epoch=request.member_epoch)
+        if request.member_epoch != STATIC_LEAVING_EPOCH:
+            return Outcome(response, self._sessions.remove(group, [request.member_id]))
+        current = group.current_of(request.member_id)
+        leaving = current._replace(epoch=STATIC_LEAVING_EPOCH, revoking=NO_PARTITIONS, state=MemberState.STABLE)
+        return Outcome(response, [CurrentRecord(group.group_id, request.member_id, leaving)])
+
+
+def _check_static(group: ConsumerGroup, instance_id: str, member_id: str, holder: str | None) -> None:
+    if holder is None:
+        raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID, f"Instance id {instance_id} is unknown.")
+    if holder != member_id:
+        text = f"Static member {member_id} with instance id {instance_id} was fenced by member {holder}."
+        raise KafkaError(ErrorCode.FENCED_INSTANCE_ID, text)
+
+
+def _updated(
+    before: MemberMetadata | None, request: ConsumerGroupHeartbeatRequest, origin: RequestOrigin
+) -> MemberMetadata:
+    """What a request does not say stays as it is."""
+    if before is None:
+        before = MemberMetadata(None, None, "", "", frozenset(), "", -1, None)
+    names = request.subscribed_topic_names
+    topics = before.topics if names is None else frozenset(names)
+    return MemberMetadata(
+        instance_id=request.instance_id or before.instance_id,
+        rack_id=request.rack_id or before.rack_id,
+        client_id=origin.client_id,
+        client_host=origin.client_host,
+        topics=before.topics if topics == before.topics else topics,
+        regex=before.regex if request.subscribed_topic_regex is None else request.subscribed_topic_regex,
+        rebalance_timeout_ms=(
+            before.rebalance_timeout_ms if request.rebalance_timeout_ms == -1 else request.rebalance_timeout_ms
+        ),
+        assignor=request.server_assignor or before.assignor,
+    )
+
+
+def _owned(request: ConsumerGroupHeartbeatRequest) -> Owned | None:
+    if request.topic_partitions is None:
+        return None
+    owned: dict[bytes, frozenset[int]] = {}
+    for topic in request.topic_partitions:
+        owned[topic.topic_id] = owned.get(topic.topic_id, frozenset()).union(topic.partitions)
+    return owned
+
+
+def _same_partitions(one: Assigned, other: Assigned) -> bool:
+    return one is other or _keys(one) == _keys(other)
+
+
+def _keys(assigned: Assigned) -> Mapping[bytes, frozenset[int]]:
+    return {topic_id: frozenset(epochs) for topic_id, epochs in assigned.items()}

@@ -1,0 +1,85 @@
+"""The deadlines of a consumer group's members, and what ends with them.
+
+A member that sends no heartbeat for the session timeout is out, and so is one that does not give up, within its
+rebalance timeout, what it was asked to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bytemq.broker.coordinator.group.consumer.draft import Draft
+from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
+from bytemq.broker.coordinator.group.consumer.member import CurrentAssignment, MemberState
+from bytemq.broker.coordinator.group.consumer.records import ConsumerGroupRecord
+from bytemq.broker.coordinator.group.consumer.steps import refresh_epoch, remove_member
+from bytemq.broker.coordinator.group.environment import GroupEnvironment
+from bytemq.broker.coordinator.outcome import NOTHING, Outcome
+
+
+class Sessions:
+    """Over the consumer groups of one shard."""
+
+    __slots__ = ("_environment",)
+
+    def __init__(self, environment: GroupEnvironment) -> None:
+        self._environment = environment
+
+    def extend(self, group_id: str, member_id: str) -> None:
+        """A sign of life."""
+        key = self._environment.session_key(group_id, member_id)
+        timeout_ms = self._environment.consumer_settings(group_id).session_timeout_ms
+        self._environment.timers.schedule(key, timeout_ms, lambda: self._expire(group_id, member_id))
+
+    def watch_revocation(
+        self, group_id: str, member_id: str, before: CurrentAssignment, after: CurrentAssignment, timeout_ms: int
+    ) -> None:
+        """The member has its rebalance timeout to give up what it was asked for; the clock starts with the asking."""
+        if after is before:
+            return
+        key = ("revocation", group_id, member_id)
+        if after.state is not MemberState.UNREVOKED_PARTITIONS:
+            self._environment.timers.cancel(key)
+            return
+        epoch = after.epoch
+        self._environment.timers.schedule(key, timeout_ms, lambda: self._expire_revocation(group_id, member_id, epoch))
+
+    def start(self, group: ConsumerGroup) -> None:
+        """The group was loaded: everybody has a full session to report to the new coordinator."""
+        for member_id, member in group.members.items():
+            self.extend(group.group_id, member_id)
+            current = group.current_of(member_id)
+            if current.state is MemberState.UNREVOKED_PARTITIONS:
+                timeout_ms = member.rebalance_timeout_ms
+                self.watch_revocation(group.group_id, member_id, CurrentAssignment(), current, timeout_ms)
+
+    def stop(self, group: ConsumerGroup) -> None:
+        for member_id in group.members:
+            self._cancel(group.group_id, member_id)
+
+    def remove(self, group: ConsumerGroup, member_ids: Iterable[str]) -> list[ConsumerGroupRecord]:
+        """What takes members out of the group. A deadline of somebody who is gone does nothing."""
+        with Draft(group) as draft:
+            for member_id in member_ids:
+                remove_member(draft, member_id)
+            refresh_epoch(draft, self._environment.topics, bump=True)
+            return draft.records
+
+    def _expire(self, group_id: str, member_id: str) -> Outcome[None]:
+        group = self._environment.consumer_groups.get(group_id)
+        if group is None or member_id not in group.members:
+            return NOTHING
+        return Outcome(None, self.remove(group, [member_id]))
+
+    def _expire_revocation(self, group_id: str, member_id: str, epoch: int) -> Outcome[None]:
+        group = self._environment.consumer_groups.get(group_id)
+        if group is None or member_id not in group.members:
+            return NOTHING
+        current = group.current_of(member_id)
+        if current.epoch != epoch or current.state is not MemberState.UNREVOKED_PARTITIONS:
+            return NOTHING
+        return Outcome(None, self.remove(group, [member_id]))
+
+    def _cancel(self, group_id: str, member_id: str) -> None:
+        self._environment.timers.cancel(self._environment.session_key(group_id, member_id))
+        self._environment.timers.cancel(("revocation", group_id, member_id))
