@@ -42,6 +42,8 @@ class HeldWrite:
         self.sequence = sequence
         self.outcome = outcome
         self.done = done
+        self.followers: list[Callable[[ErrorCode], None]] = []
+        """Answers without records of their own, given behind this write."""
 
 
 class GroupWorld:
@@ -105,6 +107,8 @@ class GroupWorld:
         followed = write.outcome.on_appended(code) if write.outcome.on_appended else None
         if write.done is not None:
             write.done(code)
+        for follower in write.followers:
+            follower(code)
         if followed is not None:
             self.submit(followed)
 
@@ -190,18 +194,23 @@ class GroupWorld:
         metadata: str | None = "",
         retention_ms: int = -1,
         instance: str | None = None,
+        topic_ids: dict[str, bytes] | None = None,
     ) -> list[OffsetCommitResponse | ErrorCode]:
         """The answer, or the error of the whole request; none while the write is held."""
         topics: dict[str, list[OffsetCommitRequestPartition]] = {}
         for (topic, partition), offset in offsets.items():
             topics.setdefault(topic, []).append(OffsetCommitRequestPartition(partition, offset, 7, metadata))
+        ids = topic_ids or {}
         request = OffsetCommitRequest(
             group_id=group_id,
             generation_id_or_member_epoch=generation,
             member_id=member_id,
             group_instance_id=instance,
             retention_time_ms=retention_ms,
-            topics=[OffsetCommitRequestTopic(topic, bytes(16), partitions) for topic, partitions in topics.items()],
+            topics=[
+                OffsetCommitRequestTopic(topic, ids.get(topic, bytes(16)), partitions)
+                for topic, partitions in topics.items()
+            ],
         )
         answers: list[OffsetCommitResponse | ErrorCode] = []
         try:
