@@ -106,6 +106,22 @@ def test_kafka_cli__consumer_groups(cli: Cli, unique_name: NAME) -> None:
     assert group not in cli.run(f"{TOOLS}.GroupsCommand", "--list")
 
 
+def test_kafka_cli__groups_of_the_consumer_protocol(cli: Cli, unique_name: NAME) -> None:
+    topic, group = unique_name("cli-kip848"), unique_name("group")
+    cli.topics("--create", "--topic", topic, "--partitions", "1")
+    cli.produce(topic, [f"line {number}" for number in range(20)])
+    protocol = ("--command-property", "group.protocol=consumer")
+    assert cli.consume(topic, 15, "--group", group, "--from-beginning", *protocol)[-1] == "line 14"
+    assert re.search(rf"{group}\s+Consumer\s+consumer", cli.run(f"{TOOLS}.GroupsCommand", "--list"))
+    assert re.search(r"uniform\s+Empty\s+0", cli.groups("--describe", "--group", group, "--state"))
+    assert re.search(rf"{topic}\s+0\s+15\s+20\s+5", cli.groups("--describe", "--group", group))
+    reset = ("--reset-offsets", "--group", group, "--topic", topic, "--to-offset", "5", "--execute")
+    cli.groups(*reset)
+    assert cli.consume(topic, 15, "--group", group, *protocol)[0] == "line 5"
+    cli.groups("--delete", "--group", group)
+    assert group not in cli.groups("--list").split()
+
+
 def test_kafka_cli__configs(cli: Cli, unique_name: NAME) -> None:
     topic = unique_name("cli-configs")
     cli.topics("--create", "--topic", topic)
