@@ -98,6 +98,11 @@ class GroupEnvironment:
         group = self.groups[group_id] = ClassicGroup(group_id, self.wall_ms(), self.memory)
         return group
 
+    def ensure_group(self, group_id: str) -> None:
+        """There are offsets of this group in the log: it is a simple consumer's, unless it is known otherwise."""
+        if group_id not in self.groups and group_id not in self.consumer_groups:
+            self.create_group(group_id)
+
     def forget_group(self, group: ClassicGroup) -> None:
         """The group is gone from memory, with its timers; harmless when it is already.
 

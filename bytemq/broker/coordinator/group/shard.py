@@ -214,8 +214,7 @@ class GroupShard:
             if value is None:
                 self._replay_topics.pop(key[:-4], None)
                 return
-            if record.group_id not in self.groups and record.group_id not in self.environment.consumer_groups:
-                self.environment.create_group(record.group_id)
+            self.environment.ensure_group(record.group_id)
             if record.encode_key() == key:
                 self._replay_topics[key[:-4]] = self.store.partitions_of(record.group_id, record.topic)
 
@@ -235,8 +234,7 @@ class GroupShard:
                 continue
             if isinstance(record, OffsetCommitRecord):
                 self.pending.add(envelope.producer_id, record)
-                if record.group_id not in self.groups:
-                    self.environment.create_group(record.group_id)
+                self.environment.ensure_group(record.group_id)
 
     def _replay_group(self, record: GroupMetadataRecord) -> None:
         earlier = self.groups.get(record.group_id)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
+from bytemq.broker.coordinator.group.consumer.offset_rules import check_transactional_commit
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
 from bytemq.broker.coordinator.group.offset_store import OffsetStore
 from bytemq.broker.coordinator.group.offsets import Offsets
@@ -29,7 +31,8 @@ from bytemq.protocol.messages.txn_offset_commit import (
 )
 from bytemq.protocol.records.control import EndTransactionMarker
 
-_GROUP_NOT_FOUND_VERSION = 6
+_NEW_ERRORS_VERSION = 6
+"""From here on clients know GROUP_ID_NOT_FOUND and STALE_MEMBER_EPOCH; before, both are ILLEGAL_GENERATION."""
 
 
 class TransactionalOffsets:
@@ -61,12 +64,13 @@ class TransactionalOffsets:
                     value = CommittedOffset(
                         each.committed_offset, each.committed_leader_epoch, metadata, now_ms, topic_id=topic.topic_id
                     )
-                    offset = OffsetCommitRecord(group.group_id, topic.name, each.partition_index, value.encode())
+                    offset = OffsetCommitRecord(request.group_id, topic.name, each.partition_index, value.encode())
                     records.append(TransactionalOffsetRecord(request.producer_id, offset))
             topics.append(TxnOffsetCommitResponseTopic(topic.name, topic.topic_id, partitions))
         response = TxnOffsetCommitResponse(topics=topics)
         if not records:
-            self._offsets.forget_if_bare(group)
+            if group is not None:
+                self._offsets.forget_if_bare(group)
             return Outcome(response)
         envelope = Envelope(request.producer_id, request.producer_epoch)
         return Outcome(response, records, lambda code: self._commit_ended(group, code), envelope)
@@ -87,19 +91,23 @@ class TransactionalOffsets:
         for record in self._pending.end(producer_id, committed=marker.committed):
             if marker.committed:
                 self._store.apply(record)
-                if record.group_id not in self._environment.groups:
-                    self._environment.create_group(record.group_id)
+                self._environment.ensure_group(record.group_id)
             else:
                 group = self._environment.groups.get(record.group_id)
                 if group is not None:
                     self._offsets.forget_if_bare(group)
 
-    def _group_for_commit(self, request: TxnOffsetCommitRequest, origin: RequestOrigin) -> ClassicGroup:
+    def _group_for_commit(self, request: TxnOffsetCommitRequest, origin: RequestOrigin) -> ClassicGroup | None:
+        """None: a consumer group, which offsets neither found nor end."""
+        consumers = self._environment.consumer_groups.get(request.group_id)
+        if consumers is not None:
+            _check_consumers(consumers, request, origin)
+            return None
         generation_id = request.generation_id_or_member_epoch
         group = self._environment.groups.get(request.group_id)
         if group is None:
             if generation_id >= 0:
-                is_new = origin.api_version >= _GROUP_NOT_FOUND_VERSION
+                is_new = origin.api_version >= _NEW_ERRORS_VERSION
                 raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND if is_new else ErrorCode.ILLEGAL_GENERATION)
             if not fits_a_string(request.group_id):
                 raise KafkaError(ErrorCode.INVALID_GROUP_ID)
@@ -112,7 +120,17 @@ class TransactionalOffsets:
                 raise KafkaError(ErrorCode.ILLEGAL_GENERATION)
         return group
 
-    def _commit_ended(self, group: ClassicGroup, code: ErrorCode) -> Outcome[None]:
-        if code is not ErrorCode.NONE:
+    def _commit_ended(self, group: ClassicGroup | None, code: ErrorCode) -> Outcome[None]:
+        if group is not None and code is not ErrorCode.NONE:
             self._offsets.forget_if_bare(group)
         return NOTHING
+
+
+def _check_consumers(group: ConsumerGroup, request: TxnOffsetCommitRequest, origin: RequestOrigin) -> None:
+    epoch = request.generation_id_or_member_epoch
+    try:
+        check_transactional_commit(group, request.member_id, epoch, request.group_instance_id)
+    except KafkaError as error:
+        if error.code is ErrorCode.STALE_MEMBER_EPOCH and origin.api_version < _NEW_ERRORS_VERSION:
+            raise KafkaError(ErrorCode.ILLEGAL_GENERATION) from error
+        raise

@@ -35,7 +35,11 @@ def check_commit(group: ConsumerGroup, request: OffsetCommitRequest, api_version
 def check_transactional_commit(
     group: ConsumerGroup, member_id: str, epoch: int, group_instance_id: str | None = None
 ) -> None:
-    """TxnOffsetCommit says who the member is from v3 only; what it does not say is not checked."""
+    """TxnOffsetCommit says who the member is from v3 only; what it does not say is not checked, nor is anything while
+    nobody is in the group. Raises UNKNOWN_MEMBER_ID, STALE_MEMBER_EPOCH.
+    """
+    if epoch < 0 and not group.members:
+        return
     if epoch < 0 and not member_id and group_instance_id is None:
         return
     group.require_member(member_id)
