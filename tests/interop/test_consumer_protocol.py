@@ -126,6 +126,22 @@ def test_consumer_protocol__static_members_and_the_range_assignor(server: Server
         poll_until([one, two], lambda: [sorted(one.partitions()), sorted(two.partitions())] == [[0, 1, 2], [3, 4, 5]])
 
 
+def test_consumer_protocol__offsets_of_a_transaction_count_when_it_commits(server: Server, unique_name: NAME) -> None:
+    topic, group = unique_name("kip848-txn"), unique_name("group")
+    create_topic(server, topic)
+    producer = Producer({"bootstrap.servers": server.bootstrap, "transactional.id": group})
+    producer.init_transactions(TIMEOUT_S)
+    with members(Member(server.bootstrap, group, [topic])) as [member]:
+        poll_until([member], lambda: is_shared([member]))
+        for offset, commits, expected in ((3, True, 3), (5, False, 3)):
+            producer.begin_transaction()
+            metadata = member.consumer.consumer_group_metadata()
+            producer.send_offsets_to_transaction([TopicPartition(topic, 0, offset)], metadata, TIMEOUT_S)
+            (producer.commit_transaction if commits else producer.abort_transaction)(TIMEOUT_S)
+            (committed,) = member.consumer.committed([TopicPartition(topic, 0)], TIMEOUT_S)
+            assert committed.offset == expected
+
+
 def test_consumer_protocol__goes_on_when_the_node_is_killed(server: Server, unique_name: NAME, tmp_path: Any) -> None:
     if not isinstance(server, NodeProcess):
         return
