@@ -18,7 +18,7 @@ from bytemq.broker.coordinator.group.environment import ConsumerGroupSettings, G
 from bytemq.broker.coordinator.group.memory import MembershipMemory
 from bytemq.broker.coordinator.group.records import CommittedOffset
 from bytemq.broker.coordinator.group.shard import GroupShard
-from bytemq.broker.coordinator.placement import partition_for
+from bytemq.broker.coordinator.owned_shards import OwnedShards
 from bytemq.broker.coordinator.runtime import ShardRuntime
 from bytemq.broker.coordinator.timers import Timers
 from bytemq.broker.log.partition import Partition
@@ -26,7 +26,6 @@ from bytemq.config import BrokerConfig
 from bytemq.config.group import GroupConfig
 from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
-from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.primitives import MalformedMessage
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.tasks import Supervisor
@@ -44,7 +43,7 @@ class GroupOffset(NamedTuple):
     offset: int
 
 
-class GroupCoordinators:
+class GroupCoordinators(OwnedShards[GroupShard]):
     """All shards of this broker. `own` and `release` follow the ownership of partitions."""
 
     def __init__(
@@ -56,40 +55,13 @@ class GroupCoordinators:
         random: Random,
         supervisor: Supervisor,
     ) -> None:
+        super().__init__(OFFSETS_TOPIC, image, supervisor, self._make_runtime)
         self._config = config
-        self._image = image
         self._clock = clock
         self._random = random
-        self._supervisor = supervisor
-        self._shards: dict[int, GroupRuntime] = {}
         self._memory = MembershipMemory()
         self._consumer_settings: dict[str | None, tuple[BrokerConfig, Mapping[str, str], ConsumerGroupSettings]] = {}
         """By group id, with what they were made of; None: groups without configs of their own."""
-
-    # -- ownership
-
-    def own(self, partition: Partition) -> None:
-        """This broker coordinates the groups of `partition` from now on. Loading goes on behind."""
-        index = partition.pid.index
-        self.release(index)
-        runtime = ShardRuntime(
-            partition,
-            self._make_shard,
-            self._clock,
-            commit_timeout_s=self._config().offsets_commit_timeout_ms / 1000,
-        )
-        self._shards[index] = runtime
-        self._supervisor.start(f"load coordinator {index}", runtime.load())
-
-    def release(self, index: int) -> None:
-        """Not the coordinator any more; who waits is told so. Unknown indexes are fine."""
-        runtime = self._shards.pop(index, None)
-        if runtime is not None:
-            runtime.close()
-
-    def close(self) -> None:
-        for index in list(self._shards):
-            self.release(index)
 
     def on_image_change(self, change: ImageChange) -> None:
         """Offsets of deleted topics are forgotten; groups that read what changed look again."""
@@ -100,31 +72,6 @@ class GroupCoordinators:
         if deleted:
             for runtime in self._shards.values():
                 runtime.topics_deleted(deleted)
-
-    # -- requests
-
-    def shard_of(self, group_id: str) -> GroupRuntime:
-        """The shard that has the group. Raises KafkaError NOT_COORDINATOR; what the shard itself is up to, its methods
-        tell.
-        """
-        topic = self._image().topics.get(OFFSETS_TOPIC)
-        if topic is None:
-            raise KafkaError(ErrorCode.NOT_COORDINATOR)
-        runtime = self._shards.get(partition_for(group_id, len(topic.partitions)))
-        if runtime is None:
-            raise KafkaError(ErrorCode.NOT_COORDINATOR)
-        return runtime
-
-    def shard_at(self, index: int) -> GroupRuntime:
-        """The shard of a partition. Raises KafkaError NOT_COORDINATOR."""
-        runtime = self._shards.get(index)
-        if runtime is None:
-            raise KafkaError(ErrorCode.NOT_COORDINATOR)
-        return runtime
-
-    def shards(self) -> list[GroupRuntime]:
-        """Every shard of this broker, loaded or not."""
-        return list(self._shards.values())
 
     # -- figures
 
@@ -172,6 +119,10 @@ class GroupCoordinators:
         return self._memory.used_bytes
 
     # -- within
+
+    def _make_runtime(self, partition: Partition) -> GroupRuntime:
+        commit_timeout_s = self._config().offsets_commit_timeout_ms / 1000
+        return ShardRuntime(partition, self._make_shard, self._clock, commit_timeout_s=commit_timeout_s)
 
     def _make_shard(self, timers: Timers) -> GroupShard:
         return GroupShard(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from bytemq.broker.coordinator.outcome import Outcome
-from bytemq.broker.coordinator.placement import partition_for
+from bytemq.broker.coordinator.owned_shards import OwnedShards
 from bytemq.broker.coordinator.runtime import ShardRuntime
 from bytemq.broker.coordinator.timers import Timers
 from bytemq.broker.coordinator.transaction.environment import (
@@ -27,7 +27,6 @@ from bytemq.config import BrokerConfig
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.producer_ids import ProducerIds
 from bytemq.metadata.topic_names import TRANSACTION_TOPIC
-from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.tasks import Supervisor
 
@@ -35,7 +34,7 @@ TransactionRuntime = ShardRuntime[TransactionShard]
 R = TypeVar("R")
 
 
-class TransactionCoordinators:
+class TransactionCoordinators(OwnedShards[TransactionShard]):
     """All shards of this broker. `own` and `release` follow the ownership of partitions."""
 
     def __init__(
@@ -48,58 +47,11 @@ class TransactionCoordinators:
         clock: Clock,
         supervisor: Supervisor,
     ) -> None:
+        super().__init__(TRANSACTION_TOPIC, image, supervisor, self._make_runtime)
         self._config = config
-        self._image = image
         self._producer_ids = producer_ids
         self._markers = markers(self)
         self._clock = clock
-        self._supervisor = supervisor
-        self._shards: dict[int, TransactionRuntime] = {}
-
-    # -- ownership
-
-    def own(self, partition: Partition) -> None:
-        """This broker coordinates the transactional ids of `partition` from now on. Loading goes on behind."""
-        index = partition.pid.index
-        self.release(index)
-
-        def make(timers: Timers) -> TransactionShard:
-            settings = transaction_settings(self._config())
-            return TransactionShard(settings, timers, self._clock.wall_ms, self._markers, partition.leader_epoch)
-
-        runtime = ShardRuntime(partition, make, self._clock)
-        self._shards[index] = runtime
-        self._supervisor.start(f"load transaction coordinator {index}", runtime.load())
-
-    def release(self, index: int) -> None:
-        """Not the coordinator any more; who waits is told so. Unknown indexes are fine."""
-        runtime = self._shards.pop(index, None)
-        if runtime is not None:
-            runtime.close()
-
-    def close(self) -> None:
-        for index in list(self._shards):
-            self.release(index)
-
-    # -- requests
-
-    def shard_of(self, transactional_id: str) -> TransactionRuntime:
-        """The shard that has the id. Raises KafkaError NOT_COORDINATOR; what the shard itself is up to, its methods
-        tell.
-        """
-        runtime = self.shard_if_owned(transactional_id)
-        if runtime is None:
-            raise KafkaError(ErrorCode.NOT_COORDINATOR)
-        return runtime
-
-    def shard_if_owned(self, transactional_id: str) -> TransactionRuntime | None:
-        """As `shard_of`; None where another broker has it."""
-        topic = self._image().topics.get(TRANSACTION_TOPIC)
-        return None if topic is None else self._shards.get(partition_for(transactional_id, len(topic.partitions)))
-
-    def shards(self) -> list[TransactionRuntime]:
-        """Every shard of this broker, loaded or not."""
-        return list(self._shards.values())
 
     async def write(self, transactional_id: str, operation: Callable[[TransactionShard, int | None], Outcome[R]]) -> R:
         """As the shard's `write`, for an operation that may need a producer id that nobody had. Raises KafkaError."""
@@ -120,6 +72,13 @@ class TransactionCoordinators:
         """Whether the coordinator that decided this is still the one."""
         shard = self.shard_if_owned(ended.transactional_id)
         return shard is not None and shard.partition.leader_epoch == ended.coordinator_epoch
+
+    def _make_runtime(self, partition: Partition) -> TransactionRuntime:
+        def make(timers: Timers) -> TransactionShard:
+            settings = transaction_settings(self._config())
+            return TransactionShard(settings, timers, self._clock.wall_ms, self._markers, partition.leader_epoch)
+
+        return ShardRuntime(partition, make, self._clock)
 
 
 def transaction_settings(config: BrokerConfig) -> TransactionSettings:
