@@ -158,18 +158,16 @@ class PendingFetch:
     def _read(self) -> None:
         """Reads what is in memory; leaves the rest to a task when a file has to be waited for, or when it is much."""
         self._forget()
-        left = self._granted_bytes
         for position, wanted in enumerate(self._context.wanted):
             partition = self._find(wanted)
             if isinstance(partition, PartitionData):
                 self._add_refusal(wanted, partition)
                 continue
-            fetched = self._read_cached(wanted, partition, min(wanted.max_bytes, left))
+            fetched = self._read_cached(wanted, partition, self._limit_bytes(wanted))
             if fetched is None:
                 self._broker.supervisor.start("fetch", self._guarded(self._read_files(position)))
                 return
             self._add(wanted, partition, fetched)
-            left = max(0, left - fetched.size_bytes)
         self._read_all()
 
     def _read_cached(self, wanted: WantedPartition, partition: Partition, limit_bytes: int) -> Fetched | None:
@@ -179,6 +177,10 @@ class PendingFetch:
                 wanted.fetch_offset, limit_bytes, isolation=self._isolation, at_least_one=self._at_least_one
             )
         return None
+
+    def _limit_bytes(self, wanted: WantedPartition) -> int:
+        """What the next partition may give."""
+        return min(wanted.max_bytes, max(0, self._granted_bytes - self._total_bytes))
 
     @property
     def _at_least_one(self) -> bool:
@@ -208,7 +210,7 @@ class PendingFetch:
                 if isinstance(partition, PartitionData):
                     self._add_refusal(wanted, partition)
                     continue
-                limit = min(wanted.max_bytes, max(0, self._granted_bytes - self._total_bytes))
+                limit = self._limit_bytes(wanted)
                 fetched = await partition.read(
                     wanted.fetch_offset, limit, isolation=self._isolation, at_least_one=self._at_least_one
                 )

@@ -95,8 +95,7 @@ class WideFetch(PendingFetch):
             more = min(LEAST_GRANT_BYTES, self._max_bytes - self._granted_bytes)
             if more > 0 and memory.try_reserve(more):
                 self._granted_bytes += more
-                left += more
-        return min(wanted.max_bytes, max(0, left))
+        return super()._limit_bytes(wanted)
 
     def _wait(self) -> None:
         """Registered it is already, and may have been woken since."""
