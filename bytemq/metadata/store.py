@@ -93,8 +93,8 @@ class MetadataStore(Protocol):
         """Applies puts and deletes if every compare holds.
 
         Raises `Invalid` when it is above a limit or names a key twice, `NotFound` when a put names a lease that ended.
-        Deleting a key that does not exist is no error and no event. When it returns, watchers that are in the same
-        process see its events before anything that the caller awaits next.
+        Deleting a key that does not exist is no error and no event. Watchers may hear of it later than the caller:
+        `ImageFollower.wait_for` waits for both.
         """
 
     def watch(self, prefix: str, after_revision: int) -> AsyncIterator[list[Event]]:

@@ -1,15 +1,17 @@
 """What every metadata store must do: one suite, run on each implementation.
 
-An implementation takes part by a `StoreUnderTest` in `IMPLEMENTATIONS`.
+An implementation takes part by a `StoreUnderTest` and its name in `under_test`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +20,7 @@ import pytest
 from bytemq.errors import Fenced, Invalid, NotFound
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
+from bytemq.metadata.etcd.store import EtcdStore
 from bytemq.metadata.store import (
     MAX_TXN_OPERATIONS,
     MAX_VALUE_BYTES,
@@ -27,10 +30,13 @@ from bytemq.metadata.store import (
     MetadataStore,
     Put,
 )
+from tests.support.etcd_process import EtcdProcess, etcd_program
 
 
 class StoreUnderTest(Protocol):
     store: MetadataStore
+
+    async def start(self) -> None: ...
 
     async def end_session(self) -> None:
         """Lets the leases of `store` end the hard way; afterwards `store` is a living client again."""
@@ -44,16 +50,15 @@ class StoreUnderTest(Protocol):
 class Embedded:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._open()
 
-    def _open(self) -> None:
+    async def start(self) -> None:
         self._lock = DataLock.acquire(self._folder)
         self.store = EmbeddedStore.open(self._lock, "fsync")
 
     async def end_session(self) -> None:
         """A process that ends without a word is one whose lock is free."""
         await self.stop()
-        self._open()
+        await self.start()
 
     async def compact(self, prefix: str) -> None:
         value = bytes(MAX_VALUE_BYTES)
@@ -65,12 +70,58 @@ class Embedded:
         self._lock.release()
 
 
-IMPLEMENTATIONS = {"embedded": Embedded}
+class Etcd:
+    _prefixes = count()
+
+    def __init__(self, etcd: EtcdProcess) -> None:
+        self._etcd = etcd
+        self._url = etcd.url(f"test-{next(self._prefixes)}")
+
+    async def start(self) -> None:
+        self.store = await EtcdStore.open(self._url, {})
+
+    async def end_session(self) -> None:
+        """The client goes without a word, and so does etcd."""
+        await self.stop()
+        self._etcd.kill9()
+        self._etcd.start()
+        await self.start()
+        while await self._has_leased_keys():  # noqa: ASYNC110  (etcd is another process)
+            await asyncio.sleep(0.05)
+
+    async def compact(self, prefix: str) -> None:
+        filler = await self.store.txn([], [Put(prefix + "filler", b"")])
+        await etcdctl(self._etcd, "compact", str(filler.revision))
+
+    async def stop(self) -> None:
+        await self.store.close()
+
+    async def _has_leased_keys(self) -> bool:
+        listed = json.loads(await etcdctl(self._etcd, "get", "", "--prefix", "--write-out=json"))
+        return any(kv.get("lease") for kv in listed["kvs"])
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
+async def etcdctl(etcd: EtcdProcess, *arguments: str) -> bytes:
+    command = [str(Path(etcd_program()).with_name("etcdctl")), "--endpoints", etcd.endpoint, *arguments]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProcess]:
+    process = EtcdProcess(tmp_path_factory.mktemp("etcd")).start()
+    yield process
+    process.close()
+
+
+@pytest.fixture(params=["embedded", "etcd"])
 async def under_test(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreUnderTest]:
-    implementation: StoreUnderTest = IMPLEMENTATIONS[request.param](tmp_path)
+    implementation: StoreUnderTest = (
+        Embedded(tmp_path) if request.param == "embedded" else Etcd(request.getfixturevalue("etcd"))
+    )
+    await implementation.start()
     yield implementation
     await implementation.stop()
 
@@ -266,6 +317,7 @@ import asyncio, sys
 from pathlib import Path
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
+from bytemq.metadata.etcd.store import EtcdStore
 from bytemq.metadata.store import Put
 
 async def write():
