@@ -3,8 +3,8 @@
 Owns: the contract of a store. Must not: know formats, offsets or the operating system.
 
 Names are relative paths with "/" between their parts. One name has one content: objects are created if absent and never
-overwritten. What a file system can do beyond that, appending in place and syncing, is `AppendFile`; its bytes are
-durable only up to the last sync, and so is nothing else's.
+overwritten. That is what every store can do, `ObjectStore`. What a file system can do beyond it, `Store`, is appending
+in place and syncing: the bytes of an `AppendFile` are durable only up to the last sync, and so is nothing else's.
 
 Every call raises by what the caller must do: `Full` (no space), `Unavailable` (any other I/O error), `NotFound`,
 `Invalid` (the name exists already).
@@ -55,8 +55,8 @@ class AppendFile(ReadFile, Protocol):
         """Makes every completed write durable."""
 
 
-class Store(Protocol):
-    """See the module's docstring for names and errors."""
+class ObjectStore(Protocol):
+    """What every store can do. See the module's docstring for names and errors."""
 
     async def create(self, name: str, data: Sequence[Buffer]) -> None:
         """Creates a whole object: absent or complete and durable, whatever happens. `Invalid` if the name exists."""
@@ -70,6 +70,17 @@ class Store(Protocol):
     async def delete(self, names: Sequence[str]) -> None:
         """Deletes; names that do not exist are no error. A deletion may be undone by a power cut."""
 
+    async def open_read(self, name: str) -> ReadFile: ...
+
+    async def size(self, name: str) -> int: ...
+
+    async def close(self) -> None:
+        """Waits for calls in progress. Files still open become unusable."""
+
+
+class Store(ObjectStore, Protocol):
+    """A file system: what every store can do, and appending, syncing, renaming."""
+
     async def create_append(
         self, name: str, *, size_bytes: int = 0, zeroed: bool = False, urgent: bool = False
     ) -> AppendFile:
@@ -80,15 +91,8 @@ class Store(Protocol):
 
     async def open_append(self, name: str, *, urgent: bool = False) -> AppendFile: ...
 
-    async def open_read(self, name: str) -> ReadFile: ...
-
-    async def size(self, name: str) -> int: ...
-
     async def rename(self, name: str, new_name: str) -> None:
         """Durable when it returns. `Invalid` if the new name exists."""
 
     async def free_bytes(self) -> int:
         """Space left, roughly; it may be gone the next moment."""
-
-    async def close(self) -> None:
-        """Waits for calls in progress. Files still open become unusable."""

@@ -177,10 +177,10 @@ async def load_index(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> Spa
 
 async def _read_to_end(file: ReadFile, position: int) -> bytes:
     parts = []
-    while part := await file.read(position, WALK_BYTES):
+    while len(part := await file.read(position, WALK_BYTES)) == WALK_BYTES:
         parts.append(bytes(part))
         position += len(part)
-    return b"".join(parts)
+    return b"".join([*parts, part])
 
 
 async def walk_segment(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> SparseIndex:

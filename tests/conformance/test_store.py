@@ -1,15 +1,62 @@
-"""What every store must do, checked on each: the local file system, and the store of the power-cut tests."""
+"""What every store must do, checked on each: local files, S3, what fsspec knows, and the stores of the tests.
+
+What a file system can do beyond that comes second, and is checked on those that can.
+"""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from bytemq.errors import Invalid, NotFound
-from bytemq.storage.interface import Store
+from bytemq.runtime.clock import SystemClock
+from bytemq.storage.by_url import open_store
+from bytemq.storage.interface import ObjectStore, Store
 from bytemq.storage.local import IOV_MAX, LocalStore
+from bytemq.storage.remote import RemoteStore
+from bytemq.storage.self_test import self_test
+from tests.support.failing_driver import FailingDriver
 from tests.support.power_cut_store import Power, PowerCutStore
+from tests.support.s3_server import S3Server, minio_program, running_s3
+
+
+@pytest.fixture(scope="module")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with running_s3(tmp_path_factory.mktemp("seaweedfs"), "seaweedfs") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with running_s3(tmp_path_factory.mktemp("minio"), "minio") as server:
+        yield server
+
+
+S3_SERVERS = ["seaweedfs", *(["minio"] if minio_program() else [])]
+
+
+@pytest.fixture(params=["local", "power-cut", "remote", "memory", *S3_SERVERS])
+async def object_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    clock, random = SystemClock(), Random(1)
+    store: ObjectStore
+    if request.param == "local":
+        store = await open_store((tmp_path / "store").as_uri(), clock, random)
+    elif request.param == "power-cut":
+        store = PowerCutStore(Power(1))
+    elif request.param == "remote":
+        store = RemoteStore(FailingDriver(), clock, random)
+    elif request.param == "memory":
+        store = await open_store(f"memory://{uuid.uuid4().hex}", clock, random)
+    else:
+        for name, value in request.getfixturevalue(request.param).environment.items():
+            monkeypatch.setenv(name, value)
+        store = await open_store(f"s3://conformance/{uuid.uuid4().hex}/", clock, random)
+    yield store
+    await store.close()
 
 
 @pytest.fixture(params=["local", "power-cut"])
@@ -19,46 +66,79 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path):  # type: ignore
     await store.close()
 
 
-async def test_create__makes_a_whole_object_once(store: Store) -> None:
-    await store.create("a/b/object", [b"one, ", memoryview(b"two"), b"", bytearray(b"!")])
-    assert await store.read("a/b/object") == b"one, two!"
+async def test_self_test__is_passed(object_store: ObjectStore) -> None:
+    measured = await self_test(object_store, SystemClock(), "run-1")
+    assert min(measured) >= 0
+    assert list(await object_store.list("self-test/")) == []
+
+
+async def test_create__makes_a_whole_object_once(object_store: ObjectStore) -> None:
+    await object_store.create("a/b/object", [b"one, ", memoryview(b"two"), b"", bytearray(b"!")])
+    assert await object_store.read("a/b/object") == b"one, two!"
     with pytest.raises(Invalid):
-        await store.create("a/b/object", [b"other"])
-    assert await store.read("a/b/object") == b"one, two!"
+        await object_store.create("a/b/object", [b"other"])
+    assert await object_store.read("a/b/object") == b"one, two!"
 
 
-async def test_create__leaves_no_other_name_behind(store: Store) -> None:
-    await store.create("a/object", [b"x"])
+async def test_create__leaves_no_other_name_behind(object_store: ObjectStore) -> None:
+    await object_store.create("a/object", [b"x"])
     with pytest.raises(Invalid):
-        await store.create("a/object", [b"x"])
-    assert [info.name for info in await store.list("a/")] == ["a/object"]
+        await object_store.create("a/object", [b"x"])
+    assert [info.name for info in await object_store.list("a/")] == ["a/object"]
 
 
-async def test_read__of_what_does_not_exist_is_not_found(store: Store) -> None:
-    for call in (store.read, store.size, store.open_read, store.open_append):
+async def test_read__of_what_does_not_exist_is_not_found(object_store: ObjectStore) -> None:
+    for call in (object_store.read, object_store.size, object_store.open_read):
         with pytest.raises(NotFound):
             await call("nothing")
-    with pytest.raises(NotFound):
-        await store.rename("nothing", "something")
-    assert list(await store.list("nothing/")) == []
+    assert list(await object_store.list("nothing/")) == []
 
 
-async def test_list__has_everything_below_a_prefix_in_order(store: Store) -> None:
+async def test_list__has_everything_below_a_prefix_in_order(object_store: ObjectStore) -> None:
     for name in ("p/2/b", "p/1/a", "p/2/a", "q/1"):
-        await store.create(name, [name.encode()])
-    assert [(info.name, info.size_bytes) for info in await store.list("p/")] == [
+        await object_store.create(name, [name.encode()])
+    assert [(info.name, info.size_bytes) for info in await object_store.list("p/")] == [
         ("p/1/a", 5),
         ("p/2/a", 5),
         ("p/2/b", 5),
     ]
 
 
-async def test_delete__is_no_error_for_what_is_gone(store: Store) -> None:
-    await store.create("p/1/a", [b"x"])
-    await store.delete(["p/1/a", "p/1/a", "p/never"])
-    assert list(await store.list("p/")) == []
-    await store.create("p/1/a", [b"again"])
-    assert await store.read("p/1/a") == b"again"
+async def test_delete__is_no_error_for_what_is_gone(object_store: ObjectStore) -> None:
+    await object_store.create("p/1/a", [b"x"])
+    await object_store.delete(["p/1/a", "p/1/a", "p/never"])
+    assert list(await object_store.list("p/")) == []
+    await object_store.create("p/1/a", [b"again"])
+    assert await object_store.read("p/1/a") == b"again"
+
+
+async def test_open_read__reads_ranges(object_store: ObjectStore) -> None:
+    await object_store.create("a/object", [b"0123456789"])
+    assert await object_store.size("a/object") == 10
+    file = await object_store.open_read("a/object")
+    assert bytes(await file.read(3, 4)) == b"3456"
+    assert bytes(await file.read(8, 100)) == b"89", "fewer at the end"
+    assert bytes(await file.read(10, 1)) == b""
+    assert bytes(await file.read(50, 5)) == b""
+    cached = file.read_cached(3, 4)
+    assert cached is None or bytes(cached) == b"3456"
+    await file.close()
+    await file.close()
+
+
+async def test_names__outside_the_store_are_refused(tmp_path: Path) -> None:
+    for store in (LocalStore(tmp_path / "store"), RemoteStore(FailingDriver(), SystemClock(), Random(1))):
+        for name in ("/etc/passwd", "a/../../b"):
+            with pytest.raises(Invalid):
+                await store.create(name, [b"x"])
+        await store.close()
+
+
+async def test_file__that_does_not_exist_is_not_found(store: Store) -> None:
+    with pytest.raises(NotFound):
+        await store.open_append("nothing")
+    with pytest.raises(NotFound):
+        await store.rename("nothing", "something")
 
 
 async def test_append_file__is_written_at_positions_and_read_while_open(store: Store) -> None:
