@@ -332,10 +332,11 @@ class WriteBehind:
 
         def change(manifest: Manifest) -> Manifest:
             nonlocal overtaken
-            remaining = [segment for segment in one.seen if segment.last_offset >= manifest.log_start_offset]
-            gone = continued is not None and continued not in manifest.segments
-            if gone or list(manifest.segments) != remaining:
-                overtaken = True
+            if continued is not None:
+                overtaken = continued not in manifest.segments
+            elif infos:  # the sealed ones may have been replaced meanwhile, but nobody else may have gone on
+                overtaken = manifest.end_offset > max(infos[0].base_offset, manifest.log_start_offset)
+            if overtaken:
                 raise Unavailable("the log's segments changed while it was written behind")
             if infos and continued is None:
                 manifest = with_open_segment_given_up(manifest)

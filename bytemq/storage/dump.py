@@ -127,7 +127,9 @@ def _batch_line(batch: RecordBatch) -> str:
     )
     if batch.has_producer:
         line += f", producer {batch.producer_id}/{batch.producer_epoch} from sequence {batch.base_sequence}"
-    return line + (", transactional" if batch.is_transactional else "") + (", control" if batch.is_control else "")
+    line += (", transactional" if batch.is_transactional else "") + (", control" if batch.is_control else "")
+    horizon_ms = batch.delete_horizon_ms
+    return line if horizon_ms is None else f"{line}, tombstones until {horizon_ms}"
 
 
 def _damage(problem: str | None) -> str:

@@ -30,6 +30,9 @@ class ExtentTable:
     """The chunks of one log inside write-ahead-log files, ascending and without overlap. `files` are ordinals of those
     files."""
 
+    has_gaps = False
+    """A log is written without gaps; only the cleaner makes some."""
+
     __slots__ = (
         "bases",
         "checksums",
@@ -93,11 +96,25 @@ class ExtentTable:
 
 
 class SparseIndex:
-    """The chunks of one segment, which follow each other without gaps from position 0."""
+    """The chunks of one segment, which follow each other without gaps from position 0.
 
-    __slots__ = ("bases", "checksums", "end_position", "max_timestamps", "next_offset", "positions", "verified")
+    Offsets may be missing if the segment was cleaned (`has_gaps`). A chunk begins with its first batch and reaches to
+    the next chunk: the offsets missing between them are its own.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "bases",
+        "checksums",
+        "end_position",
+        "has_gaps",
+        "max_timestamps",
+        "next_offset",
+        "positions",
+        "verified",
+    )
+
+    def __init__(self, *, has_gaps: bool = False) -> None:
+        self.has_gaps = has_gaps
         self.bases = array("q")
         self.positions = array("I")
         self.max_timestamps = array("q")
@@ -119,7 +136,8 @@ class SparseIndex:
         self.next_offset = chunk.next_offset
 
     def find(self, offset: int) -> int:
-        return bisect_right(self.bases, offset) - 1
+        """Index of the chunk that holds the first batch at or after `offset`, or else of the one before that."""
+        return max(bisect_right(self.bases, offset) - 1, 0)
 
     def chunk(self, index: int) -> Chunk:
         last = index + 1 == len(self.bases)
@@ -135,5 +153,5 @@ class SparseIndex:
     def mark_verified(self, base_offset: int) -> None:
         """The chunk that starts there, if it still is in the table, was compared with its checksums."""
         index = self.find(base_offset)
-        if index >= 0 and self.bases[index] == base_offset:
+        if self.bases[index] == base_offset:
             self.verified[index] = 1

@@ -18,7 +18,7 @@ from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.interface import Store
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
+from bytemq.storage.manifest_codec import decode_manifest, directory_of, names_of
 from bytemq.storage.segments import SegmentCache
 from bytemq.storage.wal_files import WalFiles
 from bytemq.types import PartitionId
@@ -92,9 +92,3 @@ class Garbage:
 
 def _folder_of(name: str) -> str:
     return name[: name.rfind("/") + 1]
-
-
-def names_of(stored: StoredManifest) -> list[str]:
-    """Every object that a manifest names."""
-    names = [segment.name for segment in stored.manifest.segments]
-    return [*names, stored.snapshot_name] if stored.snapshot_name else names

@@ -146,28 +146,33 @@ class LogFiles:
         plan = self._plan(offset, max_bytes, end_offset, verify=False)
         if plan is None:
             return None
-        data = []
-        for run in plan.runs:
-            view = run.file.read_cached(run.position, run.size_bytes)
-            if view is None:
-                return None
-            data.append(view)
-        return assemble(plan, data, offset, max_bytes, end_offset, at_least_one)
+        read = _read_cached(plan, offset, max_bytes, end_offset, at_least_one)
+        if read is None or read.size_bytes or read.next_offset == offset:
+            return read
+        return self.read_cached(read.next_offset, max_bytes, end_offset, at_least_one=at_least_one)
 
     async def read(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read:
         """Whole batches, the first one containing `offset`, none that reaches `end_offset` or beyond.
 
-        At most `max_bytes`, but the first batch whatever its size with `at_least_one`. It may be fewer although more
-        are there. Raises NotFound below the log start offset and after deletion, Corrupt where stored bytes are
-        damaged, Unavailable.
+        Where the cleaner left nothing at `offset`, the first one is the next that it left. At most `max_bytes`, but the
+        first batch whatever its size with `at_least_one`. It may be fewer although more are there. Raises NotFound
+        below the log start offset and after deletion, Corrupt where stored bytes are damaged, Unavailable.
         """
+        while True:
+            read = await self._read_at(offset, max_bytes, end_offset, at_least_one)
+            if read.size_bytes or read.next_offset == offset:
+                return read
+            offset = read.next_offset
+
+    async def _read_at(self, offset: int, max_bytes: int, end_offset: int, at_least_one: bool) -> Read:
+        """As `read`, from the chunk that `offset` belongs to: there may be nothing in it, and more behind it."""
         end_offset = self._readable_end(offset, end_offset)
         if offset >= end_offset:
             return Read([], 0, offset, offset)
         plan = self._plan(offset, max_bytes, end_offset, verify=True)
         if plan is None:
             await self._open_segment(self._segment_of(offset))
-            return await self.read(offset, max_bytes, end_offset, at_least_one=at_least_one)
+            return await self._read_at(offset, max_bytes, end_offset, at_least_one)
         for run in plan.runs:  # all at once: while one is read, another one's file could be released
             run.file.pin()
         try:
@@ -259,7 +264,7 @@ class LogFiles:
         for segment in self.manifest.segments:
             if segment.last_offset >= offset and segment.max_timestamp >= timestamp_ms:
                 index = (await self._open_segment(segment)).index
-                for number in range(max(index.find(offset), 0), len(index)):
+                for number in range(index.find(offset), len(index)):
                     if index.max_timestamps[number] >= timestamp_ms:
                         return index.chunk(number)
         table = self.wal
@@ -284,6 +289,17 @@ class LogFiles:
             table.end_offset = offset
         elif len(table):
             table.drop_first(max(table.find(offset), 0))
+
+
+def _read_cached(plan: Plan, offset: int, max_bytes: int, end_offset: int, at_least_one: bool) -> Read | None:
+    """None when something of it is not in the page cache."""
+    data = []
+    for run in plan.runs:
+        view = run.file.read_cached(run.position, run.size_bytes)
+        if view is None:
+            return None
+        data.append(view)
+    return assemble(plan, data, offset, max_bytes, end_offset, at_least_one)
 
 
 def _base_offset(segment: SegmentInfo) -> int:

@@ -26,8 +26,21 @@ from bytemq.storage.format import decode_entries, decode_shares
 from bytemq.storage.garbage import Garbage
 from bytemq.storage.interface import Store
 from bytemq.storage.log_files import Files, LogFiles, RecoveredLog
-from bytemq.storage.manifest import Manifest, PartitionSnapshot, SegmentInfo, with_holes, with_leader_epoch
-from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, decode_snapshot, directory_of
+from bytemq.storage.manifest import (
+    Manifest,
+    PartitionSnapshot,
+    SegmentInfo,
+    with_holes,
+    with_leader_epoch,
+    with_replaced,
+)
+from bytemq.storage.manifest_codec import (
+    StoredManifest,
+    decode_manifest,
+    decode_snapshot,
+    directory_of,
+    names_of,
+)
 from bytemq.storage.publisher import Publisher
 from bytemq.storage.recovery import SessionRecovery
 from bytemq.storage.segments import SegmentCache
@@ -154,6 +167,31 @@ class LogStorage:
         Raises Invalid for batches that are not at the next offset.
         """
         self._wal.append(files, batches, on_durable)
+
+    async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
+        """Sealed files of the log are replaced by others that answer for the same offsets, in one step, durably.
+
+        The files of `before` go when nobody reads them any more; of `after`, those that are not needed after all.
+        Raises Unavailable when the log's files are not those of `before`, NotFound after deletion: the files of `after`
+        go then. Fenced, and Unavailable when it may have been published: what is left is found at the next start.
+        """
+        names = [segment.name for segment in after]
+        is_known_to_fail = True
+
+        def change(manifest: Manifest) -> Manifest:
+            nonlocal is_known_to_fail
+            changed = with_replaced(manifest, before, after)
+            is_known_to_fail = False
+            return changed
+
+        try:
+            await self._publisher.publish(files, change)
+        except BytemqError:
+            if is_known_to_fail:
+                self._garbage.discard(names)
+            raise
+        live = set(names_of(files.stored))
+        self._garbage.discard([name for name in names if name not in live])
 
     async def delete_log(self, partition: PartitionId) -> None:
         """Forgets the log, durably when this returns; its files go when nobody reads them."""

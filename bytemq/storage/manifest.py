@@ -5,13 +5,20 @@ does).
 
 A manifest is the truth about a log except for its newest part, which is in the write-ahead log. Every transition
 returns a new manifest; publishing compares the revision of the one it was made from.
+
+Each file answers for a range of offsets, and the ranges follow each other without gaps: an offset that is in none, and
+in no hole, is lost. Within its range a file that was cleaned holds the offsets that the cleaner kept, whichever those
+are; any other file holds all of them.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+from bytemq.errors import Unavailable
 
 
 class ProducerSnapshot(NamedTuple):
@@ -44,10 +51,18 @@ class PartitionSnapshot:
     aborted: Sequence[AbortedTxn] = ()
 
 
+class FileKind(enum.IntEnum):
+    """In which form a file holds its part of the log. A manifest with a kind that is not listed here is not read."""
+
+    SEGMENT = 0
+    """Record batches as they are served, then a footer with their index (`segment_format`)."""
+
+
 class SegmentInfo(NamedTuple):
-    """One segment, or for readers outside the storage, a part of the log that is still in the write-ahead log."""
+    """One file of the log, or for readers outside the storage, a part that is still in the write-ahead log."""
 
     base_offset: int
+    """First of the offsets that it answers for."""
     last_offset: int
     size_bytes: int
     """Bytes of record batches. In the file a sealed segment's footer follows them."""
@@ -56,6 +71,13 @@ class SegmentInfo(NamedTuple):
     name: str = ""
     """The file's name in the store; "" for the part in the write-ahead log."""
     sealed: bool = False
+    is_cleaned: bool = False
+    """Written by the cleaner: offsets in its range may be missing. Its last batch ends at `last_offset`."""
+    delete_horizon_ms: int = -1
+    """Of what the cleaner kept for a while only (tombstones, markers): when the first may go; -1: there is none."""
+    kind: FileKind = FileKind.SEGMENT
+    details: bytes = b""
+    """What a kind needs to say beyond this; its own code knows the meaning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +99,16 @@ class Manifest:
             if first <= end <= last:
                 end = last + 1
         return end
+
+    @property
+    def first_dirty_offset(self) -> int:
+        """The end of the cleaned part, which the log begins with: Kafka's cleaner checkpoint."""
+        first_dirty = self.log_start_offset
+        for segment in self.segments:
+            if not segment.is_cleaned:
+                break
+            first_dirty = segment.last_offset + 1
+        return first_dirty
 
 
 def with_leader_epoch(manifest: Manifest, leader_epoch: int) -> Manifest:
@@ -113,6 +145,23 @@ def with_log_start(manifest: Manifest, log_start_offset: int) -> Manifest:
         segments=tuple(segment for segment in manifest.segments if segment.last_offset >= start),
         holes=tuple(hole for hole in manifest.holes if hole[1] >= start),
     )
+
+
+def with_replaced(manifest: Manifest, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> Manifest:
+    """Some sealed files in a row become others that answer for the same offsets: cleaned, merged or converted.
+
+    What the log start offset has passed meanwhile stays away. Raises Unavailable when any other of `before` is not in
+    the manifest as it was: somebody else was faster, and `after` is garbage.
+    """
+    remaining = [segment for segment in before if segment.last_offset >= manifest.log_start_offset]
+    if not remaining:
+        return manifest
+    position = next((number for number, one in enumerate(manifest.segments) if one == remaining[0]), -1)
+    behind = position + len(remaining)
+    if position < 0 or list(manifest.segments[position:behind]) != remaining:
+        raise Unavailable("the files of the log changed while they were rewritten")
+    written = [segment for segment in after if segment.last_offset >= manifest.log_start_offset]
+    return replace(manifest, segments=(*manifest.segments[:position], *written, *manifest.segments[behind:]))
 
 
 def with_holes(manifest: Manifest, holes: Sequence[tuple[int, int]]) -> Manifest:

@@ -14,12 +14,22 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from bytemq.errors import Corrupt
-from bytemq.storage.manifest import AbortedTxn, Manifest, PartitionSnapshot, ProducerSnapshot, SegmentInfo
+from bytemq.storage.manifest import (
+    AbortedTxn,
+    FileKind,
+    Manifest,
+    PartitionSnapshot,
+    ProducerSnapshot,
+    SegmentInfo,
+)
 from bytemq.types import PartitionId, format_topic_id
 
-VERSION = 1
+VERSION = 2
+"""Of manifests. Version 1 knew segments only, none of them cleaned; it is still read."""
+SNAPSHOT_VERSION = 1
 _MANIFEST = struct.Struct("<BBiqIIqI")
-_SEGMENT = struct.Struct("<qqQqqBH")
+_SEGMENT_V1 = struct.Struct("<qqQqqBH")
+_SEGMENT = struct.Struct("<qqQqqqBBHI")
 _HOLE = struct.Struct("<qq")
 _SNAPSHOT = struct.Struct("<BqIII")
 _EPOCH = struct.Struct("<iq")
@@ -30,6 +40,9 @@ _CRC = struct.Struct("<I")
 
 _NO_SNAPSHOT, _INLINE, _OBJECT = range(3)
 _NO_TRANSACTION = -1
+_SEALED, _CLEANED = 1, 2
+_ELSEWHERE = "/"
+"""What the stored name of an object outside its partition's directory begins with."""
 
 
 class StoredManifest(NamedTuple):
@@ -51,7 +64,7 @@ def directory_of(partition: PartitionId) -> str:
 def encode_manifest(stored: StoredManifest, directory: str) -> bytes:
     manifest = stored.manifest
     if stored.snapshot_name:
-        kind, snapshot = _OBJECT, stored.snapshot_name.removeprefix(directory).encode()
+        kind, snapshot = _OBJECT, _stored_name(stored.snapshot_name, directory)
     else:
         kind, snapshot = _INLINE if stored.snapshot else _NO_SNAPSHOT, stored.snapshot
     parts = [
@@ -67,10 +80,12 @@ def encode_manifest(stored: StoredManifest, directory: str) -> bytes:
         )
     ]
     for segment in manifest.segments:
-        name = segment.name.removeprefix(directory).encode()
-        base, last, size_bytes, max_timestamp, created_ms = segment[:5]
-        parts.append(_SEGMENT.pack(base, last, size_bytes, max_timestamp, created_ms, segment.sealed, len(name)))
+        name = _stored_name(segment.name, directory)
+        flags = (_SEALED if segment.sealed else 0) | (_CLEANED if segment.is_cleaned else 0)
+        lengths = len(name), len(segment.details)
+        parts.append(_SEGMENT.pack(*segment[:5], segment.delete_horizon_ms, segment.kind, flags, *lengths))
         parts.append(name)
+        parts.append(segment.details)
     parts.extend(_HOLE.pack(*hole) for hole in manifest.holes)
     parts.append(snapshot)
     return _closed(parts)
@@ -83,35 +98,85 @@ def decode_manifest(data: bytes, directory: str) -> StoredManifest:
         version, kind, epoch, start, segment_count, hole_count, snapshot_offset, snapshot_bytes = _MANIFEST.unpack_from(
             view
         )
-        if version != VERSION:
-            raise Corrupt(f"manifest of version {version}; this program reads version {VERSION}")
+        if version not in (1, VERSION):
+            raise Corrupt(f"manifest of version {version}; this program reads versions 1 and {VERSION}")
+        decode_segment = _decode_segment if version == VERSION else _decode_segment_v1
         position = _MANIFEST.size
         segments = []
         for _ in range(segment_count):
-            base, last, size_bytes, max_timestamp, created, sealed, name_bytes = _SEGMENT.unpack_from(view, position)
-            position += _SEGMENT.size
-            name = directory + str(view[position : position + name_bytes], "utf-8")
-            position += name_bytes
-            segments.append(SegmentInfo(base, last, size_bytes, max_timestamp, created, name, bool(sealed)))
+            segment, position = decode_segment(view, position, directory)
+            segments.append(segment)
         holes = []
         for _ in range(hole_count):
             holes.append(_HOLE.unpack_from(view, position))
             position += _HOLE.size
-    except (struct.error, UnicodeDecodeError) as error:
+    except (struct.error, ValueError) as error:
         raise Corrupt(f"manifest: {error}") from error
     snapshot = view[position:]
     if len(snapshot) != snapshot_bytes:
         raise Corrupt("a manifest has the wrong size")
     manifest = Manifest(epoch, start, tuple(segments), None, tuple(holes))
     if kind == _OBJECT:
-        return StoredManifest(manifest, snapshot_offset, b"", directory + str(snapshot, "utf-8"))
+        return StoredManifest(manifest, snapshot_offset, b"", _full_name(snapshot, directory))
     return StoredManifest(manifest, snapshot_offset, bytes(snapshot))
+
+
+def names_of(stored: StoredManifest) -> list[str]:
+    """Every object that a manifest names: what is in none of them is garbage."""
+    names = [segment.name for segment in stored.manifest.segments]
+    return [*names, stored.snapshot_name] if stored.snapshot_name else names
+
+
+def _decode_segment(view: memoryview, position: int, directory: str) -> tuple[SegmentInfo, int]:
+    """And the position after it. Raises struct.error, or ValueError for a kind that this version does not know."""
+    base, last, size_bytes, max_timestamp, created_ms, horizon_ms, kind, flags, name_bytes, details_bytes = (
+        _SEGMENT.unpack_from(view, position)
+    )
+    position += _SEGMENT.size
+    name = _full_name(view[position : position + name_bytes], directory)
+    position += name_bytes
+    details = bytes(view[position : position + details_bytes])
+    segment = SegmentInfo(
+        base,
+        last,
+        size_bytes,
+        max_timestamp,
+        created_ms,
+        name,
+        bool(flags & _SEALED),
+        bool(flags & _CLEANED),
+        horizon_ms,
+        FileKind(kind),
+        details,
+    )
+    return segment, position + details_bytes
+
+
+def _decode_segment_v1(view: memoryview, position: int, directory: str) -> tuple[SegmentInfo, int]:
+    base, last, size_bytes, max_timestamp, created_ms, sealed, name_bytes = _SEGMENT_V1.unpack_from(view, position)
+    position += _SEGMENT_V1.size
+    name = _full_name(view[position : position + name_bytes], directory)
+    segment = SegmentInfo(base, last, size_bytes, max_timestamp, created_ms, name, bool(sealed))
+    return segment, position + name_bytes
+
+
+def _stored_name(name: str, directory: str) -> bytes:
+    return (name[len(directory) :] if name.startswith(directory) else _ELSEWHERE + name).encode()
+
+
+def _full_name(stored: memoryview, directory: str) -> str:
+    name = str(stored, "utf-8")
+    return name.removeprefix(_ELSEWHERE) if name.startswith(_ELSEWHERE) else directory + name
 
 
 def encode_snapshot(snapshot: PartitionSnapshot) -> bytes:
     parts = [
         _SNAPSHOT.pack(
-            VERSION, snapshot.offset, len(snapshot.leader_epochs), len(snapshot.producers), len(snapshot.aborted)
+            SNAPSHOT_VERSION,
+            snapshot.offset,
+            len(snapshot.leader_epochs),
+            len(snapshot.producers),
+            len(snapshot.aborted),
         )
     ]
     parts.extend(_EPOCH.pack(*entry) for entry in snapshot.leader_epochs)
@@ -137,8 +202,8 @@ def decode_snapshot(data: bytes) -> PartitionSnapshot:
     view = _opened(data, "snapshot")
     try:
         version, offset, epoch_count, producer_count, aborted_count = _SNAPSHOT.unpack_from(view)
-        if version != VERSION:
-            raise Corrupt(f"producer snapshot of version {version}; this program reads version {VERSION}")
+        if version != SNAPSHOT_VERSION:
+            raise Corrupt(f"producer snapshot of version {version}; this program reads version {SNAPSHOT_VERSION}")
         position = _SNAPSHOT.size
         epochs = []
         for _ in range(epoch_count):

@@ -11,7 +11,7 @@ anything else is published.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from bytemq.storage.manifest_codec import (
     directory_of,
     encode_manifest,
     encode_snapshot,
+    names_of,
 )
 from bytemq.storage.settings import StorageConfig
 
@@ -193,8 +194,8 @@ class Publisher:
         kept: set[str] = set()
         if one.stored is not None:
             files.stored, files.manifest, files.revision = one.stored, one.stored.manifest, revision
-            kept.update(_names(one.stored))
-        obsolete = [name for name in _names(before) if name not in kept]
+            kept.update(names_of(one.stored))
+        obsolete = [name for name in names_of(before) if name not in kept]
         if obsolete:
             self._discard(obsolete)
         for request in one.requests:
@@ -214,11 +215,6 @@ class Publisher:
         files.stored = decode_manifest(entry.value, directory_of(files.partition))
         files.manifest, files.revision = files.stored.manifest, entry.revision
         files.drop_wal_below(files.manifest.end_offset)
-
-
-def _names(stored: StoredManifest) -> Iterable[str]:
-    names = [segment.name for segment in stored.manifest.segments]
-    return [*names, stored.snapshot_name] if stored.snapshot_name else names
 
 
 def _fail(requests: Sequence[_Request], error: BytemqError) -> None:

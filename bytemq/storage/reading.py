@@ -18,7 +18,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from bytemq.errors import Corrupt
-from bytemq.storage.batch_walk import walk
+from bytemq.storage.batch_walk import StoredBatch, crc_matches, walk
 from bytemq.storage.extents import Chunk, ExtentTable, SparseIndex
 from bytemq.storage.shared_file import SharedFile
 
@@ -30,7 +30,9 @@ _BASE_OFFSET = struct.Struct(">q")
 
 
 class Read(NamedTuple):
-    """Whole record batches. Without any, `base_offset` and `next_offset` are the offset asked for."""
+    """Whole record batches. Without any, `base_offset` is the offset asked for, and `next_offset` where to go on: it is
+    greater when the cleaner left nothing in between.
+    """
 
     buffers: Sequence[memoryview | bytes]
     size_bytes: int
@@ -132,7 +134,7 @@ def assemble(
     if plan.unverified is not None:
         sound = _sound_chunks(plan, data)
         if sound == 0:
-            if is_sound(pieces[0][: first.size_bytes], first, 0):
+            if is_sound(pieces[0][: first.size_bytes], first, 0, has_gaps=plan.table.has_gaps):
                 raise Corrupt(
                     f"the batches at offsets {first.base_offset}..{first.next_offset - 1} are not what was written"
                 )
@@ -146,7 +148,7 @@ def assemble(
         raise Corrupt(f"the batch at offset {first.base_offset} is not where the index says")
     base_offset, next_offset = first.base_offset, last.next_offset
     if offset > base_offset:
-        position, base_offset = _skip(pieces[0][: first.size_bytes], offset)
+        position, base_offset = _skip(pieces[0][: first.size_bytes], first, offset, plan.table.has_gaps)
         pieces[0] = pieces[0][position:]
     if next_offset > end_offset:
         tail = pieces.pop()
@@ -179,19 +181,29 @@ def cut_chunk(
     *,
     verify: bool = False,
 ) -> Read:
-    """The batches of one chunk from the one that contains `offset`, below `end_offset`, within `max_bytes`."""
+    """The batches of one chunk from the one that contains `offset`, below `end_offset`, within `max_bytes`.
+
+    With `verify` what is returned was checked, and the batch before a gap, which might have reached into it. Damage
+    before that is no harm.
+    """
     start = stop = -1
     base_offset = next_offset = offset
     expected = chunk.base_offset
+    passed: StoredBatch | None = None
     try:
-        for batch in walk(view[: chunk.size_bytes], verify=verify):
+        for batch in walk(view[: chunk.size_bytes], verify=False):
             if start < 0 and batch.base_offset != expected and expected == chunk.base_offset:
                 raise Corrupt(f"the batch at offset {expected} is not where the index says")
             expected = batch.last_offset + 1
             if batch.last_offset < offset:
+                passed = batch
                 continue
             if batch.last_offset >= end_offset:
                 break
+            if verify:
+                _check(view, batch)
+                if start < 0 and passed is not None and batch.base_offset > offset:
+                    _check(view, passed)
             if start < 0:
                 if batch.size_bytes > max_bytes and not at_least_one:
                     break
@@ -203,15 +215,25 @@ def cut_chunk(
         if start < 0:
             raise
     if start < 0:
-        return Read([], 0, offset, offset)
+        is_gap = passed is not None and expected <= offset
+        if passed is not None and is_gap and verify:
+            _check(view, passed)
+        return Read([], 0, offset, chunk.next_offset if is_gap else offset)
     return Read([view[start:stop]], stop - start, base_offset, next_offset)
 
 
-def _skip(chunk: memoryview, offset: int) -> tuple[int, int]:
-    """Position and base offset of the batch that contains `offset`."""
-    for batch in walk(chunk, verify=False):
+def _check(view: memoryview, batch: StoredBatch) -> None:
+    if not crc_matches(view, batch):
+        raise Corrupt(f"the checksum of the batch at offset {batch.base_offset} does not match")
+
+
+def _skip(view: memoryview, chunk: Chunk, offset: int, has_gaps: bool) -> tuple[int, int]:
+    """Position and base offset of the first batch that reaches `offset`; of what follows the chunk if none does."""
+    for batch in walk(view, verify=False):
         if batch.last_offset >= offset:
             return batch.position, batch.base_offset
+    if has_gaps:
+        return chunk.size_bytes, chunk.next_offset
     raise Corrupt(f"offset {offset} is not where the index says")
 
 
@@ -219,26 +241,26 @@ def _sound_chunks(plan: Plan, data: Sequence[memoryview]) -> int:
     """How many leading chunks are what was written; each is marked so."""
     count = 0
     for chunk, checksum, view in chunk_views(plan, data):
-        if not is_sound(view, chunk, checksum):
+        if not is_sound(view, chunk, checksum, has_gaps=plan.table.has_gaps):
             break
         plan.table.mark_verified(chunk.base_offset)
         count += 1
     return count
 
 
-def is_sound(view: memoryview, chunk: Chunk, checksum: int) -> bool:
+def is_sound(view: memoryview, chunk: Chunk, checksum: int, *, has_gaps: bool = False) -> bool:
     """Whether the bytes of a chunk are what was written: by its checksum if it has one, else batch by batch."""
     if checksum:
         return bool(crc32c(view) == checksum)
     expected = chunk.base_offset
     try:
         for batch in walk(view, verify=True):
-            if batch.base_offset != expected:
+            if batch.base_offset != expected and not has_gaps:
                 return False
             expected = batch.last_offset + 1
     except Corrupt:
         return False
-    return expected == chunk.next_offset
+    return expected == chunk.next_offset or (has_gaps and expected < chunk.next_offset)
 
 
 def _first_bytes(pieces: Sequence[memoryview], size_bytes: int) -> list[memoryview]:

@@ -166,6 +166,7 @@ async def load_index(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> Spa
     """The index from the footer, or where that is damaged, by walking the batches."""
     try:
         index, _ = decode_footer(await _read_to_end(file, info.size_bytes))
+        index.has_gaps = info.is_cleaned
         if index.end_position == info.size_bytes and index.next_offset == info.last_offset + 1:
             return index
         raise Corrupt("the footer of a segment contradicts its manifest")
@@ -190,7 +191,7 @@ async def walk_segment(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> S
     so that a read which needs them finds the damage and one that does not is not affected. No chunk is verified by
     this.
     """
-    index = SparseIndex()
+    index = SparseIndex(has_gaps=info.is_cleaned)
     chunk = Chunk(info.base_offset, info.base_offset, 0, 0, -1)
     position, expected, damaged = 0, info.base_offset, False
     while position < info.size_bytes:
@@ -205,6 +206,8 @@ async def walk_segment(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> S
                 size_bytes = position + at - chunk.position
                 index.append(chunk._replace(next_offset=batch.base_offset, size_bytes=size_bytes), 0, verified=False)
                 chunk = Chunk(batch.base_offset, batch.base_offset, position + at, 0, -1)
+            if info.is_cleaned and not position + at:
+                chunk = chunk._replace(base_offset=batch.base_offset)
             chunk = chunk._replace(max_timestamp=max(chunk.max_timestamp, batch.max_timestamp))
             expected, damaged = batch.last_offset + 1, False
             at += batch.size_bytes

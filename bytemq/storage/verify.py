@@ -2,8 +2,9 @@
 
 Owns: what "as it was written" means over all files together. Must not: write, or repair.
 
-Checks every checksum (flushes, batches, chunks, footers, manifests), that offsets have no gaps, that the indexes agree
-with the logs, that each file named exists, and which files nothing names. The node should not be running.
+Checks every checksum (flushes, batches, chunks, footers, manifests), that no offsets are missing but where the log was
+cleaned, that the indexes agree with the logs, that each file named exists, and which files nothing names. The node
+should not be running.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def _segment_problems(view: memoryview, segment: SegmentInfo) -> Iterator[str]:
         expected, newest = segment.base_offset, -1
         try:
             for batch in walk(batches, verify=True):
-                if batch.base_offset != expected:
+                if batch.base_offset != expected and not segment.is_cleaned:
                     yield f"offset {batch.base_offset} follows where {expected} should"
                 starts[batch.position] = batch.base_offset
                 expected, newest = batch.last_offset + 1, max(newest, batch.max_timestamp)

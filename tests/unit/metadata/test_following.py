@@ -102,6 +102,14 @@ async def test_identity__refuses_data_of_a_newer_version(store: EmbeddedStore) -
     assert await store.get(keys.IDENTITY) is None, "nothing was written"
 
 
+async def test_feature_level__of_older_data_is_raised_when_it_is_opened(store: EmbeddedStore) -> None:
+    identity = await ensure_identity(store, os.urandom)
+    await store.txn([], [Put(keys.FEATURE_LEVEL, values.encode_number(FEATURE_LEVEL - 1))])
+    assert await ensure_identity(store, os.urandom) == identity
+    level = await store.get(keys.FEATURE_LEVEL)
+    assert level is not None and values.decode_number(level.value) == FEATURE_LEVEL
+
+
 async def test_producer_ids__are_never_given_twice(store: EmbeddedStore) -> None:
     brokers = [ProducerIds(store) for _ in range(3)]
     given = await asyncio.gather(*(broker.allocate() for broker in brokers for _ in range(BLOCK_SIZE + 10)))

@@ -12,6 +12,7 @@ from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_storage import LogStorage
+from bytemq.storage.manifest_codec import names_of
 from bytemq.storage.settings import Durability, StorageConfig
 from bytemq.types import PartitionId, TopicId
 from tests.support.log_workload import until
@@ -106,6 +107,11 @@ class Bench:
 
     def names(self, part: str) -> list[str]:
         return [name for name in self.store.names() if part in name]
+
+    def named(self, partition: PartitionId) -> list[str]:
+        """The objects that the log's manifest names."""
+        assert self.storage is not None
+        return names_of(self.storage._logs[partition].stored)
 
 
 async def content(log: LogFiles) -> bytes:

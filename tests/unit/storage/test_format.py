@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,7 +139,9 @@ def test_manifest__comes_back_as_it_was(where: str) -> None:
     directory = directory_of(pid(1))
     segments = (
         SegmentInfo(3, 9, 100, 5, 6, directory + "a.log", True),
-        SegmentInfo(10, 10, 7, -1, 8, directory + "b.log"),
+        SegmentInfo(10, 15, 9, 7, 8, directory + "b.log", True, True, 12345),
+        SegmentInfo(16, 17, 9, 7, 8, "wal/elsewhere.log", True, details=b"what only its kind knows"),
+        SegmentInfo(18, 18, 7, -1, 8, directory + "c.log"),
     )
     manifest = Manifest(4, 3, segments, None, ((5, 6),))
     stored = StoredManifest(manifest)
@@ -147,6 +150,22 @@ def test_manifest__comes_back_as_it_was(where: str) -> None:
     if where == "object":
         stored = StoredManifest(manifest, 50, b"", directory + "x.snapshot")
     assert decode_manifest(encode_manifest(stored, directory), directory) == stored
+
+
+def test_manifest_of_version_1__is_read_as_one_in_which_nothing_was_cleaned() -> None:
+    written = bytes.fromhex(
+        "01010400000003000000000000000100000001000000320000000000000002000000030000000000000009000000000000006400"
+        "00000000000005000000000000000600000000000000010500612e6c6f67050000000000000006000000000000006869"
+    )
+    stored = decode_manifest(written + crc32c(written).to_bytes(4, "little"), "topics/x/0/")
+    segment = SegmentInfo(3, 9, 100, 5, 6, "topics/x/0/a.log", True)
+    assert stored == StoredManifest(Manifest(4, 3, (segment,), None, ((5, 6),)), 50, b"hi")
+
+
+def test_manifest_with_a_kind_of_file_that_is_not_known__is_refused() -> None:
+    info = SegmentInfo(3, 9, 100, 5, 6, "a.log", True, kind=99)  # type: ignore[arg-type]
+    with pytest.raises(Corrupt, match="99"):
+        decode_manifest(encode_manifest(StoredManifest(Manifest(4, 3, (info,))), "d/"), "d/")
 
 
 def test_wal_index_and_tail_record__come_back_as_they_were() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from bytemq.errors import Unavailable
 from bytemq.storage.manifest import (
     Manifest,
     PartitionSnapshot,
@@ -10,6 +13,7 @@ from bytemq.storage.manifest import (
     with_holes,
     with_leader_epoch,
     with_log_start,
+    with_replaced,
     with_segments,
 )
 
@@ -64,3 +68,29 @@ def test_contradictions__names_gaps_overlaps_and_open_segments_in_the_middle() -
         (segment(9, 8),),
     ):
         assert contradictions(Manifest(1, 5, wrong)), wrong
+
+
+def test_replaced__files_in_a_row_become_others_for_the_same_offsets() -> None:
+    first, second, last = MANIFEST.segments
+    merged = segment(0, 19, "merged")._replace(is_cleaned=True)
+    after = with_replaced(MANIFEST, [first, second], [merged])
+    assert after.segments == (merged, last)
+    assert (after.first_dirty_offset, MANIFEST.first_dirty_offset) == (20, 5)
+    assert contradictions(after) == []
+    for changed in ([second, first], [first, last], [first._replace(size_bytes=7), second], [merged]):
+        with pytest.raises(Unavailable):
+            with_replaced(MANIFEST, changed, [merged])
+
+
+def test_replaced__files_that_the_log_start_has_passed_meanwhile_stay_away() -> None:
+    first, second, last = MANIFEST.segments
+    written = [segment(0, 9, "a"), segment(10, 19, "b")]
+    assert with_replaced(with_log_start(MANIFEST, 12), [first, second], written).segments == (written[1], last)
+    assert with_replaced(with_log_start(MANIFEST, 20), [first, second], written).segments == (last,)
+
+
+def test_first_dirty_offset__is_where_the_first_file_that_was_not_cleaned_begins() -> None:
+    cleaned = [segment(0, 9)._replace(is_cleaned=True), segment(10, 19), segment(20, 29)._replace(is_cleaned=True)]
+    assert Manifest(1, 5, tuple(cleaned)).first_dirty_offset == 10
+    assert Manifest(1, 5, tuple(cleaned[:1])).first_dirty_offset == 10
+    assert Manifest(1, 5).first_dirty_offset == 5
