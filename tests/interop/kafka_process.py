@@ -1,6 +1,6 @@
 """Apache Kafka 4.4.0 as the reference: one combined KRaft node in its own process, with the shape of NodeProcess.
 
-Owns the fetching of jars (by Maven, once, into `.interop/`), the format step and the process. Also a program:
+Owns the format step and the process. Also a program:
 
     python -m tests.interop.kafka_process [PORT]      fetches, starts and runs until interrupted
 """
@@ -16,38 +16,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support.java import fetch_jars
 from tests.support.node_process import POLL_S, NodeFailed, free_port
 
 INTEROP = Path(__file__).resolve().parent
-DOWNLOADS = INTEROP.parents[1] / ".interop"
 CLUSTER_ID = "Qwuf4v4ZQCeick0wsS9S6w"
 READY_TIMEOUT_S = 60.0
-
-
-class MissingTool(Exception):
-    """A program that these tests need is not on this machine; the message says how to get it."""
-
-
-def require_tool(name: str, hint: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise MissingTool(f"{name} is missing: {hint}")
-    return path
-
-
-def fetch_jars(name: str) -> str:
-    """Class path of the jars that tests/interop/NAME/pom.xml asks for."""
-    require_tool("java", "install a Java 17 runtime or newer (apt-get install default-jre-headless)")
-    pom = INTEROP / name / "pom.xml"
-    folder = DOWNLOADS / name
-    done = folder / ".complete"
-    if not done.exists() or done.read_text() != pom.read_text():
-        mvn = require_tool("mvn", "install Apache Maven (apt-get install maven)")
-        shutil.rmtree(folder, ignore_errors=True)
-        command = [mvn, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={folder}"]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-        done.write_text(pom.read_text())
-    return f"{folder}/*"
 
 
 class KafkaProcess:
@@ -57,7 +31,7 @@ class KafkaProcess:
         self.folder = folder
         self.port = port or free_port()
         self.log_path = folder / "kafka.log"
-        self._class_path = fetch_jars("kafka")
+        self._class_path = fetch_jars(INTEROP / "kafka")
         self._process: subprocess.Popen[bytes] | None = None
         self._write_properties(dict(settings or {}))
 

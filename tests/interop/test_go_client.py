@@ -11,8 +11,9 @@ import pytest
 
 from tests.interop.client_program import check_round_trip, run
 from tests.interop.conftest import Server
-from tests.interop.kafka_process import DOWNLOADS, INTEROP, require_tool
+from tests.interop.kafka_process import INTEROP
 from tests.interop.sample import PARTITIONS, samples
+from tests.support.java import DOWNLOADS, require_tool
 
 pytestmark = pytest.mark.interop
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable
 
 import pytest
 
 from tests.interop.client_program import check_round_trip, run
 from tests.interop.conftest import Server
-from tests.interop.kafka_process import DOWNLOADS, INTEROP, fetch_jars, require_tool
+from tests.interop.kafka_process import INTEROP
 from tests.interop.sample import samples
+from tests.support.java import compile_project, java_command
 
 pytestmark = pytest.mark.interop
 
 
 @pytest.fixture(scope="module")
 def program() -> list[str]:
-    """Compiled by javac against the jars that Maven fetched: no plug-ins needed."""
-    javac = require_tool("javac", "install a JDK 17 or newer (apt-get install default-jdk-headless)")
-    class_path = fetch_jars("java")
-    classes = DOWNLOADS / "java-classes"
-    shutil.rmtree(classes, ignore_errors=True)
-    sources = [str(path) for path in sorted((INTEROP / "java" / "src").rglob("*.java"))]
-    subprocess.run([javac, "-d", str(classes), "-cp", class_path, *sources], check=True)
-    return ["java", "-Xmx256m", "-cp", f"{classes}:{class_path}", "interop.Client"]
+    return java_command(compile_project(INTEROP / "java"), "interop.Client", heap_mib=256)
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])

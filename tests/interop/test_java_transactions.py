@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 
 import pytest
 
 from tests.interop.conftest import Server
-from tests.interop.kafka_process import DOWNLOADS, INTEROP, fetch_jars, require_tool
+from tests.interop.kafka_process import INTEROP
+from tests.support.java import compile_project, java_command
 
 pytestmark = pytest.mark.interop
 TIMEOUT_S = 180.0
 
 
 def test_java_client__transactions(server: Server, unique_name: Callable[[str], str]) -> None:
-    javac = require_tool("javac", "install a JDK 17 or newer (apt-get install default-jdk-headless)")
-    class_path = fetch_jars("java")
-    classes = DOWNLOADS / "java-transactions-classes"
-    shutil.rmtree(classes, ignore_errors=True)
-    sources = [str(path) for path in sorted((INTEROP / "java" / "src").rglob("*.java"))]
-    subprocess.run([javac, "-d", str(classes), "-cp", class_path, *sources], check=True)
-    program = ["java", "-Xmx256m", "-cp", f"{classes}:{class_path}", "interop.Transactions"]
+    program = java_command(compile_project(INTEROP / "java"), "interop.Transactions", heap_mib=256)
     done = subprocess.run([*program, server.bootstrap, unique_name("txn")], capture_output=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr.decode()[-4000:] + done.stdout.decode()[-2000:]
     lines = [json.loads(line) for line in done.stdout.decode().splitlines() if line.startswith("{")]

@@ -1,4 +1,4 @@
-"""kafka-transactions of Apache Kafka 4.3.1, unmodified: finding, describing and ending transactions as an operator."""
+"""kafka-transactions of Apache Kafka 4.4.0, unmodified: finding, describing and ending transactions as an operator."""
 
 from __future__ import annotations
 
