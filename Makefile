@@ -8,12 +8,13 @@ FUZZ_SECONDS ?= 3600
 DATA ?= ./data
 ARGS ?=
 
-.PHONY: setup run test interop demo bench fuzz lint format types check lock clean help
+.PHONY: setup run test interop ecosystem demo bench fuzz lint format types check lock clean help
 
 help:
 	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
 	@echo "make test     every test that needs Python only"
 	@echo "make interop  the tests that need Java, Maven, Go, Node.js and kcat as well"
+	@echo "make ecosystem  Kafka Streams, Connect, MirrorMaker 2, Flink and Spark at length"
 	@echo "make demo     336,776 flights through the whole path, with a kill -9 in the middle"
 	@echo "make bench    two minutes of load: throughput, latency, CPU for each request"
 	@echo "make fuzz     fuzz for FUZZ_SECONDS=$(FUZZ_SECONDS) each target"
@@ -33,7 +34,7 @@ run: setup
 	$(BIN)/bytemq start --data $(DATA) --listen 127.0.0.1:9092 $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -m "not interop" $(ARGS)
+	$(BIN)/python -m pytest -m "not interop and not ecosystem" $(ARGS)
 
 # First the reference itself (are the recorded answers still what Apache Kafka says?), then our server.
 interop: setup
@@ -41,7 +42,12 @@ interop: setup
 ifeq ($(SERVER),bytemq)
 	$(BIN)/python -m pytest tests/interop/test_differential.py --server kafka $(ARGS)
 endif
-	$(BIN)/python -m pytest tests/interop -m interop --server $(SERVER) $(ARGS)
+	$(BIN)/python -m pytest tests/interop tests/ecosystem -m interop --server $(SERVER) $(ARGS)
+
+# Programs of the Java and big-data world as wholes, killed and resumed; what is too long for `make interop` as well.
+ecosystem: setup
+	$(BIN)/python -m tests.interop.tools
+	$(BIN)/python -m pytest tests/ecosystem --server $(SERVER) $(ARGS)
 
 demo: setup
 	$(BIN)/python -m tools.demo $(ARGS)

@@ -6,13 +6,18 @@ from collections import Counter
 
 import pytest
 
+MORE_THAN_PYTHON = {
+    "interop": "needs programs beyond Python (Java, Go, Node, kcat)",
+    "ecosystem": "takes minutes or large downloads (Java, Maven)",
+}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--server",
         choices=("bytemq", "kafka"),
         default="bytemq",
-        help="which server tests/interop judges: ours, or Apache Kafka 4.4.0, on which every one of them must pass",
+        help="which server tests/interop and tests/ecosystem judge: ours, or Apache Kafka 4.4.0, which must pass all",
     )
     parser.addoption(
         "--record", action="store_true", help="with --server kafka: keep its answers as what we must answer"
@@ -20,9 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "interop: needs programs beyond Python (Java, Go, Node, kcat); run by `make interop`"
-    )
+    for name, what in MORE_THAN_PYTHON.items():
+        config.addinivalue_line("markers", f"{name}: {what}; run by `make {name}`")
     config.stash[left_out] = Counter()
 
 
@@ -31,7 +35,7 @@ left_out: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("interop"):
+        if any(item.get_closest_marker(name) for name in MORE_THAN_PYTHON):
             item.config.stash[left_out][item.path.name] += 1
 
 
@@ -40,4 +44,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     missing = config.stash[left_out]
     if missing:
         files = ", ".join(f"{name} ({count})" for name, count in sorted(missing.items()))
-        terminalreporter.write_line(f"left out, because they need more than Python (run `make interop`): {files}")
+        why = "left out, because they need more than Python (`make interop`, `make ecosystem`)"
+        terminalreporter.write_line(f"{why}: {files}")

@@ -1,0 +1,79 @@
+"""Kafka Streams 4.4.0 with exactly_once_v2: program and server are killed at work, and every count is exact."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.ecosystem.conftest import Server, replication_factor
+from tests.ecosystem.topics import Output, Pair, create_topics, produce
+from tests.support.java import JavaProcess, compile_project, java_command
+
+pytestmark = pytest.mark.interop
+PROJECT = Path(__file__).parent / "streams"
+WORDS = [f"word-{number}" for number in range(40)]
+
+
+def lines(wave: int, count: int = 1_500) -> list[Pair]:
+    chosen = random.Random(wave)
+    return [(str(number), " ".join(chosen.choices(WORDS, k=4))) for number in range(count)]
+
+
+def orders(wave: int, what: str, count: int = 600) -> list[Pair]:
+    """One of each customer: the join has as many results as there are customers."""
+    return [(f"customer-{wave}-{number}", f"{what}-{number}") for number in range(count)]
+
+
+def test_streams__counts_and_joins_exactly_through_kills(make_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = make_server()
+    create_topics(server.bootstrap, [f"app-{name}" for name in ("lines", "orders", "payments", "counts", "paid")])
+    arguments = [server.bootstrap, "app", str(tmp_path / "state"), str(replication_factor(server))]
+    command = java_command(compile_project(PROJECT), "ecosystem.WordsAndOrders", *arguments)
+
+    def start() -> JavaProcess:
+        return JavaProcess(command, tmp_path / "streams.log")
+
+    def send(wave: int) -> None:
+        produce(server.bootstrap, "app-orders", orders(wave, "order"))
+        produce(server.bootstrap, "app-lines", lines(wave))
+        produce(server.bootstrap, "app-payments", orders(wave, "payment"))
+
+    with Output(server.bootstrap, "app-counts", "app-paid") as output:
+
+        def has_moved(more: int) -> None:
+            """Some results of a wave are committed, and most are to come."""
+            wanted = output.count("app-counts") + more
+            output.read_until(lambda: output.count("app-counts") >= wanted)
+
+        with start() as program:
+            send(1)
+            has_moved(500)
+            program.kill9()
+        send(2)
+        with start() as program:
+            has_moved(4_000)
+            server.kill9()
+            server.restart()
+            send(3)
+            has_moved(2_000)
+            program.kill9()
+        with start() as program:
+            words = Counter(word for wave in (1, 2, 3) for _, line in lines(wave) for word in line.split())
+            customers = [key for wave in (1, 2, 3) for key, _ in orders(wave, "order")]
+            output.read_until(
+                lambda: output.count("app-counts") >= words.total() and output.count("app-paid") >= len(customers),
+                quiet_s=3.0,
+            )
+            program.terminate()
+        counts: dict[str, list[int]] = {}
+        for word, count in output.records["app-counts"]:
+            counts.setdefault(word, []).append(int(count))
+        # Each number once and in order: nothing was counted twice, left out, or counted from a lost state.
+        assert counts == {word: list(range(1, total + 1)) for word, total in words.items()}
+        assert sorted(output.records["app-paid"]) == sorted(
+            (customer, "order-{0}+payment-{0}".format(customer.rsplit("-", 1)[1])) for customer in customers
+        )
