@@ -25,6 +25,8 @@ ATTACK_S = 2.0
 MEMORY_GROWTH_LIMIT_BYTES = 400 * 1024 * 1024
 MEDIAN_LIMIT_S = 0.05
 WORST_LIMIT_S = 1.5
+CALM_FACTOR = 15
+"""How much slower than a calm node beside it an attacked one may be, where the machine itself is slower than that."""
 CONNECTIONS = 1_000
 
 
@@ -155,23 +157,32 @@ def measured(node: NodeProcess) -> Iterator[list[float]]:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-def test_node__hostile_client_does_not_disturb_the_others(node: NodeProcess, attack: Attack) -> None:
-    with probe.connect(node.address) as wire:
-        assert probe.create_topic(wire, "good") == 0 and probe.create_topic(wire, "big") == 0
-        for _ in range(30):
-            assert probe.produce(wire, "big", batch([bytes(900_000)]))[0] == 0
+def test_node__hostile_client_does_not_disturb_the_others(
+    node: NodeProcess, make_node: MAKE, tmp_path: Path, attack: Attack
+) -> None:
+    calm = make_node(tmp_path / "calm").start()  # tells the attack's doing from that of a busy processor or disk
+    for each in (node, calm):
+        with probe.connect(each.address) as wire:
+            assert probe.create_topic(wire, "good") == 0 and probe.create_topic(wire, "big") == 0
+            for _ in range(30):
+                assert probe.produce(wire, "big", batch([bytes(900_000)]))[0] == 0
     before = resident_bytes(node)
-    with measured(node) as took:
+    with measured(node) as attacked_s, measured(calm) as calm_s:
         attack(node.address, time.monotonic() + ATTACK_S)
     grown = resident_bytes(node) - before
-    took.sort()
-    median, worst = took[len(took) // 2], took[-1]
-    print(f"{attack.__name__}: {len(took)} good requests, median {median * 1e3:.2f} ms, worst {worst * 1e3:.1f} ms, "
+    median, worst = middle(attacked_s), max(attacked_s)
+    print(f"{attack.__name__}: {len(attacked_s)} good requests, median {median * 1e3:.2f} ms, "
+          f"worst {worst * 1e3:.1f} ms (calm node: {middle(calm_s) * 1e3:.2f} and {max(calm_s) * 1e3:.1f} ms), "
           f"memory +{grown / 2**20:.0f} MiB")  # fmt: skip
     assert node.is_running()
-    assert median < MEDIAN_LIMIT_S and worst < WORST_LIMIT_S
+    assert median < max(MEDIAN_LIMIT_S, CALM_FACTOR * middle(calm_s))
+    assert worst < max(WORST_LIMIT_S, CALM_FACTOR * max(calm_s))
     assert grown < MEMORY_GROWTH_LIMIT_BYTES
     assert "Traceback" not in node.log()
+
+
+def middle(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
 
 
 def test_node__acknowledges_nothing_for_acks_0_and_closes_on_its_errors(node: NodeProcess) -> None:
