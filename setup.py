@@ -1,6 +1,7 @@
 """The optional native part of bytemq; everything else about the package is in pyproject.toml.
 
-Where no C compiler is at hand the package installs without it, and bytemq/protocol/records/walk_pure.py does the work.
+Where no C compiler is at hand the package installs without it, and the modules *_pure.py in bytemq/protocol/records
+do the work.
 """
 
 from setuptools import Extension, setup
@@ -8,12 +9,14 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "bytemq.protocol.records._walk",
-            sources=["bytemq/protocol/records/_walk.c"],
+            f"bytemq.protocol.records.{name}",
+            sources=[f"bytemq/protocol/records/{name}.c"],
+            depends=["bytemq/protocol/records/_records.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
             optional=True,
         )
+        for name in ("_walk", "_columns")
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -9,132 +9,23 @@
 #include <Python.h>
 #include <stdint.h>
 
-enum {
-    OK = 0,
-    BAD_VARINT = 1,
-    BAD_RECORD_LENGTH = 2,
-    BAD_RECORD_BODY = 3,
-    BAD_HEADER_COUNT = 4,
-    BAD_HEADER_KEY = 5,
-    MISSING_KEY = 6,
-    TRAILING_BYTES = 7,
-};
+#include "_records.h"
 
 /* Releasing the interpreter lock costs more than walking a small batch. */
 #define RELEASE_LOCK_ABOVE_BYTES 65536
 
-typedef struct {
-    const uint8_t *at;
-    const uint8_t *end;
-} Cursor;
-
-typedef struct {
-    const uint8_t *bytes;
-    int64_t length; /* negative: null */
-} Slice;
-
-typedef struct {
-    int64_t timestamp_delta;
-    int64_t offset_delta;
-    Slice key;
-    Slice value;
-    int64_t header_count;
-    Cursor headers;
-} RecordView;
-
-/* At most max_bytes bytes; bits beyond 64 are dropped, as Java's shifts drop them. */
-static int read_unsigned(Cursor *cursor, int max_bytes, uint64_t *value)
+/* With its headers, which begin at view->headers. */
+static int read_checked_record(Cursor *cursor, RecordView *view)
 {
-    uint64_t result = 0;
-    for (int i = 0; i < max_bytes; i++) {
-        if (cursor->at == cursor->end)
-            return BAD_VARINT;
-        uint8_t byte = *cursor->at++;
-        result |= (uint64_t)(byte & 0x7F) << (7 * i);
-        if (!(byte & 0x80)) {
-            *value = result;
-            return OK;
-        }
-    }
-    return BAD_VARINT;
-}
-
-static int read_varint(Cursor *cursor, int64_t *value)
-{
-    uint64_t raw;
-    int code = read_unsigned(cursor, 5, &raw);
-    uint32_t bits = (uint32_t)raw;
-    if (code == OK)
-        *value = (int32_t)((bits >> 1) ^ (0u - (bits & 1)));
-    return code;
-}
-
-static int read_varlong(Cursor *cursor, int64_t *value)
-{
-    uint64_t raw;
-    int code = read_unsigned(cursor, 10, &raw);
-    if (code == OK)
-        *value = (int64_t)((raw >> 1) ^ (0u - (raw & 1)));
-    return code;
-}
-
-static int read_slice(Cursor *cursor, Slice *slice)
-{
-    int code = read_varint(cursor, &slice->length);
-    if (code != OK)
-        return code;
-    if (slice->length > cursor->end - cursor->at)
-        return BAD_RECORD_BODY;
-    slice->bytes = cursor->at;
-    if (slice->length > 0)
-        cursor->at += slice->length;
-    return OK;
-}
-
-static int read_header(Cursor *cursor, Slice *key, Slice *value)
-{
-    int code = read_slice(cursor, key);
-    if (code != OK)
-        return code;
-    if (key->length < 0)
-        return BAD_HEADER_KEY;
-    return read_slice(cursor, value);
-}
-
-/* The headers are checked, too; view->headers is where they start. */
-static int read_record(Cursor *cursor, RecordView *view)
-{
-    int64_t length;
     Slice key, value;
-    int code = read_varint(cursor, &length);
+    int code = read_record(cursor, view);
     if (code != OK)
         return code;
-    if (length < 0 || length > cursor->end - cursor->at)
-        return BAD_RECORD_LENGTH;
-    Cursor body = {cursor->at, cursor->at + length};
-    if (body.at == body.end)
-        return BAD_RECORD_BODY;
-    body.at++; /* attributes: unused in v2 */
-    if ((code = read_varlong(&body, &view->timestamp_delta)) != OK)
-        return code;
-    if ((code = read_varint(&body, &view->offset_delta)) != OK)
-        return code;
-    if ((code = read_slice(&body, &view->key)) != OK)
-        return code;
-    if ((code = read_slice(&body, &view->value)) != OK)
-        return code;
-    if ((code = read_varint(&body, &view->header_count)) != OK)
-        return code;
-    if (view->header_count < 0 || view->header_count > body.end - body.at)
-        return BAD_HEADER_COUNT;
-    view->headers = body;
+    Cursor headers = view->headers;
     for (int64_t i = 0; i < view->header_count; i++)
-        if ((code = read_header(&body, &key, &value)) != OK)
+        if ((code = read_header(&headers, &key, &value)) != OK)
             return code;
-    if (body.at != body.end)
-        return BAD_RECORD_BODY;
-    cursor->at = body.end;
-    return OK;
+    return headers.at == headers.end ? OK : BAD_RECORD_BODY;
 }
 
 typedef struct {
@@ -152,7 +43,7 @@ static void walk_all(Cursor cursor, int64_t count, int64_t base_timestamp, int r
     walk->offset_delta_of_max = 0;
     walk->dense = 1;
     for (walk->index = 0; walk->index < count; walk->index++) {
-        walk->code = read_record(&cursor, &view);
+        walk->code = read_checked_record(&cursor, &view);
         if (walk->code == OK && require_keys && view.key.length < 0)
             walk->code = MISSING_KEY;
         if (walk->code != OK)
@@ -196,7 +87,7 @@ static int find_first(Cursor cursor, int64_t count, int64_t base_timestamp, int6
     RecordView view;
     *offset_delta = -1;
     for (int64_t i = 0; i < count; i++) {
-        int code = read_record(&cursor, &view);
+        int code = read_checked_record(&cursor, &view);
         if (code != OK)
             return code;
         *timestamp = (int64_t)((uint64_t)base_timestamp + (uint64_t)view.timestamp_delta);
@@ -285,7 +176,7 @@ static PyObject *walk_parse(PyObject *module, PyObject *arguments)
     PyObject *records = PyList_New(0);
     for (long long i = 0; records != NULL && i < most; i++) {
         RecordView view;
-        if ((code = read_record(&cursor, &view)) != OK)
+        if ((code = read_checked_record(&cursor, &view)) != OK)
             break;
         PyObject *record = record_object(&view);
         if (record == NULL || PyList_Append(records, record) < 0)

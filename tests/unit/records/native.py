@@ -1,7 +1,9 @@
-"""The implementations of the walk that can run here: the Python one, and the native one, built if not installed."""
+"""The implementations of a native part that can run here: the Python one, and the native one, built if not
+installed."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import importlib.util
 import shutil
@@ -11,34 +13,32 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from bytemq.protocol.records import walk_pure
-
-SOURCE = Path(walk_pure.__file__).with_name("_walk.c")
+RECORDS = "bytemq.protocol.records"
 
 
-def implementations() -> list[ModuleType]:
-    native = _installed() or _compiled()
-    return [walk_pure] if native is None else [walk_pure, native]
+def implementations(name: str = "walk") -> list[ModuleType]:
+    pure = importlib.import_module(f"{RECORDS}.{name}_pure")
+    native = _installed(name) or _compiled(name, Path(str(pure.__file__)).with_name(f"_{name}.c"))
+    return [pure] if native is None else [pure, native]
 
 
-def _installed() -> ModuleType | None:
+def _installed(name: str) -> ModuleType | None:
     try:
-        from bytemq.protocol.records import _walk
+        return importlib.import_module(f"{RECORDS}._{name}")
     except ImportError:
         return None
-    return _walk
 
 
-def _compiled() -> ModuleType | None:
+def _compiled(name: str, source: Path) -> ModuleType | None:
     compiler = shutil.which("cc") or shutil.which("gcc")
     headers = sysconfig.get_path("include")
     if compiler is None or not Path(headers, "Python.h").exists():
         return None
-    library = Path(tempfile.mkdtemp()) / "_walk.abi3.so"
+    library = Path(tempfile.mkdtemp()) / f"_{name}.abi3.so"
     command = [compiler, "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-DPy_LIMITED_API=0x030B0000"]
-    subprocess.run([*command, f"-I{headers}", str(SOURCE), "-o", str(library)], check=True)
-    loader = importlib.machinery.ExtensionFileLoader("_walk", str(library))
-    spec = importlib.util.spec_from_loader("_walk", loader)
+    subprocess.run([*command, f"-I{headers}", str(source), "-o", str(library)], check=True)
+    loader = importlib.machinery.ExtensionFileLoader(f"_{name}", str(library))
+    spec = importlib.util.spec_from_loader(f"_{name}", loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)

@@ -1,0 +1,18 @@
+"""What decides how a Parquet file is written."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Codec = Literal["zstd", "snappy", "lz4", "none"]
+
+
+class ParquetSettings(NamedTuple):
+    row_group_bytes: int = 32 * 1024 * 1024
+    """Of columns before compression. A row group is restored at once, so this is what a consumer waits for and a
+    worker holds."""
+    codec: Codec = "zstd"
+    codec_level: int = 3
+    page_bytes: int = 1024 * 1024
+    max_decompressed_bytes: int = 128 * 1024 * 1024
+    """Batches that are larger decompressed are kept as they are."""

@@ -1,0 +1,163 @@
+"""What goes into a Parquet file comes out again, whatever the log looks like."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytemq.errors import Corrupt
+from bytemq.protocol.records.batch import parse_header
+from bytemq.protocol.records.builder import Record, build_batch
+from bytemq.storage.parquet.record_schema import SCHEMA
+from bytemq.storage.parquet.restoring import restored
+from bytemq.storage.parquet.settings import ParquetSettings
+from bytemq.storage.parquet.sources import ParquetInput, SegmentInput, read_companion
+from bytemq.storage.parquet.writing import WrittenTable, write_table
+from bytemq.storage.segment_format import decode_footer
+from tests.unit.storage.parquet.shapes import Log, fingerprint, identities, logs, parsed
+
+EXAMPLES = int(os.environ.get("BYTEMQ_CONVERSION_EXAMPLES", "60"))
+"""`make test` runs some hundred; thousands were run before each change of the format."""
+
+
+def segment(folder: Path, name: str, batches: list[bytes], base_offset: int, next_offset: int) -> SegmentInput:
+    data = b"".join(batches)
+    path = folder / f"{name}.log"
+    path.write_bytes(data + b"a footer")
+    return SegmentInput(path, base_offset, next_offset, len(data))
+
+
+def parquet(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.parquet", folder / f"{name}.companion"
+
+
+def read_back(files: tuple[Path, Path], batch_bytes: int = 500) -> bytes:
+    """All units as one log, their indexes checked on the way."""
+    companion, _ = read_companion(files[1])
+    data = b""
+    for number, unit in enumerate(companion.units):
+        pieces = restored(*files, number, batch_bytes)
+        index, _ = decode_footer(pieces[-1])
+        assert index.next_offset == unit.next_offset
+        assert index.end_position == sum(map(len, pieces[:-1]))
+        data += b"".join(pieces[:-1])
+    return data
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(logs(), st.sampled_from([1, 2_000, 1 << 25]), st.sampled_from(["zstd", "snappy", "none"]), st.data())
+def test_conversion__no_record_changes(log: Log, row_group_bytes: int, codec: str, data: st.DataObject) -> None:
+    chosen = ParquetSettings(row_group_bytes=row_group_bytes, codec=codec, max_decompressed_bytes=1 << 20)  # type: ignore[arg-type]
+    before = parsed(b"".join(log.batches))
+    cut = data.draw(st.integers(0, len(log.batches)))
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        base = before[0].base_offset
+        middle = before[cut].base_offset if cut < len(before) else log.next_offset
+        first = [segment(folder, "1", log.batches[:cut], base, middle)] if cut else []
+        second = [segment(folder, "2", log.batches[cut:], middle, log.next_offset)] if cut < len(before) else []
+        whole = parquet(folder, "whole")
+        written = write_table([*first, *second], *whole, partition=3, aborted=log.aborted, settings=chosen)
+        assert fingerprint(parsed(read_back(whole))) == fingerprint(before)
+        table = pq.read_table(whole[0])
+        assert table.column("offset").to_pylist() == committed_offsets(log)
+        assert len(table) == written.records
+
+        # The same in two steps: the first part converted before, then merged with the second.
+        if first and second:
+            part = parquet(folder, "part")
+            write_table(first, *part, partition=3, aborted=log.aborted, settings=chosen)
+            merged = parquet(folder, "merged")
+            inputs = [ParquetInput(*part, base, middle), *second]
+            write_table(inputs, *merged, partition=3, aborted=log.aborted, settings=chosen)
+            assert fingerprint(parsed(read_back(merged))) == fingerprint(before)
+            assert pq.read_table(merged[0]).equals(table)
+
+
+def committed_offsets(log: Log) -> list[int]:
+    """By a rule of its own: all records of data batches that can be read and that no abort marker covers."""
+    found = []
+    for batch in parsed(b"".join(log.batches)):
+        covered = any(p == batch.producer_id and a <= batch.base_offset <= z for p, a, z in log.aborted)
+        if batch.is_control or (batch.is_transactional and covered):
+            continue
+        found.extend(identity[8] for identity in identities([batch]) if len(identity) > 8)
+    return [offset for offset in found if isinstance(offset, int)]
+
+
+def test_shapes__are_worth_converting() -> None:
+    """A guard for the property above: a change that loses a field of a record is seen by the fingerprint."""
+    record = Record(b"k", b"v", (("a", b"1"), ("a", b"1")), 5)
+    same = fingerprint(parsed(bytes(build_batch([record]))))
+    for other in (
+        record._replace(key=b""),
+        record._replace(value=None),
+        record._replace(headers=record.headers[:1]),
+        record._replace(timestamp_ms=6),
+    ):
+        assert fingerprint(parsed(bytes(build_batch([other])))) != same
+    for changed in ({"producer_id": 1}, {"leader_epoch": 1}, {"transactional": True}, {"base_offset": 1}):
+        assert fingerprint(parsed(bytes(build_batch([record], **changed)))) != same  # type: ignore[arg-type]
+
+
+def write(folder: Path, *batches: bytes | bytearray, **changed: object) -> tuple[tuple[Path, Path], WrittenTable]:
+    headers = [parse_header(memoryview(batch)) for batch in batches]
+    source = segment(folder, "in", [bytes(b) for b in batches], headers[0].base_offset, headers[-1].next_offset)
+    files = parquet(folder, "out")
+    settings_ = ParquetSettings(**changed)  # type: ignore[arg-type]
+    return files, write_table([source], *files, partition=0, aborted=[], settings=settings_)
+
+
+def test_conversion__records_of_10_mb(tmp_path: Path) -> None:
+    batches = [
+        build_batch([Record(None, os.urandom(10_000_000), (), 7)], base_offset=i, compression=i) for i in range(3)
+    ]
+    files, written = write(tmp_path, *batches)
+    assert written.records == 3
+    assert fingerprint(parsed(read_back(files))) == fingerprint(parsed(b"".join(batches)))
+
+
+def test_conversion__a_batch_that_decompresses_to_too_much_is_kept_as_it_is(tmp_path: Path) -> None:
+    bomb = build_batch([Record(None, bytes(1_000_000))], compression=4)
+    files, written = write(
+        tmp_path, bomb, build_batch([Record(None, b"v")], base_offset=1), max_decompressed_bytes=5000
+    )
+    assert (written.records, written.kept_raw) == (1, 1)
+    assert read_back(files)[: len(bomb)] == bomb
+
+
+def test_conversion__a_damaged_segment_is_refused(tmp_path: Path) -> None:
+    damaged = build_batch([Record(None, b"v" * 100)])
+    damaged[-20] ^= 1
+    with pytest.raises(Corrupt, match="offset 0"):
+        write(tmp_path, damaged)
+
+
+def test_conversion__timestamps_that_are_none_or_out_of_range_are_null_and_kept_raw(tmp_path: Path) -> None:
+    times = [-1, 0, -2, 1 << 60, -(1 << 60), 1_700_000_000_123]
+    files, _ = write(tmp_path, build_batch([Record(None, None, (), time) for time in times], timestamp_ms=-1))
+    table = pq.read_table(files[0])
+    assert table.column("timestamp_ms").to_pylist() == times
+    assert [None if t is None else t.timestamp() * 1000 for t in table.column("timestamp").to_pylist()] == [
+        None,
+        0,
+        -2,
+        None,
+        None,
+        1_700_000_000_123,
+    ]
+
+
+def test_conversion__files_say_what_iceberg_and_readers_that_prune_need(tmp_path: Path) -> None:
+    files, _ = write(tmp_path, build_batch([Record(None, b"v", (), 5), Record(None, b"v", (), 9)], base_offset=7))
+    metadata = pq.read_metadata(files[0])
+    offset = metadata.row_group(0).column(0)
+    assert (offset.statistics.min, offset.statistics.max) == (7, 8)
+    assert pq.read_schema(files[0]).equals(SCHEMA)
+    assert {f.name: f.metadata[b"PARQUET:field_id"] for f in pq.read_schema(files[0])}["value"] == b"7"
