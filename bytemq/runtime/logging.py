@@ -92,6 +92,12 @@ def levels() -> dict[str, str]:
     return found
 
 
+def current_format() -> LogFormat:
+    """As configured."""
+    handlers = logging.getLogger(_ROOT).handlers
+    return "json" if handlers and isinstance(handlers[0].formatter, _JsonFormatter) else "logfmt"
+
+
 class LogGate:
     """Lets at most `burst` lines pass per `interval_s` for each key and counts the rest: hostile clients fill no disk.
 

@@ -1,0 +1,167 @@
+"""The broker's end of a worker process: jobs go in, results come back.
+
+Owns: the process's life. It is started for the first job, ended when it has been idle for a while, started again for
+the next job after it died, and killed when the worker is closed. Must not: know a job, or repeat one that failed:
+whoever asked decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from typing import Any, TypeVar
+
+from bytemq.compaction.frames import LENGTH, Created, Done, Failed, Setup, decode, encode
+from bytemq.compaction.job import Job
+from bytemq.errors import Unavailable
+from bytemq.runtime import logging
+
+Result = TypeVar("Result")
+
+IDLE_S = 30.0
+LOWEST_PRIORITY = 19
+WORKER_PROCESS = "bytemq.compaction.worker_process"
+
+
+class Worker:
+    """One process, one job at a time, in the order in which they were asked for.
+
+    A node may have several: one for work that takes minutes, another one for what a reader waits for.
+    """
+
+    def __init__(self, name: str, store_url: str, *, memory_bytes: int, niceness: int = LOWEST_PRIORITY) -> None:
+        """`store_url`: as for `by_url.open_store`; `memory_bytes`: what a process may allocate."""
+        self.name = name
+        self.starts = self.deaths = 0
+        """How often a process was started, and how often one ended, or was ended, in the middle of a job."""
+        self._store_url = store_url
+        self._memory_bytes = memory_bytes
+        self._niceness = niceness
+        self._turn = asyncio.Lock()
+        self._process: _Process | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    @property
+    def process_id(self) -> int | None:
+        return None if self._process is None else self._process.process_id
+
+    @property
+    def is_busy(self) -> bool:
+        return self._turn.locked()
+
+    async def run(self, job: Job[Result], created: list[str] | None = None) -> Result:
+        """What the job gives. Raises what the job raised, Unavailable if the process died meanwhile.
+
+        `created` gets the name of each object before the job creates it: if this raises, or is cancelled, those are
+        garbage. A job that nobody waits for any more is killed.
+        """
+        async with self._turn:
+            process = await self._running()
+            try:
+                answer = await process.answer(job, [] if created is None else created)
+            except BaseException:  # it died, or the caller was cancelled: nothing may go on that nobody knows of
+                self.deaths += 1
+                await self._end()
+                raise
+            self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._let_go)
+        if isinstance(answer, Failed):
+            raise answer.error()
+        result: Result = answer.result
+        return result
+
+    async def close(self) -> None:
+        """Kills the process, whatever it does."""
+        self._closed = True
+        await self._end()
+
+    async def _running(self) -> _Process:
+        if self._closed:
+            raise Unavailable(f"the worker {self.name} is closed")
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._process is None or self._process.has_ended:
+            self.starts += 1
+            setup = Setup(
+                self._store_url, self._memory_bytes, self._niceness, logging.levels(), logging.current_format()
+            )
+            self._process = await _Process.start(setup)
+        return self._process
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await process.kill()
+
+    def _let_go(self) -> None:
+        """It has been idle for a while; its memory is of use to others."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.hang_up()
+
+
+class _Process:
+    """A process that was started and has our socket."""
+
+    def __init__(
+        self, child: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._child = child
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def start(cls, setup: Setup) -> _Process:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            try:
+                child = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    WORKER_PROCESS,
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                writer.close()
+                raise Unavailable(f"no worker process could be started: {error.strerror}") from error
+        writer.write(encode(setup))
+        return cls(child, reader, writer)
+
+    @property
+    def process_id(self) -> int:
+        return self._child.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._child.returncode is not None
+
+    async def answer(self, job: Job[Any], created: list[str]) -> Done | Failed:
+        """Raises Unavailable if the process ends before it answers."""
+        self._writer.write(encode(job))
+        try:
+            while True:
+                (size_bytes,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
+                message: Created | Done | Failed = decode(await self._reader.readexactly(size_bytes))
+                if not isinstance(message, Created):
+                    return message
+                created.append(message.name)
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise Unavailable(f"the worker process died while it did {type(job).__name__}") from error
+
+    async def kill(self) -> None:
+        """Returns when it is gone: nothing that it was doing goes on."""
+        with contextlib.suppress(ProcessLookupError):
+            self._child.kill()
+        await self._child.wait()
+        self._writer.close()
+
+    def hang_up(self) -> None:
+        """It ends by itself then."""
+        self._writer.close()

@@ -1,0 +1,111 @@
+"""The worker process: `python -m bytemq.compaction.worker_process FD`, started by `worker.Worker`.
+
+Owns: its own modesty (priority, memory, the first to be killed when the machine has no memory left) and running one job
+after the other. Must not: know a job, or outlive the broker: when the socket at file descriptor FD ends, however
+that came, the process ends at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from random import SystemRandom
+from typing import Any
+
+from bytemq.compaction.frames import LENGTH, Created, Done, Failed, Setup, decode, encode
+from bytemq.compaction.job import Job, Workspace
+from bytemq.runtime import logging
+from bytemq.runtime.clock import SystemClock
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.by_url import open_store
+
+log = get_logger("compaction.worker")
+
+OOM_SCORE_ADJUSTMENT = "800"
+"""Of 1000: without memory the kernel ends this process, not the broker."""
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # typed at the broker's terminal, it is the broker's to stop us
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    setup: Setup = decode(_received(connection) or sys.exit(0))
+    _be_modest(setup)
+    asyncio.run(_work(connection, setup))
+
+
+def _be_modest(setup: Setup) -> None:
+    os.nice(setup.niceness)
+    resource.setrlimit(resource.RLIMIT_DATA, (setup.memory_bytes, setup.memory_bytes))
+    with contextlib.suppress(OSError):  # not on this system
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJUSTMENT)
+    logging.configure(log_format=setup.log_format)
+    for part, level in setup.log_levels.items():
+        logging.set_level(level, part)
+
+
+async def _work(connection: socket.socket, setup: Setup) -> None:
+    store = await open_store(setup.store_url, SystemClock(), SystemRandom())
+    jobs: asyncio.Queue[Job[Any]] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def arrived(job: Job[Any]) -> None:
+        loop.call_soon_threadsafe(jobs.put_nowait, job)
+
+    threading.Thread(target=_receive, args=(connection, arrived), daemon=True).start()
+
+    def announce(name: str) -> None:
+        connection.sendall(encode(Created(name)))
+
+    space = Workspace(store, setup.memory_bytes, announce)
+    while True:
+        answer = await _run(await jobs.get(), space)
+        connection.sendall(encode(answer))
+
+
+async def _run(job: Job[Any], space: Workspace) -> Done | Failed:
+    try:
+        module, _, function = job.runs.partition(":")
+        return Done(await getattr(importlib.import_module(module), function)(job, space))
+    except Exception as error:
+        failed = Failed.of(error)
+        log.warning("job failed", job=type(job).__name__, reason=failed.reason)
+        return failed
+
+
+def _receive(connection: socket.socket, arrived: Callable[[Job[Any]], object]) -> None:
+    """In a thread, so that the end of the broker is noticed in the middle of a job."""
+    while (data := _received(connection)) is not None:
+        arrived(decode(data))
+    os._exit(0)
+
+
+def _received(connection: socket.socket) -> bytes | None:
+    """The next message; None at the end."""
+    length = _exactly(connection, LENGTH.size)
+    return _exactly(connection, *LENGTH.unpack(length)) if length is not None else None
+
+
+def _exactly(connection: socket.socket, size_bytes: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < size_bytes:
+        try:
+            part = connection.recv(size_bytes - len(parts))
+        except OSError:
+            return None
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+if __name__ == "__main__":
+    main()
