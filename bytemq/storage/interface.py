@@ -64,6 +64,9 @@ class ObjectStore(Protocol):
     async def read(self, name: str) -> bytes:
         """A whole object."""
 
+    async def read_range(self, name: str, position: int, size_bytes: int) -> bytes:
+        """Part of an object, fewer bytes where it ends before: for those who read it once and do not open it."""
+
     async def list(self, prefix: str) -> Sequence[ObjectInfo]:
         """Everything whose name starts with `prefix` (which ends with "/"), in name order."""
 

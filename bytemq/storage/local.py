@@ -104,6 +104,9 @@ class LocalStore:
     async def read(self, name: str) -> bytes:
         return await _in_thread(self._pool, name, lambda: self._path(name).read_bytes())
 
+    async def read_range(self, name: str, position: int, size_bytes: int) -> bytes:
+        return await _in_thread(self._pool, name, lambda: self._read_range(name, position, size_bytes))
+
     async def list(self, prefix: str) -> Sequence[ObjectInfo]:
         return await _in_thread(self._pool, prefix, lambda: self._list(prefix))
 
@@ -148,6 +151,13 @@ class LocalStore:
         if name.startswith("/") or ".." in name.split("/"):
             raise Invalid(f"not a name in the store: {name!r}")
         return self.root / name
+
+    def _read_range(self, name: str, position: int, size_bytes: int) -> bytes:
+        fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return bytes(_read(fd, position, size_bytes))
+        finally:
+            os.close(fd)
 
     def _create(self, name: str, temporary: str, data: Sequence[Buffer]) -> None:
         self._make_directory(name)

@@ -16,44 +16,30 @@ from typing import Self
 from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
 from bytemq.metadata import keys
 from bytemq.metadata.store import MetadataStore
-from bytemq.protocol.records.batch import HEADER_BYTES, RecordBatch, parse_header
+from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.batch_walk import walk
 from bytemq.storage.checkpoint import WriteBehind
-from bytemq.storage.format import decode_entries, decode_shares
+from bytemq.storage.format import decode_shares
 from bytemq.storage.garbage import Garbage
 from bytemq.storage.interface import Store
-from bytemq.storage.log_files import Files, LogFiles, RecoveredLog
-from bytemq.storage.manifest import (
-    Manifest,
-    PartitionSnapshot,
-    SegmentInfo,
-    with_holes,
-    with_leader_epoch,
-    with_replaced,
-)
-from bytemq.storage.manifest_codec import (
-    StoredManifest,
-    decode_manifest,
-    decode_snapshot,
-    directory_of,
-    names_of,
-)
+from bytemq.storage.log_files import Files, LogFiles
+from bytemq.storage.log_opening import as_recovered, recovered_log
+from bytemq.storage.manifest import Manifest, SegmentInfo, with_holes, with_leader_epoch
+from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.publisher import Publisher
 from bytemq.storage.recovery import SessionRecovery
 from bytemq.storage.segments import SegmentCache
 from bytemq.storage.settings import Durability, StorageConfig
+from bytemq.storage.staging import OnDurable
 from bytemq.storage.unopened import segments_without_opening
-from bytemq.storage.wal import OnDurable, Wal
+from bytemq.storage.wal import Wal
 from bytemq.storage.wal_files import WalFile, WalFiles
 from bytemq.storage.wal_index import StoredFlush, TailRecord, decode_tail
 from bytemq.types import PartitionId, parse_topic_id
 
 log = get_logger("storage")
-
-READ_BYTES = 1024 * 1024
 
 
 class LogStorage:
@@ -149,11 +135,9 @@ class LogStorage:
         if files.snapshot_source is not None:
             # Open before in this session: its last owner still knows everything.
             snapshot = files.snapshot_source()
-            files.recovered = self._recovered(files, snapshot, [])
+            files.recovered = as_recovered(files, snapshot, [])
         else:
-            snapshot_or_none = await self._stored_snapshot(files)
-            headers = await self._headers_after(files, snapshot_or_none)
-            files.recovered = self._recovered(files, snapshot_or_none, headers)
+            files.recovered = await recovered_log(self._store, files)
         await self._publisher.publish(files, lambda manifest: with_leader_epoch(manifest, leader_epoch))
         files.pending_entries = []
         return files
@@ -175,23 +159,10 @@ class LogStorage:
         Raises Unavailable when the log's files are not those of `before`, NotFound after deletion: the files of `after`
         go then. Fenced, and Unavailable when it may have been published: what is left is found at the next start.
         """
-        names = [segment.name for segment in after]
-        is_known_to_fail = True
+        await self._publisher.replace_files(files, before, after)
 
-        def change(manifest: Manifest) -> Manifest:
-            nonlocal is_known_to_fail
-            changed = with_replaced(manifest, before, after)
-            is_known_to_fail = False
-            return changed
-
-        try:
-            await self._publisher.publish(files, change)
-        except BytemqError:
-            if is_known_to_fail:
-                self._garbage.discard(names)
-            raise
-        live = set(names_of(files.stored))
-        self._garbage.discard([name for name in names if name not in live])
+    async def release_log(self, partition: PartitionId) -> None:
+        """See `logs`. Here nobody else can open it before this session has ended."""
 
     async def delete_log(self, partition: PartitionId) -> None:
         """Forgets the log, durably when this returns; its files go when nobody reads them."""
@@ -361,41 +332,6 @@ class LogStorage:
         except Corrupt:
             _, revision = self._stored.pop(partition)
             return LogFiles(partition, StoredManifest(Manifest(leader_epoch=-1)), revision, self._files)
-
-    async def _stored_snapshot(self, files: LogFiles) -> PartitionSnapshot | None:
-        stored = files.stored
-        if stored.snapshot_name:
-            return decode_snapshot(await self._store.read(stored.snapshot_name))
-        return decode_snapshot(stored.snapshot) if stored.snapshot else None
-
-    async def _headers_after(self, files: LogFiles, snapshot: PartitionSnapshot | None) -> list[RecordBatch]:
-        """Headers of all batches from the snapshot's offset on: first what is in segments."""
-        offset = max(snapshot.offset if snapshot is not None else 0, files.log_start_offset)
-        entries = [batch for share in files.pending_entries for batch in decode_entries(share)]
-        entries = [batch for batch in entries if batch.base_offset >= offset]
-        known_from = entries[0].base_offset if entries else files.end_offset
-        headers: list[RecordBatch] = []
-        while offset < known_from:
-            try:
-                read = await files.read(offset, READ_BYTES, known_from)
-            except Corrupt as error:
-                log.error("damaged batches are not in the rebuilt state", partition=files.partition, reason=str(error))
-                offset = next((last + 1 for first, last in files.manifest.holes if first <= offset <= last), known_from)
-                continue
-            for buffer in read.buffers:
-                view = memoryview(buffer)
-                for batch in walk(view, verify=False):
-                    header = memoryview(bytes(view[batch.position : batch.position + HEADER_BYTES]))
-                    headers.append(parse_header(header, header_only=True))
-            offset = read.next_offset
-        headers.extend(entries)
-        return headers
-
-    def _recovered(
-        self, files: LogFiles, snapshot: PartitionSnapshot | None, headers: list[RecordBatch]
-    ) -> RecoveredLog:
-        epochs = list(snapshot.leader_epochs) if snapshot is not None else []
-        return RecoveredLog(files.log_start_offset, files.end_offset, epochs, snapshot, headers)
 
     # Background.
 

@@ -22,7 +22,7 @@ from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.interface import Store
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.manifest import Manifest, with_log_start
+from bytemq.storage.manifest import Manifest, SegmentInfo, with_log_start, with_replaced
 from bytemq.storage.manifest_codec import (
     StoredManifest,
     decode_manifest,
@@ -92,6 +92,26 @@ class Publisher:
         await self.publish(
             files, lambda manifest: with_log_start(manifest, offset), lambda: files.drop_wal_below(offset)
         )
+
+    async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
+        """See `logs`."""
+        names = [segment.name for segment in after]
+        is_known_to_fail = True
+
+        def change(manifest: Manifest) -> Manifest:
+            nonlocal is_known_to_fail
+            changed = with_replaced(manifest, before, after)
+            is_known_to_fail = False
+            return changed
+
+        try:
+            await self.publish(files, change)
+        except BytemqError:
+            if is_known_to_fail:
+                self._discard(names)
+            raise
+        live = set(names_of(files.stored))
+        self._discard([name for name in names if name not in live])
 
     async def idle(self) -> None:
         """Returns when nothing is being published."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
 
 from bytemq.errors import BytemqError, Invalid, Unavailable
 from bytemq.protocol.records.batch import RecordBatch
@@ -21,32 +20,17 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.extents import Chunk
-from bytemq.storage.format import FLUSH_HEADER_BYTES, ShareToWrite, aligned, encode_head, shares_to_write
+from bytemq.storage.format import FLUSH_HEADER_BYTES, aligned, encode_head
 from bytemq.storage.interface import Buffer
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.settings import Durability, StorageConfig
+from bytemq.storage.staging import Append, Flush, OnDurable, Staging
 from bytemq.storage.wal_files import WalFile, WalFiles
 
 log = get_logger("storage.wal")
 
-OnDurable = Callable[[BytemqError | None], None]
 ATTEMPTS = 2
 _PADDING = [bytes(length) for length in range(8)]
-
-
-class Append(NamedTuple):
-    log: LogFiles
-    batches: Sequence[RecordBatch]
-    on_durable: OnDurable
-    size_bytes: int
-
-
-class Flush(NamedTuple):
-    appends: Sequence[Append]
-    logs: Sequence[LogFiles]
-    """Of each share."""
-    shares: Sequence[ShareToWrite]
-    size_bytes: int
 
 
 class Wal:
@@ -74,7 +58,7 @@ class Wal:
         self._on_roll = on_roll
         self._room = room
         self._supervisor = supervisor
-        self._staged: list[Append] = []
+        self._staging = Staging(config)
         self._in_flight: Sequence[Append] = ()
         self._wakeup: asyncio.Future[None] | None = None
         self._closing = False
@@ -83,11 +67,9 @@ class Wal:
         self._previous_crc = 0
         self._durable_through = 0
         self._retry_at = 0.0
-        self._drained: list[Callable[[], None]] = []
         self._background: set[asyncio.Task[object]] = set()
         self._unsynced: list[WalFile] = []
         self._sync_lock = asyncio.Lock()
-        self.pending_bytes = 0
         self.failure: BytemqError | None = None
         """Why the last flush failed; None once something could be written again."""
         self.has_died = False
@@ -96,17 +78,9 @@ class Wal:
     # Appending.
 
     def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
-        expected, size_bytes = files.staged_end, 0
-        for batch in batches:
-            if batch.base_offset != expected:
-                raise Invalid(f"batch placed at offset {batch.base_offset}, the log's next offset is {expected}")
-            expected = batch.next_offset
-            size_bytes += batch.size_bytes
-        if not size_bytes or files.deleted or self._closing:
-            raise Invalid("an append needs batches, a log that was not deleted and a storage that is open")
-        files.staged_end = expected
-        self._staged.append(Append(files, batches, on_durable, size_bytes))
-        self.pending_bytes += size_bytes
+        if self._closing:
+            raise Invalid("an append needs a storage that is open")
+        self._staging.add(files, batches, on_durable)
         if self.has_died:
             asyncio.get_running_loop().call_soon(self._refuse)
         if self._wakeup is not None:
@@ -114,12 +88,16 @@ class Wal:
             self._wakeup = None
 
     @property
+    def pending_bytes(self) -> int:
+        return self._staging.pending_bytes
+
+    @property
     def overloaded(self) -> bool:
-        return self.pending_bytes > self._config.wal_pending_bytes
+        return self._staging.overloaded
 
     def notify_when_drained(self, callback: Callable[[], None]) -> None:
         """Calls back once, when the storage is no longer overloaded."""
-        self._drained.append(callback)
+        self._staging.notify_when_drained(callback)
 
     async def run(self) -> None:
         """Writes what is staged until `stop` was called and nothing is left.
@@ -136,21 +114,20 @@ class Wal:
 
     def _refuse(self) -> None:
         """Fails everything pending."""
-        doomed = [*self._in_flight, *self._staged]
-        self._staged = []
-        for append in doomed:
-            append.log.staged_end = append.log.end_offset
-        self._finish(doomed, self.failure)
+        doomed = [*self._in_flight, *self._staging.take_all()]
+        self._in_flight = ()
+        self._staging.fail(doomed, self.failure)
 
     async def _write_staged(self) -> None:
         while True:
-            if not self._staged:
+            if not self._staging:
                 if self._closing:
                     return
                 self._wakeup = asyncio.get_running_loop().create_future()
                 await self._wakeup
                 continue
-            flush = self._gather()
+            flush = self._staging.gather()
+            self._in_flight = flush.appends
             try:
                 if self.failure is not None and self._clock.monotonic() < self._retry_at:
                     raise self.failure
@@ -217,32 +194,6 @@ class Wal:
         return self._files.last_number, self._sequence
 
     # One flush.
-
-    def _gather(self) -> Flush:
-        """The oldest staged appends, up to the limit of a flush, by partition."""
-        limit = self._config.wal_flush_bytes
-        size_bytes = count = 0
-        by_log: dict[LogFiles, list[RecordBatch]] = {}
-        for files, batches, _, append_bytes in self._staged:
-            if count and size_bytes + append_bytes > limit:
-                break
-            size_bytes += append_bytes
-            count += 1
-            gathered = by_log.get(files)
-            if gathered is None:
-                by_log[files] = list(batches)
-            else:
-                gathered.extend(batches)
-        appends = self._staged[:count]
-        del self._staged[:count]
-        self._in_flight = appends
-        logs: list[LogFiles] = []
-        shares: list[ShareToWrite] = []
-        for files, batches in by_log.items():
-            chunks = shares_to_write(files.partition, batches, self._config.chunk_bytes)
-            logs.extend([files] * len(chunks))
-            shares.extend(chunks)
-        return Flush(appends, logs, shares, size_bytes)
 
     async def _write(self, flush: Flush) -> tuple[WalFile, int, bytes, int]:
         """Writes a flush where it can be written. Returns its file, position and head, with the head's CRC."""
@@ -335,11 +286,12 @@ class Wal:
         if file.end_position * 2 > file.size_bytes:
             self._files.prepare()
         self.failure = None
-        self._finish(flush.appends, None)
+        self._in_flight = ()
+        self._staging.finish(flush.appends, None)
 
     def _fail(self, flush: Flush, error: BytemqError) -> None:
         if error is not self.failure:
-            count = len(flush.appends) + len(self._staged)
+            count = len(flush.appends) + len(self._staging)
             log.error("appends failed", count=count, reason=str(error))
             self.failure = error
             self._retry_at = self._clock.monotonic() + self._config.retry_delay_ms / 1000
@@ -356,17 +308,3 @@ class Wal:
             return
         self._files.prepare()
         self._clock.call_later(self._config.retry_delay_ms / 1000, self._probe)
-
-    def _finish(self, appends: Sequence[Append], error: BytemqError | None) -> None:
-        self._in_flight = ()
-        for append in appends:
-            self.pending_bytes -= append.size_bytes
-            try:
-                append.on_durable(error)
-            except Exception as failure:
-                # An appender's fault must not stop the log of all the others.
-                log.error("an appender's callback failed", error=failure)
-        if self._drained and not self.overloaded:
-            drained, self._drained = self._drained, []
-            for callback in drained:
-                callback()

@@ -120,6 +120,10 @@ async def test_open_read__reads_ranges(object_store: ObjectStore) -> None:
     assert bytes(await file.read(8, 100)) == b"89", "fewer at the end"
     assert bytes(await file.read(10, 1)) == b""
     assert bytes(await file.read(50, 5)) == b""
+    assert await object_store.read_range("a/object", 3, 4) == b"3456"
+    assert await object_store.read_range("a/object", 8, 100) == b"89"
+    with pytest.raises(NotFound):
+        await object_store.read_range("a/nothing", 0, 1)
     cached = file.read_cached(3, 4)
     assert cached is None or bytes(cached) == b"3456"
     await file.close()

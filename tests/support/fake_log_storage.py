@@ -172,6 +172,9 @@ class FakeLogStorage:
         kept = [StoredBatch(bytes(batch.view), batch.sent_crc) for batch in batches]
         self.in_flight.append(Flight(log, kept, on_durable))
 
+    async def release_log(self, partition: PartitionId) -> None:
+        return None
+
     async def delete_log(self, pid: PartitionId) -> None:
         await self.wait()
         self.disk.logs.pop(pid, None)

@@ -203,6 +203,9 @@ class PowerCutStore:
         await self.step("read", name)
         return bytes(self._get(name).current)
 
+    async def read_range(self, name: str, position: int, size_bytes: int) -> bytes:
+        return (await self.read(name))[position : position + size_bytes]
+
     async def list(self, prefix: str) -> Sequence[ObjectInfo]:
         await self.step("list", prefix)
         return [ObjectInfo(n, len(c.current)) for n, c in sorted(self._current.items()) if n.startswith(prefix)]

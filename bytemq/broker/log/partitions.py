@@ -139,6 +139,7 @@ class PartitionTable:
             partition = await self._settled(entry)
             if partition is not None:
                 await partition.close(drain=True)
+            await self.services.storage.release_log(pid)
 
     async def delete(self, pid: PartitionId) -> None:
         """The topic is gone: forget `pid` and let its storage be freed. Raises BytemqError; then call again."""

@@ -12,7 +12,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import LogGate
 
 if TYPE_CHECKING:
-    from bytemq.storage.log_storage import LogStorage
+    from bytemq.storage.logs import Logs
 
 KAFKA_PRODUCER_ID_EXPIRATION_MS = 86_400_000
 
@@ -21,7 +21,7 @@ KAFKA_PRODUCER_ID_EXPIRATION_MS = 86_400_000
 class LogServices:
     """`executor` runs what would keep the event loop busy: opening compressed batches, compressing them otherwise."""
 
-    storage: LogStorage
+    storage: Logs
     clock: Clock
     executor: Executor
     guard: TransactionGuard = field(default_factory=RefuseTransactions)

@@ -1,0 +1,61 @@
+"""What the owner of a log that is being opened rebuilds its state from.
+
+Owns: reading the stored snapshot, and the headers of all batches after it. Must not: decide where the log ends, or
+publish.
+"""
+
+from __future__ import annotations
+
+from bytemq.errors import Corrupt
+from bytemq.protocol.records.batch import HEADER_BYTES, RecordBatch, parse_header
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.batch_walk import walk
+from bytemq.storage.format import decode_entries
+from bytemq.storage.interface import ObjectStore
+from bytemq.storage.log_files import LogFiles, RecoveredLog
+from bytemq.storage.manifest import PartitionSnapshot
+from bytemq.storage.manifest_codec import decode_snapshot
+
+log = get_logger("storage")
+
+READ_BYTES = 1024 * 1024
+
+
+async def recovered_log(store: ObjectStore, files: LogFiles) -> RecoveredLog:
+    """The log as its last owner left it. Its extents and `pending_entries` are those that were found."""
+    stored = files.stored
+    snapshot = None
+    if stored.snapshot_name:
+        snapshot = decode_snapshot(await store.read(stored.snapshot_name))
+    elif stored.snapshot:
+        snapshot = decode_snapshot(stored.snapshot)
+    return as_recovered(files, snapshot, await _headers_after(files, snapshot))
+
+
+def as_recovered(files: LogFiles, snapshot: PartitionSnapshot | None, headers: list[RecordBatch]) -> RecoveredLog:
+    epochs = list(snapshot.leader_epochs) if snapshot is not None else []
+    return RecoveredLog(files.log_start_offset, files.end_offset, epochs, snapshot, headers)
+
+
+async def _headers_after(files: LogFiles, snapshot: PartitionSnapshot | None) -> list[RecordBatch]:
+    """Headers of all batches from the snapshot's offset on: first what is in segments."""
+    offset = max(snapshot.offset if snapshot is not None else 0, files.log_start_offset)
+    entries = [batch for share in files.pending_entries for batch in decode_entries(share)]
+    entries = [batch for batch in entries if batch.base_offset >= offset]
+    known_from = entries[0].base_offset if entries else files.end_offset
+    headers: list[RecordBatch] = []
+    while offset < known_from:
+        try:
+            read = await files.read(offset, READ_BYTES, known_from)
+        except Corrupt as error:
+            log.error("damaged batches are not in the rebuilt state", partition=files.partition, reason=str(error))
+            offset = next((last + 1 for first, last in files.manifest.holes if first <= offset <= last), known_from)
+            continue
+        for buffer in read.buffers:
+            view = memoryview(buffer)
+            for batch in walk(view, verify=False):
+                header = memoryview(bytes(view[batch.position : batch.position + HEADER_BYTES]))
+                headers.append(parse_header(header, header_only=True))
+        offset = read.next_offset
+    headers.extend(entries)
+    return headers

@@ -1,0 +1,87 @@
+"""What a broker asks of the storage of its logs: the face that every implementation has.
+
+Owns: the contract. `log_storage` honours it for one node on local files, `cluster_storage` for many on a shared store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from bytemq.errors import BytemqError
+from bytemq.protocol.records.batch import RecordBatch
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.manifest import SegmentInfo
+from bytemq.storage.staging import OnDurable
+from bytemq.types import PartitionId
+
+
+class Logs(Protocol):
+    """All methods are called on the event loop."""
+
+    recovered_bytes: int
+    """How much of write-ahead logs was read to find out what counts."""
+
+    async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
+        """Publishes the owner's epoch and finds what its state is rebuilt from (`recovered`). Copies no data.
+
+        Raises Corrupt while its manifest is damaged: that log alone is offline. Fenced, Unavailable.
+        """
+
+    def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
+        """Stages batches that were placed at the log's next offsets. The storage owns their bytes until `on_durable`.
+
+        `on_durable` is called on the loop, never before this returns, in the order of the appends: with None when the
+        bytes are durable and readable, or with an error, and then every later append in flight has failed too, and the
+        log's next offset is its `end_offset` again.
+        Raises Invalid for batches that are not at the next offset.
+        """
+
+    async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
+        """Sealed files of the log are replaced by others that answer for the same offsets, in one step, durably.
+
+        The files of `before` go when nobody reads them any more; of `after`, those that are not needed after all.
+        Raises Unavailable when the log's files are not those of `before`, NotFound after deletion: the files of `after`
+        go then. Fenced, and Unavailable when it may have been published: what is left is garbage that is found later.
+        """
+
+    async def release_log(self, partition: PartitionId) -> None:
+        """This session owns the log no longer. Nothing of it is on its way when this returns, and nothing is published
+        for it afterwards: whoever opens it next finds everything that was committed.
+
+        The caller has seen to it that no append is pending.
+        """
+
+    async def delete_log(self, partition: PartitionId) -> None:
+        """Forgets the log, durably when this returns; its files go when nobody reads them."""
+
+    def partitions(self) -> Iterable[PartitionId]:
+        """Every partition that has a log, opened or not: for comparing with the topics that exist."""
+
+    def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
+        """As `LogFiles.segments`, without opening the log. Raises Corrupt."""
+
+    async def checkpoint(self) -> None:
+        """Writes everything committed so far to segments, whatever the limits. Raises Unavailable."""
+
+    async def close(self) -> None:
+        """A clean stop: what is staged is written, and whoever comes next has little to find out."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes appended but not durable yet."""
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether appenders should pause until `notify_when_drained` calls back."""
+
+    def notify_when_drained(self, callback: Callable[[], None]) -> None:
+        """Calls back once, when the storage is no longer overloaded."""
+
+    @property
+    def wal_bytes(self) -> int:
+        """Space that the write-ahead log takes."""
+
+    @property
+    def healthy(self) -> BytemqError | None:
+        """Why appends fail at present; None when they do not."""
