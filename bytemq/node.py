@@ -38,6 +38,7 @@ from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid
 from bytemq.metadata import keys
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
+from bytemq.metadata.etcd.address import is_etcd
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.identity import ensure_identity
 from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
@@ -52,7 +53,7 @@ from bytemq.runtime.logging import get_logger
 from bytemq.runtime.metrics import Metrics
 from bytemq.runtime.tasks import Supervisor
 from bytemq.scheduler.controller import Controller
-from bytemq.scheduler.membership import Membership
+from bytemq.scheduler.membership import Membership, SessionLost
 from bytemq.storage.local import LocalStore
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.settings import Durability
@@ -60,7 +61,6 @@ from bytemq.storage.wal_index import newest_session
 
 log = get_logger("node")
 
-SESSION_TTL_S = 3.0
 RECORD_THREADS = 2
 FETCH_SESSION_MIN_EVICTION_MS = 120_000
 """Kafka's constant (KIP-227)."""
@@ -115,8 +115,7 @@ class Node:
         data = Path(self.config.data_dir)
         lock = DataLock.acquire(data)
         parts.callback(lock.release)
-        # Also with page-cache durability: files are used again on the strength of what was published before.
-        store = EmbeddedStore.open(lock, "fsync")
+        store = await self._open_metadata(lock)
         parts.push_async_callback(store.close)
         await _check_age(data, store)
         await ensure_identity(store, os.urandom)
@@ -130,6 +129,7 @@ class Node:
         partitions = await self._open_storage(parts, data, store, membership)
         follower = ImageFollower(store, self._clock)
         await follower.load()
+        self._take_dynamic_configs(follower.image)  # of the broker id that was claimed
         ownership = self._build_broker(store, follower, membership, partitions)
         server = Server(self.broker, node_settings.server_limits(self.config))
         parts.push_async_callback(ownership.close_all)
@@ -165,6 +165,18 @@ class Node:
             # Nobody asked for the default address: a second node on this machine is no reason not to start.
             log.warning("no metrics and no health over HTTP", reason=problem)
 
+    async def _open_metadata(self, lock: DataLock) -> MetadataStore:
+        if not self.config.bytemq_metadata:
+            # Also with page-cache durability: files are used again on the strength of what was published before.
+            return EmbeddedStore.open(lock, "fsync")
+        if not is_etcd(self.config.bytemq_metadata):
+            raise Invalid(f"{self.config.bytemq_metadata} is no address of metadata; one is etcd://HOST:PORT/PREFIX")
+        try:
+            from bytemq.metadata.etcd.store import EtcdStore
+        except ImportError as error:
+            raise Invalid(f"metadata in etcd need more packages ({error}): pip install 'bytemq[etcd]'") from error
+        return await EtcdStore.open(self.config.bytemq_metadata, os.environ)
+
     def _durability(self) -> Durability:
         return "page-cache" if self.config.bytemq_durability == "page-cache" else "fsync"
 
@@ -172,7 +184,11 @@ class Node:
         bound = {listener.name: opened.getsockname()[:2] for listener, opened in sockets}
         addresses = node_settings.advertised(self.config, bound, socket.gethostname())
         value = BrokerValue(self.config.broker_rack, addresses, __version__, os.urandom(8).hex())
-        return await Membership.join(store, self._clock, self.config.node_id, value, SESSION_TTL_S)
+        ttl_s = self.config.broker_session_timeout_ms / 1000
+        wanted = None if self.config.bytemq_node_id_auto else self.config.node_id
+        membership = await Membership.join(store, self._clock, wanted, value, ttl_s)
+        self.config = self.config.with_node_id(membership.broker_id)
+        return membership
 
     async def _open_storage(
         self, parts: AsyncExitStack, data: Path, store: MetadataStore, membership: Membership
@@ -195,7 +211,10 @@ class Node:
         executor = ThreadPoolExecutor(RECORD_THREADS, "bytemq-records")
         parts.callback(executor.shutdown, wait=False)
         return PartitionTable(
-            LogServices(storage, self._clock, executor, producer_id_expiration_ms=self.config.producer_id_expiration_ms)
+            LogServices(
+                storage, self._clock, executor, producer_id_expiration_ms=self.config.producer_id_expiration_ms
+            ),
+            membership.standing,
         )
 
     def _build_broker(
@@ -207,10 +226,11 @@ class Node:
             clock=self._clock,
             random=self._random,
             supervisor=self._supervisor,
+            standing=membership.standing,
         )
         markers = MarkerWriter(partitions, groups, self._clock)
         producer_ids = ProducerIds(store)
-        transactions = self._transaction_coordinators(follower, membership.broker_id, producer_ids, markers)
+        transactions = self._transaction_coordinators(follower, membership, producer_ids, markers)
         admission = TransactionAdmission(transactions, lambda: self.config, self._clock, self._supervisor)
         partitions.services.guard = admission
         ownership = Ownership(
@@ -252,11 +272,14 @@ class Node:
             supervisor=self._supervisor,
             deadlines=Deadlines(self._clock),
             traffic=Traffic(self._metrics),
+            standing=membership.standing,
         )
 
         broker_metrics.register(self._broker)
 
         def image_changed(change: ImageChange) -> None:
+            if change.brokers:
+                self._check_session(membership, follower.image)
             groups.on_image_change(change)
             if {("broker", ""), ("broker", str(membership.broker_id))} & change.configs:
                 self._take_dynamic_configs(follower.image)
@@ -266,11 +289,12 @@ class Node:
         return ownership
 
     def _transaction_coordinators(
-        self, follower: ImageFollower, broker_id: int, producer_ids: ProducerIds, markers: MarkerWriter
+        self, follower: ImageFollower, membership: Membership, producer_ids: ProducerIds, markers: MarkerWriter
     ) -> TransactionCoordinators:
         def image() -> ClusterImage:
             return follower.image
 
+        broker_id = membership.broker_id
         return TransactionCoordinators(
             config=lambda: self.config,
             image=image,
@@ -278,6 +302,7 @@ class Node:
             markers=lambda made: MarkerSender(made, markers, image, self._clock, broker_id=broker_id),
             clock=self._clock,
             supervisor=self._supervisor,
+            standing=membership.standing,
         )
 
     def _start_tasks(
@@ -295,6 +320,12 @@ class Node:
         self._supervisor.keep_running("ownership", ownership.run)
         self._supervisor.keep_running("retention", self._retain)
         self._supervisor.keep_running("orphans", lambda: delete_orphans(store, follower.image, partitions))
+
+    def _check_session(self, membership: Membership, image: ClusterImage) -> None:
+        try:
+            membership.check(image)
+        except SessionLost as error:
+            self._fail("session", error)
 
     async def _retain(self) -> None:
         while True:

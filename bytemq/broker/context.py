@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bytemq.config import BrokerConfig
     from bytemq.metadata.image import ClusterImage
     from bytemq.metadata.producer_ids import ProducerIds
+    from bytemq.metadata.standing import Standing
     from bytemq.metadata.store import MetadataStore
 
 ANONYMOUS = "User:ANONYMOUS"
@@ -78,6 +79,7 @@ class Broker:
     supervisor: Supervisor
     deadlines: Deadlines
     traffic: Traffic
+    standing: "Standing"
     encoded_topics: EncodedTopics = field(default_factory=EncodedTopics)
     turns: Turns = field(default_factory=Turns)
 

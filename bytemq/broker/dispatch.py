@@ -93,6 +93,29 @@ HANDLERS: dict[ApiKey, str] = {
 }
 """What is served. A handler's owner adds one line; ApiVersions advertises exactly these."""
 
+ANSWERS_OF_OWNERS = frozenset(
+    {
+        ApiKey.FETCH,
+        ApiKey.LIST_OFFSETS,
+        ApiKey.OFFSET_FOR_LEADER_EPOCH,
+        ApiKey.DESCRIBE_PRODUCERS,
+        ApiKey.ADD_PARTITIONS_TO_TXN,
+        ApiKey.DESCRIBE_TRANSACTIONS,
+        ApiKey.LIST_TRANSACTIONS,
+        ApiKey.JOIN_GROUP,
+        ApiKey.SYNC_GROUP,
+        ApiKey.HEARTBEAT,
+        ApiKey.OFFSET_FETCH,
+        ApiKey.LIST_GROUPS,
+        ApiKey.DESCRIBE_GROUPS,
+        ApiKey.CONSUMER_GROUP_HEARTBEAT,
+        ApiKey.CONSUMER_GROUP_DESCRIBE,
+    }
+)
+"""Answers that may tell what only the owner knows, without a write that would find out whether we still are. They are
+given while our session certainly stands, looked at when they are sent off: what began in time may have waited long.
+"""
+
 
 class Handler:
     """One served API: its versions, its messages and its module, imported when the first request comes."""
@@ -104,6 +127,7 @@ class Handler:
         "_log_crash",
         "_module",
         "_monotonic",
+        "_of_owner",
         "api_key",
         "name",
         "request_class",
@@ -119,6 +143,7 @@ class Handler:
         self.versions = API_VERSIONS[api_key]
         self._duration = duration
         self._monotonic = clock.monotonic
+        self._of_owner = api_key in ANSWERS_OF_OWNERS
         self._log_crash = log_crash
         self._module: ModuleType | None = None
         self._begin: Callable[[Broker, Exchange], None] | None = None
@@ -147,6 +172,8 @@ class Handler:
         if self._module is None:
             self.load()
         exchange.timing = (self._duration, self._monotonic, self._monotonic())
+        if self._of_owner and broker.standing.holds():  # else all look-ups say that we own nothing, which is an answer
+            exchange.standing = broker.standing
         if self._begin is not None:
             self._begin(broker, exchange)
             return None

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from bytemq.broker.context import ClientInfo, RequestContext
 from bytemq.broker.frame_reader import RequestMemory
+from bytemq.metadata.standing import Standing
 from bytemq.protocol.framing import RequestHeader, response_prefix
 from bytemq.protocol.primitives import Buffer as WireBuffer
 from bytemq.runtime.budget import MemoryBudget
@@ -27,7 +28,8 @@ class Owner(Protocol):
 class Exchange(RequestContext):
     """`body` is the request without its header, a writable view that stays valid until `release_frame`.
 
-    `answer` is None until `respond` was called; empty when no answer is to be sent.
+    `answer` is None until `respond` was called; empty when no answer is to be sent. With a `standing`, the answer is
+    worth something only while that holds; otherwise the client is sent away, to ask again where it finds the owner.
     """
 
     __slots__ = (
@@ -40,6 +42,7 @@ class Exchange(RequestContext):
         "body",
         "on_abandon",
         "response_reserved_bytes",
+        "standing",
         "timing",
     )
 
@@ -62,6 +65,7 @@ class Exchange(RequestContext):
         self.answer_bytes = 0
         self.on_abandon: Callable[[], None] | None = None
         self.response_reserved_bytes = 0
+        self.standing: Standing | None = None
         self.timing: tuple[Histogram, Callable[[], float], float] | None = None
 
     @property
@@ -75,6 +79,10 @@ class Exchange(RequestContext):
         With `keep_frame` the request's memory stays until `release_frame`: somebody still works with it.
         """
         if self.answer is not None:
+            return
+        if self.standing is not None and not self.standing.holds():
+            self.on_abandon = None
+            self.hang_up("the session may have ended while the request was in work")
             return
         body_bytes = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         head = response_prefix(self.api_key, self.api_version, self.correlation_id, body_bytes)

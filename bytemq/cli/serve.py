@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bytemq import __version__
 from bytemq.cli.options import Failed
 from bytemq.config import BrokerConfig, Endpoint
 from bytemq.node import Node
+from bytemq.scheduler.membership import SessionLost
 
 STOP_TIMEOUT_S = 4.5
 """Under what supervisors and users allow."""
@@ -39,25 +41,35 @@ async def _run_node(config: BrokerConfig) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop.set)
+    while True:
+        failure = await _run_session(config, asked_to_stop)
+        if failure is None:
+            return 0
+        if not isinstance(failure, SessionLost):
+            raise Failed(f"the node stopped: {failure}") from failure
+        print(f"bytemq: {failure}; joining anew", file=sys.stderr, flush=True)
+
+
+async def _run_session(config: BrokerConfig, asked_to_stop: asyncio.Event) -> BaseException | None:
+    """From a start to a stop; returns what the node could not live on after, None when it was asked to stop."""
     try:
         node = await Node.start(config)
     except OSError as error:
         raise Failed(f"cannot start: {error}") from None
-    print(ready_line(config, node), flush=True)
+    print(ready_line(node), flush=True)
     ended = asyncio.ensure_future(node.wait())
     stopping = asyncio.ensure_future(asked_to_stop.wait())
     try:
         await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
         failure = ended.exception() if ended.done() else None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # a second signal ends the process at once
+        if asked_to_stop.is_set():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().remove_signal_handler(number)  # a second signal ends the process at once
         await _stop(node)
     finally:
         stopping.cancel()
         ended.cancel()
-    if failure is not None:
-        raise Failed(f"the node stopped: {failure}") from failure
-    return 0
+    return failure
 
 
 async def _stop(node: Node) -> None:
@@ -70,8 +82,9 @@ async def _stop(node: Node) -> None:
         ) from None
 
 
-def ready_line(config: BrokerConfig, node: Node) -> str:
+def ready_line(node: Node) -> str:
     """The one line that says that clients may come, where the data is and what runs."""
+    config = node.config
     bound = [Endpoint(name, host, port) for name, (host, port) in node.addresses.items()]
     addresses = ", ".join(map(str, bound)) if len(bound) > 1 else str(bound[0]).partition("://")[2]
     data = Path(config.data_dir).absolute()

@@ -50,7 +50,12 @@ def add_parser(commands: Commands) -> None:
         default=[],
         help="what clients of the listener of this name are told to connect to (default: where it listens)",
     )
-    parser.add_argument("--id", metavar="N", help="node id, 0 or more (default: 0)")
+    parser.add_argument(
+        "--metadata",
+        metavar="URL",
+        help="metadata of a cluster: etcd://HOST:PORT[,HOST:PORT]/PREFIX (default: this node's own, in --data)",
+    )
+    parser.add_argument("--id", metavar="N", help="node id, 0 or more, or auto: a free one (default: 0)")
     parser.add_argument("--zone", metavar="Z", help="availability zone, which clients see as rack")
     parser.add_argument(
         "--durability",
@@ -100,7 +105,9 @@ def _configs_of_options(options: argparse.Namespace) -> dict[str, str]:
 
     given = {
         "bytemq.data.dir": options.data,
-        "node.id": options.id,
+        "bytemq.metadata": options.metadata,
+        "node.id": None if options.id == "auto" else options.id,
+        "bytemq.node.id.auto": "true" if options.id == "auto" else None,
         "broker.rack": options.zone,
         "bytemq.durability": options.durability,
     }

@@ -68,6 +68,11 @@ class BrokerConfig(BrokerSettings, OwnSettings):
         """The same static configs under other dynamic ones. Raises InvalidConfig."""
         return BrokerConfig(self.static, dynamic_default, dynamic)
 
+    def with_node_id(self, node_id: int) -> BrokerConfig:
+        """The same configs for a broker that was given this id."""
+        static = {name: value for name, value in self.static.items() if name != "broker.id"}
+        return BrokerConfig({**static, "node.id": str(node_id)}, self.dynamic_default, self.dynamic)
+
     @cached_property
     def effective(self) -> Mapping[str, str]:
         """What is set anywhere, as text: defaults are not in it."""

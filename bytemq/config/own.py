@@ -19,6 +19,8 @@ _MIB = 1024 * _KIB
 DEFAULTS_HERE = {
     # Without authentication a node listens to its own machine only, until someone says otherwise.
     "listeners": "PLAINTEXT://127.0.0.1:9092",
+    # Fail-over is a change of metadata, not a copy of data: there is no reason to wait longer.
+    "broker.session.timeout.ms": "3000",
 }
 """Kafka's configs with another default here."""
 
@@ -41,6 +43,8 @@ class OwnSettings:
     bytemq_http_listen: str
     bytemq_log_format: str
     bytemq_log_level: str
+    bytemq_metadata: str
+    bytemq_node_id_auto: bool
     bytemq_request_memory_bytes: int
     bytemq_response_memory_bytes: int
     bytemq_validate_records: bool
@@ -116,6 +120,20 @@ OWN_BROKER_SETTINGS = (
         "info",
         "Level of the node's own log; changed at run time by `bytemq log-level` or as a broker logger.",
         _one_of("debug", "info", "warn", "warning", "error"),
+    ),
+    OwnSetting(
+        "bytemq.metadata",
+        ConfigType.STRING,
+        "",
+        "Where the cluster's metadata are: etcd://HOST:PORT[,HOST:PORT]/PREFIX, or etcds:// over TLS; empty for a "
+        "cluster of one node, whose metadata are in its data folder. ETCDCTL_USER, _PASSWORD, _CACERT, _CERT and _KEY "
+        "say what the address does not.",
+    ),
+    OwnSetting(
+        "bytemq.node.id.auto",
+        ConfigType.BOOLEAN,
+        "false",
+        "Claim the lowest broker id that no live broker has, whatever node.id says.",
     ),
     _size(
         "bytemq.request.memory.bytes", 256 * _MIB, _MIB, "Most memory of requests being received and not yet answered."

@@ -39,6 +39,8 @@ class _Call(NamedTuple):
 class EmbeddedStore:
     """Implements `MetadataStore` for the one process that holds the data folder's lock."""
 
+    leases_time_out = False
+
     def __init__(self, database: Database, lock: DataLock) -> None:
         self._database = database
         self._path = lock.folder / FILE_NAME

@@ -81,8 +81,12 @@ class Compacted(BytemqError):
 class MetadataStore(Protocol):
     """See the module's docstring for the contract.
 
+    `leases_time_out`: a lease that is not kept alive ends after its TTL; otherwise only with its holder's process.
+
     Every method may raise `Unavailable` (retry; a transaction: read back first). `Full` says that there is no space.
     """
+
+    leases_time_out: bool
 
     async def get(self, key: str) -> KeyValue | None: ...
 

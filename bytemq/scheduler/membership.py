@@ -1,13 +1,18 @@
 """A broker's membership: its session key, registered under a lease and kept alive.
 
-Owns: joining, renewing and leaving. Must not: know what the session is used for. Everything that a broker may write is
-compared against this key, so whoever removes it ends the broker's ownership of everything at once.
+Owns: joining, claiming a broker id, renewing and leaving. Must not: know what the session is used for. Everything that
+a broker may write is compared against this key, so whoever removes it ends the broker's ownership of everything at
+once.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple, NoReturn
+
 from bytemq.errors import Fenced, Unavailable
 from bytemq.metadata import keys, values
+from bytemq.metadata.image import ClusterImage
+from bytemq.metadata.standing import Standing
 from bytemq.metadata.store import Compare, MetadataStore, Put, Txn
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
@@ -15,66 +20,145 @@ from bytemq.runtime.logging import get_logger
 log = get_logger("scheduler.membership")
 
 RENEWALS_PER_TTL = 3
+RETRIES_PER_TTL = 15
+"""A renewal that had no answer is tried again soon: another member of the store may answer."""
+LEASE_CHECK_S = 0.2
+ENDED_WITHIN_TTLS = 2.5
+"""A session of a dead process is gone by then: the store looks at its leases every half second or so."""
+
+
+class SessionLost(Fenced):
+    """This node owns nothing any more. Stop; a new start is a new session."""
+
+
+class _Registered(NamedTuple):
+    broker_id: int
+    session_id: int
 
 
 class Membership:
     """A live session. `session_id`, the revision of its key, is also the broker epoch: unique, and growing."""
 
     def __init__(
-        self, store: MetadataStore, clock: Clock, broker_id: int, session_id: int, lease: int, ttl_s: float
+        self,
+        store: MetadataStore,
+        clock: Clock,
+        standing: Standing,
+        registered: tuple[int, int],
+        lease: int,
+        ttl_s: float,
     ) -> None:
-        self.broker_id = broker_id
-        self.session_id = session_id
+        """`registered`: broker id and session id. Use `join`."""
+        self.broker_id, self.session_id = registered
         self.lease = lease
+        self.standing = standing
         self._store = store
         self._clock = clock
         self._ttl_s = ttl_s
 
     @classmethod
     async def join(
-        cls, store: MetadataStore, clock: Clock, broker_id: int, broker: values.BrokerValue, ttl_s: float
+        cls, store: MetadataStore, clock: Clock, broker_id: int | None, broker: values.BrokerValue, ttl_s: float
     ) -> Membership:
-        """Raises `Unavailable` while another node lives under this broker id, or when nobody can tell.
+        """Registers a session under this broker id, or under the lowest free one.
 
-        When the answer of the transaction is lost, the key tells by its incarnation whether it is ours.
+        Where leases time out, a session that was left behind by a dead process is waited for. Raises `Unavailable`
+        while another node lives under this broker id, or when nobody can tell.
         """
-        key = keys.broker(broker_id)
+        give_up_at = clock.monotonic() + (ENDED_WITHIN_TTLS * ttl_s if store.leases_time_out else 0.0)
+        standing = Standing(clock.monotonic)
+        sent_at = clock.monotonic()
         lease = await store.grant_lease(ttl_s)
         try:
-            joined = await store.txn([Compare(key, 0)], [Put(key, values.encode_broker(broker), lease)])
-        except Unavailable as error:
-            log.warning("registering the session had no answer", broker=broker_id, reason=str(error))
-            joined = Txn(False, 0)
-        session_id = joined.revision
-        if not joined.succeeded:
-            holder = await store.get(key)
-            found = None if holder is None else values.decode_broker(holder.value)
-            if holder is None or found is None or found.incarnation != broker.incarnation:
-                await store.revoke(lease)
-                raise Unavailable(
-                    f"broker id {broker_id} is in use by another node{'' if found is None else _addresses(found)}. "
-                    "Give this one another --id, or stop that node."
-                )
-            session_id = holder.revision
-        log.info("session registered", broker=broker_id, session=session_id)
-        return cls(store, clock, broker_id, session_id, lease, ttl_s)
+            while True:
+                wanted = await _lowest_free_id(store) if broker_id is None else broker_id
+                registered = await _register(store, wanted, broker, lease)
+                if isinstance(registered, _Registered):
+                    break
+                if broker_id is not None:
+                    if clock.monotonic() >= give_up_at:
+                        raise Unavailable(
+                            f"broker id {broker_id} is in use by another node{_addresses(registered)}. "
+                            "Give this one another --id, or stop that node."
+                        )
+                    await clock.sleep(LEASE_CHECK_S)
+                    sent_at = clock.monotonic()
+                    await store.keep_alive(lease)
+        except BaseException:
+            await store.revoke(lease)
+            raise
+        if store.leases_time_out:
+            standing.renew(sent_at, ttl_s)
+        log.info("session registered", broker=registered.broker_id, session=registered.session_id)
+        return cls(store, clock, standing, registered, lease, ttl_s)
 
     async def run(self) -> None:
-        """Renews the lease until it is gone. Raises `Fenced` then: this node owns nothing any more and must stop."""
+        """Renews the lease until it is gone. Raises `SessionLost` then."""
+        delay_s = self._ttl_s / RENEWALS_PER_TTL
         while True:
-            await self._clock.sleep(self._ttl_s / RENEWALS_PER_TTL)
+            await self._clock.sleep(delay_s)
+            sent_at = self._clock.monotonic()
             try:
                 await self._store.keep_alive(self.lease)
             except Unavailable as error:
                 log.warning("session not renewed", session=self.session_id, reason=str(error))
+                delay_s = self._ttl_s / RETRIES_PER_TTL
             except Fenced:
-                log.error("session lost", session=self.session_id)
-                raise
+                self.lose()
+            else:
+                delay_s = self._ttl_s / RENEWALS_PER_TTL
+                if self._store.leases_time_out:
+                    self.standing.renew(sent_at, self._ttl_s)
+
+    def check(self, image: ClusterImage) -> None:
+        """Raises `SessionLost` when the session key is gone from the metadata, whatever the lease says."""
+        known = image.brokers.get(self.broker_id)
+        if known is None or known.epoch != self.session_id:
+            self.lose()
+
+    def lose(self) -> NoReturn:
+        """Ends what this node may say and own. Raises `SessionLost`."""
+        self.standing.end()
+        log.error("session lost", broker=self.broker_id, session=self.session_id)
+        raise SessionLost(
+            f"session {self.session_id} of broker {self.broker_id} has ended: "
+            "it was not renewed in time, or somebody removed it"
+        )
 
     async def leave(self) -> None:
         """Ends the session; what was owned under it is free at once."""
+        self.standing.end()
         await self._store.revoke(self.lease)
 
 
-def _addresses(broker: values.BrokerValue) -> str:
+async def _register(
+    store: MetadataStore, broker_id: int, broker: values.BrokerValue, lease: int
+) -> _Registered | values.BrokerValue | None:
+    """The session, or who has the id (None: whoever had it is gone).
+
+    When the answer of the transaction is lost, the key tells by its incarnation whether it is ours.
+    """
+    key = keys.broker(broker_id)
+    try:
+        joined = await store.txn([Compare(key, 0)], [Put(key, values.encode_broker(broker), lease)])
+    except Unavailable as error:
+        log.warning("registering the session had no answer", broker=broker_id, reason=str(error))
+        joined = Txn(False, 0)
+    if joined.succeeded:
+        return _Registered(broker_id, joined.revision)
+    holder = await store.get(key)
+    if holder is None:
+        return None
+    found = values.decode_broker(holder.value)
+    return _Registered(broker_id, holder.revision) if found.incarnation == broker.incarnation else found
+
+
+async def _lowest_free_id(store: MetadataStore) -> int:
+    taken = {int(entry.key[len(keys.BROKERS) :]) for entry in (await store.range(keys.BROKERS)).entries}
+    return next(candidate for candidate in range(len(taken) + 1) if candidate not in taken)
+
+
+def _addresses(broker: values.BrokerValue | None) -> str:
+    if broker is None:
+        return ""
     return " at " + ", ".join(f"{host}:{port}" for host, port in broker.endpoints.values())

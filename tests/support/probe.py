@@ -9,7 +9,7 @@ from typing import Any
 
 from kafka.protocol.admin import CreateTopicsRequest
 from kafka.protocol.consumer import FetchRequest, ListOffsetsRequest
-from kafka.protocol.metadata import MetadataRequest
+from kafka.protocol.metadata import FindCoordinatorRequest, MetadataRequest
 from kafka.protocol.producer import ProduceRequest
 
 from tests.interop.batches import batch, describe
@@ -61,12 +61,21 @@ def fetch(wire: Wire, topic: str, offset: int, *, index: int = 0, max_wait_ms: i
     return partition.error_code, describe(bytes(partition.records or b""))
 
 
-def end_offset(wire: Wire, topic: str, index: int = 0, timestamp: int = -1) -> int:
+def list_offsets_fields(topic: str, index: int = 0, timestamp: int = -1) -> dict[str, Any]:
     row = {"partition_index": index, "current_leader_epoch": -1, "timestamp": timestamp}
-    fields = {"replica_id": -1, "isolation_level": 0, "topics": [{"name": topic, "partitions": [row]}]}
+    return {"replica_id": -1, "isolation_level": 0, "topics": [{"name": topic, "partitions": [row]}]}
+
+
+def end_offset(wire: Wire, topic: str, index: int = 0, timestamp: int = -1) -> int:
+    fields = list_offsets_fields(topic, index, timestamp)
     partition = wire.call(build(ListOffsetsRequest, 6, fields)).topics[0].partitions[0]
     assert partition.error_code == 0, partition
     return int(partition.offset)
+
+
+def find_coordinator(wire: Wire, group: str) -> int:
+    """Kafka's error code."""
+    return int(wire.call(build(FindCoordinatorRequest, 2, {"key": group, "key_type": 0})).error_code)
 
 
 def brokers(wire: Wire) -> list[tuple[int, str, int]]:

@@ -25,6 +25,7 @@ from bytemq.broker.log.partition import Partition
 from bytemq.config import BrokerConfig
 from bytemq.config.group import GroupConfig
 from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
+from bytemq.metadata.standing import Standing
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
 from bytemq.protocol.primitives import MalformedMessage
 from bytemq.runtime.clock import Clock
@@ -54,8 +55,9 @@ class GroupCoordinators(OwnedShards[GroupShard]):
         clock: Clock,
         random: Random,
         supervisor: Supervisor,
+        standing: Standing,
     ) -> None:
-        super().__init__(OFFSETS_TOPIC, image, supervisor, self._make_runtime)
+        super().__init__(OFFSETS_TOPIC, image, supervisor, standing, self._make_runtime)
         self._config = config
         self._clock = clock
         self._random = random

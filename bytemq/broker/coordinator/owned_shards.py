@@ -12,6 +12,7 @@ from bytemq.broker.coordinator.placement import partition_for
 from bytemq.broker.coordinator.runtime import Machine, ShardRuntime
 from bytemq.broker.log.partition import Partition
 from bytemq.metadata.image import ClusterImage
+from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.runtime.tasks import Supervisor
 
@@ -26,11 +27,13 @@ class OwnedShards(Generic[M]):
         topic: str,
         image: Callable[[], ClusterImage],
         supervisor: Supervisor,
+        standing: Standing,
         start: Callable[[Partition], ShardRuntime[M]],
     ) -> None:
         self._topic = topic
         self._image = image
         self._supervisor = supervisor
+        self._standing = standing
         self._start = start
         self._shards: dict[int, ShardRuntime[M]] = {}
 
@@ -53,12 +56,14 @@ class OwnedShards(Generic[M]):
 
     def shards(self) -> list[ShardRuntime[M]]:
         """Every shard of this broker, loaded or not."""
-        return list(self._shards.values())
+        return list(self._shards.values()) if self._standing.holds() else []
 
     def shard_if_owned(self, key: str) -> ShardRuntime[M] | None:
-        """The shard that has the group or transactional id; None where another broker has it."""
+        """The shard that has the group or transactional id; None where another broker has it, or may have it."""
         topic = self._image().topics.get(self._topic)
-        return None if topic is None else self._shards.get(partition_for(key, len(topic.partitions)))
+        if topic is None or not self._standing.holds():
+            return None
+        return self._shards.get(partition_for(key, len(topic.partitions)))
 
     def shard_of(self, key: str) -> ShardRuntime[M]:
         """As `shard_if_owned`, raising KafkaError NOT_COORDINATOR. What the shard is up to, its methods tell."""
@@ -66,7 +71,7 @@ class OwnedShards(Generic[M]):
 
     def shard_at(self, index: int) -> ShardRuntime[M]:
         """The shard of a partition. Raises KafkaError NOT_COORDINATOR."""
-        return _required(self._shards.get(index))
+        return _required(self._shards.get(index) if self._standing.holds() else None)
 
 
 def _required(runtime: ShardRuntime[M] | None) -> ShardRuntime[M]:

@@ -26,6 +26,7 @@ from bytemq.broker.log.partition import Partition
 from bytemq.config import BrokerConfig
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.producer_ids import ProducerIds
+from bytemq.metadata.standing import Standing
 from bytemq.metadata.topic_names import TRANSACTION_TOPIC
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.tasks import Supervisor
@@ -46,8 +47,9 @@ class TransactionCoordinators(OwnedShards[TransactionShard]):
         markers: Callable[[TransactionCoordinators], Markers],
         clock: Clock,
         supervisor: Supervisor,
+        standing: Standing,
     ) -> None:
-        super().__init__(TRANSACTION_TOPIC, image, supervisor, self._make_runtime)
+        super().__init__(TRANSACTION_TOPIC, image, supervisor, standing, self._make_runtime)
         self._config = config
         self._producer_ids = producer_ids
         self._markers = markers(self)

@@ -20,6 +20,7 @@ from bytemq.broker.log.retention import RetentionPolicy, could_retain_less
 from bytemq.broker.log.services import LogServices
 from bytemq.config import TopicConfig
 from bytemq.errors import BytemqError
+from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.runtime.logging import get_logger
 from bytemq.types import PartitionId
@@ -81,8 +82,9 @@ Entry = Partition | Opening
 class PartitionTable:
     """Owned partitions by topic name and by topic id."""
 
-    def __init__(self, services: LogServices) -> None:
+    def __init__(self, services: LogServices, standing: Standing) -> None:
         self.services = services
+        self._standing = standing
         self._by_id: dict[bytes, dict[int, Entry]] = {}
         self._by_name: dict[str, dict[int, Entry]] = {}
         """The same inner dicts. A recreated topic takes the name from its predecessor."""
@@ -90,14 +92,13 @@ class PartitionTable:
     # The hot path.
 
     def get(self, topic: str, index: int) -> Entry | None:
-        """The partition, or what it takes to open it; None if it is not ours."""
+        """The partition, or what it takes to open it; None if it is not ours, or if we cannot know any more."""
         partitions = self._by_name.get(topic)
-        return None if partitions is None else partitions.get(index)
+        return None if partitions is None or not self._standing.holds() else partitions.get(index)
 
     def get_by_id(self, topic_id: bytes, index: int) -> Entry | None:
         """As `get`."""
-        partitions = self._by_id.get(topic_id)
-        return None if partitions is None else partitions.get(index)
+        return self._entry(topic_id, index) if self._standing.holds() else None
 
     # For those who can wait.
 
@@ -123,7 +124,7 @@ class PartitionTable:
         """This broker owns `pid` from now on. Opens nothing. At a newer epoch than before the old ownership ends
         first.
         """
-        known = self.get_by_id(pid.topic_id, pid.index)
+        known = self._entry(pid.topic_id, pid.index)
         if known is not None:
             if known.leader_epoch >= leader_epoch:
                 return
@@ -152,7 +153,7 @@ class PartitionTable:
 
     def reconfigure(self, pid: PartitionId, config: TopicConfig) -> None:
         """The topic's config has changed."""
-        entry = self.get_by_id(pid.topic_id, pid.index)
+        entry = self._entry(pid.topic_id, pid.index)
         if isinstance(entry, Partition):
             entry.reconfigure(config)
         elif entry is not None:
@@ -200,6 +201,10 @@ class PartitionTable:
             partition.reconfigure(opening.config)
         partitions[pid.index] = partition
         return partition
+
+    def _entry(self, topic_id: bytes, index: int) -> Entry | None:
+        partitions = self._by_id.get(topic_id)
+        return None if partitions is None else partitions.get(index)
 
     async def _opened(self, entry: Entry | None) -> Partition:
         if isinstance(entry, Partition):

@@ -50,6 +50,8 @@ class MemberStatus(NamedTuple):
 class EtcdStore:
     """Implements `MetadataStore`. Use `open`."""
 
+    leases_time_out = True
+
     def __init__(self, address: EtcdAddress) -> None:
         self.address = address
         self._prefix = address.prefix

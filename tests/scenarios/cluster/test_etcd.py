@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,24 +20,6 @@ from tests.support.tcp_relay import relay_to
 MAKE = Callable[..., EtcdProcess]
 T = TypeVar("T")
 DEAD = "127.0.0.1:9"
-
-
-@pytest.fixture
-def make_etcd(tmp_path: Path) -> Iterator[MAKE]:
-    made: list[EtcdProcess] = []
-
-    def make(**arguments: object) -> EtcdProcess:
-        made.append(EtcdProcess(tmp_path / f"etcd-{len(made)}", **arguments))  # type: ignore[arg-type]
-        return made[-1].start()
-
-    yield make
-    for process in made:
-        process.close()
-
-
-@pytest.fixture
-def etcd(make_etcd: MAKE) -> EtcdProcess:
-    return make_etcd()
 
 
 def switch_authentication_on(etcd: EtcdProcess) -> None:

@@ -9,6 +9,7 @@ from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.results import AppendResult, Origin
 from bytemq.broker.log.services import LogServices
+from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
 from bytemq.runtime.clock import SystemClock
@@ -43,7 +44,9 @@ class DiskNode:
             clock=clock,
             supervisor=Supervisor(clock, lambda name, error: None),
         )
-        self.table = PartitionTable(LogServices(self.storage, clock, HeldExecutor(), guard=LetIn()))
+        self.table = PartitionTable(
+            LogServices(self.storage, clock, HeldExecutor(), guard=LetIn()), Standing(clock.monotonic)
+        )
         await self.table.own(PID, "events", self.session_id, topic_config())
         return await self.table.open_by_id(*PID)
 

@@ -10,6 +10,7 @@ from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import Opening, PartitionTable
 from bytemq.broker.log.services import LogServices
 from bytemq.errors import Unavailable
+from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.types import PartitionId, TopicId
 from tests.support.fake_log_storage import FakeLogStorage
@@ -23,12 +24,29 @@ CONFIG = topic_config()
 class Node:
     def __init__(self) -> None:
         self.storage = FakeLogStorage()
-        services = LogServices(self.storage, VirtualClock(), HeldExecutor())  # type: ignore[arg-type]
-        self.table = PartitionTable(services)
+        self.clock = VirtualClock()
+        services = LogServices(self.storage, self.clock, HeldExecutor())  # type: ignore[arg-type]
+        self.standing = Standing(self.clock.monotonic)
+        self.table = PartitionTable(services, self.standing)
 
     async def own(self, count: int = 1, *, epoch: int = 0) -> None:
         for index in range(count):
             await self.table.own(PartitionId(TOPIC, index), "events", epoch, CONFIG)
+
+
+async def test_get__finds_nothing_while_the_session_may_have_ended() -> None:
+    node = Node()
+    await node.own()
+    node.standing.renew(node.clock.monotonic(), 3.0)
+    node.clock.advance(2.6)
+    assert node.table.get("events", 0) is not None
+    node.clock.advance(0.2)
+    assert node.table.get("events", 0) is None
+    assert node.table.get_by_id(TOPIC, 0) is None
+    node.standing.renew(node.clock.monotonic(), 3.0)
+    assert node.table.get_by_id(TOPIC, 0) is not None
+    node.standing.end()
+    assert node.table.get("events", 0) is None
 
 
 async def test_own__opens_nothing() -> None:

@@ -18,6 +18,7 @@ from bytemq.broker.log.services import LogServices
 from bytemq.broker.server import Listener, Server
 from bytemq.config import BrokerConfig
 from bytemq.metadata.image import BrokerImage, ClusterImage, PartitionImage, TopicImage
+from bytemq.metadata.standing import Standing
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.protocol.api_versions import API_VERSIONS
 from bytemq.protocol.codec import decode, encode
@@ -107,13 +108,14 @@ def make_cluster(clock: Clock | None = None, **configs: str) -> Cluster:
     image.brokers[NODE_ID] = BrokerImage(NODE_ID, "a", {"PLAINTEXT": ("inside", 9092), "OUTSIDE": ("outside", 9093)}, 1)
     services = LogServices(storage, clock, ThreadPoolExecutor(1))  # type: ignore[arg-type]
     random = Random(7)
+    standing = Standing(clock.monotonic)
     broker = Broker(
         node_id=NODE_ID,
         config=config,
         image=image,
         metadata=SimpleNamespace(),  # type: ignore[arg-type]
         topics=SimpleNamespace(),  # type: ignore[arg-type]
-        partitions=PartitionTable(services),
+        partitions=PartitionTable(services, standing),
         groups=SimpleNamespace(),  # type: ignore[arg-type]
         transactions=SimpleNamespace(),  # type: ignore[arg-type]
         admission=SimpleNamespace(),  # type: ignore[arg-type]
@@ -127,6 +129,7 @@ def make_cluster(clock: Clock | None = None, **configs: str) -> Cluster:
         supervisor=Supervisor(clock, _fatal),
         deadlines=Deadlines(clock),
         traffic=Traffic(metrics),
+        standing=standing,
     )
     cluster = Cluster(broker, storage, image, config)
     broker.topics = FakeTopics(cluster)  # type: ignore[assignment]

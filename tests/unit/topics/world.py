@@ -76,7 +76,7 @@ async def session(folder: Path, disk: Disk, **configs: str) -> AsyncIterator[Wor
         config = BrokerConfig({name.replace("_", "."): value for name, value in configs.items()})
         storage = FakeLogStorage(disk)
         executor = ThreadPoolExecutor(1)
-        partitions = PartitionTable(LogServices(cast(Any, storage), clock, executor))
+        partitions = PartitionTable(LogServices(cast(Any, storage), clock, executor), membership.standing)
         groups = FakeGroups()
         ownership = Ownership(
             broker_id=BROKER_ID,

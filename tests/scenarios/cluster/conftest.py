@@ -1,0 +1,28 @@
+"""A real etcd for each scenario, and nodes that keep their metadata in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.etcd_process import EtcdProcess
+
+
+@pytest.fixture
+def make_etcd(tmp_path: Path) -> Iterator[Callable[..., EtcdProcess]]:
+    made: list[EtcdProcess] = []
+
+    def make(**arguments: object) -> EtcdProcess:
+        made.append(EtcdProcess(tmp_path / f"etcd-{len(made)}", **arguments))  # type: ignore[arg-type]
+        return made[-1].start()
+
+    yield make
+    for process in made:
+        process.close()
+
+
+@pytest.fixture
+def etcd(make_etcd: Callable[..., EtcdProcess]) -> EtcdProcess:
+    return make_etcd()
