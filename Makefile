@@ -7,8 +7,11 @@ SERVER ?= bytemq
 FUZZ_SECONDS ?= 3600
 DATA ?= ./data
 ARGS ?=
+WORKLOAD ?= produce-16k
+QUICK ?=
+ONLY ?=
 
-.PHONY: setup run test interop ecosystem demo bench fuzz lint format types check lock clean help
+.PHONY: setup run test interop ecosystem demo bench bench-kafka profile fuzz lint format types check lock clean help
 
 help:
 	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
@@ -17,6 +20,8 @@ help:
 	@echo "make ecosystem  Kafka Streams, Connect, MirrorMaker 2, Flink and Spark at length"
 	@echo "make demo     336,776 flights through the whole path, with a kill -9 in the middle"
 	@echo "make bench    two minutes of load: throughput, latency, CPU for each request"
+	@echo "make bench-kafka  bytemq and Apache Kafka side by side: the table in docs/benchmarks; QUICK=1, ONLY=\"names\""
+	@echo "make profile  a flame graph of a node under WORKLOAD=produce-16k"
 	@echo "make fuzz     fuzz for FUZZ_SECONDS=$(FUZZ_SECONDS) each target"
 	@echo "make lint types   what the CI checks besides tests"
 
@@ -54,6 +59,14 @@ demo: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Needs what the interop tests need of Java (java, mvn), a C compiler, and kcat where there is one.
+bench-kafka: setup
+	$(BIN)/python -m benchmarks.against_kafka $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+profile: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks.profile $(WORKLOAD) $(ARGS)
 
 fuzz: setup
 	@for target in $$(ls tests/fuzz/fuzz_*.py | xargs -n 1 basename -s .py); do \

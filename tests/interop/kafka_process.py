@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support.java import fetch_jars
@@ -27,10 +27,18 @@ READY_TIMEOUT_S = 60.0
 class KafkaProcess:
     """One Kafka node with default settings, but for what a single node needs to serve internal topics."""
 
-    def __init__(self, folder: Path, *, port: int | None = None, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        java_options: Sequence[str] = ("-Xmx512m",),
+    ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self.log_path = folder / "kafka.log"
+        self.java_options = list(java_options)
         self._class_path = fetch_jars(INTEROP / "kafka")
         self._process: subprocess.Popen[bytes] | None = None
         self._write_properties(dict(settings or {}))
@@ -42,6 +50,11 @@ class KafkaProcess:
     @property
     def address(self) -> tuple[str, int]:
         return ("127.0.0.1", self.port)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def _write_properties(self, settings: dict[str, str]) -> None:
         controller = free_port()
@@ -66,7 +79,7 @@ class KafkaProcess:
         self._properties.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
 
     def start(self) -> KafkaProcess:
-        java = ["java", "-Xmx512m", "-cp", self._class_path]
+        java = ["java", *self.java_options, "-cp", self._class_path]
         with self.log_path.open("ab") as log:
             if not (self.folder / "data" / "meta.properties").exists():
                 tool = [*java, "kafka.tools.StorageTool", "format", "--standalone"]

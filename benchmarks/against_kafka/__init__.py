@@ -1,0 +1,1 @@
+"""bytemq and Apache Kafka side by side: `make bench-kafka`."""

@@ -1,0 +1,176 @@
+"""The report: a page with the table, the raw figures beside it, and the plots. Owns their form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.against_kafka.plots import Series, bars, lines
+from benchmarks.against_kafka.rows import Goal
+from benchmarks.against_kafka.stand import RowResult, Spread
+
+SHOWN = [
+    "MB/s",
+    "out MB/s",
+    "records/s",
+    "p50 ms",
+    "p99 ms",
+    "p99.9 ms",
+    "CPU s/GB",
+    "written/byte",
+    "create ms",
+    "KB/partition",
+    "KB/idle connection",
+    "to first ack s",
+    "memory MB",
+]
+"""The figures that the table shows, where a row has them; the rest is in the JSON file."""
+
+
+def write(folder: Path, facts: Mapping[str, str], results: Sequence[RowResult]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = _plots(results)
+    for name, svg in plots.items():
+        (folder / f"{name}.svg").write_text(svg)
+    (folder / "kafka.json").write_text(json.dumps(_raw(facts, results), indent=1) + "\n")
+    (folder / "kafka.md").write_text(_page(facts, results, list(plots)))
+
+
+def _raw(facts: Mapping[str, str], results: Sequence[RowResult]) -> object:
+    def figures(spreads: Mapping[str, Spread]) -> object:
+        return {name: {key: round(value, 4) for key, value in asdict(one).items()} for name, one in spreads.items()}
+
+    rows = [
+        {"name": one.row.name, "bytemq": figures(one.ours), "kafka": figures(one.theirs), "machine": one.machine}
+        for one in results
+    ]
+    return {"facts": dict(facts), "rows": rows}
+
+
+def _page(facts: Mapping[str, str], results: Sequence[RowResult], plots: Sequence[str]) -> str:
+    parts = ["# bytemq and Apache Kafka, side by side\n\nWritten by `make bench-kafka`; see [README](README.md).\n"]
+    parts.append("".join(f"- {name}: {value}\n" for name, value in facts.items()))
+    table = [one for one in results if one.row.curve is None]
+    parts.append(_goals(table))
+    parts.append(_limits(results))
+    parts.extend(_row(one) for one in table)
+    if plots:
+        parts.append("## Plots\n\n" + "\n".join(f"![{name}]({name}.svg)\n" for name in plots))
+    curves = [one for one in results if one.row.curve is not None]
+    if curves:
+        parts.append("## The points of the curves\n\n" + _curve_table(curves))
+    return "\n".join(parts)
+
+
+def verdict(goal: Goal, result: RowResult) -> tuple[str, str]:
+    """(figure, reached or not) of one goal."""
+    value = goal.value(_medians(result.ours), _medians(result.theirs), result.machine)
+    if value is None:
+        return "", "not measured"
+    return f"{value:.2f}", "yes" if goal.reached(value) else "**no**"
+
+
+def _goals(table: Sequence[RowResult]) -> str:
+    lines = ["## Goals\n", "| workload | goal | bytemq : Kafka | reached |", "|---|---|---:|---|"]
+    for one in table:
+        for goal in one.row.goals:
+            figure, reached = verdict(goal, one)
+            lines.append(f"| {one.row.title} | {goal} | {figure} | {reached} |")
+    return "\n".join(lines) + "\n"
+
+
+def _limits(results: Sequence[RowResult]) -> str:
+    lines = [
+        "## What the machine did in the same minutes\n",
+        "| limit | median | least | most |",
+        "|---|---:|---:|---:|",
+    ]
+    for name in results[0].machine if results else ():
+        values = sorted(one.machine[name] for one in results)
+        lines.append(f"| {name} | {number(values[len(values) // 2])} | {number(values[0])} | {number(values[-1])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _row(one: RowResult) -> str:
+    lines = [f"## {one.row.title}\n\n`{one.row.name}`\n", "| | bytemq | Kafka | ratio |", "|---|---:|---:|---:|"]
+    for figure in SHOWN:
+        if figure in one.ours and figure in one.theirs:
+            ours, theirs = one.ours[figure], one.theirs[figure]
+            ratio = f"{ours.median / theirs.median:.2f}" if theirs.median else ""
+            lines.append(f"| {figure} | {_cell(ours)} | {_cell(theirs)} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(one: Spread) -> str:
+    if one.least == one.most:
+        return number(one.median)
+    return f"{number(one.median)} ({number(one.least)} to {number(one.most)})"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _medians(figures: Mapping[str, Spread]) -> dict[str, float]:
+    return {name: one.median for name, one in figures.items()}
+
+
+def _curve_table(curves: Sequence[RowResult]) -> str:
+    figures = ["MB/s", "p50 ms", "p99 ms", "CPU s/GB"]
+    head = "| | " + " | ".join(f"{figure}, bytemq | Kafka" for figure in figures) + " |"
+    lines = [head, "|---|" + "---:|" * (2 * len(figures))]
+    for one in curves:
+        cells = [number(side[figure].median) for figure in figures for side in (one.ours, one.theirs)]
+        lines.append(f"| {one.row.title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+# Plots
+
+
+def _plots(results: Sequence[RowResult]) -> dict[str, str]:
+    plots = {}
+    cpu = [one for one in results if one.row.curve is None and "CPU s/GB" in one.ours]
+    if cpu:
+        groups = {one.row.name: (one.ours["CPU s/GB"].median, one.theirs["CPU s/GB"].median) for one in cpu}
+        plots["cpu-per-gb"] = bars("CPU seconds per GB (less is better)", "CPU s/GB", groups)
+    rates = _curve(results, "rate")
+    if rates:
+        plots["latency-at-rate"] = lines(
+            "16 KiB batches at a rate: acknowledgement",
+            "MB/s acknowledged",
+            "ms",
+            [
+                Series(f"{side} {figure}", [(run["MB/s"].median, run[f"{figure} ms"].median) for run in runs], colour)
+                for figure, shade in (("p50", 0), ("p99", 1))
+                for side, runs, colour in (
+                    ("bytemq", [one.ours for one in rates], shade),
+                    ("Kafka", [one.theirs for one in rates], 2 + shade),
+                )
+            ],
+        )
+    for kind in ("partitions", "connections"):
+        points = _curve(results, kind)
+        if points:
+            for figure, name in (("CPU s/GB", "cpu"), ("MB/s", "throughput")):
+                plots[f"{name}-over-{kind}"] = lines(
+                    f"16 KiB batches: {figure} over {kind}",
+                    kind,
+                    figure,
+                    [
+                        Series("bytemq", [(_place(one), one.ours[figure].median) for one in points], 0),
+                        Series("Kafka", [(_place(one), one.theirs[figure].median) for one in points], 2),
+                    ],
+                )
+    return plots
+
+
+def _curve(results: Sequence[RowResult], kind: str) -> list[RowResult]:
+    return [one for one in results if one.row.curve is not None and one.row.curve[0] == kind]
+
+
+def _place(one: RowResult) -> float:
+    assert one.row.curve is not None
+    return one.row.curve[1]
