@@ -29,7 +29,7 @@ async def recovered_log(store: ObjectStore, files: LogFiles) -> RecoveredLog:
         snapshot = decode_snapshot(await store.read(stored.snapshot_name))
     elif stored.snapshot:
         snapshot = decode_snapshot(stored.snapshot)
-    return as_recovered(files, snapshot, await _headers_after(files, snapshot))
+    return as_recovered(files, snapshot, await headers_after(files, snapshot))
 
 
 def as_recovered(files: LogFiles, snapshot: PartitionSnapshot | None, headers: list[RecordBatch]) -> RecoveredLog:
@@ -37,7 +37,7 @@ def as_recovered(files: LogFiles, snapshot: PartitionSnapshot | None, headers: l
     return RecoveredLog(files.log_start_offset, files.end_offset, epochs, snapshot, headers)
 
 
-async def _headers_after(files: LogFiles, snapshot: PartitionSnapshot | None) -> list[RecordBatch]:
+async def headers_after(files: LogFiles, snapshot: PartitionSnapshot | None) -> list[RecordBatch]:
     """Headers of all batches from the snapshot's offset on: first what is in segments."""
     offset = max(snapshot.offset if snapshot is not None else 0, files.log_start_offset)
     entries = [batch for share in files.pending_entries for batch in decode_entries(share)]

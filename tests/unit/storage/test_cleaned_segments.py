@@ -10,6 +10,7 @@ import pytest
 from bytemq.errors import Corrupt, Unavailable
 from bytemq.storage.batch_walk import StoredBatch
 from bytemq.storage.log_files import LogFiles
+from bytemq.storage.log_opening import headers_after
 from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo, contradictions
 from bytemq.storage.segments import walk_segment
 from bytemq.types import PartitionId
@@ -126,7 +127,7 @@ async def test_recovery__passes_over_gaps_after_the_snapshot(bench: Bench) -> No
     log, kept = await cleaned(bench, EVERY_SEVENTH)
     # As if it had been published without one: what comes after the gap must still be found in the segments.
     log.stored = log.stored._replace(snapshot=b"", snapshot_offset=-1)
-    headers = await bench.storage._headers_after(log, None)  # type: ignore[union-attr]
+    headers = await headers_after(log, None)
     assert [header.base_offset for header in headers] == sorted(kept)
 
 
