@@ -1,8 +1,9 @@
 """Takes and gives up partitions as the cluster image says.
 
 Owns: the broker's side of ownership. It claims what the planner wishes it to own, opens what it holds, tells the
-coordinators, and closes or deletes what it no longer holds. Must not: plan, or serve. A partition is opened only after
-the metadata says that this session owns it, and only one step works at a time.
+coordinators, releases what the planner wishes elsewhere, and closes or deletes what it no longer holds. Must not: plan,
+or serve. A partition is opened only after the metadata says that this session owns it, it is released only when nothing
+of it can be committed any more, and only one step works at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from bytemq.errors import BytemqError, Unavailable
-from bytemq.metadata.claims import claims
+from bytemq.metadata.claims import Change, claims, releases
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import ImageChange, TopicImage
 from bytemq.metadata.store import MetadataStore
@@ -65,6 +66,8 @@ class Ownership:
         self._clock = clock
         self._open: dict[TopicId, dict[int, TopicImage]] = {}
         """Open partitions, each with the topic as it was when last (re)configured."""
+        self._leaving: dict[PartitionId, int] = {}
+        """Closed here and still ours in the metadata, with their end offsets."""
         self._dirty: set[TopicId] = set(follower.image.topics_by_id)
         self._changed = asyncio.Event()
         self._deletions = asyncio.Semaphore(DELETIONS_AT_ONCE)
@@ -92,9 +95,11 @@ class Ownership:
     async def _step(self) -> bool:
         topics, self._dirty = self._dirty, set()
         try:
-            await self._claim(topics)
+            image = self._follower.image
+            await self._commit(claims(image, self._broker_id, self._session_id, topics))
             # One after the other: taking a partition opens nothing, and ten thousand tasks would cost more than it.
             failed = [topic_id for topic_id in topics if not await self._reconcile(topic_id)]
+            failed += await self._release(topics)
         except Unavailable as error:
             log.warning("ownership waits for the metadata store", reason=str(error))
             self._dirty |= topics
@@ -140,13 +145,56 @@ class Ownership:
         if change.topics:
             self._changed.set()
 
-    async def _claim(self, topics: Iterable[TopicId]) -> None:
-        """A claim that fails was made from an image that is out of date: what changed makes its topics dirty again."""
-        made = claims(self._follower.image, self._broker_id, self._session_id, topics)
-        claimed = await asyncio.gather(*(self._store.txn(compares, puts) for compares, puts in made))
-        revisions = [txn.revision for txn in claimed if txn.succeeded]
+    async def _commit(self, changes: Iterable[Change]) -> None:
+        """One that fails was made from an image that is out of date: what changed makes its topics dirty again."""
+        written = await asyncio.gather(*(self._store.txn(compares, puts) for compares, puts in changes))
+        revisions = [txn.revision for txn in written if txn.succeeded]
         if revisions:
             await self._follower.wait_for(max(revisions))
+
+    async def _release(self, topics: Iterable[TopicId]) -> set[TopicId]:
+        """Gives up what is wished elsewhere, all of it together; the topics of which something is ours still."""
+        unwanted = [pid for topic_id in topics for pid in self._unwanted(topic_id)]
+        stuck = {
+            pid.topic_id
+            for pid, closed in zip(unwanted, await asyncio.gather(*map(self._leave, unwanted)), strict=True)
+            if not closed
+        }
+        await self._commit(releases(self._follower.image, self._broker_id, self._session_id, self._leaving))
+        self._leaving = {pid: end for pid, end in self._leaving.items() if self._is_mine(pid)}
+        return stuck | {pid.topic_id for pid in self._leaving}
+
+    def _unwanted(self, topic_id: TopicId) -> list[PartitionId]:
+        image = self._follower.image
+        topic = image.topics_by_id.get(topic_id)
+        if topic is None:
+            return []
+        wished_elsewhere = (
+            PartitionId(topic_id, index)
+            for index, partition in enumerate(topic.partitions)
+            if partition.session == self._session_id
+            and partition.assigned != self._broker_id
+            and partition.assigned in image.brokers
+        )
+        return [pid for pid in wished_elsewhere if pid not in self._leaving]
+
+    async def _leave(self, pid: PartitionId) -> bool:
+        """Closes the partition for good; False when its storage cannot let go of it now."""
+        topic = self._open.get(pid.topic_id, {}).get(pid.index)
+        if topic is not None:
+            self._stop_coordinating(topic, pid.index)
+        try:
+            self._leaving[pid] = await self._partitions.release(pid)
+        except BytemqError as error:
+            log.warning("partition not released yet", partition=pid, reason=str(error))
+            return False
+        if topic is not None:
+            self._forget(pid.topic_id, pid.index)
+        return True
+
+    def _is_mine(self, pid: PartitionId) -> bool:
+        topic = self._follower.image.topics_by_id.get(pid.topic_id)
+        return topic is not None and topic.partitions[pid.index].session == self._session_id
 
     async def _reconcile(self, topic_id: TopicId) -> bool:
         topic = self._follower.image.topics_by_id.get(topic_id)
@@ -163,11 +211,16 @@ class Ownership:
             if open_[index].configs is not topic.configs:
                 self._reconfigure(PartitionId(topic_id, index), topic)
                 open_[index] = topic
-        new = sorted(mine - open_.keys())
+        new = sorted(index for index in mine - open_.keys() if PartitionId(topic_id, index) not in self._leaving)
         config = self._topic_config(topic)
         for index in new:
+            partition = topic.partitions[index]
             await self._partitions.own(
-                PartitionId(topic_id, index), topic.name, topic.partitions[index].leader_epoch, config
+                PartitionId(topic_id, index),
+                topic.name,
+                partition.leader_epoch,
+                config,
+                least_end_offset=partition.end_offset,
             )
             self._open.setdefault(topic_id, {})[index] = topic
         if topic.name in self._coordinators:

@@ -1,69 +1,110 @@
-"""How a broker takes the partitions that the planner wishes it to own: pure builders of transactions.
+"""How a broker takes the partitions that the planner wishes it to own, and gives up others: pure builders of
+transactions.
 
-Owns: the rules of a claim. A claim is made for a whole chunk and holds only while
+Owns: the rules of a claim and of a release. A claim is made for a whole chunk and holds only while
 
 - the claimer's session lives (its session key is unchanged),
 - nobody else changed the facts of the chunk (an owner whose session lives keeps what it has), and
 - the wishes are those that were seen (a topic deleted meanwhile has none, so nothing of it is left behind).
 
-A claim gives each partition that it takes the next leader epoch, whoever owned it before, the same broker included.
+A claim gives each partition that it takes the next leader epoch, whoever owned it before, the same broker included. A
+release holds while the owner's session lives and the facts are those that were seen. It comes after the owner's last
+commit, and says where the log ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from bytemq.metadata import keys, values
-from bytemq.metadata.image import ClusterImage, TopicImage
+from bytemq.metadata.image import ClusterImage, PartitionImage, TopicImage
 from bytemq.metadata.store import Compare, Put
-from bytemq.types import TopicId
+from bytemq.types import PartitionId, TopicId
 
 CHUNKS_PER_TRANSACTION = 60
 """Two compares a chunk and one for the session keep within the store's 128."""
 
 
-class Claim(NamedTuple):
+class Change(NamedTuple):
+    """A transaction on the facts."""
+
     compares: list[Compare]
     puts: list[Put]
 
 
-def claims(image: ClusterImage, broker_id: int, session_id: int, topics: Iterable[TopicId]) -> Iterator[Claim]:
+_Rewrite = Callable[[int, PartitionImage], PartitionImage | None]
+"""Given index and facts of a partition: the new facts, or None where they stay."""
+
+
+def claims(image: ClusterImage, broker_id: int, session_id: int, topics: Iterable[TopicId]) -> Iterator[Change]:
     """Transactions that take what of these topics is assigned to the broker and owned by no live session."""
-    session = Compare(keys.broker(broker_id), session_id)
-    claim = Claim([session], [])
-    for topic_id in topics:
+
+    def taken(index: int, partition: PartitionImage) -> PartitionImage | None:
+        if partition.owner != values.NO_BROKER or partition.assigned != broker_id:
+            return None
+        return partition._replace(owner=broker_id, session=session_id, leader_epoch=partition.leader_epoch + 1)
+
+    rewrites = ((topic_id, taken) for topic_id in topics)
+    return _changes(image, Compare(keys.broker(broker_id), session_id), rewrites, with_wishes=True)
+
+
+def releases(
+    image: ClusterImage, broker_id: int, session_id: int, ended: Mapping[PartitionId, int]
+) -> Iterator[Change]:
+    """Transactions that give up these partitions, as far as they are this session's. `ended`: the end offset of each;
+    -1 where the session never opened it.
+    """
+
+    def released(topic_id: TopicId) -> _Rewrite:
+        def rewrite(index: int, partition: PartitionImage) -> PartitionImage | None:
+            end_offset = ended.get(PartitionId(topic_id, index))
+            if end_offset is None or (partition.owner, partition.session) != (broker_id, session_id):
+                return None
+            end_offset = max(end_offset, partition.end_offset)
+            return partition._replace(owner=values.NO_BROKER, session=values.NO_SESSION, end_offset=end_offset)
+
+        return rewrite
+
+    topics = dict.fromkeys(partition.topic_id for partition in ended)
+    rewrites = ((topic_id, released(topic_id)) for topic_id in topics)
+    return _changes(image, Compare(keys.broker(broker_id), session_id), rewrites, with_wishes=False)
+
+
+def _changes(
+    image: ClusterImage, session: Compare, rewrites: Iterable[tuple[TopicId, _Rewrite]], *, with_wishes: bool
+) -> Iterator[Change]:
+    change = Change([session], [])
+    for topic_id, rewrite in rewrites:
         topic = image.topics_by_id.get(topic_id)
         if topic is None:
             continue
         for chunk in range(keys.chunk_count(len(topic.partitions))):
-            owners = _taken(topic, chunk, broker_id, session_id)
+            owners = _rewritten(topic, chunk, rewrite)
             if owners is None:
                 continue
-            wishes_key, owners_key = keys.assignments(topic_id, chunk), keys.owners(topic_id, chunk)
-            claim.compares.append(Compare(wishes_key, image.key_revision(wishes_key)))
-            claim.compares.append(Compare(owners_key, image.key_revision(owners_key)))
-            claim.puts.append(Put(owners_key, values.encode_owners(owners)))
-            if len(claim.puts) == CHUNKS_PER_TRANSACTION:
-                yield claim
-                claim = Claim([session], [])
-    if claim.puts:
-        yield claim
+            read = [keys.assignments(topic_id, chunk)] if with_wishes else []
+            read.append(keys.owners(topic_id, chunk))
+            change.compares.extend(Compare(key, image.key_revision(key)) for key in read)
+            change.puts.append(Put(read[-1], values.encode_owners(owners)))
+            if len(change.puts) == CHUNKS_PER_TRANSACTION:
+                yield change
+                change = Change([session], [])
+    if change.puts:
+        yield change
 
 
-def _taken(topic: TopicImage, chunk: int, broker_id: int, session_id: int) -> values.OwnersValue | None:
-    """The chunk's facts after the claim, or None when there is nothing to take."""
+def _rewritten(topic: TopicImage, chunk: int, rewrite: _Rewrite) -> values.OwnersValue | None:
+    """The chunk's new facts, or None when nothing changes."""
     first = chunk * keys.CHUNK_PARTITIONS
-    partitions = topic.partitions[first : first + keys.CHUNK_PARTITIONS]
-    facts: list[tuple[int, int, int]] = []
-    takes = False
-    for partition in partitions:
-        if partition.owner == values.NO_BROKER and partition.assigned == broker_id:
-            facts.append((broker_id, session_id, partition.leader_epoch + 1))
-            takes = True
-        else:
-            facts.append((partition.owner, partition.session, partition.leader_epoch))
-    if not takes:
+    old = topic.partitions[first : first + keys.CHUNK_PARTITIONS]
+    rewritten = [rewrite(first + place, partition) for place, partition in enumerate(old)]
+    if not any(rewritten):
         return None
-    brokers, sessions, leader_epochs = zip(*facts, strict=True)
-    return values.OwnersValue(brokers, sessions, leader_epochs)
+    new = [after or before for before, after in zip(old, rewritten, strict=True)]
+    return values.OwnersValue(
+        [partition.owner for partition in new],
+        [partition.session for partition in new],
+        [partition.leader_epoch for partition in new],
+        {place: partition.end_offset for place, partition in enumerate(new) if partition.end_offset >= 0},
+    )

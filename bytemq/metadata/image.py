@@ -34,6 +34,8 @@ class PartitionImage(NamedTuple):
     """Session that the last owner held, alive or not; -1: it never had one."""
     assigned: int
     """Broker that the planner wishes to own it; -1: not planned yet."""
+    end_offset: int = -1
+    """Where the log ended when an owner last released it; -1: none ever did."""
 
 
 NO_PARTITION = PartitionImage(values.NO_BROKER, -1, values.NO_SESSION, values.NO_BROKER)
@@ -287,7 +289,8 @@ class ClusterImage:
             broker = self.brokers.get(owners.brokers[i])
             alive = broker is not None and broker.epoch == session
             owner = owners.brokers[i] if alive else values.NO_BROKER
-            built.append(PartitionImage(owner, owners.leader_epochs[i], session, wish))
+            end_offset = owners.end_offsets.get(i, -1)
+            built.append(PartitionImage(owner, owners.leader_epochs[i], session, wish, end_offset))
         return tuple(built)
 
 

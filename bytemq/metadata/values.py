@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bytemq.errors import Corrupt
@@ -47,6 +47,8 @@ class OwnersValue:
     brokers: Sequence[int]
     sessions: Sequence[int]
     leader_epochs: Sequence[int]
+    end_offsets: Mapping[int, int] = field(default_factory=dict)
+    """By place in the chunk: where the log ended when an owner last released it. It never ends before that again."""
 
 
 def encode_broker(value: BrokerValue) -> bytes:
@@ -104,14 +106,18 @@ def encode_owners(value: OwnersValue) -> bytes:
     """Each distinct owner is written once and named by its index: a chunk of 256 has about 1 KiB."""
     index_of: dict[tuple[int, int], int] = {}
     indexes = [index_of.setdefault(owner, len(index_of)) for owner in zip(value.brokers, value.sessions, strict=True)]
-    return _dump({"owners": list(index_of), "owner": indexes, "epoch": list(value.leader_epochs)})
+    fields: dict[str, object] = {"owners": list(index_of), "owner": indexes, "epoch": list(value.leader_epochs)}
+    if value.end_offsets:
+        fields["end"] = value.end_offsets
+    return _dump(fields)
 
 
 def decode_owners(data: bytes) -> OwnersValue:
     fields = _load(data)
     owners = fields["owners"]
     indexes = fields["owner"]
-    return OwnersValue([owners[i][0] for i in indexes], [owners[i][1] for i in indexes], fields["epoch"])
+    ends = {int(place): end for place, end in fields.get("end", {}).items()}
+    return OwnersValue([owners[i][0] for i in indexes], [owners[i][1] for i in indexes], fields["epoch"], ends)
 
 
 def encode_configs(configs: Mapping[str, str]) -> bytes:

@@ -19,7 +19,7 @@ from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.retention import RetentionPolicy, could_retain_less
 from bytemq.broker.log.services import LogServices
 from bytemq.config import TopicConfig
-from bytemq.errors import BytemqError
+from bytemq.errors import BytemqError, Corrupt
 from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.runtime.logging import get_logger
@@ -33,15 +33,22 @@ Opened = Callable[["Partition | ErrorCode"], None]
 class Opening:
     """A partition that is ours but not open yet. Hot paths use `then`; who can wait uses `PartitionTable.open`."""
 
-    __slots__ = ("_table", "_task", "_waiting", "config", "leader_epoch", "pid", "topic")
+    __slots__ = ("_table", "_task", "_waiting", "config", "leader_epoch", "least_end_offset", "pid", "topic")
 
     def __init__(
-        self, table: PartitionTable, pid: PartitionId, topic: str, leader_epoch: int, config: TopicConfig
+        self,
+        table: PartitionTable,
+        pid: PartitionId,
+        topic: str,
+        leader_epoch: int,
+        config: TopicConfig,
+        least_end_offset: int = -1,
     ) -> None:
         self.pid = pid
         self.topic = topic
         self.leader_epoch = leader_epoch
         self.config = config
+        self.least_end_offset = least_end_offset
         self._table = table
         self._task: asyncio.Task[None] | None = None
         self._waiting: list[Opened] = []
@@ -120,9 +127,11 @@ class PartitionTable:
 
     # Ownership.
 
-    async def own(self, pid: PartitionId, topic: str, leader_epoch: int, config: TopicConfig) -> None:
+    async def own(
+        self, pid: PartitionId, topic: str, leader_epoch: int, config: TopicConfig, *, least_end_offset: int = -1
+    ) -> None:
         """This broker owns `pid` from now on. Opens nothing. At a newer epoch than before the old ownership ends
-        first.
+        first. A log that is found to end below `least_end_offset` has lost something and is not opened.
         """
         known = self._entry(pid.topic_id, pid.index)
         if known is not None:
@@ -131,16 +140,19 @@ class PartitionTable:
             await self.release(pid)
         partitions = self._by_id.setdefault(pid.topic_id, {})
         self._by_name[topic] = partitions
-        partitions[pid.index] = Opening(self, pid, topic, leader_epoch, config)
+        partitions[pid.index] = Opening(self, pid, topic, leader_epoch, config, least_end_offset)
 
-    async def release(self, pid: PartitionId) -> None:
-        """Give `pid` up: refused to everyone at once; returns when nothing more of ours can be committed to it."""
+    async def release(self, pid: PartitionId) -> int:
+        """Give `pid` up: refused to everyone at once; returns when nothing more of ours can be committed to it.
+
+        The end offset of its log, -1 if it was not open. Raises BytemqError; then call again.
+        """
         entry = self._remove(pid)
-        if entry is not None:
-            partition = await self._settled(entry)
-            if partition is not None:
-                await partition.close(drain=True)
-            await self.services.storage.release_log(pid)
+        partition = None if entry is None else await self._settled(entry)
+        if partition is not None:
+            await partition.close(drain=True)
+        await self.services.storage.release_log(pid)
+        return -1 if partition is None else partition.high_watermark
 
     async def delete(self, pid: PartitionId) -> None:
         """The topic is gone: forget `pid` and let its storage be freed. Raises BytemqError; then call again."""
@@ -197,6 +209,12 @@ class PartitionTable:
         if partitions is None or partitions.get(pid.index) is not opening:
             await partition.close()  # given up while it was being opened
             return ErrorCode.NOT_LEADER_OR_FOLLOWER
+        if partition.end_offset < opening.least_end_offset:
+            await partition.close()
+            raise Corrupt(
+                f"the log ends at offset {partition.end_offset}, but its last owner left it at "
+                f"{opening.least_end_offset}: acknowledged records are missing from the storage"
+            )
         if partition.config is not opening.config:
             partition.reconfigure(opening.config)
         partitions[pid.index] = partition

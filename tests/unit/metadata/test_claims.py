@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 from bytemq.metadata import keys, values
-from bytemq.metadata.claims import CHUNKS_PER_TRANSACTION, claims
-from bytemq.metadata.store import MAX_TXN_OPERATIONS, check_limits
+from bytemq.metadata.claims import CHUNKS_PER_TRANSACTION, claims, releases
+from bytemq.metadata.store import MAX_TXN_OPERATIONS, Event, check_limits
+from bytemq.types import PartitionId
 from tests.support.metadata import image_of, topic_id, topic_puts
 
 T1 = topic_id(1)
@@ -53,3 +54,32 @@ def test_claims__of_a_thousand_partitions_are_one_transaction_of_a_few_kilobytes
     (claim,) = claims(image_of([0], topic_puts("t", T1, [0] * 1000)), 0, 1000, [T1])
     assert len(claim.puts) == 4
     assert sum(len(put.value) for put in claim.puts) < 10 * 1024
+
+
+def test_releases__give_up_what_is_this_sessions_and_say_where_it_ends() -> None:
+    facts = values.OwnersValue([0, 1, 0, 0], [1000, 1001, 1000, 1000], [5, 6, 7, 8], {2: 40, 3: 9})
+    image = image_of([0, 1], topic_puts("t", T1, [1, 1, 1, 0], facts))
+    ended = {PartitionId(T1, 0): 12, PartitionId(T1, 1): 99, PartitionId(T1, 2): -1}
+    (release,) = releases(image, 0, 1000, ended)
+    assert values.decode_owners(release.puts[0].value) == values.OwnersValue(
+        [-1, 1, -1, 0], [-1, 1001, -1, 1000], [5, 6, 7, 8], {0: 12, 2: 40, 3: 9}
+    )
+    assert set(release.compares) == {(keys.broker(0), 1000), (keys.owners(T1, 0), 1)}
+
+
+def test_releases__of_a_session_that_ended_change_nothing() -> None:
+    facts = values.OwnersValue([0], [999], [5])
+    image = image_of([0], topic_puts("t", T1, [1], facts))
+    assert list(releases(image, 0, 1000, {PartitionId(T1, 0): 1})) == []
+
+
+def test_releases__of_a_thousand_partitions_are_one_transaction_of_a_few_kilobytes() -> None:
+    puts = topic_puts("t", T1, [1] * 1000)
+    image = image_of([0, 1], puts)
+    (claim,) = claims(image, 1, 1001, [T1])
+    image.apply(Event(put.key, put.value, 2) for put in claim.puts)
+    (release,) = releases(image, 1, 1001, {PartitionId(T1, index): 1_000_000 for index in range(1000)})
+    assert len(release.puts) == 4
+    assert sum(len(put.value) for put in release.puts) < 24 * 1024
+    (single,) = releases(image, 1, 1001, {PartitionId(T1, 7): 1_000_000})
+    assert sum(len(put.value) for put in single.puts) < 3 * 1024

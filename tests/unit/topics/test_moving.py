@@ -1,0 +1,166 @@
+"""A partition moves from broker to broker: who may append when, and what the metadata say of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from bytemq.broker.log.partition import Partition
+from bytemq.broker.log.partitions import PartitionTable
+from bytemq.broker.log.services import LogServices
+from bytemq.broker.ownership import Ownership
+from bytemq.config import BrokerConfig
+from bytemq.metadata import keys, values
+from bytemq.metadata.embedded import EmbeddedStore
+from bytemq.metadata.follower import ImageFollower
+from bytemq.metadata.image import PartitionImage
+from bytemq.metadata.store import Put
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.scheduler.membership import Membership
+from bytemq.types import PartitionId
+from tests.support.fake_log_storage import Disk, FakeLogStorage
+from tests.support.metadata import broker_value, embedded_store, topic_id, topic_puts
+from tests.support.virtual_time import VirtualClock
+from tests.unit.log.harness import Answer, batch
+
+T1 = topic_id(1)
+
+
+class Member:
+    """One broker of several that share a store and a disk."""
+
+    def __init__(self, store: EmbeddedStore, disk: Disk, membership: Membership, clock: VirtualClock) -> None:
+        self.membership = membership
+        self.follower = ImageFollower(store, clock)
+        self.storage = FakeLogStorage(disk)
+        self.executor = ThreadPoolExecutor(1)
+        services = LogServices(cast(Any, self.storage), clock, self.executor)
+        self.partitions = PartitionTable(services, membership.standing)
+        config = BrokerConfig({})
+        self.ownership = Ownership(
+            broker_id=membership.broker_id,
+            session_id=membership.session_id,
+            store=store,
+            follower=self.follower,
+            partitions=self.partitions,
+            coordinators={},
+            topic_config=lambda topic: config.topic_config(topic.configs),
+            clock=clock,
+        )
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        await self.follower.load()
+        self.tasks = [asyncio.ensure_future(work()) for work in (self.follower.run, self.ownership.run)]
+
+    async def append(self, index: int, answer: Answer) -> Partition:
+        partition = await self.partitions.open("t", index)
+        partition.append(batch(), answer)
+        return partition
+
+    async def close(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.executor.shutdown()
+
+
+class Cluster:
+    def __init__(self, store: EmbeddedStore, disk: Disk, members: list[Member]) -> None:
+        self.store = store
+        self.disk = disk
+        self.members = members
+
+    async def wish(self, brokers: list[int]) -> None:
+        await self.store.txn([], [Put(keys.assignments(T1, 0), values.encode_assignments(brokers))])
+
+    def fact(self, index: int) -> PartitionImage:
+        topic = self.members[0].follower.image.topics.get("t")
+        return topic.partitions[index] if topic is not None else PartitionImage(-1, -1, -1, -1)
+
+    async def until(self, seen: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not seen():  # noqa: ASYNC110  (several followers, each with changes of its own)
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(embedded_store(tmp_path))
+        clock, disk = VirtualClock(), Disk()
+        members = []
+        for broker_id in (0, 1):
+            membership = await Membership.join(store, clock, broker_id, broker_value(str(broker_id)), 3.0)
+            members.append(Member(store, disk, membership, clock))
+        for member in members:
+            await member.run()
+            stack.push_async_callback(member.close)
+        made = Cluster(store, disk, members)
+        await store.txn([], topic_puts("t", T1, [0, 0]))
+        await made.until(lambda: made.fact(0).owner == 0 and made.fact(1).owner == 0)
+        yield made
+
+
+async def test_move__waits_for_what_is_on_its_way_and_tells_where_the_log_ends(cluster: Cluster) -> None:
+    old, new = cluster.members
+    answer = Answer()
+    await old.append(0, answer)
+    await cluster.wish([1, 0])
+    await cluster.until(lambda: old.partitions.get("t", 0) is None)
+    await asyncio.sleep(0.01)
+    assert cluster.fact(0).owner == 0, "the last append is not decided yet"
+    old.storage.settle()
+    await cluster.until(lambda: cluster.fact(0).owner == 1)
+    assert answer.result.error is ErrorCode.NONE
+    assert cluster.fact(0)[1:] == (1, new.membership.session_id, 1, answer.result.base_offset + 1)
+    partition = await new.partitions.open("t", 0)
+    assert partition.high_watermark == 1 and partition.leader_epoch == 1
+    assert cluster.fact(1).owner == 0, "the other one stays"
+    with pytest.raises(KafkaError, match="NOT_LEADER_OR_FOLLOWER"):
+        await old.partitions.open("t", 0)
+
+
+async def test_move__to_a_broker_that_does_not_live_leaves_the_owner_alone(cluster: Cluster) -> None:
+    await cluster.wish([7, 1])
+    await cluster.until(lambda: cluster.fact(1).owner == 1)
+    assert cluster.fact(0).owner == 0
+    assert cluster.members[0].partitions.get("t", 0) is not None
+
+
+async def test_move__back_before_it_was_over_is_a_new_epoch(cluster: Cluster) -> None:
+    old, _ = cluster.members
+    answer = Answer()
+    await old.append(0, answer)
+    await cluster.wish([1, 0])
+    await cluster.until(lambda: old.partitions.get("t", 0) is None)
+    await cluster.wish([0, 0])
+    old.storage.settle()
+    await cluster.until(lambda: cluster.fact(0).leader_epoch == 1)
+    await cluster.until(lambda: old.partitions.get("t", 0) is not None)
+    assert (await old.partitions.open("t", 0)).leader_epoch == 1
+
+
+async def test_takeover__of_a_broker_that_died_needs_no_release(cluster: Cluster) -> None:
+    old, new = cluster.members
+    await old.close()
+    await old.membership.leave()
+    await cluster.wish([1, 1])
+    await cluster.until(lambda: new.partitions.get("t", 0) is not None and new.partitions.get("t", 1) is not None)
+
+
+async def test_opening__of_a_log_that_ends_before_its_release_is_refused(cluster: Cluster) -> None:
+    old, new = cluster.members
+    await old.append(0, Answer())
+    old.storage.settle()
+    await cluster.wish([1, 0])
+    await cluster.until(lambda: new.partitions.get("t", 0) is not None)
+    del cluster.disk.logs[PartitionId(T1, 0)]
+    with pytest.raises(KafkaError, match="KAFKA_STORAGE_ERROR"):
+        await new.partitions.open("t", 0)
