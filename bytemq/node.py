@@ -23,6 +23,8 @@ from bytemq.broker.context import Broker, Traffic
 from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
 from bytemq.broker.coordinator.marker_sender import MarkerSender
 from bytemq.broker.coordinator.marker_writer import MarkerWriter
+from bytemq.broker.coordinator.remote_transactions import RemoteTransactions
+from bytemq.broker.coordinator.transaction.transaction import TopicPartition
 from bytemq.broker.coordinator.transaction_coordinators import TransactionCoordinators
 from bytemq.broker.fetch_sessions import FetchSessions
 from bytemq.broker.http import HttpServer
@@ -30,6 +32,7 @@ from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.services import LogServices
 from bytemq.broker.orphans import delete_orphans
 from bytemq.broker.ownership import Ownership
+from bytemq.broker.peers import Peers
 from bytemq.broker.server import BoundListener, Server, bind
 from bytemq.broker.topic_admin import TopicAdmin
 from bytemq.broker.transaction_admission import TransactionAdmission
@@ -130,12 +133,15 @@ class Node:
         follower = ImageFollower(store, self._clock)
         await follower.load()
         self._take_dynamic_configs(follower.image)  # of the broker id that was claimed
-        ownership = self._build_broker(store, follower, membership, partitions)
+        listener = node_settings.inter_broker_listener(self.config)
+        peers = Peers(lambda: follower.image, membership.broker_id, listener, self._supervisor)
+        ownership = self._build_broker(store, follower, membership, partitions, peers)
         server = Server(self.broker, node_settings.server_limits(self.config))
         parts.push_async_callback(ownership.close_all)
         parts.callback(self.broker.groups.close)
         parts.callback(self.broker.transactions.close)
         parts.push_async_callback(self._supervisor.close)
+        parts.callback(peers.close)
         parts.push_async_callback(server.stop)
 
         controller = Controller(store, follower, membership, self._clock)
@@ -218,7 +224,12 @@ class Node:
         )
 
     def _build_broker(
-        self, store: MetadataStore, follower: ImageFollower, membership: Membership, partitions: PartitionTable
+        self,
+        store: MetadataStore,
+        follower: ImageFollower,
+        membership: Membership,
+        partitions: PartitionTable,
+        peers: Peers,
     ) -> Ownership:
         groups = GroupCoordinators(
             config=lambda: self.config,
@@ -228,10 +239,15 @@ class Node:
             supervisor=self._supervisor,
             standing=membership.standing,
         )
-        markers = MarkerWriter(partitions, groups, self._clock)
+
+        def on_marker(partition: TopicPartition, producer_id: int) -> None:
+            admission.marker_comes(partition, producer_id)
+
+        markers = MarkerWriter(partitions, groups, self._clock, on_marker)
         producer_ids = ProducerIds(store)
-        transactions = self._transaction_coordinators(follower, membership, producer_ids, markers)
-        admission = TransactionAdmission(transactions, lambda: self.config, self._clock, self._supervisor)
+        remote = RemoteTransactions(peers, lambda: follower.image, membership.broker_id, self._supervisor)
+        transactions = self._transaction_coordinators(follower, membership, producer_ids, markers, remote)
+        admission = TransactionAdmission(transactions, remote, lambda: self.config, self._clock, self._supervisor)
         partitions.services.guard = admission
         ownership = Ownership(
             broker_id=membership.broker_id,
@@ -289,7 +305,12 @@ class Node:
         return ownership
 
     def _transaction_coordinators(
-        self, follower: ImageFollower, membership: Membership, producer_ids: ProducerIds, markers: MarkerWriter
+        self,
+        follower: ImageFollower,
+        membership: Membership,
+        producer_ids: ProducerIds,
+        markers: MarkerWriter,
+        remote: RemoteTransactions,
     ) -> TransactionCoordinators:
         def image() -> ClusterImage:
             return follower.image
@@ -299,7 +320,7 @@ class Node:
             config=lambda: self.config,
             image=image,
             producer_ids=producer_ids,
-            markers=lambda made: MarkerSender(made, markers, image, self._clock, broker_id=broker_id),
+            markers=lambda made: MarkerSender(made, markers, image, self._clock, broker_id=broker_id, remote=remote),
             clock=self._clock,
             supervisor=self._supervisor,
             standing=membership.standing,

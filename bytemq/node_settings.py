@@ -10,7 +10,7 @@ from dataclasses import fields
 
 from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import Listener
-from bytemq.config import BrokerConfig
+from bytemq.config import BrokerConfig, InvalidConfig
 from bytemq.config.listeners import parse_endpoint
 from bytemq.storage.settings import StorageConfig
 
@@ -64,6 +64,17 @@ def advertised(
         host = host_name if endpoint.is_any_address else endpoint.host
         addresses[endpoint.listener] = (host, endpoint.port or bound[endpoint.listener][1])
     return addresses
+
+
+def inter_broker_listener(config: BrokerConfig) -> str:
+    """The listener whose addresses brokers use among themselves. Raises InvalidConfig."""
+    names = [endpoint.listener for endpoint in config.endpoints]
+    wanted = (config.inter_broker_listener_name or names[0]).upper()
+    if wanted not in names:
+        raise InvalidConfig(
+            f"inter.broker.listener.name must be a listener name; {wanted} is none of {','.join(names)}"
+        )
+    return wanted
 
 
 def http_address(config: BrokerConfig) -> tuple[str, int] | None:

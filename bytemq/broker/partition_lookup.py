@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.log.partitions import Entry
 from bytemq.metadata.image import TopicImage
+from bytemq.metadata.values import NO_BROKER
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.leader_hints import LeaderIdAndEpoch, NodeEndpoint
 from bytemq.types import ZERO_TOPIC_ID, TopicId
@@ -18,11 +19,18 @@ HINTED_ERRORS = frozenset({ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.FENCED_LE
 
 
 def current_leader(broker: Broker, name: str | None, topic_id: bytes | None, index: int) -> LeaderIdAndEpoch | None:
-    """None for what the cluster image does not have."""
+    """None for what the cluster image does not have.
+
+    While a partition is between two owners the next one is told, at the epoch that it is going to have: a client that
+    goes there waits for the claim, and not for metadata in which nobody leads.
+    """
     topic = find_topic(broker, name, topic_id)
     if topic is None or not 0 <= index < len(topic.partitions):
         return None
     partition = topic.partitions[index]
+    is_leaving = partition.owner in (NO_BROKER, broker.node_id) and partition.assigned != broker.node_id
+    if is_leaving and partition.assigned in broker.image.brokers:
+        return LeaderIdAndEpoch(partition.assigned, partition.leader_epoch + 1)
     return LeaderIdAndEpoch(partition.owner, partition.leader_epoch)
 
 

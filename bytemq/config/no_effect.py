@@ -20,7 +20,7 @@ _REASONS: tuple[tuple[str, str], ...] = (
         "there is no KRaft quorum; the metadata store decides who owns what",
         "controller.performance.* controller.quorum.* controller.socket.* metadata.* internal.metadata.* process.roles "
         "broker.heartbeat.interval.ms initial.broker.registration.timeout.ms "
-        "early.start.listeners inter.broker.listener.name security.inter.broker.protocol server.max.startup.time.ms "
+        "early.start.listeners security.inter.broker.protocol server.max.startup.time.ms "
         "unstable.* request.timeout.ms socket.connection.setup.*",
     ),
     (

@@ -18,6 +18,7 @@ SIZE_BYTES = 4
 
 _SIZE = Struct(">i")
 _REQUEST = Struct(">hhih")  # API key, API version, correlation id, length of the client id
+_CORRELATION_ID = Struct(">i")
 _RESPONSE_V0 = Struct(">ii")  # size, correlation id
 _RESPONSE_V1 = Struct(">iib")  # the same and the number of tagged fields
 
@@ -53,6 +54,30 @@ def parse_request_header(frame: memoryview) -> RequestHeader:
     if versions is not None and versions.is_flexible(api_version):
         reader.skip_tagged_fields()
     return RequestHeader(api_key, api_version, correlation_id, client_id, frame[reader.position :])
+
+
+def request_prefix(api_key: int, api_version: int, correlation_id: int, client_id: str, body_bytes: int) -> bytes:
+    """What goes in front of a request of `body_bytes`: the size of the frame and the header."""
+    name = client_id.encode()
+    tagged = b"\0" if API_VERSIONS[api_key].is_flexible(api_version) else b""
+    size_bytes = _REQUEST.size + len(name) + len(tagged) + body_bytes
+    return b"".join(
+        (_SIZE.pack(size_bytes), _REQUEST.pack(api_key, api_version, correlation_id, len(name)), name, tagged)
+    )
+
+
+def parse_correlation_id(frame: memoryview | bytes) -> int:
+    """Of a response (without its size): which request it answers. Raises MalformedMessage."""
+    return int(Reader(memoryview(frame)).read_fixed(_CORRELATION_ID)[0])
+
+
+def response_body(api_key: int, api_version: int, frame: memoryview) -> memoryview:
+    """The message of a response (without its size). Raises MalformedMessage."""
+    reader = Reader(frame)
+    reader.read_fixed(_CORRELATION_ID)
+    if API_VERSIONS[api_key].is_flexible(api_version):
+        reader.skip_tagged_fields()
+    return frame[reader.position :]
 
 
 def response_prefix(api_key: int, api_version: int, correlation_id: int, body_bytes: int) -> bytes:

@@ -46,7 +46,7 @@ class MarkerSender:
         clock: Clock,
         *,
         broker_id: int,
-        remote: RemoteMarkers | None = None,
+        remote: RemoteMarkers,
     ) -> None:
         self._coordinators = coordinators
         self._writer = writer
@@ -79,7 +79,7 @@ class MarkerSender:
         owner = topic.partitions[partition[1]].owner
         if owner == self._broker_id:
             self._writer.write(marker, partition, written)
-        elif self._remote is not None and owner >= 0:
+        elif owner >= 0:
             self._remote.write(owner, marker, partition, written)
         else:
             written(ErrorCode.LEADER_NOT_AVAILABLE)

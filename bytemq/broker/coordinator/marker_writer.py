@@ -42,10 +42,18 @@ class Marker(NamedTuple):
 class MarkerWriter:
     """Appends markers to owned partitions."""
 
-    def __init__(self, partitions: PartitionTable, groups: GroupCoordinators, clock: Clock) -> None:
+    def __init__(
+        self,
+        partitions: PartitionTable,
+        groups: GroupCoordinators,
+        clock: Clock,
+        on_marker: Callable[[TopicPartition, int], None],
+    ) -> None:
+        """`on_marker` is told partition and producer id right before a marker gets its place in the log."""
         self._partitions = partitions
         self._groups = groups
         self._clock = clock
+        self._on_marker = on_marker
 
     def write(self, marker: Marker, partition: TopicPartition, written: Written) -> None:
         """`written` is called once, with NONE when the marker is durable; maybe before this returns."""
@@ -74,6 +82,7 @@ class MarkerWriter:
             producer_epoch=marker.producer_epoch,
             timestamp_ms=self._clock.wall_ms(),
         )
+        self._on_marker((partition.topic, partition.pid.index), marker.producer_id)
         origin = Origin.BUMPED_MARKER if marker.is_bumped else Origin.COORDINATOR
         partition.append(memoryview(payload), done, origin=origin)
 
@@ -82,6 +91,7 @@ class MarkerWriter:
         end = EndTransactionMarker(marker.committed, marker.coordinator_epoch)
         try:
             shard = self._groups.shard_at(index)
+            self._on_marker((OFFSETS_TOPIC, index), marker.producer_id)
             shard.run(lambda machine: machine.transactional.end(envelope, end, written))
         except KafkaError as error:
             written(error.code)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.coordinator.group.environment import RequestOrigin
@@ -15,7 +16,7 @@ from bytemq.broker.coordinator.group.shard import GroupShard
 from bytemq.broker.coordinator.outcome import Outcome, answered_error
 from bytemq.broker.coordinator.transaction.adding import Writer
 from bytemq.broker.coordinator.transaction.transaction import TopicPartition
-from bytemq.broker.transaction_admission import refusal
+from bytemq.broker.transaction_admission import Arrival, refusal
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
@@ -93,27 +94,40 @@ async def _commit(broker: Broker, context: RequestContext, request: TxnOffsetCom
     writer = Writer(request.transactional_id, request.producer_id, request.producer_epoch)
     partition = (OFFSETS_TOPIC, shard.partition.pid.index)
     version = context.api_version
-    await _admit(broker, writer, partition, version)
+    leave = await _enter(broker, writer, partition, version)
     origin = RequestOrigin(context.client_id or "", context.peer, version)
 
     def commit(machine: GroupShard) -> Outcome[TxnOffsetCommitResponse]:
         """The transaction may have ended since: a marker that is written by now must not be followed by offsets."""
-        _check(broker.admission.verify(writer, partition), version)
+        _check(broker.admission.is_inside((partition, writer.producer_id, writer.producer_epoch)), version)
         return machine.transactional.commit(request, origin)
 
-    return await shard.write(commit)
+    try:
+        return await shard.write(commit)
+    finally:
+        leave()
 
 
-async def _admit(broker: Broker, writer: Writer, partition: TopicPartition, version: int) -> None:
-    """Raises KafkaError unless the group's partition takes part in the writer's transaction."""
-    answered: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
+async def _enter(broker: Broker, writer: Writer, partition: TopicPartition, version: int) -> Callable[[], None]:
+    """What to call when the offsets are written. Raises KafkaError unless the group's partition takes part in the
+    writer's transaction.
+    """
+    answered: asyncio.Future[tuple[ErrorCode, Callable[[], None]]] = asyncio.get_running_loop().create_future()
 
-    def answer(code: ErrorCode) -> None:
+    def enter(leave: Callable[[], None]) -> None:
+        if answered.done():
+            leave()
+        else:
+            answered.set_result((ErrorCode.NONE, leave))
+
+    def refuse(code: ErrorCode) -> None:
         if not answered.done():
-            answered.set_result(code)
+            answered.set_result((code, lambda: None))
 
-    broker.admission.ask(writer, partition, version >= _ADDS_PARTITION_VERSION, answer)
-    _check(await answered, version)
+    broker.admission.enter(Arrival(writer, partition, version >= _ADDS_PARTITION_VERSION, enter, refuse))
+    code, leave = await answered
+    _check(code, version)
+    return leave
 
 
 def _check(code: ErrorCode, version: int) -> None:

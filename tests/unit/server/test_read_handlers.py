@@ -1,12 +1,14 @@
 """Handlers that only look: ApiVersions, Metadata, DescribeCluster, DescribeTopicPartitions, ListOffsets, telemetry."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bytemq.broker.dispatch import HANDLERS
-from bytemq.metadata.image import BrokerImage
+from bytemq.broker.partition_lookup import current_leader
+from bytemq.metadata.image import BrokerImage, PartitionImage
 from bytemq.protocol.api_versions import advertised
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.api_versions import ApiVersionsRequest, ApiVersionsResponse
@@ -35,7 +37,7 @@ from bytemq.protocol.messages.offset_for_leader_epoch import (
     OffsetForLeaderTopic,
 )
 from bytemq.protocol.messages.push_telemetry import PushTelemetryRequest, PushTelemetryResponse
-from tests.unit.server.harness import Cluster, make_cluster, produce, serving
+from tests.unit.server.harness import NODE_ID, Cluster, make_cluster, produce, serving
 
 
 async def ask(cluster: Cluster, request: Any, version: int, response_class: type[Any]) -> Any:
@@ -319,3 +321,24 @@ async def test_telemetry__is_answered_and_dropped() -> None:
             assert (await client.ask(push, 0, PushTelemetryResponse)).error_code == error
             for name, value in original.items():
                 setattr(push, name, value)
+
+
+@pytest.mark.parametrize(
+    ("owner", "assigned", "hint"),
+    [
+        (2, 2, (2, 5)),
+        (-1, 2, (2, 6)),
+        (NODE_ID, 2, (2, 6)),
+        (-1, 99, (-1, 5)),
+        (NODE_ID, NODE_ID, (NODE_ID, 5)),
+    ],
+)
+async def test_hint__of_a_partition_between_two_owners_is_the_next_one(
+    owner: int, assigned: int, hint: tuple[int, int]
+) -> None:
+    cluster = make_cluster()
+    cluster.image.brokers[2] = BrokerImage(2, None, {"PLAINTEXT": ("two", 9092)}, 2)
+    topic = await cluster.add_topic("t", owner=2, epoch=5)
+    moved = replace(topic, partitions=(PartitionImage(owner, 5, 1, assigned),))
+    cluster.image.topics["t"] = moved
+    assert current_leader(cluster.broker, "t", None, 0) == hint

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from bytemq.broker.coordinator.transaction.adding import Writer
+from bytemq.broker.coordinator.transaction.transaction import TopicPartition
 from bytemq.broker.transaction_admission import Arrival, TransactionAdmission, refusal
 from bytemq.config import BrokerConfig
-from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.error_codes import ErrorCode
 from bytemq.runtime.tasks import Supervisor
 from tests.support.virtual_time import LoopClock, run_virtual
 from tests.unit.coordinator.transaction.transaction_world import TransactionWorld
@@ -38,6 +39,24 @@ class FakeShard:
         return self.world.submit(outcome)
 
 
+class FakeRemote:
+    """The coordinator of "elsewhere"; answers after a while."""
+
+    def __init__(self) -> None:
+        self.code = Code.NONE
+        self.asked: list[tuple[list[TopicPartition], bool]] = []
+
+    async def add(
+        self, writer: Writer, partitions: Sequence[TopicPartition], *, verify_only: bool
+    ) -> dict[TopicPartition, ErrorCode]:
+        self.asked.append((sorted(partitions), verify_only))
+        await asyncio.sleep(0.01)
+        return dict.fromkeys(partitions, self.code)
+
+
+ELSEWHERE = Writer("elsewhere", 9, 0)
+
+
 class Door:
     def __init__(self) -> None:
         self.world = TransactionWorld()
@@ -45,14 +64,10 @@ class Door:
         self.heard: list[tuple[str, ErrorCode]] = []
         self.checked: list[ErrorCode] = []
         clock = LoopClock()
-        coordinators = SimpleNamespace(shard_of=self._shard_of)
+        coordinators = SimpleNamespace(shard_if_owned=lambda name: None if name == "elsewhere" else self.shard)
         supervisor = Supervisor(clock, lambda name, error: None)
-        self.admission = TransactionAdmission(cast(Any, coordinators), BrokerConfig, clock, supervisor)
-
-    def _shard_of(self, transactional_id: str) -> FakeShard:
-        if transactional_id == "elsewhere":
-            raise KafkaError(Code.NOT_COORDINATOR)
-        return self.shard
+        self.remote = FakeRemote()
+        self.admission = TransactionAdmission(cast(Any, coordinators), self.remote, BrokerConfig, clock, supervisor)
 
     def enter(self, writer: Writer, partition: tuple[str, int], name: str, *, implicit: bool = True) -> None:
         def append(ended: Callable[[], None]) -> None:
@@ -124,14 +139,73 @@ def test_admission__only_verifies_for_older_clients() -> None:
         door.enter(writer, A, "added", implicit=False)
         door.enter(writer, B, "never added", implicit=False)
         door.enter(writer._replace(producer_epoch=7), A, "stale", implicit=False)
-        door.enter(writer._replace(transactional_id="elsewhere"), A, "elsewhere", implicit=False)
         assert door.heard == [
             ("added", Code.NONE),
             ("never added", Code.TRANSACTION_ABORTABLE),
             ("stale", Code.PRODUCER_FENCED),
-            ("elsewhere", Code.NOT_COORDINATOR),
         ]
         assert door.shard.writes == 0
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_admission__asks_another_broker_once_for_all_that_wait(implicit: bool) -> None:
+    async def scenario() -> None:
+        door = Door()
+        for partition, name in ((A, "a1"), (B, "b1"), (A, "a2")):
+            door.enter(ELSEWHERE, partition, name, implicit=implicit)
+        assert door.heard == []
+        await asyncio.sleep(0.05)
+        assert [name for name, code in door.heard if code is Code.NONE] == ["a1", "a2", "b1"]
+        assert door.checked == [Code.NONE] * 3
+        assert door.remote.asked == [([A], not implicit), ([B], not implicit)] or door.remote.asked == [
+            ([A, B], not implicit)
+        ]
+        assert door.shard.writes == 0
+
+    run_virtual(scenario())
+
+
+def test_admission__refuses_what_another_broker_refuses() -> None:
+    async def scenario() -> None:
+        door = Door()
+        door.remote.code = Code.NETWORK_EXCEPTION
+        door.enter(ELSEWHERE, A, "a", implicit=False)
+        await asyncio.sleep(0.05)
+        assert door.heard == [("a", Code.NETWORK_EXCEPTION)]
+
+    run_virtual(scenario())
+
+
+def test_admission__does_not_trust_an_answer_that_a_marker_has_overtaken() -> None:
+    async def scenario() -> None:
+        door = Door()
+        door.enter(ELSEWHERE, A, "a", implicit=False)
+        await asyncio.sleep(0.005)
+        door.admission.marker_comes(A, ELSEWHERE.producer_id)
+        door.remote.code = Code.TRANSACTION_ABORTABLE
+        await asyncio.sleep(0.09)
+        assert len(door.remote.asked) == 2
+        assert door.heard == [("a", Code.TRANSACTION_ABORTABLE)]
+
+    run_virtual(scenario())
+
+
+def test_admission__keeps_out_what_was_let_in_before_a_marker() -> None:
+    async def scenario() -> None:
+        door = Door()
+        ended: list[Callable[[], None]] = []
+        refuse = cast(Any, None)
+        door.admission.enter(Arrival(ELSEWHERE, A, True, ended.append, refuse))
+        await asyncio.sleep(0.05)
+        assert door.check(ELSEWHERE, A) is Code.NONE
+        door.admission.marker_comes(A, 8)
+        door.admission.marker_comes(B, ELSEWHERE.producer_id)
+        assert door.check(ELSEWHERE, A) is Code.NONE
+        door.admission.marker_comes(A, ELSEWHERE.producer_id)
+        assert door.check(ELSEWHERE, A) is Code.INVALID_TXN_STATE
+        ended[0]()
 
     run_virtual(scenario())
 
