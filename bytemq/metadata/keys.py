@@ -34,6 +34,7 @@ PRODUCER_IDS = "allocations/producer-ids"
 STORAGE = "storage/"
 MANIFESTS = "storage/manifests/"
 WAL_TAILS = "storage/wal/"
+SESSION_LOGS = "storage/session-logs/"
 
 CHUNK_PARTITIONS = 256
 
@@ -79,3 +80,8 @@ def partition_of_manifest(key: str) -> PartitionId:
 
 def wal_tail(session_id: int) -> str:
     return f"{WAL_TAILS}{session_id}"
+
+
+def session_log(session_id: int) -> str:
+    """The tail record of a session's write-ahead log on a shared storage."""
+    return f"{SESSION_LOGS}{session_id}"

@@ -19,7 +19,6 @@ from bytemq.errors import BytemqError, NotFound, Unavailable
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.batch_walk import salvage
 from bytemq.storage.extents import Chunk
 from bytemq.storage.garbage import Garbage
 from bytemq.storage.interface import Store
@@ -33,16 +32,15 @@ from bytemq.storage.manifest import (
 )
 from bytemq.storage.manifest_codec import directory_of
 from bytemq.storage.publisher import Publisher
-from bytemq.storage.reading import chunk_views, is_sound, plan_extents
 from bytemq.storage.segments import SegmentWriter
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.wal import Wal
 from bytemq.storage.wal_files import WalFiles
+from bytemq.storage.write_behind_reading import read_chunks
 from bytemq.types import PartitionId
 
 log = get_logger("storage.checkpoint")
 
-READ_BYTES = 1024 * 1024
 CONCURRENT_SYNCS = 2
 EVERYTHING = 1 << 32
 
@@ -214,7 +212,7 @@ class WriteBehind:
             while len(files.wal) and (offset := max(offset, files.wal.bases[0])) < end_offset:
                 if self._stopping:
                     raise Unavailable("the storage is being closed")
-                chunks, views, offset = await self._read(files, offset, end_offset, holes)
+                chunks, views, offset = await read_chunks(files, self._files.wal, offset, end_offset, holes)
                 if chunks:
                     await self._append(files, seen, writers, chunks, views, snapshot)
             if writers and not writers[-1].info.sealed:
@@ -226,39 +224,6 @@ class WriteBehind:
         finally:
             all_writers.extend(writers)
         return Written(files, seen, writers, end_offset, snapshot, holes)
-
-    async def _read(
-        self, files: LogFiles, offset: int, end_offset: int, holes: list[tuple[int, int]]
-    ) -> tuple[list[Chunk], list[memoryview], int]:
-        """Some chunks from `offset` on with their bytes, and the offset after them. Damaged ones are left out, as
-        holes."""
-        table = files.wal
-        plan = plan_extents(table, self._files.wal, offset, READ_BYTES, end_offset, True)
-        trusted = 0 not in table.verified[table.find(offset) : table.find(plan.last.base_offset) + 1]
-        data = []
-        for run in plan.runs:
-            view = run.file.read_cached(run.position, run.size_bytes)
-            if view is None:
-                trusted = False
-                view = await run.file.read(run.position, run.size_bytes)
-            data.append(view)
-        chunks: list[Chunk] = []
-        views: list[memoryview] = []
-        for chunk, checksum, view in chunk_views(plan, data):
-            if trusted or is_sound(view, chunk, checksum):
-                chunks.append(chunk)
-                views.append(view)
-                continue
-            sound, lost = salvage(view, chunk.base_offset, chunk.next_offset)
-            if not lost:  # each batch matches its own checksum: what does not is one of the fields that it leaves out
-                sound, lost = [], [(chunk.base_offset, chunk.next_offset - 1)]
-            log.error("batches in the write-ahead log are damaged", partition=files.partition, lost=lost)
-            holes.extend(lost)
-            for batch in sound:
-                next_offset = batch.last_offset + 1
-                chunks.append(Chunk(batch.base_offset, next_offset, 0, batch.size_bytes, batch.max_timestamp))
-                views.append(view[batch.position : batch.position + batch.size_bytes])
-        return chunks, views, plan.last.next_offset
 
     async def _append(
         self,

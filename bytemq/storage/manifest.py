@@ -80,6 +80,14 @@ class SegmentInfo(NamedTuple):
     """What a kind needs to say beyond this; its own code knows the meaning."""
 
 
+class InheritedRange(NamedTuple):
+    """Offsets that are in the write-ahead log of an earlier owner's session, until they are written behind."""
+
+    session_id: int
+    base_offset: int
+    next_offset: int
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     leader_epoch: int
@@ -90,6 +98,11 @@ class Manifest:
     snapshot: PartitionSnapshot | None = None
     holes: tuple[tuple[int, int], ...] = ()
     """(first, last) offsets whose bytes are lost to corruption: reported, never skipped in silence."""
+
+    owner_session: int = 0
+    """On a storage that several brokers share: the session whose write-ahead log may hold what follows; else 0."""
+    inherited: tuple[InheritedRange, ...] = ()
+    """Ascending; what follows the segments and comes before what the owner itself has written."""
 
     @property
     def end_offset(self) -> int:
@@ -113,6 +126,19 @@ class Manifest:
 
 def with_leader_epoch(manifest: Manifest, leader_epoch: int) -> Manifest:
     return replace(manifest, leader_epoch=max(leader_epoch, manifest.leader_epoch))
+
+
+def with_owner(
+    manifest: Manifest, leader_epoch: int, owner_session: int, inherited: Sequence[InheritedRange]
+) -> Manifest:
+    """After a session has opened the log: `inherited` is all that follows the segments."""
+    return replace(with_leader_epoch(manifest, leader_epoch), owner_session=owner_session, inherited=tuple(inherited))
+
+
+def with_inherited_from(manifest: Manifest, offset: int) -> Manifest:
+    """What was inherited below `offset` is in segments now, or no part of the log any more."""
+    left = [one._replace(base_offset=max(one.base_offset, offset)) for one in manifest.inherited]
+    return replace(manifest, inherited=tuple(one for one in left if one.base_offset < one.next_offset))
 
 
 def with_segments(
@@ -140,7 +166,7 @@ def with_log_start(manifest: Manifest, log_start_offset: int) -> Manifest:
     """Advances the log start offset (never back) and drops the segments and holes wholly below it."""
     start = max(log_start_offset, manifest.log_start_offset)
     return replace(
-        manifest,
+        with_inherited_from(manifest, start),
         log_start_offset=start,
         segments=tuple(segment for segment in manifest.segments if segment.last_offset >= start),
         holes=tuple(hole for hole in manifest.holes if hole[1] >= start),

@@ -17,6 +17,7 @@ from bytemq.errors import Corrupt
 from bytemq.storage.manifest import (
     AbortedTxn,
     FileKind,
+    InheritedRange,
     Manifest,
     PartitionSnapshot,
     ProducerSnapshot,
@@ -26,11 +27,15 @@ from bytemq.types import PartitionId, format_topic_id
 
 VERSION = 2
 """Of manifests. Version 1 knew segments only, none of them cleaned; it is still read."""
+SHARED_VERSION = 3
+"""Of manifests on a storage that several brokers share: they also name sessions and what is in their logs."""
 SNAPSHOT_VERSION = 1
 _MANIFEST = struct.Struct("<BBiqIIqI")
 _SEGMENT_V1 = struct.Struct("<qqQqqBH")
 _SEGMENT = struct.Struct("<qqQqqqBBHI")
 _HOLE = struct.Struct("<qq")
+_OWNER = struct.Struct("<QI")
+_INHERITED = struct.Struct("<Qqq")
 _SNAPSHOT = struct.Struct("<BqIII")
 _EPOCH = struct.Struct("<iq")
 _PRODUCER = struct.Struct("<qhiqqB")
@@ -67,9 +72,10 @@ def encode_manifest(stored: StoredManifest, directory: str) -> bytes:
         kind, snapshot = _OBJECT, _stored_name(stored.snapshot_name, directory)
     else:
         kind, snapshot = _INLINE if stored.snapshot else _NO_SNAPSHOT, stored.snapshot
+    is_shared = bool(manifest.owner_session or manifest.inherited)
     parts = [
         _MANIFEST.pack(
-            VERSION,
+            SHARED_VERSION if is_shared else VERSION,
             kind,
             manifest.leader_epoch,
             manifest.log_start_offset,
@@ -87,6 +93,9 @@ def encode_manifest(stored: StoredManifest, directory: str) -> bytes:
         parts.append(name)
         parts.append(segment.details)
     parts.extend(_HOLE.pack(*hole) for hole in manifest.holes)
+    if is_shared:
+        parts.append(_OWNER.pack(manifest.owner_session, len(manifest.inherited)))
+        parts.extend(_INHERITED.pack(*one) for one in manifest.inherited)
     parts.append(snapshot)
     return _closed(parts)
 
@@ -98,9 +107,9 @@ def decode_manifest(data: bytes, directory: str) -> StoredManifest:
         version, kind, epoch, start, segment_count, hole_count, snapshot_offset, snapshot_bytes = _MANIFEST.unpack_from(
             view
         )
-        if version not in (1, VERSION):
-            raise Corrupt(f"manifest of version {version}; this program reads versions 1 and {VERSION}")
-        decode_segment = _decode_segment if version == VERSION else _decode_segment_v1
+        if not 1 <= version <= SHARED_VERSION:
+            raise Corrupt(f"manifest of version {version}; this program reads versions 1 to {SHARED_VERSION}")
+        decode_segment = _decode_segment if version >= VERSION else _decode_segment_v1
         position = _MANIFEST.size
         segments = []
         for _ in range(segment_count):
@@ -110,12 +119,19 @@ def decode_manifest(data: bytes, directory: str) -> StoredManifest:
         for _ in range(hole_count):
             holes.append(_HOLE.unpack_from(view, position))
             position += _HOLE.size
+        owner_session, inherited = 0, []
+        if version == SHARED_VERSION:
+            owner_session, range_count = _OWNER.unpack_from(view, position)
+            position += _OWNER.size
+            for _ in range(range_count):
+                inherited.append(InheritedRange(*_INHERITED.unpack_from(view, position)))
+                position += _INHERITED.size
     except (struct.error, ValueError) as error:
         raise Corrupt(f"manifest: {error}") from error
     snapshot = view[position:]
     if len(snapshot) != snapshot_bytes:
         raise Corrupt("a manifest has the wrong size")
-    manifest = Manifest(epoch, start, tuple(segments), None, tuple(holes))
+    manifest = Manifest(epoch, start, tuple(segments), None, tuple(holes), owner_session, tuple(inherited))
     if kind == _OBJECT:
         return StoredManifest(manifest, snapshot_offset, b"", _full_name(snapshot, directory))
     return StoredManifest(manifest, snapshot_offset, bytes(snapshot))

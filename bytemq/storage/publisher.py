@@ -20,7 +20,7 @@ from bytemq.metadata import keys
 from bytemq.metadata.store import MAX_VALUE_BYTES, Compare, MetadataStore, Put
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.interface import Store
+from bytemq.storage.interface import ObjectStore
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifest import Manifest, SegmentInfo, with_log_start, with_replaced
 from bytemq.storage.manifest_codec import (
@@ -55,23 +55,27 @@ class _Prepared(NamedTuple):
 
 
 class Publisher:
-    """`discard` is told the names that no manifest names any more."""
+    """`discard` is told the names that no manifest names any more. `fence` is compared by every transaction: while it
+    does not hold, nothing is published."""
 
     def __init__(
         self,
-        store: Store,
+        store: ObjectStore,
         metadata: MetadataStore,
         session_id: int,
         config: StorageConfig,
         discard: Callable[[Sequence[str]], None],
         supervisor: Supervisor,
+        fence: Sequence[Compare] = (),
     ) -> None:
         self._store = store
+        self._fence = fence
         self._metadata = metadata
         self._session_id = session_id
         self._config = config
         self._discard = discard
         self._supervisor = supervisor
+        self._released: set[LogFiles] = set()
         self._snapshots = 0
         self._requests: list[_Request] = []
         self._worker: asyncio.Task[object] | None = None
@@ -112,6 +116,12 @@ class Publisher:
             raise
         live = set(names_of(files.stored))
         self._discard([name for name in names if name not in live])
+
+    async def release(self, files: LogFiles) -> None:
+        """Nothing more is published for the log when this returns."""
+        self._released.add(files)
+        await self.idle()
+        self._released.discard(files)
 
     async def idle(self) -> None:
         """Returns when nothing is being published."""
@@ -163,6 +173,8 @@ class Publisher:
     async def _prepare(self, files: LogFiles, requests: Sequence[_Request]) -> _Prepared:
         if files.deleted and not any(request.change is None for request in requests):
             raise NotFound("the log was deleted")
+        if files in self._released:
+            raise Fenced(f"{files.partition} is owned by this session no longer")
         await self.refresh(files)
         manifest = files.manifest
         for request in requests:
@@ -189,6 +201,7 @@ class Publisher:
 
     async def _transact(self, prepared: Sequence[_Prepared]) -> None:
         compares = [Compare(keys.manifest(one.files.partition), one.files.revision) for one in prepared]
+        compares.extend(self._fence)
         puts = [Put(keys.manifest(one.files.partition), one.value) for one in prepared if one.stored is not None]
         deletes = [keys.manifest(one.files.partition) for one in prepared if one.stored is None]
         try:

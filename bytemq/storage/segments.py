@@ -20,7 +20,7 @@ from bytemq.protocol.records.batch import HEADER_BYTES
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.batch_walk import batch_at, crc_matches, next_candidate
 from bytemq.storage.extents import Chunk, SparseIndex
-from bytemq.storage.interface import AppendFile, ReadFile, Store
+from bytemq.storage.interface import AppendFile, ObjectStore, ReadFile
 from bytemq.storage.manifest import AbortedTxn, SegmentInfo
 from bytemq.storage.segment_format import decode_footer, encode_footer
 from bytemq.storage.shared_file import SharedFile
@@ -43,7 +43,7 @@ class Segment(SharedFile):
 class SegmentCache:
     """The segments that are open, at most `capacity` and those in use; the least recently used one is closed first."""
 
-    def __init__(self, store: Store, capacity: int, chunk_bytes: int) -> None:
+    def __init__(self, store: ObjectStore, capacity: int, chunk_bytes: int) -> None:
         self._store = store
         self._capacity = capacity
         self._chunk_bytes = chunk_bytes

@@ -19,6 +19,20 @@ class StorageConfig:
     """Size of one preallocated file of the write-ahead log (a single larger batch gets a file of its own)."""
     wal_flush_bytes: int = 8 * MIB
     """Most bytes of batches in one flush; one batch above it goes alone."""
+    wal_flush_interval_ms: int = 100
+    """On an object store: a flush that is not full starts no sooner than this after the one before it."""
+    wal_flush_in_flight: int = 8
+    """On an object store: most flushes on their way at the same time."""
+    wal_memory_bytes: int = 512 * MIB
+    """On an object store: how much of the newest part of the write-ahead log is kept in memory, for tailing readers."""
+    wal_retained_flushes: int = 4096
+    """On an object store: write-behind also starts above half of so many flushes."""
+    storage_cache_bytes: int = 256 * MIB
+    """Memory for what was read from an object store."""
+    storage_upkeep_interval_ms: int = 5_000
+    """How often what was inherited from other sessions is written behind, and garbage looked for."""
+    storage_garbage_grace_ms: int = 600_000
+    """How long objects that nothing names any more are kept for readers elsewhere."""
     wal_inline_bytes: int = 64 * 1024
     """With page-cache durability a flush up to this size is written on the loop: a thread would cost more than the
     write."""

@@ -1,0 +1,333 @@
+"""The storage of one session on a store that many brokers share: where the parts are put together.
+
+Owns: the logs that are open, opening, releasing and deleting them, the life of the parts. Must not: know the formats,
+or do I/O itself.
+
+    append -> object_wal (objects, then the commit of their tail) -> readable through LogFiles.read
+           -> object_write_behind (segments) -> publisher (manifests) -> flushes are released
+
+A log that is opened may have been another session's, which has released it or ended. What that session has committed is
+found by its tail and indexes; the manifest then names the ranges that are inherited from it, and nothing is copied.
+Every transaction compares the session's key: what this session publishes, it publishes while it lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
+from random import Random
+from typing import NamedTuple, Self
+
+from bytemq.errors import BytemqError, Corrupt, NotFound, Unavailable
+from bytemq.metadata import keys
+from bytemq.metadata.store import Compare, MetadataStore
+from bytemq.protocol.records.batch import RecordBatch
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.cache.block_cache import BlockCache
+from bytemq.storage.cache.caching_store import CachingStore
+from bytemq.storage.flush_objects import FlushObjects
+from bytemq.storage.interface import ObjectStore
+from bytemq.storage.log_files import Files, LogFiles
+from bytemq.storage.log_opening import recovered_log
+from bytemq.storage.manifest import InheritedRange, Manifest, SegmentInfo, with_holes, with_owner
+from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
+from bytemq.storage.object_wal import ObjectWal
+from bytemq.storage.object_write_behind import ObjectWriteBehind
+from bytemq.storage.publisher import Publisher
+from bytemq.storage.segments import SegmentCache
+from bytemq.storage.session_log import SessionTail
+from bytemq.storage.session_logs import CommittedShare, SessionLogs
+from bytemq.storage.session_tail import SessionTailKeeper
+from bytemq.storage.settings import StorageConfig
+from bytemq.storage.shared_garbage import SharedGarbage
+from bytemq.storage.staging import OnDurable
+from bytemq.storage.unopened import segments_without_opening
+from bytemq.types import PartitionId
+
+log = get_logger("storage")
+
+CLOSE_TIMEOUT_S = 30.0
+"""How long a stop waits for a store or metadata that do not answer."""
+
+
+class Session(NamedTuple):
+    """Who writes. The key `cluster/brokers/<broker_id>` has the revision `session_id` while the session lives."""
+
+    broker_id: int
+    session_id: int
+
+    @property
+    def fence(self) -> Compare:
+        return Compare(keys.broker(self.broker_id), self.session_id)
+
+
+class ClusterStorage:
+    """Implements `logs.Logs`. All methods are called on the event loop."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        metadata: MetadataStore,
+        session: Session,
+        config: StorageConfig,
+        clock: Clock,
+        random: Random,
+        supervisor: Supervisor,
+    ) -> None:
+        """Use `open`."""
+        self._metadata = metadata
+        self._session = session
+        self._clock = clock
+        self._config = config
+        self._supervisor = supervisor
+        self._logs: dict[PartitionId, LogFiles] = {}
+        self._handed_over: dict[PartitionId, LogFiles] = {}
+        """Logs that this session has released while flushes of it held some of them."""
+        self._stored: dict[PartitionId, tuple[bytes, int]] = {}
+        """Manifests as they were at the start, of logs that are not open."""
+        session_id = session.session_id
+        self.cache = BlockCache(store, config.storage_cache_bytes)
+        self._store = CachingStore(store, self.cache)
+        segments = SegmentCache(self._store, config.open_files, config.chunk_bytes)
+        self._segments = segments
+        self.garbage = SharedGarbage(self._store, metadata, segments, session.fence, config, clock, supervisor)
+        discard = self.garbage.discard
+        self._publisher = Publisher(store, metadata, session_id, config, discard, supervisor, [session.fence])
+        self._tail = SessionTailKeeper(
+            store, metadata, SessionTail(session.broker_id, session_id), session.fence, clock, random, supervisor
+        )
+        self._objects = FlushObjects(session_id, self.cache, config.wal_memory_bytes)
+        self._files = Files(segments, self._objects.by_ordinal, self._publisher.advance_log_start)
+        self._session_logs = SessionLogs(store, metadata)
+        self._write_behind = ObjectWriteBehind(
+            store,
+            self._objects,
+            self._tail,
+            self._publisher,
+            self._logs,
+            self._handed_over,
+            discard,
+            config,
+            clock,
+            supervisor,
+        )
+        self._wal = ObjectWal(
+            store, self._tail, config, clock, random, self._objects.add_own, self._write_behind.consider
+        )
+        self._tasks: list[asyncio.Task[object]] = []
+
+    @classmethod
+    async def open(
+        cls,
+        store: ObjectStore,
+        metadata: MetadataStore,
+        *,
+        session: Session,
+        config: StorageConfig,
+        clock: Clock,
+        random: Random,
+        supervisor: Supervisor,
+    ) -> Self:
+        """Begins the session's write-ahead log. Nothing is recovered before a log is opened.
+
+        `supervisor` answers for the background tasks, and must not be closed before this is: a close needs them.
+        Raises Fenced when the session has ended, Unavailable.
+        """
+        storage = cls(store, metadata, session, config, clock, random, supervisor)
+        for entry in (await metadata.range(keys.MANIFESTS)).entries:
+            storage._stored[keys.partition_of_manifest(entry.key)] = (entry.value, entry.revision)
+        await storage._tail.begin()
+        storage._tasks.append(supervisor.start_essential("wal", storage._wal.run()))
+        storage._tasks.append(supervisor.keep_running("storage-upkeep", storage._upkeep))
+        return storage
+
+    # Logs.
+
+    async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
+        """See `logs`. Raises Corrupt also when something is missing that a manifest or tail names."""
+        files = self._logs.get(partition)
+        if files is not None and files.snapshot_source is not None:
+            await self.release_log(partition)  # a new owner's state is made from what is committed, as anybody's
+            files = None
+        if files is None:
+            files = await self._load(partition)
+        self._logs[partition] = files  # from here on, what it has extents in is in use
+        try:
+            inherited = await self._attach(files)
+            files.recovered = await recovered_log(self._store, files)
+            session_id = self._session.session_id
+            await self._publisher.publish(
+                files, lambda manifest: with_owner(manifest, leader_epoch, session_id, inherited)
+            )
+        except BaseException:
+            self._logs.pop(partition, None)
+            raise
+        files.pending_entries = []
+        self._stored.pop(partition, None)
+        self._handed_over.pop(partition, None)
+        return files
+
+    def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
+        """See `logs`."""
+        self._wal.append(files, batches, on_durable)
+
+    async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
+        """See `logs`."""
+        await self._publisher.replace_files(files, before, after)
+
+    async def release_log(self, partition: PartitionId) -> None:
+        """See `logs`. Its extents stay until whoever opens it has published that it inherits them."""
+        files = self._logs.pop(partition, None)
+        if files is None:
+            return
+        files.snapshot_source = None
+        self._handed_over[partition] = files
+        await self._publisher.release(files)
+
+    async def delete_log(self, partition: PartitionId) -> None:
+        """See `logs`."""
+        files = self._logs.get(partition)
+        if files is None:
+            files = await self._load(partition, for_deletion=True)
+        if files.revision:
+            files.deleted = True
+            await self._publisher.publish(files, None)
+        self._logs.pop(partition, None)
+        self._stored.pop(partition, None)
+        files.wal.drop_first(len(files.wal))
+
+    def partitions(self) -> Iterable[PartitionId]:
+        return {*self._logs, *self._stored}
+
+    def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
+        return segments_without_opening(partition, self._logs, self._stored)
+
+    async def checkpoint(self) -> None:
+        await self._write_behind.run()
+
+    async def close(self) -> None:
+        """A clean stop: what is staged is written. What is not written behind is left to whoever comes next."""
+        self._wal.stop()
+        await asyncio.wait(self._tasks[:1], timeout=CLOSE_TIMEOUT_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._write_behind.stop()
+        await self._publisher.idle()
+        await self._tail.idle()
+        await self.garbage.idle()
+        await self._segments.close()
+
+    # What the node shows and limits.
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._wal.pending_bytes
+
+    @property
+    def overloaded(self) -> bool:
+        return self._wal.overloaded
+
+    def notify_when_drained(self, callback: Callable[[], None]) -> None:
+        self._wal.notify_when_drained(callback)
+
+    @property
+    def held_logs(self) -> Collection[PartitionId]:
+        """Logs that keep the write-ahead logs of ended sessions from going: their owners should open them."""
+        return self.garbage.held
+
+    @property
+    def wal_bytes(self) -> int:
+        return self._objects.own_bytes
+
+    @property
+    def healthy(self) -> BytemqError | None:
+        return self._wal.failure
+
+    @property
+    def recovered_bytes(self) -> int:
+        return self._session_logs.read_bytes
+
+    # Opening.
+
+    async def _load(self, partition: PartitionId, *, for_deletion: bool = False) -> LogFiles:
+        """The log as its manifest says now. Raises Corrupt."""
+        entry = await self._metadata.get(keys.manifest(partition))
+        stored = StoredManifest(Manifest(leader_epoch=-1))
+        if entry is not None:
+            try:
+                stored = decode_manifest(entry.value, directory_of(partition))
+            except Corrupt as error:
+                if not for_deletion:  # its files are garbage for a later collection
+                    raise Corrupt(f"{keys.manifest(partition)}: {error}") from error
+        return LogFiles(partition, stored, entry.revision if entry is not None else 0, self._files)
+
+    async def _attach(self, files: LogFiles) -> list[InheritedRange]:
+        """Finds the extents that follow the segments, in the logs of the sessions before. Returns the ranges."""
+        manifest = files.manifest
+        ranges: list[InheritedRange] = []
+        for session_id, _, next_offset in manifest.inherited:
+            ranges.extend(await self._attach_session(files, session_id, next_offset))
+        if manifest.owner_session:
+            ranges.extend(await self._attach_session(files, manifest.owner_session, None))
+        return ranges
+
+    async def _attach_session(self, files: LogFiles, session_id: int, next_offset: int | None) -> list[InheritedRange]:
+        """What a session has committed of the log behind what is known, up to `next_offset`."""
+        start = files.end_offset
+        for committed in await self._session_logs.shares_of(session_id, files.partition):
+            if next_offset is not None and committed.share.base_offset >= next_offset:
+                break
+            self._attach_share(files, session_id, committed)
+        if next_offset is not None and files.end_offset < next_offset:
+            _report_hole(files, files.end_offset, next_offset - 1)
+            files.drop_wal_below(next_offset)
+        files.staged_end = files.end_offset
+        return [InheritedRange(session_id, start, files.end_offset)] if files.end_offset > start else []
+
+    def _attach_share(self, files: LogFiles, session_id: int, committed: CommittedShare) -> None:
+        share, table = committed.share, files.wal
+        if share.next_offset > files.stored.snapshot_offset:
+            files.pending_entries.append(share.entries)
+        if share.next_offset <= files.end_offset:
+            return
+        if share.base_offset > files.end_offset:
+            _report_hole(files, files.end_offset, share.base_offset - 1)
+        ordinal = self._objects.ordinal_of(session_id, committed.ref)
+        table.append(share.chunk(committed.payload_position), ordinal, share.checksum, verified=False)
+
+    # Background.
+
+    async def _upkeep(self) -> None:
+        """Writes behind what was inherited, hands over, and collects garbage, now and then."""
+        while True:
+            await self._clock.sleep(self._config.storage_upkeep_interval_ms / 1000)
+            try:
+                await self._let_go_of_handed_over()
+                await self._write_behind.run_inherited()
+                await self._write_behind.release()
+                await self.garbage.collect(self._session_logs.forget)
+            except (Unavailable, NotFound, Corrupt) as error:
+                log.warning("upkeep of the storage failed, it will be tried again", reason=str(error))
+
+    async def _let_go_of_handed_over(self) -> None:
+        """A log that was released needs this session's flushes until its next owner has written them behind."""
+        session_id = self._session.session_id
+        for partition, files in list(self._handed_over.items()):
+            entry = await self._metadata.get(keys.manifest(partition))
+            manifest = decode_manifest(entry.value, directory_of(partition)).manifest if entry is not None else None
+            if manifest is None or not names_session(manifest, session_id):
+                files.wal.drop_first(len(files.wal))
+                self._handed_over.pop(partition, None)
+
+
+def names_session(manifest: Manifest, session_id: int) -> bool:
+    """Whether what the log consists of may be in that session's write-ahead log."""
+    return manifest.owner_session == session_id or any(one.session_id == session_id for one in manifest.inherited)
+
+
+def _report_hole(files: LogFiles, first: int, last: int) -> None:
+    log.error("acknowledged offsets are lost", partition=files.partition, first=first, last=last)
+    files.manifest = with_holes(files.manifest, [(first, last)])

@@ -1,0 +1,106 @@
+"""The objects of write-ahead logs that logs have extents in: this session's own and those of sessions before it.
+
+Owns: their ordinals, by which extents refer to them; which are in memory; which of this session's are needed no more.
+Must not: commit, or know logs beyond their extents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from bytemq.storage.cache.block_cache import BlockCache
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.session_log import FlushRef, flush_name
+from bytemq.storage.shared_file import SharedFile
+from bytemq.storage.tail_memory import FlushFile, TailMemory
+
+
+class FlushObjects:
+    def __init__(self, session_id: int, cache: BlockCache, memory_bytes: int) -> None:
+        self._session_id = session_id
+        self._cache = cache
+        self._memory = TailMemory(memory_bytes)
+        self._ordinals: dict[tuple[int, int], int] = {}
+        self._own: dict[int, tuple[int, FlushRef]] = {}
+        """Sequence to ordinal and reference of this session's flushes that are not released."""
+        self._next_ordinal = 0
+        self.by_ordinal: dict[int, SharedFile] = {}
+        self.own_bytes = 0
+
+    def __len__(self) -> int:
+        """How many of this session's are not released."""
+        return len(self._own)
+
+    def add_own(self, ref: FlushRef, body: bytes) -> int:
+        """Takes a flush that this session has just committed."""
+        ordinal = self._ordinal(self._session_id, ref, body)
+        self._memory.keep(self.by_ordinal[ordinal])
+        self._own[ref.sequence] = (ordinal, ref)
+        self.own_bytes += ref.size_bytes
+        return ordinal
+
+    def ordinal_of(self, session_id: int, ref: FlushRef) -> int:
+        """Of a flush of any session."""
+        known = self._ordinals.get((session_id, ref.sequence))
+        return known if known is not None else self._ordinal(session_id, ref, None)
+
+    def _ordinal(self, session_id: int, ref: FlushRef, body: bytes | None) -> int:
+        self._next_ordinal += 1
+        ordinal = self._ordinals[session_id, ref.sequence] = self._next_ordinal
+        self.by_ordinal[ordinal] = SharedFile(FlushFile(self._cache, flush_name(session_id, ref), body))
+        return ordinal
+
+    def due_ordinals(self, kept_bytes: int, kept_flushes: int) -> set[int]:
+        """What should be written behind so that at most so much of this session's log is retained."""
+        bytes_, flushes, due = self.own_bytes, len(self._own), set()
+        for ordinal, ref in self._own.values():
+            if bytes_ <= kept_bytes and flushes <= kept_flushes:
+                break
+            due.add(ordinal)
+            bytes_ -= ref.size_bytes
+            flushes -= 1
+        return due
+
+    def own_ordinals(self) -> set[int]:
+        return {ordinal for ordinal, _ in self._own.values()}
+
+    def first_needed(self, logs: Iterable[LogFiles], next_sequence: int) -> int:
+        """The first sequence of this session's log that a log has an extent in; `next_sequence` if none has."""
+        needed = used_ordinals(logs)
+        for sequence, (ordinal, _) in self._own.items():
+            if ordinal in needed:
+                return sequence
+        return next_sequence
+
+    async def release_own(self, below: int) -> Sequence[str]:
+        """Forgets this session's flushes below a sequence, when their readers are done. Returns their names."""
+        names = []
+        for sequence in [sequence for sequence in self._own if sequence < below]:
+            ordinal, ref = self._own.pop(sequence)
+            self.own_bytes -= ref.size_bytes
+            names.append(await self._forget((self._session_id, sequence), ordinal))
+        return names
+
+    async def forget_unused(self, logs: Iterable[LogFiles]) -> None:
+        """Lets go of other sessions' flushes that no log has extents in. The objects are not ours to delete."""
+        needed = used_ordinals(logs)
+        for key, ordinal in list(self._ordinals.items()):
+            if ordinal not in needed and (key[0] != self._session_id or key[1] not in self._own):
+                await self._forget(key, ordinal)
+
+    async def _forget(self, key: tuple[int, int], ordinal: int) -> str:
+        shared = self.by_ordinal.pop(ordinal)
+        del self._ordinals[key]
+        self._memory.release(shared)
+        await shared.unpinned()
+        self._cache.forget(shared.file.name)
+        return shared.file.name
+
+
+def used_ordinals(logs: Iterable[LogFiles]) -> set[int]:
+    """The ordinals that logs have extents in."""
+    used: set[int] = set()
+    for files in logs:
+        if len(files.wal):
+            used.update(files.wal.files)
+    return used

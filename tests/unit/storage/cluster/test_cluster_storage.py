@@ -1,0 +1,300 @@
+"""Logs that change hands: opened from sessions that have ended or released them, written behind, and what goes when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from bytemq.errors import Corrupt, NotFound
+from bytemq.metadata import keys
+from bytemq.storage.manifest import InheritedRange
+from bytemq.storage.manifest_codec import decode_manifest, directory_of
+from bytemq.types import PartitionId
+from tests.support.log_workload import snapshot_of
+from tests.support.virtual_time import run_virtual
+from tests.unit.storage.cluster.cluster_bench import Broker, Cluster, batch, content, eventually, pid
+
+Test = Callable[[Cluster], Awaitable[None]]
+
+
+def run(test: Test) -> None:
+    async def main() -> None:
+        await test(Cluster())
+
+    run_virtual(main())
+
+
+def manifest_of(cluster: Cluster, partition: PartitionId):  # type: ignore[no-untyped-def]
+    entry = cluster.metadata.entries[keys.manifest(partition)]
+    return decode_manifest(entry.value, directory_of(partition)).manifest
+
+
+async def dead(cluster: Cluster, broker: Broker) -> None:
+    await broker.kill()
+    cluster.end(broker)
+
+
+def test_open__after_a_kill_finds_everything_acknowledged_and_copies_nothing() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        logs = [await first.storage.open_log(pid(number), 1) for number in range(5)]
+        written = [await first.write(log, 3) for log in logs]
+        session = first.session.session_id
+        await dead(cluster, first)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        taken = [await second.storage.open_log(pid(number), 2) for number in range(5)]
+        assert second.puts == [], "nothing is copied"
+        assert [await content(log) for log in taken] == written
+        for log in taken:
+            assert log.recovered is not None
+            assert [header.base_offset for header in log.recovered.headers] == [0, 1, 2]
+            assert manifest_of(cluster, log.partition).inherited == (InheritedRange(session, 0, 3),)
+        more = await second.write(taken[0], 2)
+        await dead(cluster, second)
+        third = await cluster.broker(1)
+        log = await third.storage.open_log(pid(0), 3)
+        assert await content(log) == written[0] + more
+        assert len(manifest_of(cluster, pid(0)).inherited) == 2
+
+    run(test)
+
+
+def test_open__reads_the_index_of_a_session_once_and_no_batch() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1, wal_retained_bytes=1 << 30)
+        logs = [await first.storage.open_log(pid(number), 1) for number in range(10)]
+        for _ in range(100):
+            await asyncio.gather(*(first.append(log, batch(log.staged_end, 200)) for log in logs))
+        assert len(first.tail.indexes) >= 2
+        assert len(first.tail.flushes) < 80
+        await dead(cluster, first)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        for number in range(10):
+            assert (await second.storage.open_log(pid(number), 2)).end_offset == 100
+        gets = [name for operation, name in second.driver.calls if operation == "get"]
+        assert len(gets) == len(first.tail.indexes) + len(first.tail.flushes)
+        written_bytes = sum(len(data) for name, (data, _) in cluster.objects.items() if name.endswith(".flush"))
+        assert second.storage.recovered_bytes < written_bytes / 2
+
+    run(test)
+
+
+def test_write_behind__makes_segments_and_releases_the_flushes() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        logs = [await broker.storage.open_log(pid(number), 1) for number in range(3)]
+        for log in logs:
+            log.snapshot_source = lambda log=log: snapshot_of(log)  # type: ignore[misc]
+        written: dict[int, list[bytes]] = {0: [], 1: [], 2: []}
+        for _ in range(60):
+            for number, log in enumerate(logs):
+                written[number] += await broker.write(log, 1, 400)
+        await eventually(cluster.clock, lambda: broker.storage.wal_bytes < 40_000)
+        assert all(manifest_of(cluster, pid(number)).segments for number in range(3))
+        assert [await content(log) for log in logs] == list(written.values())
+        await broker.storage.checkpoint()
+        assert broker.storage.wal_bytes == 0
+        assert [await content(log) for log in logs] == list(written.values())
+        for segment in manifest_of(cluster, pid(0)).segments:
+            assert segment.sealed and segment.size_bytes <= 2500
+        await cluster.clock.sleep(20)
+        left = [name for name in cluster.objects if name.startswith("wal/")]
+        assert left == [], "flushes and indexes went after the time of grace"
+        await dead(cluster, broker)
+        other = await cluster.broker(2)
+        assert [await content(await other.storage.open_log(pid(n), 2)) for n in range(3)] == list(written.values())
+
+    run(test)
+
+
+def test_write_behind__uploads_each_byte_once_more() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        log = await broker.storage.open_log(pid(1), 1)
+        written = await broker.write(log, 30, 3000)
+        await broker.storage.checkpoint()
+        produced = sum(map(len, written))
+        assert broker.store.traffic.written_bytes < 2.2 * produced
+
+    run(test)
+
+
+def test_inherited_ranges__are_written_behind_and_the_ended_sessions_log_goes() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        logs = [await first.storage.open_log(pid(number), 1) for number in range(3)]
+        written = [await first.write(log, 5) for log in logs]
+        await dead(cluster, first)
+        second = await cluster.broker(2)
+        tail_key = keys.session_log(first.session.session_id)
+        await second.storage.open_log(pid(0), 2)
+        await cluster.clock.sleep(30)
+        assert tail_key in cluster.metadata.entries, "two partitions are not opened yet"
+        assert set(second.storage.held_logs) == {pid(1), pid(2)}
+        for number in (1, 2):
+            await second.storage.open_log(pid(number), 2)
+        await eventually(cluster.clock, lambda: tail_key not in cluster.metadata.entries)
+        folder = f"wal/{first.session.session_id:016x}/"
+        await eventually(cluster.clock, lambda: not any(name.startswith(folder) for name in cluster.objects))
+        assert [manifest_of(cluster, pid(number)).inherited for number in range(3)] == [(), (), ()]
+        third = await cluster.broker(3)
+        await dead(cluster, second)
+        assert [await content(await third.storage.open_log(pid(n), 3)) for n in range(3)] == written
+
+    run(test)
+
+
+def test_planned_move__hands_over_without_copying_and_keeps_flushes_until_they_are_written_behind() -> None:
+    async def test(cluster: Cluster) -> None:
+        first, second = await cluster.broker(1), await cluster.broker(2, storage_upkeep_interval_ms=20_000)
+        log, other = await first.storage.open_log(pid(1), 1), await first.storage.open_log(pid(2), 1)
+        written, others = await first.write(log, 3), await first.write(other, 3)
+        await first.storage.release_log(pid(1))
+        await first.storage.checkpoint()
+        taken = await second.storage.open_log(pid(1), 2)
+        assert second.puts == []
+        others += await first.write(other, 2)
+        await first.storage.checkpoint()
+        await cluster.clock.sleep(15)
+        assert first.storage.wal_bytes > 0
+        assert await content(taken) == written
+        written += await second.write(taken, 2)
+        await cluster.clock.sleep(30)
+        await first.storage.checkpoint()
+        assert first.storage.wal_bytes == 0, "the new owner has written behind what it inherited"
+        assert (await content(taken), await content(other)) == (written, others)
+        # And back: the first owner inherits from the second.
+        await second.storage.release_log(pid(1))
+        again = await first.storage.open_log(pid(1), 3)
+        assert await content(again) == written
+
+    run(test)
+
+
+def test_log_released_and_taken_back__by_the_same_session() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        log = await broker.storage.open_log(pid(1), 1)
+        written = await broker.write(log, 3)
+        await broker.storage.release_log(pid(1))
+        log = await broker.storage.open_log(pid(1), 2)
+        written += await broker.write(log, 3)
+        assert await content(log) == written
+        await broker.storage.checkpoint()
+        assert await content(log) == written
+
+    run(test)
+
+
+def test_deleted_log__leaves_nothing() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        log, other = await broker.storage.open_log(pid(1), 1), await broker.storage.open_log(pid(2), 1)
+        await broker.write(log, 3)
+        await broker.write(other, 3)
+        await broker.storage.checkpoint()
+        await broker.storage.delete_log(pid(1))
+        assert keys.manifest(pid(1)) not in cluster.metadata.entries
+        with pytest.raises(NotFound):
+            await log.read(0, 1, 1)
+        await cluster.clock.sleep(20)
+        assert not any(name.startswith(directory_of(pid(1))) for name in cluster.objects)
+        assert any(name.startswith(directory_of(pid(2))) for name in cluster.objects)
+        again = await broker.storage.open_log(pid(1), 5)
+        assert again.end_offset == 0
+
+    run(test)
+
+
+def test_garbage__of_ended_sessions_is_found_and_what_is_needed_is_not() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        log = await first.storage.open_log(pid(1), 1)
+        written = await first.write(log, 5)
+        await first.storage.checkpoint()
+        written += await first.write(log, 2)
+        session = first.session.session_id
+        leftovers = [
+            f"wal/{session:016x}/000000000099-00000000000000aa.flush",
+            f"wal/{0:016x}/000000000001-00000000000000aa.flush",
+            f"{directory_of(pid(1))}{0:020d}-{session:x}-ff.log",
+            f"{directory_of(pid(9))}{0:020d}-{session:x}-1.log",
+        ]
+        for name in leftovers:
+            cluster.objects[name] = (b"never committed", "")
+        await dead(cluster, first)
+        second = await cluster.broker(2)
+        own = f"{directory_of(pid(1))}{0:020d}-{second.session.session_id:x}-ee.log"
+        cluster.objects[own] = (b"about to be published", "")
+        await cluster.clock.sleep(5)
+        assert all(name in cluster.objects for name in leftovers), "readers have their grace"
+        taken = await second.storage.open_log(pid(1), 2)
+        await eventually(cluster.clock, lambda: not any(name in cluster.objects for name in leftovers))
+        assert own in cluster.objects
+        assert await content(taken) == written
+
+    run(test)
+
+
+def test_missing_or_damaged_index__is_said_and_never_taken_for_an_end() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        log = await first.storage.open_log(pid(1), 1)
+        await first.write(log, 40)
+        await dead(cluster, first)
+        name = next(name for name in cluster.objects if name.endswith(".index"))
+        data, token = cluster.objects[name]
+        second = await cluster.broker(2)
+        for damaged in (data[:-1] + bytes([data[-1] ^ 1]), data[:-7]):
+            cluster.objects[name] = (damaged, token)
+            with pytest.raises(Corrupt):
+                await second.storage.open_log(pid(1), 2)
+        del cluster.objects[name]
+        with pytest.raises(Corrupt):
+            await second.storage.open_log(pid(1), 2)
+        cluster.objects[name] = (data, token)
+        assert (await second.storage.open_log(pid(1), 2)).end_offset == 40
+        tail = cluster.metadata.entries.pop(keys.session_log(first.session.session_id))
+        third = await cluster.broker(3)
+        with pytest.raises(Corrupt):
+            await third.storage.open_log(pid(1), 3)
+        cluster.metadata.entries[tail.key] = tail
+
+    run(test)
+
+
+def test_damaged_batches__are_reported_as_a_hole_and_the_rest_is_served() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        log = await first.storage.open_log(pid(1), 1)
+        written = await first.write(log, 3)
+        await dead(cluster, first)
+        name = next(name for name in cluster.objects if "000000000002-" in name)
+        data, token = cluster.objects[name]
+        cluster.objects[name] = (data[:-1] + bytes([data[-1] ^ 1]), token)
+        second = await cluster.broker(2)
+        taken = await second.storage.open_log(pid(1), 2)
+        with pytest.raises(Corrupt):
+            await taken.read(1, 1, 3)
+        await second.storage.checkpoint()
+        assert taken.manifest.holes == ((1, 1),)
+        assert b"".join((await taken.read(2, 1, 3)).buffers) == written[2]
+
+    run(test)
+
+
+def test_log_start__is_durable_and_what_is_below_is_not_inherited() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        log = await first.storage.open_log(pid(1), 1)
+        written = await first.write(log, 5)
+        await log.advance_log_start(3)
+        await dead(cluster, first)
+        second = await cluster.broker(2)
+        taken = await second.storage.open_log(pid(1), 2)
+        assert (taken.log_start_offset, taken.end_offset) == (3, 5)
+        assert await content(taken) == written[3:]
+
+    run(test)
