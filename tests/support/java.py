@@ -57,7 +57,8 @@ def compile_project(project: Path) -> str:
 
 
 def java_command(class_path: str, main: str, *arguments: str, heap_mib: int = 512) -> list[str]:
-    return ["java", f"-Xmx{heap_mib}m", "-XX:+UseSerialGC", "-cp", class_path, main, *arguments]
+    timed_logs = ["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"]
+    return ["java", f"-Xmx{heap_mib}m", "-XX:+UseSerialGC", *timed_logs, "-cp", class_path, main, *arguments]
 
 
 class JavaProcess:
