@@ -45,6 +45,7 @@ def properties(source: str, target: Server) -> dict[str, Any]:
         **{f"old->new.{key}.interval.seconds": value for key, value in at_once.items()},
         "old->new.offset.lag.max": 0,
         "new->old.enabled": "false",
+        "new->old.emit.heartbeats.enabled": "false",  # or there would be a way back, for heartbeats only
         "old.offset-syncs.topic.replication.factor": 1,
         "replication.factor": replication_factor(target),
         **{
@@ -96,7 +97,7 @@ def read(bootstrap: str, count: int, starts: Sequence[int] = (0,) * PARTITIONS) 
     quiet = False
     while len(found) < count or not quiet:
         assert time.monotonic() < deadline, f"{len(found)} of {count} records"
-        messages = consumer.consume(1_000, timeout=2.0)
+        messages = consumer.consume(1_000, timeout=1.0)
         quiet = not messages
         for message in messages:
             assert message.error() is None, message.error()
