@@ -16,7 +16,7 @@ setup(
             py_limited_api=True,
             optional=True,
         )
-        for name in ("_walk", "_columns")
+        for name in ("_walk", "_columns", "_offset_map")
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

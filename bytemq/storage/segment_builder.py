@@ -17,39 +17,57 @@ from bytemq.storage.interface import Buffer
 from bytemq.storage.manifest import SegmentInfo
 from bytemq.storage.segment_format import encode_footer
 
+NO_CHECKSUM = 0
+"""Batches of such a chunk are checked one by one, by their own checksums, whenever they are read."""
+
 
 class SegmentBuilder:
     def __init__(self, chunk_bytes: int) -> None:
-        self.size_bytes = 0
         self.max_timestamp = -1
         self.last_offset = -1
-        """Of the batches added so far."""
+        """Of what was added so far."""
         self._chunk_bytes = chunk_bytes
-        self._parts: list[Buffer] = []
+        self._data = bytearray()
         self._index = SparseIndex(has_gaps=True)
-        self._chunk = Chunk(-1, -1, 0, 0, -1)
+        self._chunk: Chunk | None = None
         self._checksum = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Of batches; a footer comes on top."""
+        return len(self._data)
 
     def add(self, batch: StoredBatch, data: Buffer) -> None:
         """`data` is the whole batch; `batch` says what its header does. Batches come in the order of their offsets."""
-        if self._chunk.size_bytes and self._chunk.size_bytes + batch.size_bytes > self._chunk_bytes:
+        chunk = self._chunk
+        if chunk is not None and chunk.size_bytes + batch.size_bytes > self._chunk_bytes:
             self._end_chunk(batch.base_offset)
-        if not self._chunk.size_bytes:
-            self._chunk = Chunk(batch.base_offset, -1, self.size_bytes, 0, -1)
-        self._parts.append(data)
+            chunk = None
+        if chunk is None:
+            chunk = Chunk(batch.base_offset, -1, len(self._data), 0, -1)
+        self._data += data
         self._checksum = crc32c(data, self._checksum)
-        self._chunk = self._chunk._replace(
-            size_bytes=self._chunk.size_bytes + batch.size_bytes,
-            max_timestamp=max(self._chunk.max_timestamp, batch.max_timestamp),
+        self._chunk = chunk._replace(
+            size_bytes=chunk.size_bytes + batch.size_bytes,
+            max_timestamp=max(chunk.max_timestamp, batch.max_timestamp),
         )
-        self.size_bytes += batch.size_bytes
         self.max_timestamp = max(self.max_timestamp, batch.max_timestamp)
         self.last_offset = batch.last_offset
 
-    def finish(self, name: str, base_offset: int, *, created_ms: int) -> tuple[SegmentInfo, Sequence[Buffer]]:
-        """What a manifest says of it, and the bytes of the file. There is at least one batch.
+    def add_damaged(self, base_offset: int, next_offset: int, data: Buffer) -> None:
+        """Bytes that are no sound batches, in place of these offsets: kept, and never taken for what was written."""
+        self._end_chunk(base_offset)
+        chunk = Chunk(base_offset, next_offset, len(self._data), len(memoryview(data)), -1)
+        self._index.append(chunk, NO_CHECKSUM, verified=False)
+        self._data += data
+        self.last_offset = next_offset - 1
 
-        It answers for the offsets from `base_offset` to that of its last batch.
+    def finish(
+        self, name: str, base_offset: int, *, created_ms: int, is_cleaned: bool, delete_horizon_ms: int = -1
+    ) -> tuple[SegmentInfo, Sequence[Buffer]]:
+        """What a manifest says of it, and the bytes of the file. There is something in it.
+
+        It answers for the offsets from `base_offset` to the last that was added.
         """
         self._end_chunk(self.last_offset + 1)
         info = SegmentInfo(
@@ -59,11 +77,13 @@ class SegmentBuilder:
             self.max_timestamp,
             created_ms,
             name,
-            sealed=True,
-            is_cleaned=True,
+            True,
+            is_cleaned,
+            delete_horizon_ms,
         )
-        return info, [*self._parts, encode_footer(self._index, ())]
+        return info, [self._data, encode_footer(self._index, ())]
 
     def _end_chunk(self, next_offset: int) -> None:
-        self._index.append(self._chunk._replace(next_offset=next_offset), self._checksum, verified=True)
-        self._chunk, self._checksum = Chunk(-1, -1, 0, 0, -1), 0
+        if self._chunk is not None:
+            self._index.append(self._chunk._replace(next_offset=next_offset), self._checksum, verified=True)
+        self._chunk, self._checksum = None, 0

@@ -146,7 +146,7 @@ def _verify_partition(root: Path, partition: PartitionId, stored: StoredManifest
             with open(root / segment.name, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
                 view = memoryview(data)
                 try:
-                    problems = [*_segment_problems(view, segment)]
+                    problems = [*segment_problems(view, segment)]
                 finally:
                     view.release()
             for problem in problems:
@@ -155,7 +155,8 @@ def _verify_partition(root: Path, partition: PartitionId, stored: StoredManifest
             yield Finding(segment.name, f"cannot be read: {error}")
 
 
-def _segment_problems(view: memoryview, segment: SegmentInfo) -> Iterator[str]:
+def segment_problems(view: memoryview, segment: SegmentInfo) -> Iterator[str]:
+    """What is wrong with the file of a segment, given its bytes."""
     if len(view) < segment.size_bytes:
         yield f"has {len(view)} bytes, the manifest says {segment.size_bytes}"
         return

@@ -27,7 +27,7 @@ async def clean_by_hand(
                 whole: Buffer = data[batch.position : batch.position + batch.size_bytes]
                 builder.add(batch, whole)
     name = f"{directory_of(log.partition)}{sealed[0].base_offset:020d}-cleaned-{sealed[-1].last_offset}.log"
-    info, parts = builder.finish(name, sealed[0].base_offset, created_ms=0)
+    info, parts = builder.finish(name, sealed[0].base_offset, created_ms=0, is_cleaned=True)
     await store.create(name, parts)
     await storage.replace_files(log, sealed, [info])
     return info

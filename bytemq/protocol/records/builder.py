@@ -108,6 +108,32 @@ def assemble(base_offset: int, leader_epoch: int, after_crc: bytes, records: Byt
     return built
 
 
+def with_records(
+    batch: header.RecordBatch,
+    records: Bytes,
+    record_count: int,
+    *,
+    base_timestamp: int,
+    max_timestamp: int,
+    attributes: int,
+) -> bytearray:
+    """`batch` with other records, compressed as `attributes` say: what compaction leaves of it.
+
+    Offsets, sequences and all else stay, the last offset although its record may be gone.
+    """
+    after_crc = _AFTER_CRC.pack(
+        attributes,
+        batch.last_offset_delta,
+        base_timestamp,
+        max_timestamp,
+        batch.producer_id,
+        batch.producer_epoch,
+        batch.base_sequence,
+        record_count,
+    )
+    return assemble(batch.base_offset, batch.leader_epoch, after_crc, records)
+
+
 def _write_record(out: bytearray, record: Record, timestamp_delta: int, offset_delta: int) -> None:
     body = bytearray(1)  # attributes: unused in v2
     write_varint(body, timestamp_delta)

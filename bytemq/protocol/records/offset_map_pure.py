@@ -1,0 +1,135 @@
+"""The newest offset of each key within fixed memory, in Python: the twin of _offset_map.c where that was not compiled.
+
+Owns what compaction asks of the records of a batch (decompressed): which keys they have, which of them stay. Kafka's
+SkimpyOffsetMap and the filter of its cleaner. A key is known by 128 bits of a hash under a secret, so that nobody who
+writes keys can make two that are taken for one.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from bytemq.protocol.records.builder import write_varint
+from bytemq.protocol.records.walk_codes import BAD_OFFSET_DELTA, OK, TRAILING_BYTES
+from bytemq.protocol.records.walk_pure import Buffer, Parsed, parse
+
+Selected = tuple[int, int, int, int, bytes | None]
+"""Code, how many records stay, how many of those are tombstones, the greatest timestamp delta of those, and their
+bytes: None when all stay as they are. With a code other than OK nothing else means anything."""
+
+ENTRY_BYTES = 160
+"""What an entry of a dict costs, roughly."""
+
+
+class OffsetMap:
+    """Filled with `put`, then asked with `select`. All records of a batch are checked before anything is done."""
+
+    def __init__(self, memory_bytes: int, load_factor: float, secret: bytes) -> None:
+        """`load_factor`: how much of the memory may be filled. `secret`: 16 random bytes."""
+        if memory_bytes < 48 or not 0 < load_factor < 1 or len(secret) != 16:
+            raise ValueError("an offset map needs room for two keys, a load factor below 1 and 16 secret bytes")
+        self._limit = max(int(memory_bytes / ENTRY_BYTES * load_factor), 1)
+        self._secret = secret
+        self._offsets: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def put(self, records: Buffer, count: int, base_offset: int, last_delta: int) -> tuple[int, bool]:
+        """Remembers the offset of each key: (code, whether there was room for all).
+
+        What was put in before the room ended stays. Records without a key are passed over.
+        """
+        code, parsed = _checked(records, count, last_delta)
+        if code != OK:
+            return code, False
+        for _, offset_delta, key, *_ in parsed:
+            if key is None:
+                continue
+            digest = self._digest(key)
+            if digest not in self._offsets and len(self._offsets) == self._limit:
+                return OK, False
+            self._offsets[digest] = max(self._offsets.get(digest, -1), base_offset + offset_delta)
+        return OK, True
+
+    def select(
+        self, records: Buffer, count: int, base_offset: int, last_delta: int, drop_tombstones: bool, shift: int
+    ) -> Selected:
+        """The records that are not older than the newest of their key.
+
+        Those without a key go, and with `drop_tombstones` those without a value. `shift` is added to timestamp deltas.
+        """
+        code, parsed = _checked(records, count, last_delta)
+        if code != OK:
+            return code, 0, 0, 0, None
+        return _kept(records, parsed, [self._keeps(record, base_offset, drop_tombstones) for record in parsed], shift)
+
+    def _keeps(self, record: Parsed, base_offset: int, drop_tombstones: bool) -> bool:
+        _, offset_delta, key, value, _ = record
+        if key is None or (value is None and drop_tombstones):
+            return False
+        return base_offset + offset_delta >= self._offsets.get(self._digest(key), -1)
+
+    def _digest(self, key: bytes) -> bytes:
+        return blake2b(key, digest_size=16, key=self._secret).digest()
+
+
+def shift(records: Buffer, count: int, shift: int) -> Selected:
+    """All records, with `shift` added to their timestamp deltas."""
+    code, parsed = _checked(records, count, 0x7FFFFFFF)
+    return _kept(records, parsed, [True] * count, shift) if code == OK else (code, 0, 0, 0, None)
+
+
+def _checked(records: Buffer, count: int, last_delta: int) -> tuple[int, list[Parsed]]:
+    code, position, parsed = parse(records, 0, count)
+    least_delta = 0
+    for record in parsed:
+        if not least_delta <= record[1] <= last_delta:
+            return BAD_OFFSET_DELTA, parsed
+        least_delta = record[1] + 1
+    if code == OK and position != len(memoryview(records)):
+        code = TRAILING_BYTES
+    return code, parsed
+
+
+def _kept(records: Buffer, parsed: list[Parsed], keeps: list[bool], shift: int) -> Selected:
+    kept = [record for record, stays in zip(parsed, keeps, strict=True) if stays]
+    deltas = [_signed_64(record[0] + shift) for record in kept]
+    tombstones = sum(record[3] is None for record in kept)
+    data = None if len(kept) == len(parsed) and not shift else _copied(records, keeps, shift)
+    return OK, len(kept), tombstones, max(deltas, default=0), data
+
+
+def _copied(records: Buffer, keeps: list[bool], shift: int) -> bytes:
+    """The bytes of the records that stay."""
+    view = memoryview(records)
+    out = bytearray()
+    start = 0
+    for stays in keeps:
+        _, end, [record] = parse(view, start, 1)
+        if stays and not shift:
+            out += view[start:end]
+        elif stays:
+            body = bytearray(1)
+            write_varint(body, _signed_64(record[0] + shift))
+            body += view[_after_timestamp(view, start) : end]
+            write_varint(out, len(body))
+            out += body
+        start = end
+    return bytes(out)
+
+
+def _after_timestamp(view: memoryview, position: int) -> int:
+    """Where a record's offset delta begins: from there on a new timestamp leaves everything as it is."""
+    position = _after_varint(view, position) + 1
+    return _after_varint(view, position)
+
+
+def _after_varint(view: memoryview, position: int) -> int:
+    while view[position] & 0x80:
+        position += 1
+    return position + 1
+
+
+def _signed_64(value: int) -> int:
+    return ((value + (1 << 63)) & ((1 << 64) - 1)) - (1 << 63)

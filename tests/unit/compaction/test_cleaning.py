@@ -1,0 +1,245 @@
+"""What a cleaning leaves of a log, against a model; by hand for the rules, by chance for everything."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from crc32c import crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytemq.protocol.records import offset_map
+from bytemq.protocol.records.batch import ATTRIBUTES_POSITION, CRC_POSITION, HEADER_BYTES
+from bytemq.protocol.records.builder import Record
+from bytemq.protocol.records.offset_map_pure import ENTRY_BYTES
+from tests.support.compacted_log import CompactedLog
+
+ROOM_FOR_FIVE = 6 * (24 if offset_map.IS_NATIVE else ENTRY_BYTES)
+
+
+def values(*pairs: tuple[bytes, bytes | None]) -> list[Record]:
+    return [Record(key, value) for key, value in pairs]
+
+
+async def sealed(*batches: list[Record]) -> CompactedLog:
+    log = CompactedLog()
+    for batch in batches:
+        log.append(batch)
+    await log.seal()
+    return log
+
+
+async def test_newest_of_each_key__stays_at_its_offset() -> None:
+    log = await sealed(values((b"a", b"1"), (b"b", b"1")), values((b"a", b"2"), (b"c", b"1")), values((b"c", b"2")))
+    cleaned = await log.clean()
+    assert {offset: record.value for offset, record in (await log.content()).items()} == {1: b"1", 2: b"2", 4: b"2"}
+    assert (cleaned.stats.read_records, cleaned.stats.kept_records, cleaned.stats.keys) == (5, 3, 3)
+    assert cleaned.stats.written_bytes < cleaned.stats.read_bytes
+    assert await log.problems() == []
+
+
+async def test_tombstone__stays_until_its_horizon_and_then_goes() -> None:
+    log = await sealed(values((b"a", b"1")), values((b"a", None), (b"b", b"1")), values((b"z", b"1")))
+    [info] = (await log.clean(delete_retention_ms=500)).written
+    assert info.delete_horizon_ms == log.now_ms + 500
+    content = await log.content()
+    assert sorted(content) == [1, 2, 3]
+    assert content[1].timestamp_ms == 500, "the horizon changes no timestamp"
+    log.now_ms += 499
+    [info] = (await log.clean(delete_retention_ms=0)).written
+    assert (sorted(await log.content()), info.delete_horizon_ms) == ([1, 2, 3], log.now_ms + 1)
+    log.now_ms += 1
+    [info] = (await log.clean()).written
+    assert (sorted(await log.content()), info.delete_horizon_ms) == ([2, 3], -1)
+
+
+async def test_last_batch__stays_as_a_header_so_that_the_end_can_be_read() -> None:
+    log = await sealed(values((b"a", b"1")), values((b"b", b"1")))
+    log.append(values((b"a", b"2"), (b"b", b"2")))
+    await log.seal()
+    log.append(values((b"c", None)))
+    await log.seal()
+    await log.clean(delete_retention_ms=0)
+    log.now_ms += 1
+    await log.clean()
+    assert sorted(await log.content()) == [2, 3]
+    assert (log.segments[-1].last_offset, await log.problems()) == (4, [])
+
+
+async def test_aborted_records__go_and_their_marker_stays_for_a_while() -> None:
+    log = CompactedLog()
+    log.append(values((b"a", b"committed")), producer_id=7, transactional=True)
+    log.end_transaction(7, committed=True)
+    log.append(values((b"a", b"aborted")), producer_id=7, transactional=True)
+    log.end_transaction(7, committed=False)
+    log.append(values((b"b", b"1")))
+    await log.seal()
+    await log.clean(delete_retention_ms=100)
+    assert sorted(await log.content()) == [0, 4]
+    assert await log.markers() == [1, 3], "their transactions had batches until now"
+    await log.clean(delete_retention_ms=100)
+    assert await log.markers() == [1, 3], "the second has none, but readers may know the transaction"
+    log.now_ms += 100
+    await log.clean()
+    assert (await log.markers(), sorted(await log.content())) == ([1], [0, 4])
+
+
+async def test_transaction_across_the_dirty_offset__is_aborted_on_both_sides() -> None:
+    log = CompactedLog()
+    log.append(values((b"a", b"1")))
+    log.append(values((b"a", b"aborted")), producer_id=7, transactional=True)
+    await log.seal()
+    log.append(values((b"b", b"1")))
+    log.append(values((b"b", b"aborted")), producer_id=7, transactional=True)
+    log.end_transaction(7, committed=False)
+    log.append(values((b"c", b"1")), producer_id=7, transactional=True)
+    log.end_transaction(7, committed=True)
+    await log.seal()
+    await log.clean()
+    assert sorted(await log.content()) == [0, 2, 5]
+
+
+async def test_records_without_a_key__go_as_in_kafka() -> None:
+    log = await sealed([Record(None, b"1"), Record(b"a", b"1")], [Record(None, b"2")], values((b"b", b"1")))
+    await log.clean()
+    assert sorted(await log.content()) == [1, 3]
+
+
+@pytest.mark.parametrize("codec", range(5))
+async def test_rewritten_batch__keeps_its_compression_and_everything_else(codec: int) -> None:
+    log = CompactedLog()
+    first = Record(b"a", b"x" * 50, (("h", b"1"),), 700)
+    log.append([first, *values((b"b", b"y" * 50), (b"a", b"2"))], codec=codec, producer_id=3)
+    await log.seal()
+    before = await log.content()
+    await log.clean()
+    assert await log.content() == {1: before[1], 2: before[2]}
+    assert await log.problems() == []
+
+
+async def test_full_table__ends_the_dirty_part_in_the_middle_of_a_segment() -> None:
+    log = await sealed(*(values((b"%d" % (n % 12), b"%d" % n)) for n in range(24)))
+    passes = 0
+    while log.first_dirty_offset < 24:
+        before = log.first_dirty_offset
+        await log.clean(map_bytes=ROOM_FOR_FIVE)
+        assert before < log.first_dirty_offset
+        newest = log.newest_below(log.first_dirty_offset)
+        content = await log.content()
+        assert {offset for offset in content if offset < log.first_dirty_offset} == set(newest.values())
+        assert all(offset in content for offset in range(log.first_dirty_offset, 24))
+        passes += 1
+    assert passes == 5
+    assert sorted(await log.content()) == list(range(12, 24))
+    assert len(log.segments) == 1, "small cleaned segments are merged"
+
+
+async def test_batch_with_more_keys_than_the_table_has_room_for__stays_as_it_is() -> None:
+    log = await sealed(values(*((b"%d" % n, b"1") for n in range(9))), values((b"0", b"2")))
+    cleaned = await log.clean(map_bytes=ROOM_FOR_FIVE)
+    assert (cleaned.first_dirty_offset, cleaned.stats.raw_batches) == (9, 1)
+    cleaned = await log.clean(map_bytes=ROOM_FOR_FIVE)
+    assert cleaned.first_dirty_offset == 10
+    assert sorted(await log.content()) == list(range(1, 10))
+
+
+async def test_batch_that_cannot_be_understood__stays_as_it_is() -> None:
+    log = CompactedLog()
+    for batch in (values((b"a", b"1")), values((b"a", b"2"), (b"b", b"1")), values((b"a", b"3"))):
+        log.append(batch)
+    malformed = bytearray(log.batches[1])
+    malformed[HEADER_BYTES] = 0x7E  # a record that claims to be longer than its batch, under a checksum that matches
+    checksum = crc32c(malformed[ATTRIBUTES_POSITION:])
+    malformed[CRC_POSITION:ATTRIBUTES_POSITION] = checksum.to_bytes(4, "big")
+    log.batches[1] = bytes(malformed)
+    await log.seal()
+    for _ in range(2):
+        cleaned = await log.clean()
+        assert cleaned.stats.raw_batches == 1
+        assert bytes(malformed) in log.store.objects[cleaned.written[0].name]
+        assert await log.problems() == []
+
+
+async def test_damage__is_kept_and_stays_damage() -> None:
+    log = await sealed(*(values((b"%d" % n, b"x" * 100)) for n in range(12)))
+    before = log.segments[0]
+    data = bytearray(log.store.objects[before.name])
+    start = data.index(bytes(7) + b"\x05")
+    data[start + 90] ^= 1
+    log.store.objects[before.name] = bytes(data)
+    for _ in range(2):
+        cleaned = await log.clean()
+        assert cleaned.stats.raw_batches == 1
+        assert sorted(await log.content()) == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+        assert len(await log.problems()) >= 1
+
+
+KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f", b"g", None])
+RECORD = st.tuples(KEYS, st.none() | st.binary(min_size=1, max_size=60)).map(lambda pair: Record(*pair))
+EVENT = st.one_of(
+    st.tuples(st.just("append"), st.lists(RECORD, min_size=1, max_size=5), st.sampled_from([-1, 5]), st.integers(0, 4)),
+    st.tuples(st.just("transactional"), st.lists(RECORD, min_size=1, max_size=3), st.sampled_from([7, 8]), st.just(0)),
+    st.tuples(st.sampled_from(["commit", "abort"]), st.just([]), st.sampled_from([7, 8]), st.just(0)),
+    st.tuples(st.sampled_from(["seal", "seal", "clean"]), st.just([]), st.just(0), st.just(0)),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    events=st.lists(EVENT, min_size=1, max_size=40),
+    map_bytes=st.sampled_from([ROOM_FOR_FIVE, 1 << 20]),
+    segment_bytes=st.sampled_from([1, 700, 1 << 20]),
+    delete_retention_ms=st.sampled_from([0, 150]),
+)
+def test_cleaned_log__is_what_the_model_allows(
+    events: list[tuple[str, list[Record], int, int]], map_bytes: int, segment_bytes: int, delete_retention_ms: int
+) -> None:
+    async def run() -> None:
+        log = CompactedLog()
+        for kind, records, producer_id, codec in events:
+            if kind == "append":
+                log.append(records, producer_id=producer_id, codec=codec)
+            elif kind == "transactional":
+                log.append(records, producer_id=producer_id, transactional=True)
+            elif kind in ("commit", "abort"):
+                log.end_transaction(producer_id, committed=kind == "commit")
+            elif log.batches:
+                log.end_all()  # nothing is cleaned while a transaction is open in it
+                await log.seal()
+                if kind == "clean":
+                    await clean_and_check(log)
+        log.end_all()
+        if log.batches:
+            await log.seal()
+        if not log.segments:
+            return
+        while log.first_dirty_offset < log.end_offset:
+            await clean_and_check(log)
+        for _ in range(4):
+            log.now_ms += 200
+            await clean_and_check(log)
+        newest = log.newest_below(log.end_offset)
+        left = {offset for offset in newest.values() if log.records[offset].record.value is not None}
+        assert set(await log.content()) == left, "tombstones are gone at last"
+
+    async def clean_and_check(log: CompactedLog) -> None:
+        before = set(await log.content())
+        await log.clean(map_bytes=map_bytes, segment_bytes=segment_bytes, delete_retention_ms=delete_retention_ms)
+        log.now_ms += 60
+        dirty_from = log.first_dirty_offset
+        content = await log.content()
+        for offset, record in content.items():
+            assert record == log.records[offset].record
+        newest = log.newest_below(dirty_from)
+        newest_of_all = log.newest_below(log.end_offset)
+        for key, offset in newest.items():
+            is_tombstone = log.records[offset].record.value is None
+            assert offset in content or is_tombstone or newest_of_all[key] > offset
+            # The value that a consumer has at last is that of the newest record.
+            assert newest_of_all[key] in content or log.records[newest_of_all[key]].record.value is None
+        assert {offset for offset in content if offset < dirty_from} <= set(newest.values())
+        assert {offset for offset in before if offset >= dirty_from} == {o for o in content if o >= dirty_from}
+        assert await log.problems() == []
+
+    asyncio.run(run())
