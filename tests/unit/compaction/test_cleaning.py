@@ -100,6 +100,19 @@ async def test_transaction_across_the_dirty_offset__is_aborted_on_both_sides() -
     assert sorted(await log.content()) == [0, 2, 5]
 
 
+async def test_transaction_in_which_a_pass_ended__is_aborted_in_the_next_one_too() -> None:
+    log = CompactedLog()
+    log.append(values(*((b"%d" % n, b"1") for n in range(5))))
+    log.append(values((b"0", b"aborted")), producer_id=7, transactional=True)
+    log.append(values((b"5", b"1")))
+    log.append(values((b"1", b"aborted")), producer_id=7, transactional=True)
+    log.end_transaction(7, committed=False)
+    await log.seal()
+    assert (await log.clean(map_bytes=ROOM_FOR_FIVE)).first_dirty_offset == 6
+    await log.clean(map_bytes=ROOM_FOR_FIVE)
+    assert sorted(await log.content()) == [0, 1, 2, 3, 4, 6]
+
+
 async def test_records_without_a_key__go_as_in_kafka() -> None:
     log = await sealed([Record(None, b"1"), Record(b"a", b"1")], [Record(None, b"2")], values((b"b", b"1")))
     await log.clean()
