@@ -19,6 +19,7 @@ from random import SystemRandom
 
 from bytemq import __version__, node_settings
 from bytemq.broker import broker_metrics
+from bytemq.broker.adoption import adopt
 from bytemq.broker.context import Broker, Traffic
 from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
 from bytemq.broker.coordinator.marker_sender import MarkerSender
@@ -57,8 +58,10 @@ from bytemq.runtime.metrics import Metrics
 from bytemq.runtime.tasks import Supervisor
 from bytemq.scheduler.controller import Controller
 from bytemq.scheduler.membership import Membership, SessionLost
+from bytemq.storage.interface import ObjectStore
 from bytemq.storage.local import LocalStore
 from bytemq.storage.log_storage import LogStorage
+from bytemq.storage.logs import Logs
 from bytemq.storage.settings import Durability
 from bytemq.storage.wal_index import newest_session
 
@@ -115,13 +118,14 @@ class Node:
         log.info("stopped")
 
     async def _start(self, parts: AsyncExitStack) -> None:
-        data = Path(self.config.data_dir)
+        data = node_settings.node_folder(self.config)
         lock = DataLock.acquire(data)
         parts.callback(lock.release)
         store = await self._open_metadata(lock)
         parts.push_async_callback(store.close)
         await _check_age(data, store)
-        await ensure_identity(store, os.urandom)
+        cluster_id = await ensure_identity(store, os.urandom)
+        shared = await self._open_shared_store(parts, store, cluster_id)
         await self._read_dynamic_configs(store)
 
         sockets = bind(node_settings.listeners(self.config))
@@ -129,7 +133,8 @@ class Node:
             parts.callback(opened.close)
         membership = await self._join(store, sockets)
         parts.push_async_callback(membership.leave)
-        partitions = await self._open_storage(parts, data, store, membership)
+        logs = await self._open_logs(parts, data, shared, store, membership)
+        partitions = self._partition_table(parts, logs, membership)
         follower = ImageFollower(store, self._clock)
         await follower.load()
         self._take_dynamic_configs(follower.image)  # of the broker id that was claimed
@@ -196,15 +201,36 @@ class Node:
         self.config = self.config.with_node_id(membership.broker_id)
         return membership
 
-    async def _open_storage(
-        self, parts: AsyncExitStack, data: Path, store: MetadataStore, membership: Membership
-    ) -> PartitionTable:
+    async def _open_shared_store(
+        self, parts: AsyncExitStack, store: MetadataStore, cluster_id: str
+    ) -> ObjectStore | None:
+        """None: this node keeps its records in its data folder."""
+        if not self.config.bytemq_storage:
+            return None
+        from bytemq.storage.shared_store import open_shared_store
+
+        _, revision = await store.range(keys.CONFIGS)
+        shared = await open_shared_store(self.config.bytemq_storage, cluster_id, revision, self._clock, self._random)
+        parts.push_async_callback(shared.close)
+        return shared
+
+    async def _open_logs(
+        self,
+        parts: AsyncExitStack,
+        data: Path,
+        shared: ObjectStore | None,
+        store: MetadataStore,
+        membership: Membership,
+    ) -> Logs:
+        # Of its own: its tasks are needed until it is closed, which is after all others have ended.
+        supervisor = Supervisor(self._clock, self._storage_failed)
+        if shared is not None:
+            parts.push_async_callback(supervisor.close)
+            return await self._open_shared_logs(parts, shared, store, membership, supervisor)
         files = LocalStore(data)
         parts.push_async_callback(files.close)
-        # Of its own: its tasks are needed until it is closed, which is after all others have ended.
-        supervisor = Supervisor(self._clock, self._fail)
         parts.push_async_callback(supervisor.close)
-        storage = await LogStorage.open(
+        logs = await LogStorage.open(
             files,
             store,
             session_id=membership.session_id,
@@ -213,15 +239,44 @@ class Node:
             supervisor=supervisor,
             durability=self._durability(),
         )
-        parts.push_async_callback(storage.close)
+        parts.push_async_callback(logs.close)
+        return logs
+
+    async def _open_shared_logs(
+        self,
+        parts: AsyncExitStack,
+        shared: ObjectStore,
+        store: MetadataStore,
+        membership: Membership,
+        supervisor: Supervisor,
+    ) -> Logs:
+        from bytemq.storage import storage_metrics
+        from bytemq.storage.cluster_storage import ClusterStorage, Session
+
+        logs = await ClusterStorage.open(
+            shared,
+            store,
+            session=Session(membership.broker_id, membership.session_id),
+            config=node_settings.storage_config(self.config),
+            clock=self._clock,
+            random=self._random,
+            supervisor=supervisor,
+        )
+        parts.push_async_callback(logs.close)
+        storage_metrics.register(self._metrics, logs, shared)
+        return logs
+
+    def _partition_table(self, parts: AsyncExitStack, logs: Logs, membership: Membership) -> PartitionTable:
         executor = ThreadPoolExecutor(RECORD_THREADS, "bytemq-records")
         parts.callback(executor.shutdown, wait=False)
+        expiration_ms = self.config.producer_id_expiration_ms
         return PartitionTable(
-            LogServices(
-                storage, self._clock, executor, producer_id_expiration_ms=self.config.producer_id_expiration_ms
-            ),
-            membership.standing,
+            LogServices(logs, self._clock, executor, producer_id_expiration_ms=expiration_ms), membership.standing
         )
+
+    def _storage_failed(self, name: str, error: BaseException) -> None:
+        """Storage may be the first to notice that the session has ended."""
+        self._fail(name, SessionLost(str(error)) if isinstance(error, Fenced) else error)
 
     def _build_broker(
         self,
@@ -340,6 +395,7 @@ class Node:
         self._supervisor.keep_running("controller", controller.run)
         self._supervisor.keep_running("ownership", ownership.run)
         self._supervisor.keep_running("retention", self._retain)
+        self._supervisor.keep_running("adoption", lambda: adopt(partitions, self._clock))
         self._supervisor.keep_running("orphans", lambda: delete_orphans(store, follower.image, partitions))
 
     def _check_session(self, membership: Membership, image: ClusterImage) -> None:

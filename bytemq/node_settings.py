@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 
 from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import Listener
@@ -23,6 +24,12 @@ def storage_config(config: BrokerConfig) -> StorageConfig:
             if attribute in config.__dict__ and attribute.startswith(("wal_", "storage_")):
                 found[field.name] = config.__dict__[attribute]
     return StorageConfig(**found)
+
+
+def node_folder(config: BrokerConfig) -> Path:
+    """The folder that is this node's own: of its data, or, where those are elsewhere, of what may be lost."""
+    keeps_nothing = config.bytemq_metadata and config.bytemq_storage
+    return Path(config.bytemq_scratch_dir if keeps_nothing and config.bytemq_scratch_dir else config.data_dir)
 
 
 def server_limits(config: BrokerConfig) -> ServerLimits:

@@ -29,6 +29,7 @@ examples:
   bytemq start --listen 0.0.0.0:9092 --advertise broker.example.org:9092
   bytemq start --listen INSIDE://0.0.0.0:9092 --advertise INSIDE://kafka:9092 \\
                --listen OUTSIDE://0.0.0.0:19092 --advertise OUTSIDE://localhost:19092
+  bytemq start --storage s3://bucket/prefix
   bytemq start --config server.properties
 """
 
@@ -54,6 +55,16 @@ def add_parser(commands: Commands) -> None:
         "--metadata",
         metavar="URL",
         help="metadata of a cluster: etcd://HOST:PORT[,HOST:PORT]/PREFIX (default: this node's own, in --data)",
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="where records are kept: s3://BUCKET/PREFIX, or file:///FOLDER on a shared mount (default: in --data)",
+    )
+    parser.add_argument(
+        "--scratch",
+        metavar="DIR",
+        help="folder for what may be lost at any time, in place of --data where storage and metadata are elsewhere",
     )
     parser.add_argument("--id", metavar="N", help="node id, 0 or more, or auto: a free one (default: 0)")
     parser.add_argument("--zone", metavar="Z", help="availability zone, which clients see as rack")
@@ -106,6 +117,8 @@ def _configs_of_options(options: argparse.Namespace) -> dict[str, str]:
     given = {
         "bytemq.data.dir": options.data,
         "bytemq.metadata": options.metadata,
+        "bytemq.storage": options.storage,
+        "bytemq.scratch.dir": options.scratch,
         "node.id": None if options.id == "auto" else options.id,
         "bytemq.node.id.auto": "true" if options.id == "auto" else None,
         "broker.rack": options.zone,

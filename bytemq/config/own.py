@@ -47,18 +47,27 @@ class OwnSettings:
     bytemq_node_id_auto: bool
     bytemq_request_memory_bytes: int
     bytemq_response_memory_bytes: int
+    bytemq_scratch_dir: str
+    bytemq_storage: str
     bytemq_validate_records: bool
+    storage_cache_bytes: int
     storage_chunk_bytes: int
+    storage_garbage_grace_ms: int
     storage_open_files: int
     storage_reserve_bytes: int
     storage_retry_delay_ms: int
     storage_segment_bytes: int
     storage_snapshot_inline_bytes: int
+    storage_upkeep_interval_ms: int
     wal_file_bytes: int
     wal_flush_bytes: int
+    wal_flush_in_flight: int
+    wal_flush_interval_ms: int
     wal_inline_bytes: int
+    wal_memory_bytes: int
     wal_pending_bytes: int
     wal_retained_bytes: int
+    wal_retained_flushes: int
     wal_sync_interval_ms: int
 
 
@@ -139,8 +148,28 @@ OWN_BROKER_SETTINGS = (
         "bytemq.request.memory.bytes", 256 * _MIB, _MIB, "Most memory of requests being received and not yet answered."
     ),
     _size("bytemq.response.memory.bytes", 256 * _MIB, _MIB, "Most memory of responses that clients have not read yet."),
+    OwnSetting(
+        "bytemq.scratch.dir",
+        ConfigType.STRING,
+        "",
+        "Folder for what may be lost at any time; empty: bytemq.data.dir.",
+    ),
+    OwnSetting(
+        "bytemq.storage",
+        ConfigType.STRING,
+        "",
+        "Where records are kept: s3://BUCKET/PREFIX (endpoint, region and credentials by the usual AWS variables), "
+        "file:///FOLDER on a mount that all brokers share, or any URL that fsspec knows; empty for bytemq.data.dir.",
+    ),
     OwnSetting("bytemq.validate.records", ConfigType.BOOLEAN, "false", _VALIDATE_RECORDS),
+    _size("storage.cache.bytes", 256 * _MIB, 8 * _MIB, "With bytemq.storage: memory for what was read from it."),
     _size("storage.chunk.bytes", 64 * _KIB, 4 * _KIB, "Distance of the entries in a segment's sparse index."),
+    _size(
+        "storage.garbage.grace.ms",
+        600_000,
+        0,
+        "With bytemq.storage: how long objects that are part of nothing any more are kept for readers.",
+    ),
     _size("storage.open.files", 1024, 16, "Most segment files kept open."),
     _size(
         "storage.reserve.bytes",
@@ -156,16 +185,41 @@ OWN_BROKER_SETTINGS = (
         "Size at which segments are sealed, if segment.bytes is not less.",
     ),
     _size("storage.snapshot.inline.bytes", 8 * _KIB, 0, "Producer snapshots above this are objects of their own."),
+    _size(
+        "storage.upkeep.interval.ms",
+        5_000,
+        100,
+        "With bytemq.storage: how often logs that were taken over are written behind, and garbage is looked for.",
+    ),
     _size("wal.file.bytes", 64 * _MIB, _MIB, "Size of one preallocated file of the write-ahead log."),
     _size("wal.flush.bytes", 8 * _MIB, 4 * _KIB, "Most bytes of batches in one flush."),
+    _size("wal.flush.in.flight", 8, 1, "With bytemq.storage: most flushes on their way at the same time."),
+    _size(
+        "wal.flush.interval.ms",
+        100,
+        0,
+        "With bytemq.storage: a flush that is not full starts no sooner than this after the one before it.",
+    ),
     _size(
         "wal.inline.bytes",
         64 * _KIB,
         0,
         "With page-cache durability, flushes up to this are written on the event loop.",
     ),
+    _size(
+        "wal.memory.bytes",
+        512 * _MIB,
+        8 * _MIB,
+        "With bytemq.storage: how much of the newest part of the write-ahead log is kept in memory for consumers.",
+    ),
     _size("wal.pending.bytes", 64 * _MIB, _MIB, "Above so many bytes not yet durable, producers wait."),
     _size("wal.retained.bytes", 1024 * _MIB, _MIB, "Write-behind to segments keeps the write-ahead log below this."),
+    _size(
+        "wal.retained.flushes",
+        4096,
+        64,
+        "With bytemq.storage: write-behind also keeps the number of objects of the write-ahead log below this.",
+    ),
     _size("wal.sync.interval.ms", 1000, 1, "With page-cache durability: how often files are synced in the background."),
 )
 

@@ -243,6 +243,15 @@ class ClusterStorage:
         return self._objects.own_bytes
 
     @property
+    def wal_flushes(self) -> int:
+        """Objects of the write-ahead log that are not released."""
+        return len(self._objects)
+
+    @property
+    def tail_memory_bytes(self) -> int:
+        return self._objects.memory_bytes
+
+    @property
     def healthy(self) -> BytemqError | None:
         return self._wal.failure
 

@@ -31,6 +31,10 @@ class FlushObjects:
         """How many of this session's are not released."""
         return len(self._own)
 
+    @property
+    def memory_bytes(self) -> int:
+        return self._memory.size_bytes
+
     def add_own(self, ref: FlushRef, body: bytes) -> int:
         """Takes a flush that this session has just committed."""
         ordinal = self._ordinal(self._session_id, ref, body)

@@ -162,7 +162,13 @@ class LocalStore:
     def _create(self, name: str, temporary: str, data: Sequence[Buffer]) -> None:
         self._make_directory(name)
         path, temporary_path = self._path(name), self._path(temporary)
-        fd = os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            fd = os.open(temporary_path, flags, 0o644)
+        except FileNotFoundError:  # another node has taken the directory for an empty one
+            self._directories.discard(os.fspath(path.parent))
+            self._make_directory(name)
+            fd = os.open(temporary_path, flags, 0o644)
         try:
             try:
                 _write(fd, data, 0)

@@ -10,7 +10,7 @@ itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Self
 
 from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
@@ -207,6 +207,9 @@ class LogStorage:
         await self._files.segments.close()
 
     # What the node shows and limits.
+
+    held_logs: Collection[PartitionId] = ()
+    """See `logs`. Here the start takes over the logs of ended sessions at once."""
 
     @property
     def pending_bytes(self) -> int:

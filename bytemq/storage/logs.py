@@ -5,7 +5,7 @@ Owns: the contract. `log_storage` honours it for one node on local files, `clust
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from bytemq.errors import BytemqError
@@ -18,9 +18,6 @@ from bytemq.types import PartitionId
 
 class Logs(Protocol):
     """All methods are called on the event loop."""
-
-    recovered_bytes: int
-    """How much of write-ahead logs was read to find out what counts."""
 
     async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
         """Publishes the owner's epoch and finds what its state is rebuilt from (`recovered`). Copies no data.
@@ -68,6 +65,10 @@ class Logs(Protocol):
         """A clean stop: what is staged is written, and whoever comes next has little to find out."""
 
     @property
+    def held_logs(self) -> Collection[PartitionId]:
+        """Logs that keep the write-ahead logs of ended sessions from going: their owners should open them."""
+
+    @property
     def pending_bytes(self) -> int:
         """Bytes appended but not durable yet."""
 
@@ -77,6 +78,10 @@ class Logs(Protocol):
 
     def notify_when_drained(self, callback: Callable[[], None]) -> None:
         """Calls back once, when the storage is no longer overloaded."""
+
+    @property
+    def recovered_bytes(self) -> int:
+        """How much of write-ahead logs was read to find out what counts."""
 
     @property
     def wal_bytes(self) -> int:

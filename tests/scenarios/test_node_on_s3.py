@@ -1,0 +1,77 @@
+"""A node whose records are in S3: a real server as a process, kill -9, and everything acknowledged is there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from tests.scenarios.test_node_kill import PARTITIONS, TIMEOUT_S, create_topic, read_all
+from tests.support.node_process import NodeFailed, NodeProcess
+from tests.support.s3_server import S3Server, running_s3
+
+MAKE = Callable[..., NodeProcess]
+QUICK = ("--set", "storage.upkeep.interval.ms=200", "--set", "storage.garbage.grace.ms=500")
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with running_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+def produce(node: NodeProcess, count: int, kills: set[int]) -> dict[tuple[int, int], bytes]:
+    """Values by partition and offset as acknowledged; the node is killed and started again after some of them."""
+    settings = {"enable.idempotence": True, "linger.ms": 1, "message.timeout.ms": 120_000, "retry.backoff.ms": 20}
+    settings |= {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 100}
+    producer = Producer({"bootstrap.servers": node.bootstrap, **settings})
+    acknowledged: dict[tuple[int, int], bytes] = {}
+    failures: list[Any] = []
+
+    def delivered(error: Any, message: Any) -> None:
+        if error is not None:
+            failures.append(error)
+        else:
+            acknowledged[message.partition(), message.offset()] = message.value()
+
+    for number in range(count):
+        producer.produce("topic", str(number).encode(), partition=number % PARTITIONS, on_delivery=delivered)
+        producer.poll(0)
+        if number in kills:
+            node.kill9()
+            node.restart()
+    assert producer.flush(TIMEOUT_S) == 0
+    assert not failures
+    return acknowledged
+
+
+def test_node__on_s3_killed_loses_and_repeats_nothing(make_node: MAKE, s3: S3Server) -> None:
+    node = make_node(options=["--storage", "s3://killed/prefix", *QUICK], environment=s3.environment).start()
+    create_topic(node, "topic")
+    count = 3_000
+    acknowledged = produce(node, count, {500, 2_000})
+    found = read_all(node, "topic", count)
+    for partition, records in found.items():
+        sent = [str(number).encode() for number in range(partition, count, PARTITIONS)]
+        assert records == list(enumerate(sent))
+    assert acknowledged == {(p, offset): value for p, records in found.items() for offset, value in records}
+    assert node.terminate() == 0
+    assert not list(node.data_dir.rglob("*.log")), "no record is kept on this machine"
+    node.restart()
+    assert read_all(node, "topic", count) == found
+
+
+def test_node__refuses_a_storage_that_is_not_its_clusters_or_not_there(make_node: MAKE, s3: S3Server) -> None:
+    first = make_node(options=["--storage", "s3://claimed/one"], environment=s3.environment).start()
+    first.terminate()
+    shutil.rmtree(first.data_dir)
+    with pytest.raises(NodeFailed, match="is the storage of cluster"):
+        first.restart()
+    wrong = {**s3.environment, "AWS_SECRET_ACCESS_KEY": "wrong"}
+    with pytest.raises(NodeFailed, match="refuses these credentials"):
+        make_node(options=["--storage", "s3://claimed/two"], environment=wrong).start()
+    with pytest.raises(NodeFailed, match="s3://BUCKET/PREFIX"):
+        make_node(options=["--storage", "s3:///nothing"], environment=s3.environment).start()
