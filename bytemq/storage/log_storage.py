@@ -30,6 +30,7 @@ from bytemq.storage.manifest import Manifest, SegmentInfo, with_holes, with_lead
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.publisher import Publisher
 from bytemq.storage.recovery import SessionRecovery
+from bytemq.storage.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.segments import SegmentCache
 from bytemq.storage.settings import Durability, StorageConfig
 from bytemq.storage.staging import OnDurable
@@ -54,6 +55,7 @@ class LogStorage:
         clock: Clock,
         durability: Durability,
         supervisor: Supervisor,
+        restorer: Restorer,
     ) -> None:
         """Use `open`."""
         self._store = store
@@ -66,10 +68,11 @@ class LogStorage:
         self._offline: dict[PartitionId, WalFile | None] = {}
         """Logs whose manifest is damaged, with the first file of the write-ahead log that holds something of them."""
         segments = SegmentCache(store, config.open_files, config.chunk_bytes)
-        self._garbage = Garbage(store, segments, session_id, supervisor)
+        restored = RestoredUnits(store, restorer, config.restored_bytes, config.chunk_bytes)
+        self._garbage = Garbage(store, segments, restored, session_id, clock, supervisor, config.table_grace_ms)
         self._publisher = Publisher(store, metadata, session_id, config, self._garbage.discard, supervisor)
         self._wal_files = WalFiles(store, metadata, session_id, config, supervisor)
-        self._files = Files(segments, self._wal_files.by_ordinal, self._publisher.advance_log_start)
+        self._files = Files(segments, restored, self._wal_files.by_ordinal, self._publisher.advance_log_start)
         self._wal = Wal(
             self._wal_files,
             session_id,
@@ -108,13 +111,14 @@ class LogStorage:
         clock: Clock,
         supervisor: Supervisor,
         durability: Durability = "fsync",
+        restorer: Restorer | None = None,
     ) -> Self:
         """Recovers what earlier sessions left and starts a new one; `session_id` is greater than every earlier one.
 
         `supervisor` answers for the background tasks, and must not be closed before this is: a close needs them.
         Raises Invalid for a session id used before, Corrupt when metadata make no sense, Unavailable.
         """
-        storage = cls(store, metadata, session_id, config, clock, durability, supervisor)
+        storage = cls(store, metadata, session_id, config, clock, durability, supervisor, restorer or NoRestorer())
         await storage._recover()
         storage._tasks.append(supervisor.start_essential("wal", storage._wal.run()))
         storage._tasks.append(supervisor.start("storage-garbage", storage._tidy()))
@@ -204,6 +208,7 @@ class LogStorage:
             await self._wal_files.seal(*await self._wal.finish())
         await self._garbage.idle()
         await self._wal_files.close()
+        await self._files.restored.close()
         await self._files.segments.close()
 
     # What the node shows and limits.

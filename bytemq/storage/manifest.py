@@ -56,6 +56,8 @@ class FileKind(enum.IntEnum):
 
     SEGMENT = 0
     """Record batches as they are served, then a footer with their index (`segment_format`)."""
+    PARQUET = 1
+    """A table's Parquet file and its companion (`table_file`)."""
 
 
 class SegmentInfo(NamedTuple):

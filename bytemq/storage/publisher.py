@@ -32,6 +32,7 @@ from bytemq.storage.manifest_codec import (
     names_of,
 )
 from bytemq.storage.settings import StorageConfig
+from bytemq.storage.table_file import objects_of
 
 log = get_logger("storage.manifests")
 
@@ -99,7 +100,7 @@ class Publisher:
 
     async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
         """See `logs`."""
-        names = [segment.name for segment in after]
+        names = [name for segment in after for name in objects_of(segment)]
         is_known_to_fail = True
 
         def change(manifest: Manifest) -> Manifest:

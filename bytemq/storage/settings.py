@@ -56,5 +56,9 @@ class StorageConfig:
     """Most segment files kept open, with their sparse indexes."""
     reserve_bytes: int = 16 * MIB
     """Space held back so that a full disk still lets the node write behind, delete and record what it did."""
+    restored_bytes: int = 256 * MIB
+    """Scratch space for parts of Parquet files that consumers read, as segments again."""
+    table_grace_ms: int = 300_000
+    """How long a Parquet file that was replaced or has expired stays for those who still read it."""
     retry_delay_ms: int = 200
     """How long a write-ahead log that failed (no space, I/O error) refuses appends before it tries again."""
