@@ -4,7 +4,8 @@ Owns: their names, and what `SegmentInfo.details` says of them. Must not: read t
 bytes.
 
     tables/TOPIC/TOPIC_ID/PARTITION/BASE-SESSION-NUMBER.parquet
-        under the topic's name, so that people find it, and its id, so that another topic of that name has another folder
+        under the topic's name, so that people find it, and its id, so that another topic of that name has another
+        folder
     topics/TOPIC_ID/PARTITION/BASE-SESSION-NUMBER.companion
         with the other files of the partition
 """
