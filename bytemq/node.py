@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from random import SystemRandom
 
-from bytemq import __version__, node_settings
+from bytemq import __version__, node_settings, node_tables
 from bytemq.broker import broker_metrics
 from bytemq.broker.adoption import adopt
 from bytemq.broker.context import Broker, Traffic
@@ -50,6 +50,7 @@ from bytemq.metadata.producer_ids import ProducerIds
 from bytemq.metadata.store import MetadataStore
 from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
 from bytemq.metadata.values import BrokerValue
+from bytemq.node_tables import Tables
 from bytemq.runtime.budget import MemoryBudget
 from bytemq.runtime.clock import Clock, SystemClock
 from bytemq.runtime.deadlines import Deadlines
@@ -90,6 +91,8 @@ class Node:
         self._supervisor = Supervisor(clock, self._fail)
         self._parts = AsyncExitStack()
         self._broker: Broker | None = None
+        self.tables: Tables | None = None
+        """None without the extra `tables`: nothing is converted, and what was is not read."""
 
     @classmethod
     async def start(cls, config: BrokerConfig, clock: Clock | None = None) -> Node:
@@ -133,6 +136,9 @@ class Node:
             parts.callback(opened.close)
         membership = await self._join(store, sockets)
         parts.push_async_callback(membership.leave)
+        if node_tables.are_available():
+            self.tables = Tables(data, self.config.bytemq_storage or data.resolve().as_uri())
+            parts.push_async_callback(self.tables.close)
         logs = await self._open_logs(parts, data, shared, store, membership)
         partitions = self._partition_table(parts, logs, membership)
         follower = ImageFollower(store, self._clock)
@@ -238,6 +244,7 @@ class Node:
             clock=self._clock,
             supervisor=supervisor,
             durability=self._durability(),
+            restorer=None if self.tables is None else self.tables.restorer,
         )
         parts.push_async_callback(logs.close)
         return logs
@@ -261,6 +268,7 @@ class Node:
             clock=self._clock,
             random=self._random,
             supervisor=supervisor,
+            restorer=None if self.tables is None else self.tables.restorer,
         )
         parts.push_async_callback(logs.close)
         storage_metrics.register(self._metrics, logs, shared)
@@ -396,6 +404,11 @@ class Node:
         self._supervisor.keep_running("ownership", ownership.run)
         self._supervisor.keep_running("retention", self._retain)
         self._supervisor.keep_running("adoption", lambda: adopt(partitions, self._clock))
+        if self.tables is not None:
+            restructuring = self.tables.attach(
+                partitions, lambda: follower.image, partitions.services.storage, self._clock, membership.session_id
+            )
+            self._supervisor.keep_running("tables", restructuring.run)
         self._supervisor.keep_running("orphans", lambda: delete_orphans(store, follower.image, partitions))
 
     def _check_session(self, membership: Membership, image: ClusterImage) -> None:

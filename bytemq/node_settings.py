@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import cast
 
 from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import Listener
-from bytemq.config import BrokerConfig, InvalidConfig
+from bytemq.compaction.table_planner import TableSettings
+from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.config.listeners import parse_endpoint
 from bytemq.storage.settings import StorageConfig
+from bytemq.storage.table_file import Codec
 
 
 def storage_config(config: BrokerConfig) -> StorageConfig:
@@ -23,6 +26,8 @@ def storage_config(config: BrokerConfig) -> StorageConfig:
         for attribute in (field.name, f"storage_{field.name}"):
             if attribute in config.__dict__ and attribute.startswith(("wal_", "storage_")):
                 found[field.name] = config.__dict__[attribute]
+    found["restored_bytes"] = config.bytemq_table_cache_bytes
+    found["table_grace_ms"] = config.bytemq_table_grace_ms
     return StorageConfig(**found)
 
 
@@ -30,6 +35,18 @@ def node_folder(config: BrokerConfig) -> Path:
     """The folder that is this node's own: of its data, or, where those are elsewhere, of what may be lost."""
     keeps_nothing = config.bytemq_metadata and config.bytemq_storage
     return Path(config.bytemq_scratch_dir if keeps_nothing and config.bytemq_scratch_dir else config.data_dir)
+
+
+def table_settings(config: TopicConfig, *, is_internal: bool) -> TableSettings:
+    """What of a topic's configs concerns its table. A compacted log is rewritten by the cleaner, and stays as it is."""
+    return TableSettings(
+        config.bytemq_table_enable and not is_internal and not config.is_compacted,
+        config.bytemq_table_after_ms,
+        config.bytemq_table_min_bytes,
+        config.bytemq_table_target_file_bytes,
+        config.bytemq_table_row_group_bytes,
+        cast(Codec, config.bytemq_table_codec),
+    )
 
 
 def server_limits(config: BrokerConfig) -> ServerLimits:

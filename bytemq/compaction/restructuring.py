@@ -225,7 +225,7 @@ class Restructuring:
         for table in (self._marks, self._due, self._locks):
             for files in [files for files in table if files not in known]:
                 if files not in self._locks or not self._locks[files].locked():
-                    del table[files]  # type: ignore[attr-defined]
+                    del table[files]
 
 
 def _first_unconverted(manifest: Manifest) -> int:

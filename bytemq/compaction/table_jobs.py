@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bytemq.compaction.job import Job
 from bytemq.storage.manifest import SegmentInfo
 from bytemq.storage.restored import RestoredFile
-from bytemq.storage.table_file import NewNames
+from bytemq.storage.table_file import Codec, NewNames
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Convert(Job[SegmentInfo]):
     aborted: tuple[tuple[int, int, int], ...]
     """(producer id, first offset, offset of the marker) of the aborted transactions that reach into the files."""
     row_group_bytes: int
-    codec: str
+    codec: Codec
     max_decompressed_bytes: int
 
 

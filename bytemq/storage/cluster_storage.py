@@ -31,7 +31,14 @@ from bytemq.storage.flush_objects import FlushObjects
 from bytemq.storage.interface import ObjectStore
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import recovered_log
-from bytemq.storage.manifest import InheritedRange, Manifest, SegmentInfo, with_holes, with_owner
+from bytemq.storage.manifest import (
+    InheritedRange,
+    Manifest,
+    SegmentInfo,
+    with_holes,
+    with_open_segment_given_up,
+    with_owner,
+)
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.object_wal import ObjectWal
 from bytemq.storage.object_write_behind import ObjectWriteBehind
@@ -176,6 +183,14 @@ class ClusterStorage:
     async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
         """See `logs`."""
         await self._publisher.replace_files(files, before, after)
+
+    async def seal(self, files: LogFiles) -> None:
+        """See `logs`."""
+        await self._publisher.publish(files, with_open_segment_given_up)
+
+    def discard(self, names: Sequence[str]) -> None:
+        """See `logs`."""
+        self.garbage.discard(names)
 
     async def release_log(self, partition: PartitionId) -> None:
         """See `logs`. Its extents stay until whoever opens it has published that it inherits them."""

@@ -117,14 +117,7 @@ class Garbage:
                 await asyncio.sleep(0)
         for files in list(logs.values()):
             live.update(names_of(files.stored))
-        found.extend(name for name in listed if name not in live and _folder_of(name) not in unknown)
+        found.extend(name for name in listed if name not in live and partition_folder_of(name) not in unknown)
         if found:
             log.info("garbage of earlier sessions", count=len(found))
         return found
-
-
-def _folder_of(name: str) -> str:
-    """The partition's folder that a file belongs to."""
-    if name.startswith(TABLES):
-        return partition_folder_of(name)
-    return name[: name.rfind("/") + 1]

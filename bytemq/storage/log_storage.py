@@ -26,7 +26,13 @@ from bytemq.storage.garbage import Garbage
 from bytemq.storage.interface import Store
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import as_recovered, recovered_log
-from bytemq.storage.manifest import Manifest, SegmentInfo, with_holes, with_leader_epoch
+from bytemq.storage.manifest import (
+    Manifest,
+    SegmentInfo,
+    with_holes,
+    with_leader_epoch,
+    with_open_segment_given_up,
+)
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.publisher import Publisher
 from bytemq.storage.recovery import SessionRecovery
@@ -164,6 +170,14 @@ class LogStorage:
         go then. Fenced, and Unavailable when it may have been published: what is left is found at the next start.
         """
         await self._publisher.replace_files(files, before, after)
+
+    async def seal(self, files: LogFiles) -> None:
+        """See `logs`."""
+        await self._publisher.publish(files, with_open_segment_given_up)
+
+    def discard(self, names: Sequence[str]) -> None:
+        """See `logs`."""
+        self._garbage.discard(names)
 
     async def release_log(self, partition: PartitionId) -> None:
         """See `logs`. Here nobody else can open it before this session has ended."""

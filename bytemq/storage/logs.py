@@ -42,6 +42,12 @@ class Logs(Protocol):
         go then. Fenced, and Unavailable when it may have been published: what is left is garbage that is found later.
         """
 
+    async def seal(self, files: LogFiles) -> None:
+        """What is appended from now on goes to another segment. Raises as `replace_files`."""
+
+    def discard(self, names: Sequence[str]) -> None:
+        """Deletes objects that no manifest names, after the time of grace that readers have."""
+
     async def release_log(self, partition: PartitionId) -> None:
         """This session owns the log no longer. Nothing of it is on its way when this returns, and nothing is published
         for it afterwards: whoever opens it next finds everything that was committed.

@@ -13,7 +13,7 @@ bytes.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from bytemq.errors import Corrupt
 from bytemq.storage.companion import SUFFIX as COMPANION_SUFFIX
@@ -22,6 +22,8 @@ from bytemq.types import PartitionId, format_topic_id
 
 TABLES = "tables/"
 SUFFIX = ".parquet"
+
+Codec = Literal["zstd", "snappy", "lz4", "none"]
 _DETAILS = struct.Struct("<BQQI")
 _VERSION = 1
 
@@ -58,9 +60,11 @@ def folder_of(topic: str, topic_id: bytes) -> str:
 
 
 def partition_folder_of(name: str) -> str:
-    """The folder under topics/ of the partition that a Parquet file belongs to."""
-    _, _, topic_id, index, _ = name.split("/", 4)
-    return f"topics/{topic_id}/{index}/"
+    """The folder under topics/ of the partition that an object belongs to; Parquet files themselves are elsewhere."""
+    if not name.startswith(TABLES):
+        return name[: name.rfind("/") + 1]
+    parts = name.split("/")
+    return f"topics/{'/'.join(parts[2:4])}/"
 
 
 def encode_details(table: TableFile) -> bytes:

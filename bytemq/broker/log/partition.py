@@ -27,7 +27,7 @@ from bytemq.broker.log.timestamps import OffsetFinder
 from bytemq.broker.log.waiters import Waiters
 from bytemq.errors import BytemqError
 from bytemq.protocol.error_codes import ErrorCode
-from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo
+from bytemq.storage.manifest import AbortedTxn, PartitionSnapshot, SegmentInfo
 from bytemq.types import PartitionId
 
 if TYPE_CHECKING:
@@ -114,6 +114,16 @@ class Partition:
     @property
     def segments(self) -> Sequence[SegmentInfo]:
         return self._files.segments
+
+    @property
+    def files(self) -> LogFiles:
+        """For those who rewrite old files behind the log: they change only what a manifest says, never what is read."""
+        return self._files
+
+    @property
+    def aborted_transactions(self) -> Sequence[AbortedTxn]:
+        """Those of which something is in the log."""
+        return self._state.producers.transactions.aborted
 
     def snapshot(self) -> PartitionSnapshot:
         """What the next owner must know of the committed log. Storage calls this when a checkpoint captures it."""
