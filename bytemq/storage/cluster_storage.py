@@ -43,6 +43,7 @@ from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, direc
 from bytemq.storage.object_wal import ObjectWal
 from bytemq.storage.object_write_behind import ObjectWriteBehind
 from bytemq.storage.publisher import Publisher
+from bytemq.storage.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.segments import SegmentCache
 from bytemq.storage.session_log import SessionTail
 from bytemq.storage.session_logs import CommittedShare, SessionLogs
@@ -82,6 +83,7 @@ class ClusterStorage:
         clock: Clock,
         random: Random,
         supervisor: Supervisor,
+        restorer: Restorer,
     ) -> None:
         """Use `open`."""
         self._metadata = metadata
@@ -106,7 +108,8 @@ class ClusterStorage:
             store, metadata, SessionTail(session.broker_id, session_id), session.fence, clock, random, supervisor
         )
         self._objects = FlushObjects(session_id, self.cache, config.wal_memory_bytes)
-        self._files = Files(segments, self._objects.by_ordinal, self._publisher.advance_log_start)
+        restored = RestoredUnits(self._store, restorer, config.restored_bytes, config.chunk_bytes)
+        self._files = Files(segments, restored, self._objects.by_ordinal, self._publisher.advance_log_start)
         self._session_logs = SessionLogs(store, metadata)
         self._write_behind = ObjectWriteBehind(
             store,
@@ -136,13 +139,14 @@ class ClusterStorage:
         clock: Clock,
         random: Random,
         supervisor: Supervisor,
+        restorer: Restorer | None = None,
     ) -> Self:
         """Begins the session's write-ahead log. Nothing is recovered before a log is opened.
 
         `supervisor` answers for the background tasks, and must not be closed before this is: a close needs them.
         Raises Fenced when the session has ended, Unavailable.
         """
-        storage = cls(store, metadata, session, config, clock, random, supervisor)
+        storage = cls(store, metadata, session, config, clock, random, supervisor, restorer or NoRestorer())
         for entry in (await metadata.range(keys.MANIFESTS)).entries:
             storage._stored[keys.partition_of_manifest(entry.key)] = (entry.value, entry.revision)
         await storage._tail.begin()
@@ -233,6 +237,7 @@ class ClusterStorage:
         await self._publisher.idle()
         await self._tail.idle()
         await self.garbage.idle()
+        await self._files.restored.close()
         await self._segments.close()
 
     # What the node shows and limits.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -100,7 +101,8 @@ async def everything(partition: Partition, isolation: int = READ_UNCOMMITTED) ->
         read = await partition.read(offset, 1 << 20, isolation=isolation)
         assert read.buffers, f"nothing at offset {offset}, below {end}: {read}"
         data = b"".join(read.buffers)
-        found.extend(identities(parsed(data)))
+        # As a consumer does: the first batch may begin below what was asked for, the more so after a merge.
+        found.extend(one for one in identities(parsed(data)) if not isinstance(one[8], int) or one[8] >= offset)
         offset = parsed(data)[-1].next_offset
     return found
 
@@ -141,8 +143,8 @@ async def test_tables__a_topic_is_parquet_for_everybody_and_the_same_records_for
 
 def rows_of(data: Path, topic: str) -> list[tuple[int, int, bytes | None]]:
     """By DuckDB and by pyarrow, over a plain glob."""
-    glob = f"{data}/tables/{topic}/**/*.parquet"
-    query = f"""select "offset", timestamp_ms, value from '{glob}' order by "offset" """
+    pattern = f"{data}/tables/{topic}/**/*.parquet"
+    query = f"""select "offset", timestamp_ms, value from '{pattern}' order by "offset" """
     by_duckdb = [(offset, time, bytes(value)) for offset, time, value in duckdb.sql(query).fetchall()]
     table = ds.dataset(data / "tables" / topic, format="parquet").to_table(columns=["offset", "value"])
     by_arrow = sorted(zip(table.column("offset").to_pylist(), table.column("value").to_pylist(), strict=True))
@@ -192,8 +194,8 @@ async def test_tables__times_offsets_deletion_and_retention_hold_as_before(tmp_p
         assert [offset for offset, _, _ in consumed] == list(range(150, 400))
         await partition.delete_records(400)
         assert not partition.segments
-        await until(lambda: not list(tmp_path.glob("tables/t/**/*.parquet")))
-        await until(lambda: not list(tmp_path.glob("topics/**/*.companion")))
+        await until(lambda: not names(tmp_path, "tables/t/**/*.parquet"))
+        await until(lambda: not names(tmp_path, "topics/**/*.companion"))
 
 
 async def test_tables__a_topic_of_the_same_name_has_another_folder(tmp_path: Path) -> None:
@@ -203,13 +205,13 @@ async def test_tables__a_topic_of_the_same_name_has_another_folder(tmp_path: Pat
             await asyncio.to_thread(produce, bootstrap(node), "t", iter([b"v"]))
             await build(node, "t")
             await node.broker.topics.delete(node.broker.image.topics["t"].topic_id)
-        assert len(folders_of(tmp_path, "t")) == 2
+        assert len(names(tmp_path, "tables/t/*")) == 2
     async with running(tmp_path):
-        await until(lambda: not list(tmp_path.glob("tables/t/**/*.parquet")))
+        await until(lambda: not names(tmp_path, "tables/t/**/*.parquet"))
 
 
-def folders_of(data: Path, topic: str) -> list[Path]:
-    return list(data.glob(f"tables/{topic}/*"))
+def names(data: Path, pattern: str) -> list[str]:
+    return glob.glob(pattern, root_dir=data, recursive=True)
 
 
 async def test_tables__duplicates_of_idempotent_producers_are_recognised_after_conversion_and_restart(
