@@ -56,10 +56,6 @@ _REASONS: tuple[tuple[str, str], ...] = (
     ("share groups are not served", "group.share.* share.* errors.deadletterqueue.*"),
     ("streams groups are not served", "group.streams.*"),
     (
-        "a group changes between the classic and the consumer protocol while it is empty only",
-        "group.consumer.migration.policy",
-    ),
-    (
         "every transaction has a timer of its own, and is aborted when it is due",
         "transaction.abort.*",
     ),
