@@ -217,11 +217,24 @@ class Publisher:
                 await self._transact([one])
             return
         if not outcome.succeeded:
-            for one in prepared:
-                _fail(one.requests, Fenced(f"the manifest of {one.files.partition} was changed by somebody else"))
+            await self._changed_elsewhere(prepared[0])
             return
         for one in prepared:
             self._applied(one, outcome.revision)
+
+    async def _changed_elsewhere(self, one: _Prepared) -> None:
+        """By whom? An earlier transaction of ours, whose outcome was unknown, may have been applied late."""
+        files, known = one.files, one.files.stored
+        error: BytemqError = Fenced(f"the manifest of {files.partition} was changed by somebody else")
+        if self._fence:
+            files.revision = -1
+            try:
+                await self.refresh(files)
+                if files.stored != known and files.manifest.owner_session == self._session_id:
+                    error = Unavailable(f"the manifest of {files.partition} was changed by an earlier attempt")
+            except BytemqError as failure:
+                error = failure
+        _fail(one.requests, error)
 
     def _applied(self, one: _Prepared, revision: int) -> None:
         before, files = one.files.stored, one.files
