@@ -17,6 +17,7 @@ from bytemq.errors import BytemqError, Corrupt
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.bulk import BulkFiles
 from bytemq.storage.interface import Store
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifest_codec import decode_manifest, directory_of, names_of
@@ -94,6 +95,7 @@ class Garbage:
         stored: Mapping[PartitionId, tuple[bytes, int]],
         logs: Mapping[PartitionId, LogFiles],
         wal_files: WalFiles,
+        bulk: BulkFiles,
     ) -> list[str]:
         """Names that earlier sessions left and nothing refers to. Spare files of theirs are handed to `wal_files`."""
         listed = [info.name for folder in ("topics/", TABLES) for info in await self._store.list(folder)]
@@ -115,6 +117,7 @@ class Garbage:
                 unknown.add(directory)
             if count % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
+        live.update(one.file.name for one in bulk.live.values())
         for files in list(logs.values()):
             live.update(names_of(files.stored))
         found.extend(name for name in listed if name not in live and partition_folder_of(name) not in unknown)

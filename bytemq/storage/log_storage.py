@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Self
 
 from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
@@ -20,10 +21,11 @@ from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.bulk import BulkFiles
 from bytemq.storage.checkpoint import WriteBehind
-from bytemq.storage.format import decode_shares
+from bytemq.storage.format import Share, decode_shares
 from bytemq.storage.garbage import Garbage
-from bytemq.storage.interface import Store
+from bytemq.storage.interface import AppendFile, Store
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import as_recovered, recovered_log
 from bytemq.storage.manifest import (
@@ -35,7 +37,7 @@ from bytemq.storage.manifest import (
 )
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.publisher import Publisher
-from bytemq.storage.recovery import SessionRecovery
+from bytemq.storage.recovery import BulkByName, SessionRecovery
 from bytemq.storage.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.segments import SegmentCache
 from bytemq.storage.settings import Durability, StorageConfig
@@ -79,8 +81,20 @@ class LogStorage:
         self._publisher = Publisher(store, metadata, session_id, config, self._garbage.discard, supervisor)
         self._wal_files = WalFiles(store, metadata, session_id, config, supervisor)
         self._files = Files(segments, restored, self._wal_files.by_ordinal, self._publisher.advance_log_start)
+        self._bulk = BulkFiles(
+            store,
+            self._wal_files,
+            session_id,
+            config,
+            clock,
+            durability,
+            self._garbage.discard,
+            self._consider_write_behind,
+            supervisor,
+        )
         self._wal = Wal(
             self._wal_files,
+            self._bulk,
             session_id,
             config,
             clock,
@@ -93,6 +107,7 @@ class LogStorage:
             store,
             self._files,
             self._wal_files,
+            self._bulk,
             self._wal,
             self._publisher,
             self._garbage,
@@ -193,6 +208,7 @@ class LogStorage:
         await self._publisher.publish(files, None)
         self._logs.pop(partition, None)
         files.wal.drop_first(len(files.wal))
+        self._bulk.release_soon()
 
     def partitions(self) -> Iterable[PartitionId]:
         """Every partition that has a log, opened or not: for comparing with the topics that exist."""
@@ -220,6 +236,7 @@ class LogStorage:
         await self._publisher.idle()
         if not self._wal.has_died:
             await self._wal_files.seal(*await self._wal.finish())
+        await self._bulk.close()
         await self._garbage.idle()
         await self._wal_files.close()
         await self._files.restored.close()
@@ -276,8 +293,9 @@ class LogStorage:
         await self._wal_files.release(unused, *self._wal.next_link)
 
     async def _recover_session(self, tail: TailRecord, revision: int) -> None:
-        recovery = SessionRecovery(self._store, tail, self._wal_files.next_ordinal, self._apply)
+        recovery = SessionRecovery(self._store, tail, self._wal_files.next_ordinal, self._needs, self._apply)
         await recovery.run()
+        await self._bulk.settle_recovered(file for file in recovery.bulk.values() if file is not None)
         self.recovered_bytes += recovery.walked_bytes
         for file in recovery.files:
             if file.heads:
@@ -297,8 +315,16 @@ class LogStorage:
             walked_bytes=recovery.walked_bytes,
         )
 
-    def _apply(self, file: WalFile, flush: StoredFlush) -> None:
-        """Takes over the shares of one recovered flush."""
+    def _needs(self, share: Share) -> bool:
+        """Whether the log of a share still has it from nowhere else."""
+        files = self._logs.get(share.partition)
+        if files is None and share.partition in self._stored:
+            with suppress(Corrupt):
+                files = self._logs[share.partition] = self._load(share.partition)
+        return files is not None and share.next_offset > files.manifest.end_offset
+
+    def _apply(self, file: WalFile, flush: StoredFlush, bulk: BulkByName) -> None:
+        """Takes over the shares of one recovered flush. `bulk` are the files that it refers to."""
         payload_position = flush.position + flush.header.head_bytes
         for share in decode_shares(flush.head, flush.header):
             files = self._logs.get(share.partition)
@@ -317,8 +343,21 @@ class LogStorage:
                 continue
             if share.base_offset > table.end_offset:
                 self._report_hole(files, table.end_offset, share.base_offset - 1)
-            table.append(share.chunk(payload_position), file.ordinal, share.checksum, verified=False)
+            if share.reference:
+                self._apply_reference(files, share, file.ordinal, bulk[share.reference])
+            else:
+                table.append(share.chunk(payload_position), file.ordinal, share.checksum, verified=False)
             files.staged_end = files.end_offset
+
+    def _apply_reference(self, files: LogFiles, share: Share, ordinal: int, file: AppendFile | None) -> None:
+        if file is None:
+            self._report_hole(files, share.base_offset, share.next_offset - 1)
+            files.wal.end_offset = share.next_offset
+            return
+        bulk = self._bulk.adopted(file, files)
+        chunk = share.chunk(0)
+        files.wal.append(chunk, ordinal, share.checksum, verified=False, holder=bulk.ordinal)
+        bulk.commit(chunk, share.checksum, 0)
 
     def _check_end(self, files: LogFiles) -> None:
         """A snapshot is published after what it describes became durable: if the log ends before it, bytes are lost."""
@@ -365,7 +404,7 @@ class LogStorage:
 
     async def _tidy(self) -> None:
         try:
-            names = await self._garbage.find(self._stored, self._logs, self._wal_files)
+            names = await self._garbage.find(self._stored, self._logs, self._wal_files, self._bulk)
             self._garbage.discard(names)
         except (BytemqError, NotFound) as error:
             log.warning("looking for garbage failed", reason=str(error))
