@@ -37,6 +37,9 @@ from bytemq.broker.peers import Peers
 from bytemq.broker.server import BoundListener, Server, bind
 from bytemq.broker.topic_admin import TopicAdmin
 from bytemq.broker.transaction_admission import TransactionAdmission
+from bytemq.compaction import cleaner_metrics
+from bytemq.compaction.cleaner import Cleaner
+from bytemq.compaction.worker import Worker
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid
 from bytemq.metadata import keys
@@ -147,6 +150,7 @@ class Node:
         listener = node_settings.inter_broker_listener(self.config)
         peers = Peers(lambda: follower.image, membership.broker_id, listener, self._supervisor)
         ownership = self._build_broker(store, follower, membership, partitions, peers)
+        cleaner = self._build_cleaner(parts, partitions, logs)
         server = Server(self.broker, node_settings.server_limits(self.config))
         parts.push_async_callback(ownership.close_all)
         parts.callback(self.broker.groups.close)
@@ -157,6 +161,7 @@ class Node:
 
         controller = Controller(store, follower, membership, self._clock)
         self._start_tasks(store, follower, membership, controller, ownership)
+        self._supervisor.keep_running("cleaner", cleaner.run)
         await controller.stand()
         await self._start_http(parts)
         await ownership.settle()
@@ -281,6 +286,14 @@ class Node:
         return PartitionTable(
             LogServices(logs, self._clock, executor, producer_id_expiration_ms=expiration_ms), membership.standing
         )
+
+    def _build_cleaner(self, parts: AsyncExitStack, partitions: PartitionTable, logs: Logs) -> Cleaner:
+        memory_bytes = node_settings.worker_memory_bytes(self.config)
+        worker = Worker("background", node_settings.store_url(self.config), memory_bytes=memory_bytes)
+        parts.push_async_callback(worker.close)
+        cleaner = Cleaner(partitions, logs, worker, self._clock, lambda: node_settings.cleaner_settings(self.config))
+        cleaner_metrics.register(self._metrics, cleaner, worker)
+        return cleaner
 
     def _storage_failed(self, name: str, error: BaseException) -> None:
         """Storage may be the first to notice that the session has ended."""

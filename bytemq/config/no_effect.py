@@ -60,9 +60,8 @@ _REASONS: tuple[tuple[str, str], ...] = (
         "transaction.abort.*",
     ),
     (
-        "compacted topics are kept whole",
-        "log.cleaner.backoff.ms log.cleaner.delete.retention.ms log.cleaner.enable log.cleaner.io.* "
-        "log.cleaner.min.cleanable.ratio delete.retention.ms min.cleanable.dirty.ratio",
+        "the cleaner is one process of low priority that reads by the megabyte",
+        "log.cleaner.io.buffer.size log.cleaner.io.max.bytes.per.second",
     ),
 )
 

@@ -159,6 +159,11 @@ class WriteBehind:
             if failure is not None:
                 raise failure
 
+    async def run_log(self, files: LogFiles) -> None:
+        """Writes behind all of one log. Raises Unavailable."""
+        async with self._lock:
+            await self._write_group([files], EVERYTHING)
+
     def _first_kept(self) -> int:
         """Ordinal of the first file that stays: the newest quarter of what may be retained does."""
         kept_bytes, first = 0, self._wal.current_ordinal
@@ -261,11 +266,9 @@ class WriteBehind:
             if writer is None or writer.info.sealed:
                 writer = await self._new_segment(files, chunks[start])
                 writers.append(writer)
-            stop, room = start, self._room(files, writer.info)
-            while stop < len(chunks) and (
-                chunks[stop].size_bytes <= room or (stop == start and not writer.info.size_bytes)
-            ):
-                room -= chunks[stop].size_bytes
+            stop, info = start, writer.info
+            while stop < len(chunks) and not (info.size_bytes and self._is_full(files, info, chunks[stop])):
+                info = info._replace(size_bytes=info.size_bytes + chunks[stop].size_bytes)
                 stop += 1
             if stop > start:
                 await writer.append(chunks[start:stop], views[start:stop])
@@ -273,12 +276,9 @@ class WriteBehind:
                 await writer.write_footer(snapshot.aborted if snapshot is not None else (), sealed=True)
             start = stop
 
-    def _room(self, files: LogFiles, info: SegmentInfo) -> int:
-        """How many bytes more the segment may take."""
-        if files.segment_ms and self._clock.wall_ms() - info.created_ms >= files.segment_ms and info.size_bytes:
-            return 0
-        limit = min(files.segment_bytes or self._config.segment_bytes, self._config.segment_bytes)
-        return max(limit - info.size_bytes, 0)
+    def _is_full(self, files: LogFiles, info: SegmentInfo, chunk: Chunk) -> bool:
+        """Whether `chunk` goes into another segment."""
+        return info.size_bytes + chunk.size_bytes > self._config.segment_bytes or files.rolls(info, chunk)
 
     async def _continued(
         self, files: LogFiles, seen: tuple[SegmentInfo, ...], writers: list[SegmentWriter]
@@ -303,7 +303,8 @@ class WriteBehind:
         base = first.base_offset
         name = f"{directory_of(files.partition)}{base:020d}-{self._session_id:x}-{self._segments_made:x}.log"
         file = await self._store.create_append(name)
-        info = SegmentInfo(base, base - 1, 0, -1, self._clock.wall_ms(), name)
+        created_ms = first.max_timestamp if first.max_timestamp >= 0 else self._clock.wall_ms()
+        info = SegmentInfo(base, base - 1, 0, -1, created_ms, name)
         return SegmentWriter(file, info, self._config.chunk_bytes, None)
 
     async def _sync(self, writers: Sequence[SegmentWriter]) -> None:

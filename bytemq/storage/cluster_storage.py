@@ -192,9 +192,17 @@ class ClusterStorage:
         """See `logs`."""
         await self._publisher.publish(files, with_open_segment_given_up)
 
+    async def write_behind(self, files: LogFiles) -> None:
+        """See `logs`."""
+        await self._write_behind.run_log(files)
+
     def discard(self, names: Sequence[str]) -> None:
         """See `logs`."""
         self.garbage.discard(names)
+
+    @property
+    def session_id(self) -> int:
+        return self._session.session_id
 
     async def release_log(self, partition: PartitionId) -> None:
         """See `logs`. Its extents stay until whoever opens it has published that it inherits them."""

@@ -233,6 +233,7 @@ class LocalStore:
         return sorted(found)
 
     def _delete(self, names: Sequence[str]) -> None:
+        self._delete_half_made(names)
         for name in names:
             path = self._path(name)
             path.unlink(missing_ok=True)
@@ -244,6 +245,15 @@ class LocalStore:
                 except OSError:
                     break  # not empty, or another thread was first
                 self._directories.discard(os.fspath(directory))
+
+    def _delete_half_made(self, names: Sequence[str]) -> None:
+        """What a process left that was killed while it created one of these."""
+        wanted = {self._path(name) for name in names}
+        for directory in {path.parent for path in wanted}:
+            for found in directory.glob(f"*{TEMPORARY}"):
+                stem = found.name.removesuffix(TEMPORARY).rpartition(".")[0]
+                if directory / stem in wanted:
+                    found.unlink(missing_ok=True)
 
     def _rename(self, name: str, new_name: str) -> None:
         self._make_directory(new_name)

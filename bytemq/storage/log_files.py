@@ -36,6 +36,8 @@ class RecoveredLog:
     snapshot: PartitionSnapshot | None
     headers: list[RecordBatch] = field(default_factory=list)
     """Of all batches from the snapshot's offset on, in order; `view` of each holds the header alone."""
+    first_dirty_offset: int = 0
+    """Below it nothing of an aborted transaction is left."""
 
 
 class Files:
@@ -121,7 +123,7 @@ class LogFiles:
         current: SegmentInfo | None = None
         for number in range(len(table)):
             chunk = table.chunk(number)
-            if current is not None and self._rolls(current, chunk):
+            if current is not None and self.rolls(current, chunk):
                 yield current
                 current = None
             if current is None:
@@ -134,7 +136,8 @@ class LogFiles:
         if current is not None:
             yield current
 
-    def _rolls(self, current: SegmentInfo, chunk: Chunk) -> bool:
+    def rolls(self, current: SegmentInfo, chunk: Chunk) -> bool:
+        """Whether segment.bytes or segment.ms (of record time, as in Kafka) ask for a new segment before `chunk`."""
         if self.segment_bytes and current.size_bytes + chunk.size_bytes > self.segment_bytes:
             return True
         return bool(self.segment_ms) and chunk.max_timestamp - current.created_ms > self.segment_ms
@@ -311,6 +314,11 @@ class LogFiles:
         ]
 
     # What the storage changes. Nobody else calls these.
+
+    def opened(self, segments: Sequence[SegmentInfo]) -> list[SharedFile]:
+        """Those of the files that are open, and may be read at this moment."""
+        found = [self._files.segments.peek(segment.name) for segment in segments]
+        return [file for file in found if file is not None]
 
     async def advance_log_start(self, offset: int) -> None:
         """Forgets what is below `offset`, durably when it returns; whole segments below go. Never moves back."""

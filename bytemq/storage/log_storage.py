@@ -178,21 +178,24 @@ class LogStorage:
         self._wal.append(files, batches, on_durable)
 
     async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
-        """Sealed files of the log are replaced by others that answer for the same offsets, in one step, durably.
-
-        The files of `before` go when nobody reads them any more; of `after`, those that are not needed after all.
-        Raises Unavailable when the log's files are not those of `before`, NotFound after deletion: the files of `after`
-        go then. Fenced, and Unavailable when it may have been published: what is left is found at the next start.
-        """
+        """See `logs`."""
         await self._publisher.replace_files(files, before, after)
 
     async def seal(self, files: LogFiles) -> None:
         """See `logs`."""
         await self._publisher.publish(files, with_open_segment_given_up)
 
+    async def write_behind(self, files: LogFiles) -> None:
+        """See `logs`."""
+        await self._write_behind.run_log(files)
+
     def discard(self, names: Sequence[str]) -> None:
         """See `logs`."""
         self._garbage.discard(names)
+
+    @property
+    def session_id(self) -> int:
+        return self._session_id
 
     async def release_log(self, partition: PartitionId) -> None:
         """See `logs`. Here nobody else can open it before this session has ended."""

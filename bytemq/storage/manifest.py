@@ -70,6 +70,7 @@ class SegmentInfo(NamedTuple):
     """Bytes of record batches. In the file a sealed segment's footer follows them."""
     max_timestamp: int
     created_ms: int
+    """The time of its first records; when it was made, if they have none."""
     name: str = ""
     """The file's name in the store; "" for the part in the write-ahead log."""
     sealed: bool = False

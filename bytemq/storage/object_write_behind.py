@@ -118,6 +118,11 @@ class ObjectWriteBehind:
         async with self._lock:
             await self._run(None)
 
+    async def run_log(self, files: LogFiles) -> None:
+        """Writes behind all of one log. Raises Unavailable."""
+        async with self._lock:
+            await self._write_group([files], None)
+
     async def run_inherited(self) -> None:
         """Writes behind what is in other sessions' logs, so that those can go. Raises Unavailable."""
         async with self._lock:

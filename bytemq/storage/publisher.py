@@ -101,6 +101,7 @@ class Publisher:
     async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
         """See `logs`."""
         names = [name for segment in after for name in objects_of(segment)]
+        read = files.opened(before)
         is_known_to_fail = True
 
         def change(manifest: Manifest) -> Manifest:
@@ -117,6 +118,8 @@ class Publisher:
             raise
         live = set(names_of(files.stored))
         self._discard([name for name in names if name not in live])
+        for file in read:
+            await file.unpinned()
 
     async def release(self, files: LogFiles) -> None:
         """Nothing more is published for the log when this returns."""

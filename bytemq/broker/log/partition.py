@@ -140,7 +140,8 @@ class Partition:
         self.config = config
         self._appender.rules = AppendRules.of(config)
         self._files.segment_bytes = config.segment_bytes
-        self._files.segment_ms = config.segment_ms
+        is_rolled_for_cleaning = config.is_compacted and config.max_compaction_lag_ms < config.segment_ms
+        self._files.segment_ms = config.max_compaction_lag_ms if is_rolled_for_cleaning else config.segment_ms
 
     # Appending.
 
@@ -279,6 +280,12 @@ class Partition:
             )
             for producer in self._state.producers.committed()
         ]
+
+    # Compaction.
+
+    def forget_aborted(self, below: int) -> None:
+        """Nothing is left of the aborted transactions that ended there, and nobody is reading what was."""
+        self._state.producers.transactions.forget_below(below)
 
     # The end of ownership.
 
