@@ -78,6 +78,16 @@ def find_coordinator(wire: Wire, group: str) -> int:
     return int(wire.call(build(FindCoordinatorRequest, 2, {"key": group, "key_type": 0})).error_code)
 
 
+def coordinator(wire: Wire, group: str) -> int:
+    return int(wire.call(build(FindCoordinatorRequest, 2, {"key": group, "key_type": 0})).node_id)
+
+
+def leaders(wire: Wire, topic: str) -> list[int]:
+    """The owner of each partition; -1: none."""
+    [found] = wire.call(build(MetadataRequest, 9, {"topics": [{"name": topic}]})).topics
+    return [one.leader_id for one in sorted(found.partitions, key=lambda one: one.partition_index)]
+
+
 def brokers(wire: Wire) -> list[tuple[int, str, int]]:
     response = wire.call(build(MetadataRequest, 9, {"topics": []}))
     return [(broker.node_id, broker.host, broker.port) for broker in response.brokers]

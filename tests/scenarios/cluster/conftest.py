@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.scenarios.cluster.cluster import Cluster
 from tests.support.etcd_process import EtcdProcess
 
 
@@ -26,3 +27,16 @@ def make_etcd(tmp_path: Path) -> Iterator[Callable[..., EtcdProcess]]:
 @pytest.fixture
 def etcd(make_etcd: Callable[..., EtcdProcess]) -> EtcdProcess:
     return make_etcd()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three brokers in three zones, all of them running whenever a test begins and ends."""
+    folder = tmp_path_factory.mktemp("cluster")
+    etcd = EtcdProcess(folder / "etcd").start()
+    made = Cluster(folder, etcd)
+    try:
+        yield made.start()
+    finally:
+        made.close()
+        etcd.close()

@@ -1,0 +1,183 @@
+"""Several brokers over one etcd and one shared store, each its own process, and unmodified clients that keep count.
+
+Owns: starting and stopping them, a producer that knows what was acknowledged, and reading a topic whole.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.support.etcd_process import EtcdProcess
+from tests.support.node_process import NodeProcess
+
+PATIENCE_S = 90.0
+
+
+def until(seen: Callable[[], Any], what: str = "", patience_s: float = PATIENCE_S) -> Any:
+    """What `seen()` gives, once that is true."""
+    give_up_at = time.monotonic() + patience_s
+    while not (found := seen()):
+        assert time.monotonic() < give_up_at, f"it never came to that: {what}"
+        time.sleep(0.05)
+    return found
+
+
+class Cluster:
+    def __init__(self, folder: Path, etcd: EtcdProcess, brokers: int = 3, options: tuple[str, ...] = ()) -> None:
+        self.folder = folder
+        self.etcd = etcd
+        self.options = options
+        self.nodes = [self._node(broker_id) for broker_id in range(brokers)]
+
+    def _node(self, broker_id: int) -> NodeProcess:
+        options = ["--id", str(broker_id), "--zone", "abc"[broker_id % 3], "--metadata", self.etcd.url("cluster")]
+        options += ["--storage", f"file://{self.folder / 'shared'}", *self.options]
+        folder = self.folder / f"broker-{broker_id}"
+        return NodeProcess(folder, options=options, log_path=self.folder / f"broker-{broker_id}.log")
+
+    def start(self) -> Cluster:
+        for node in self.nodes:
+            node.launch()
+        for node in self.nodes:
+            node.wait_ready(PATIENCE_S)
+        return self
+
+    def add(self) -> NodeProcess:
+        self.nodes.append(self._node(len(self.nodes)))
+        return self.nodes[-1].start(PATIENCE_S)
+
+    def close(self) -> None:
+        for node in self.nodes:
+            if node.is_running():
+                node.signal(signal.SIGCONT)
+            node.close()
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(node.bootstrap for node in self.nodes)
+
+    def admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+
+    def create_topic(self, name: str, partitions: int, **config: str) -> None:
+        configs = {key.replace("_", "."): value for key, value in config.items()}
+        admin = self.admin()
+        made = admin.create_topics([NewTopic(name, partitions, 3, config=configs)], operation_timeout=60)
+        made[name].result(60)
+
+    def leaders(self, topic: str) -> list[int]:
+        """Owner of each partition; -1: none just now."""
+        try:
+            partitions = self.admin().list_topics(topic, timeout=20).topics[topic].partitions
+        except KafkaException:
+            return [-1]
+        return [partitions[index].leader for index in sorted(partitions)]
+
+    def logs(self) -> str:
+        return "".join(node.log() for node in self.nodes)
+
+
+class CountingProducer:
+    """Produces unique values in a thread until `stop`; `acknowledged` holds where each came to be."""
+
+    def __init__(self, cluster: Cluster, topic: str, **config: Any) -> None:
+        self._producer = Producer(
+            {
+                "bootstrap.servers": cluster.bootstrap,
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "message.timeout.ms": int(PATIENCE_S * 1000),
+                "log_level": 0,
+                **config,
+            }
+        )
+        self._topic = topic
+        self.acknowledged: dict[str, tuple[int, int]] = {}
+        self.acknowledged_at: list[float] = []
+        self.failed: list[str] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stopping.is_set():
+            number += 1
+            value = f"v{number}"
+            try:
+                self._producer.produce(self._topic, value.encode(), key=value.encode(), on_delivery=self._delivered)
+            except BufferError:
+                self._producer.poll(0.05)
+            self._producer.poll(0.002)
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        value = message.value().decode()
+        if error is not None:
+            self.failed.append(f"{value}: {error}")
+        else:
+            self.acknowledged[value] = (message.partition(), message.offset())
+            self.acknowledged_at.append(time.monotonic())
+
+    def wait_for_more(self, count: int = 50) -> None:
+        """Returns when so many more are acknowledged."""
+        wanted = len(self.acknowledged) + count
+        until(lambda: len(self.acknowledged) >= wanted, f"{count} more acknowledgements")
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(PATIENCE_S)
+        assert self._producer.flush(PATIENCE_S) == 0
+
+    def longest_pause_s(self, since: float = 0.0) -> float:
+        """Between two acknowledgements."""
+        times = [at for at in self.acknowledged_at if at >= since]
+        return max(later - earlier for earlier, later in pairwise(times))
+
+
+def read_all(cluster: Cluster, topic: str, *, isolation: str = "read_uncommitted") -> list[tuple[str, int, int]]:
+    """Value, partition and offset of everything in the topic, up to the end of each partition."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": cluster.bootstrap,
+            "group.id": "reader",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": isolation,
+            "log_level": 0,
+        }
+    )
+    count = len(consumer.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions)
+    consumer.assign([TopicPartition(topic, index, 0) for index in range(count)])
+    found: list[tuple[str, int, int]] = []
+    ended: set[int] = set()
+    give_up_at = time.monotonic() + PATIENCE_S
+    while len(ended) < count:
+        assert time.monotonic() < give_up_at, f"read {len(found)}, ended {sorted(ended)}"
+        message = consumer.poll(0.2)
+        if message is None:
+            continue
+        if message.error() is None:
+            found.append((message.value().decode(), message.partition(), message.offset()))
+        elif message.error().code() == KafkaError._PARTITION_EOF:
+            ended.add(message.partition())
+    consumer.close()
+    return found
+
+
+def check_nothing_lost(producer: CountingProducer, read: list[tuple[str, int, int]]) -> None:
+    """Everything acknowledged is where it was said to be, once; nothing failed."""
+    assert producer.failed == []
+    values = [value for value, _, _ in read]
+    assert len(values) == len(set(values)), "an idempotent producer's record is there twice"
+    where = {value: (partition, offset) for value, partition, offset in read}
+    missing = {value for value, place in producer.acknowledged.items() if where.get(value) != place}
+    assert not missing, f"{len(missing)} acknowledged records are lost or elsewhere: {sorted(missing)[:5]}"
