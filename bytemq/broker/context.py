@@ -33,11 +33,14 @@ ANONYMOUS = "User:ANONYMOUS"
 
 
 class Traffic:
-    """Record batches in and out by topic, in bytes as they are on the wire."""
+    """Record batches in and out by topic, in bytes as they are on the wire; how long requests take."""
 
-    __slots__ = ("_in", "_out", "bytes_in", "bytes_out")
+    __slots__ = ("_in", "_out", "bytes_in", "bytes_out", "durations")
 
     def __init__(self, metrics: Metrics) -> None:
+        self.durations = metrics.histograms(
+            "bytemq_request_duration_seconds", "From a complete request to its answer, by API", "api"
+        )
         self._in = metrics.counters("bytemq_topic_bytes_in_total", "Bytes of record batches received for it", "topic")
         self._out = metrics.counters("bytemq_topic_bytes_out_total", "Bytes of record batches fetched", "topic")
         self.bytes_in: dict[str, Counter] = {}

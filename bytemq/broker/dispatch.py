@@ -236,9 +236,7 @@ class Dispatcher:
 
     def __init__(self, broker: Broker, handlers: Mapping[ApiKey, str] = HANDLERS) -> None:
         self._broker = broker
-        durations = broker.metrics.histograms(
-            "bytemq_request_duration_seconds", "From a complete request to its answer, by API", "api"
-        )
+        durations = broker.traffic.durations
         self._handlers = {
             int(key): Handler(key, name, durations.labels(key.name), broker.clock, self.log_crash)
             for key, name in handlers.items()

@@ -73,7 +73,7 @@ class PendingFetch:
         self._max_wait_s = request.max_wait_ms / 1000
         self._refuses_all = request.replica_id >= 0  # no broker is a replica of another, nor of itself
         self._answers: Answers = []
-        self._sizes: list[tuple[str, int]] = []  # of what the answers hold, by topic
+        self._sizes: list[tuple[Partition, int]] = []  # of what the answers hold
         self._total_bytes = 0
         self._must_answer = False
         self._granted_bytes = 0
@@ -254,7 +254,7 @@ class PendingFetch:
         answer = PartitionData(wanted.index, 0, high_watermark, last_stable_offset, log_start_offset, buffers, aborted)
         self._answers.append((wanted, answer))
         if size_bytes:
-            self._sizes.append((partition.topic, size_bytes))
+            self._sizes.append((partition, size_bytes))
 
     def _forget(self) -> None:
         """What was read so far is not what is answered."""
@@ -339,8 +339,10 @@ class PendingFetch:
     def _answer(self) -> None:
         exchange, broker = self._exchange, self._broker
         exchange.response_reserved_bytes, self._granted_bytes = self._granted_bytes, 0
-        for topic, size_bytes in self._sizes:
-            broker.traffic.count_out(topic, size_bytes)
+        for partition, size_bytes in self._sizes:
+            broker.traffic.count_out(partition.topic, size_bytes)
+            partition.traffic.bytes_out += size_bytes
+            partition.traffic.requests += 1
         error, session_id, answers = self._context.finish(self._answers, broker.clock.wall_ms())
         endpoints: Sequence[NodeEndpoint] = ()
         if self._must_answer and exchange.api_version >= LEADER_HINTS_FROM:

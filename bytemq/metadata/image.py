@@ -22,6 +22,8 @@ from bytemq.metadata.store import Event, KeyValue
 from bytemq.metadata.topic_names import unify_collision_characters
 from bytemq.types import TopicId, parse_topic_id
 
+DRAINED = "bytemq.drained"
+"""The dynamic config of a broker that shall own nothing."""
 NO_CONFIGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -59,6 +61,8 @@ class BrokerImage:
     """Advertised host and port by listener name."""
     epoch: int
     """The broker's session id."""
+    capacity: float = 1.0
+    """How much of the load it is to carry, relative to others."""
 
     @property
     def rack(self) -> str | None:
@@ -121,6 +125,15 @@ class ClusterImage:
     def broker_configs(self, broker_id: int) -> Mapping[str, str]:
         """Dynamic configs of this broker alone."""
         return self.configs.get(("broker", str(broker_id)), NO_CONFIGS)
+
+    @property
+    def drained(self) -> set[int]:
+        """Brokers that shall own nothing, alive or not."""
+        return {
+            int(name)
+            for (kind, name), configs in self.configs.items()
+            if kind == "broker" and name and configs.get(DRAINED) == "true"
+        }
 
     def group_configs(self, group_id: str) -> Mapping[str, str]:
         return self.configs.get(("group", group_id), NO_CONFIGS)
@@ -220,7 +233,7 @@ class ClusterImage:
             self.brokers.pop(broker_id, None)
             return
         decoded = values.decode_broker(value)
-        self.brokers[broker_id] = BrokerImage(broker_id, decoded.zone, decoded.endpoints, revision)
+        self.brokers[broker_id] = BrokerImage(broker_id, decoded.zone, decoded.endpoints, revision, decoded.capacity)
 
     def _apply_configs(self, resource: tuple[str, str], value: bytes | None) -> None:
         if value is None:

@@ -10,6 +10,8 @@ Owns: the names. Must not: know what the values look like (`values.py`; the stor
     cluster/assignments/<topic id>/<chunk> the planner's wishes: which broker should own
     cluster/owners/<topic id>/<chunk>      the owners' facts: which session owns, and the leader epoch
     cluster/configs/<type>/<name>          dynamic configs of brokers, groups, client metrics
+    loads/<id>                             leased: what a broker measures, see `loads.py`
+    scheduler/moves                        the controller's last moves and why it made them
     allocations/producer-ids               first producer id that no broker has reserved
     storage/...                            manifests and write-ahead log tails, written by the storage
 
@@ -30,6 +32,8 @@ TOPICS = "cluster/topics/"
 ASSIGNMENTS = "cluster/assignments/"
 OWNERS = "cluster/owners/"
 CONFIGS = "cluster/configs/"
+LOADS = "loads/"
+MOVES = "scheduler/moves"
 PRODUCER_IDS = "allocations/producer-ids"
 STORAGE = "storage/"
 MANIFESTS = "storage/manifests/"
@@ -41,6 +45,10 @@ CHUNK_PARTITIONS = 256
 
 def broker(broker_id: int) -> str:
     return f"{BROKERS}{broker_id}"
+
+
+def load(broker_id: int) -> str:
+    return f"{LOADS}{broker_id}"
 
 
 def topic(name: str) -> str:

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Mapping
 
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.values import NO_BROKER
 
+PINNED_ZONES = "bytemq.zones"
+"""The topic config that names the zones whose brokers may own the topic's partitions."""
+
 
 def load_of_live_brokers(image: ClusterImage) -> Counter[int]:
-    """How many partitions are assigned to each live broker, for `spread` to count up."""
-    return Counter({broker: image.assigned_counts[broker] for broker in image.brokers})
+    """How many partitions are assigned to each live broker, for `spread` to count up.
+
+    Without those that are drained, if there are others.
+    """
+    usable = image.brokers.keys() - image.drained or image.brokers.keys()
+    return Counter({broker: image.assigned_counts[broker] for broker in usable})
+
+
+def zones_of(configs: Mapping[str, str]) -> frozenset[str] | None:
+    """The zones that a topic's configs pin it to; None: any."""
+    zones = frozenset(zone.strip() for zone in configs.get(PINNED_ZONES, "").split(",") if zone.strip())
+    return zones or None
+
+
+def allowed(image: ClusterImage, load: Counter[int], zones: frozenset[str] | None) -> Counter[int]:
+    """The brokers of `load` in these zones; all of them when none is."""
+    if zones is None:
+        return load
+    return Counter({broker: count for broker, count in load.items() if image.brokers[broker].zone in zones}) or load
 
 
 def spread(count: int, load: Counter[int]) -> list[int]:

@@ -28,6 +28,8 @@ class BrokerValue:
     version: str
     incarnation: str
     """Drawn at each start: tells one's own registration, whose answer was lost, from another broker's."""
+    capacity: float = 1.0
+    """How much of the load it is to carry, relative to others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ def encode_broker(value: BrokerValue) -> bytes:
             "endpoints": {name: list(endpoint) for name, endpoint in value.endpoints.items()},
             "version": value.version,
             "incarnation": value.incarnation,
+            "capacity": value.capacity,
         }
     )
 
@@ -65,7 +68,8 @@ def encode_broker(value: BrokerValue) -> bytes:
 def decode_broker(data: bytes) -> BrokerValue:
     fields = _load(data)
     endpoints = {name: (str(host), int(port)) for name, (host, port) in fields["endpoints"].items()}
-    return BrokerValue(fields["zone"], endpoints, fields["version"], fields["incarnation"])
+    capacity = float(fields.get("capacity", 1.0))
+    return BrokerValue(fields["zone"], endpoints, fields["version"], fields["incarnation"], capacity)
 
 
 def encode_topic(value: TopicValue) -> bytes:

@@ -1,8 +1,11 @@
 """The controller: one of the nodes, elected, that writes the planner's wishes.
 
-Owns: the election and the writing. Must not: touch owners' facts; it only requests. Every write compares the
-controller's own key, so one that was replaced cannot write, and the chunk that it read, so it never undoes what it has
-not seen.
+Owns: the election, the looks at the load, the writing, and the end of owners that do not release in time. Must not:
+touch owners' facts; it only requests. Every write compares the controller's own key, so one that was replaced cannot
+write, and the chunk that it read, so it never undoes what it has not seen.
+
+Partitions without a live broker are placed as soon as the image shows them. Everything else is for the balancer, which
+looks about once a second, and the less often the longer a look takes.
 """
 
 from __future__ import annotations
@@ -17,14 +20,25 @@ from bytemq.metadata.image import ImageChange
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.scheduler.balance import Move
+from bytemq.scheduler.balance_work import BalanceWork
 from bytemq.scheduler.membership import Membership
-from bytemq.scheduler.planner import Wishes, plan
-from bytemq.types import TopicId
+from bytemq.scheduler.planner import Wishes, homeless_moves, late_owners, plan, wishes_of
+from bytemq.types import PartitionId, TopicId
 
 log = get_logger("scheduler.controller")
 
 CHUNKS_PER_TRANSACTION = 100
 RETRY_DELAY_S = 0.2
+
+
+LOOK_S = 1.0
+LOOK_SHARE = 0.05
+"""Most of a broker's time that looking may take."""
+RELEASE_TIMEOUT_S = 30.0
+"""How long an owner may take to release what is wished elsewhere."""
+BETWEEN_REMOVALS_S = 60.0
+"""Sessions are removed one at a time: when all are late, it is what they share that is slow."""
 
 
 class Controller:
@@ -35,6 +49,9 @@ class Controller:
         self._follower = follower
         self._membership = membership
         self._clock = clock
+        self._balance = BalanceWork(store, follower, clock)
+        self._late_since: dict[PartitionId, float] = {}
+        self._removed_at = -BETWEEN_REMOVALS_S
         self._changed = asyncio.Event()
         self._changed.set()
         self._unplanned: set[TopicId] = set(follower.image.topics_by_id)
@@ -50,6 +67,45 @@ class Controller:
                 log.warning("planning waits for the metadata store", reason=str(error))
                 await self._clock.sleep(RETRY_DELAY_S)
                 self._changed.set()
+
+    async def run_looks(self) -> None:
+        """Evens out the load while this one is elected."""
+        delay_s = LOOK_S
+        while True:
+            await self._clock.sleep(delay_s)
+            image = self._follower.image
+            if image.controller_id != self._membership.broker_id or len(image.brokers) < 2:
+                self._balance.forget()
+                self._late_since.clear()
+                continue
+            started_at = self._clock.monotonic()
+            try:
+                await self._look(started_at)
+            except Unavailable as error:
+                log.warning("balancing waits for the metadata store", reason=str(error))
+            delay_s = max(LOOK_S, (self._clock.monotonic() - started_at) / LOOK_SHARE)
+
+    async def _look(self, now: float) -> None:
+        moves = await self._balance.look(now)
+        if moves:
+            log.info("moving partitions", count=len(moves), reason=moves[0].reason)
+            await self._write(wishes_of(self._follower.image, moves), moves)
+        await self._end_late_owners(now)
+
+    async def _end_late_owners(self, now: float) -> None:
+        """An owner that does not release in time loses its session, and with it all that it owns."""
+        image = self._follower.image
+        late = late_owners(image)
+        self._late_since = {partition: self._late_since.get(partition, now) for partition in late}
+        overdue = [one for one, since in self._late_since.items() if now - since > RELEASE_TIMEOUT_S]
+        if not overdue or now - self._removed_at < BETWEEN_REMOVALS_S:
+            return
+        self._removed_at = now
+        broker = image.brokers[late[overdue[0]]]
+        log.error("an owner does not release its partitions: its session ends", broker=broker.id, late=len(overdue))
+        key = keys.broker(broker.id)
+        elected = Compare(keys.CONTROLLER, image.key_revision(keys.CONTROLLER))
+        await self._store.txn([elected, Compare(key, broker.epoch)], [], [key])
 
     async def stand(self) -> None:
         """Becomes the controller unless there is one. Clients expect to find one: a node stands before it serves."""
@@ -73,13 +129,21 @@ class Controller:
         if image.controller_id != self._membership.broker_id:
             return  # what has to be planned stays known, in case this one is elected later
         wishes = plan(image, self._unplanned)
+        if not await self._write(wishes, homeless_moves(image, wishes)):
+            return  # somebody else changed what was read: the image will show it, and call for a new plan
+        self._unplanned.difference_update(topic_id for topic_id in self._unplanned.copy() if self._is_planned(topic_id))
+
+    async def _write(self, wishes: Sequence[Wishes], moves: Sequence[Move]) -> bool:
+        """False when somebody else changed what was read."""
         for compares, puts in self._transactions(wishes):
             log.info("assigning partitions", chunks=len(puts))
             written = await self._store.txn(compares, puts)
             if not written.succeeded:
-                return  # somebody else changed what was read: the image will show it, and call for a new plan
+                return False
             await self._follower.wait_for(written.revision)
-        self._unplanned.difference_update(topic_id for topic_id in self._unplanned.copy() if self._is_planned(topic_id))
+        if moves:
+            await self._balance.record(moves)
+        return True
 
     def _is_planned(self, topic_id: TopicId) -> bool:
         image = self._follower.image

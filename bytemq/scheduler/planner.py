@@ -1,4 +1,5 @@
-"""Which broker should own which partition. Pure: an image in, the wishes that change out.
+"""Which broker should own which partition: an image in, the wishes that change out; and the image as the balancer sees
+it, its moves as wishes. Pure.
 
 Keeps: a partition stays with its broker while that broker lives. Spreads: others go to live brokers, evenly within each
 topic, to those with the fewest partitions first. The same image always gives the same plan.
@@ -7,13 +8,16 @@ topic, to those with the fewest partitions first. The same image always gives th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from bytemq.metadata import keys
 from bytemq.metadata.image import ClusterImage, TopicImage
-from bytemq.metadata.spread import load_of_live_brokers, spread
-from bytemq.types import TopicId
+from bytemq.metadata.loads import IDLE, Rates
+from bytemq.metadata.spread import allowed, load_of_live_brokers, spread, zones_of
+from bytemq.metadata.values import NO_BROKER
+from bytemq.scheduler.balance import BrokerState, Move, PlacedPartition
+from bytemq.types import PartitionId, TopicId
 
 
 class Wishes(NamedTuple):
@@ -37,11 +41,78 @@ def plan(image: ClusterImage, topics: Iterable[TopicId]) -> list[Wishes]:
     return wishes
 
 
+def wishes_of(image: ClusterImage, moves: Iterable[Move]) -> list[Wishes]:
+    """The chunks in which these moves change something. What is assigned otherwise by now is left alone."""
+    changed: dict[tuple[TopicId, int], list[int]] = {}
+    size = keys.CHUNK_PARTITIONS
+    for (topic_id, index), source, target, _ in moves:
+        topic = image.topics_by_id.get(topic_id)
+        if topic is None or index >= len(topic.partitions) or topic.partitions[index].assigned != source:
+            continue
+        first = keys.chunk_of(index) * size
+        brokers = changed.setdefault(
+            (topic_id, keys.chunk_of(index)),
+            [partition.assigned for partition in topic.partitions[first : first + size]],
+        )
+        brokers[index - first] = target
+    return [Wishes(topic_id, chunk, brokers) for (topic_id, chunk), brokers in changed.items()]
+
+
+def homeless_moves(image: ClusterImage, wishes: Iterable[Wishes]) -> list[Move]:
+    """What these wishes change, as moves with a reason."""
+    moves: list[Move] = []
+    for topic_id, chunk, brokers in wishes:
+        first = chunk * keys.CHUNK_PARTITIONS
+        partitions = image.topics_by_id[topic_id].partitions
+        for index, broker in enumerate(brokers, first):
+            before = partitions[index].assigned
+            if before != broker:
+                reason = "it had no broker" if before == NO_BROKER else f"broker {before} is gone"
+                moves.append(Move(PartitionId(topic_id, index), before, broker, reason))
+    return moves
+
+
+def late_owners(image: ClusterImage) -> dict[PartitionId, int]:
+    """Partitions that a live broker owns and that are wished to be on another live one, with their owners."""
+    return {
+        PartitionId(topic.topic_id, index): partition.owner
+        for topic in image.topics.values()
+        for index, partition in enumerate(topic.partitions)
+        if partition.owner not in (NO_BROKER, partition.assigned) and partition.assigned in image.brokers
+    }
+
+
+def placed_partitions(image: ClusterImage, rates: Mapping[PartitionId, Rates]) -> list[PlacedPartition]:
+    """Every partition where it is wished to be."""
+    placed: list[PlacedPartition] = []
+    for topic in image.topics.values():
+        zones = zones_of(topic.configs)
+        topic_id, is_internal = topic.topic_id, topic.is_internal
+        for index, partition in enumerate(topic.partitions):
+            pid = PartitionId(topic_id, index)
+            placed.append(PlacedPartition(pid, partition.assigned, rates.get(pid, IDLE), zones, is_internal))
+    return placed
+
+
+def broker_states(image: ClusterImage, sick: Mapping[int, str]) -> dict[int, BrokerState]:
+    """Every live broker, and why it shall be empty."""
+    return {
+        broker.id: BrokerState(
+            broker.zone,
+            broker.capacity,
+            f"broker {broker.id} is drained" if broker.id in image.drained else sick.get(broker.id, ""),
+        )
+        for broker in image.brokers.values()
+    }
+
+
 def _plan_topic(topic: TopicImage, image: ClusterImage, load: Counter[int]) -> list[Wishes]:
     assigned = [partition.assigned for partition in topic.partitions]
     homeless = [index for index, broker in enumerate(assigned) if broker not in image.brokers]
-    for index, broker in zip(homeless, spread(len(homeless), load), strict=True):
+    chosen = allowed(image, load, zones_of(topic.configs))
+    for index, broker in zip(homeless, spread(len(homeless), chosen), strict=True):
         assigned[index] = broker
+    load.update({broker: chosen[broker] - load[broker] for broker in chosen})
     chunks = sorted({keys.chunk_of(index) for index in homeless})
     size = keys.CHUNK_PARTITIONS
     return [Wishes(topic.topic_id, chunk, assigned[chunk * size : (chunk + 1) * size]) for chunk in chunks]

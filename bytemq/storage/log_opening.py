@@ -34,8 +34,7 @@ async def recovered_log(store: ObjectStore, files: LogFiles) -> RecoveredLog:
 
 def as_recovered(files: LogFiles, snapshot: PartitionSnapshot | None, headers: list[RecordBatch]) -> RecoveredLog:
     epochs = list(snapshot.leader_epochs) if snapshot is not None else []
-    first_dirty = files.manifest.first_dirty_offset
-    return RecoveredLog(files.log_start_offset, files.end_offset, epochs, snapshot, headers, first_dirty)
+    return RecoveredLog(files.log_start_offset, files.end_offset, epochs, snapshot, headers)
 
 
 async def headers_after(files: LogFiles, snapshot: PartitionSnapshot | None) -> list[RecordBatch]:

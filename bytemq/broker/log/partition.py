@@ -27,7 +27,7 @@ from bytemq.broker.log.timestamps import OffsetFinder
 from bytemq.broker.log.waiters import Waiters
 from bytemq.errors import BytemqError
 from bytemq.protocol.error_codes import ErrorCode
-from bytemq.storage.manifest import AbortedTxn, PartitionSnapshot, SegmentInfo
+from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo
 from bytemq.types import PartitionId
 
 if TYPE_CHECKING:
@@ -36,6 +36,15 @@ if TYPE_CHECKING:
 
 HIGH_WATERMARK = -1
 """DeleteRecords: everything up to the high watermark."""
+
+
+class PartitionTraffic:
+    """What has passed since the partition was opened: for the controller, which balances it between brokers."""
+
+    __slots__ = ("bytes_in", "bytes_out", "requests")
+
+    def __init__(self) -> None:
+        self.bytes_in = self.bytes_out = self.requests = 0
 
 
 class Partition:
@@ -52,6 +61,7 @@ class Partition:
         "leader_epoch",
         "pid",
         "topic",
+        "traffic",
         "waiters",
     )
 
@@ -69,6 +79,7 @@ class Partition:
         self.pid = pid
         self.topic = topic
         self.leader_epoch = leader_epoch
+        self.traffic = PartitionTraffic()
         self.waiters: Waiters[Partition] = Waiters()
         """Called once per commit that moves the high watermark, and when the partition is lost or closed."""
         self._files = files
@@ -115,16 +126,6 @@ class Partition:
     def segments(self) -> Sequence[SegmentInfo]:
         return self._files.segments
 
-    @property
-    def files(self) -> LogFiles:
-        """For those who rewrite old files behind the log: they change only what a manifest says, never what is read."""
-        return self._files
-
-    @property
-    def aborted_transactions(self) -> Sequence[AbortedTxn]:
-        """Those of which something is in the log."""
-        return self._state.producers.transactions.aborted
-
     def snapshot(self) -> PartitionSnapshot:
         """What the next owner must know of the committed log. Storage calls this when a checkpoint captures it."""
         producers = self._state.producers
@@ -140,8 +141,7 @@ class Partition:
         self.config = config
         self._appender.rules = AppendRules.of(config)
         self._files.segment_bytes = config.segment_bytes
-        is_rolled_for_cleaning = config.is_compacted and config.max_compaction_lag_ms < config.segment_ms
-        self._files.segment_ms = config.max_compaction_lag_ms if is_rolled_for_cleaning else config.segment_ms
+        self._files.segment_ms = config.segment_ms
 
     # Appending.
 
@@ -159,6 +159,9 @@ class Partition:
         else when it is durable. acks=1 promises no less here than acks=all. `zstd_allowed` is False
         below Produce v7 (KIP-110).
         """
+        traffic = self.traffic
+        traffic.requests += 1
+        traffic.bytes_in += len(payload)
         self._appender.append(payload, done, origin, zstd_allowed)
 
     def awaits_admission(self, producer_id: int, producer_epoch: int) -> bool:
@@ -280,12 +283,6 @@ class Partition:
             )
             for producer in self._state.producers.committed()
         ]
-
-    # Compaction.
-
-    def forget_aborted(self, below: int) -> None:
-        """Nothing is left of the aborted transactions that ended there, and nobody is reading what was."""
-        self._state.producers.transactions.forget_below(below)
 
     # The end of ownership.
 

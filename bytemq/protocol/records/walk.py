@@ -35,8 +35,6 @@ class Walk(NamedTuple):
     """Of the first record that has it."""
     is_dense: bool
     """Offset deltas are 0, 1, 2, ...; Kafka takes produced batches where they are not."""
-    min_timestamp: int
-    """Smallest record timestamp in ms, leaving out records without one (-1); -1 when none has one."""
 
 
 def walk_batch(batch: RecordBatch, *, max_decompressed_bytes: int, require_keys: bool = False) -> Walk:
@@ -47,9 +45,9 @@ def walk_batch(batch: RecordBatch, *, max_decompressed_bytes: int, require_keys:
     more than the limit.
     """
     data = decompress(batch.compression, batch.records, max_decompressed_bytes)
-    code, index, newest, delta, dense, oldest = walk(data, batch.record_count, batch.base_timestamp, require_keys)
+    code, index, max_timestamp, delta_of_max, dense = walk(data, batch.record_count, batch.base_timestamp, require_keys)
     if code == OK:
-        return Walk(newest, delta, dense, oldest)
+        return Walk(max_timestamp, delta_of_max, dense)
     if code == MISSING_KEY:
         raise InvalidBatch(ErrorCode.INVALID_RECORD, "Compacted topic cannot accept message without key")
     compressed = "" if batch.compression == Compression.NONE else "compressed "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from bytemq.storage.table_file import Codec
+Codec = Literal["zstd", "snappy", "lz4", "none"]
 
 
 class ParquetSettings(NamedTuple):

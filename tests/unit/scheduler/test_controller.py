@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from bytemq.errors import Fenced, Unavailable
-from bytemq.metadata import keys
+from bytemq.metadata import keys, values
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
-from bytemq.metadata.store import MetadataStore, Txn
-from bytemq.scheduler.controller import Controller
+from bytemq.metadata.moves import RecordedMove, decode_moves
+from bytemq.metadata.store import MetadataStore, Put, Txn
+from bytemq.scheduler.controller import RELEASE_TIMEOUT_S, Controller
 from bytemq.scheduler.membership import Membership
 from tests.support.metadata import broker_value, embedded_store, topic_id, topic_puts
 from tests.support.virtual_time import VirtualClock
@@ -27,6 +28,7 @@ class Cluster:
     def __init__(self, store: EmbeddedStore) -> None:
         self.store = store
         self.clock = VirtualClock()
+        self.moves: list[RecordedMove] = []
         self.observer = ImageFollower(store, self.clock)
         self._tasks = [asyncio.ensure_future(self.observer.run())]
 
@@ -35,7 +37,9 @@ class Cluster:
         follower = ImageFollower(self.store, self.clock)
         await follower.load()
         controller = Controller(self.store, follower, member, self.clock)
-        self._tasks += [asyncio.ensure_future(follower.run()), asyncio.ensure_future(controller.run())]
+        for work in (follower.run, controller.run, controller.run_looks):
+            self._tasks.append(asyncio.ensure_future(work()))
+        await asyncio.sleep(0)
         return member
 
     async def until(self, seen: object) -> None:
@@ -47,6 +51,21 @@ class Cluster:
             while not seen():
                 changed.clear()
                 await changed.wait()
+
+    async def look(self) -> None:
+        """A second passes: every controller looks at the load once."""
+        self.clock.advance(1.0)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        listed = await self.store.get(keys.MOVES)
+        self.moves = [] if listed is None else decode_moves(listed.value)
+
+    async def look_until(self, seen: Callable[[], bool]) -> None:
+        for _ in range(100):
+            if seen():
+                return
+            await self.look()
+        raise AssertionError("it never came to that")
 
     def assigned(self) -> list[int]:
         topic = self.observer.image.topics.get("t")
@@ -115,3 +134,34 @@ async def test_membership__whose_registration_had_no_answer_reads_it_back(cluste
     assert held is not None and member.session_id == held.revision
     await member.leave()
     assert await cluster.store.get(keys.broker(1)) is None
+
+
+async def test_controller__moves_everything_off_a_drained_broker_and_records_why(cluster: Cluster) -> None:
+    await cluster.add(1)
+    await cluster.add(2)
+    await cluster.store.txn([], topic_puts("t", T1, [1, 2, 1, 2]))
+    await cluster.until(lambda: cluster.assigned() == [1, 2, 1, 2])
+    await cluster.store.txn([], [Put(keys.config("broker", "2"), values.encode_configs({"bytemq.drained": "true"}))])
+    await cluster.until(lambda: cluster.observer.image.drained == {2})
+    await cluster.look_until(lambda: cluster.assigned() == [1, 1, 1, 1])
+    await cluster.look_until(lambda: bool(cluster.moves))
+    recorded = await cluster.store.get(keys.MOVES)
+    assert recorded is not None
+    assert [move[1:] for move in decode_moves(recorded.value)] == [
+        ("t", 1, 2, 1, "broker 2 is drained"),
+        ("t", 3, 2, 1, "broker 2 is drained"),
+    ]
+
+
+async def test_controller__ends_the_session_of_an_owner_that_does_not_release(cluster: Cluster) -> None:
+    first, second = await cluster.add(1), await cluster.add(2)
+    facts = values.OwnersValue([2], [second.session_id], [0])
+    await cluster.store.txn([], topic_puts("t", T1, [1], facts))
+    await cluster.until(lambda: cluster.assigned() == [1])
+    seconds = 0
+    while 2 in cluster.observer.image.brokers:
+        seconds += 1
+        await cluster.look()
+        assert seconds < 60
+    assert seconds > RELEASE_TIMEOUT_S, "it had its time"
+    assert first.broker_id in cluster.observer.image.brokers

@@ -1,0 +1,209 @@
+"""The balance of load between brokers, in virtual time: it comes about soon, stays, and costs few moves."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from bytemq.metadata.loads import IDLE, Rates
+from bytemq.scheduler.balance import Balancer, BrokerState, Move, PlacedPartition
+from bytemq.types import PartitionId
+from tests.support.metadata import topic_id
+
+LOOK_S = 1.0
+SMOOTHING_S = 3.0
+"""How slowly measured rates follow the true ones."""
+
+
+def zipf(count: int, chance: random.Random) -> list[float]:
+    """Bytes a second of `count` partitions, in random order."""
+    rates = [30e6 / rank for rank in range(1, count + 1)]
+    chance.shuffle(rates)
+    return rates
+
+
+class Simulation:
+    """Partitions with true rates, measured with noise and delay; moves happen at once."""
+
+    def __init__(self, rates: list[float], brokers: int, *, zones: int = 1, per_topic: int = 10, seed: int = 1) -> None:
+        self.chance = random.Random(seed)
+        self.true = rates
+        self.measured = [0.0] * len(rates)
+        self.brokers = {broker: BrokerState("abc"[broker % zones]) for broker in range(brokers)}
+        self.ids = [PartitionId(topic_id(1 + at // per_topic), at % per_topic) for at in range(len(rates))]
+        self.at = {one: at for at, one in enumerate(self.ids)}
+        self.where = [at % brokers for at in range(len(rates))]
+        self.balancer = Balancer()
+        self.now_s = 0.0
+        self.moves: list[tuple[float, Move]] = []
+
+    def run(self, seconds: float) -> None:
+        for _ in range(int(seconds / LOOK_S)):
+            self.now_s += LOOK_S
+            for at, rate in enumerate(self.true):
+                noisy = rate * self.chance.uniform(0.8, 1.2)
+                self.measured[at] += (noisy - self.measured[at]) * min(1.0, LOOK_S / SMOOTHING_S)
+            for move in self.balancer.plan(self.now_s, self.placed(), self.brokers):
+                assert self.where[self.at[move.partition]] == move.source != move.target
+                self.where[self.at[move.partition]] = move.target
+                self.moves.append((self.now_s, move))
+
+    def placed(self) -> list[PlacedPartition]:
+        return [
+            PlacedPartition(one, broker, Rates(rate, 2 * rate, rate / 1e4))
+            for one, broker, rate in zip(self.ids, self.where, self.measured, strict=True)
+        ]
+
+    @property
+    def max_over_mean(self) -> float:
+        sums = dict.fromkeys(self.brokers, 0.0)
+        for broker, rate in zip(self.where, self.true, strict=True):
+            sums[broker] += rate
+        return max(sums.values()) / (sum(sums.values()) / len(sums))
+
+    def moves_since(self, start_s: float) -> int:
+        return sum(at > start_s for at, _ in self.moves)
+
+
+@pytest.mark.parametrize("zones", [1, 3])
+@pytest.mark.parametrize("seed", range(2))
+def test_balance__of_skewed_load_comes_within_30_s_and_then_rests(seed: int, zones: int) -> None:
+    chance = random.Random(seed)
+    cluster = Simulation(zipf(300, chance), 3, zones=zones, seed=seed)
+    cluster.run(30)
+    assert cluster.max_over_mean < 1.15
+    before = cluster.now_s
+    cluster.run(300)
+    assert cluster.max_over_mean < 1.15
+    assert cluster.moves_since(before) <= 5, "at most one a minute"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_balance__absorbs_a_new_hot_set_without_going_back_and_forth(seed: int) -> None:
+    cluster = Simulation(zipf(300, random.Random(seed)), 3, zones=3, seed=seed)
+    cluster.run(120)
+    cluster.true = zipf(300, random.Random(100 + seed))
+    changed_at = cluster.now_s
+    cluster.run(30)
+    assert cluster.max_over_mean < 1.15
+    moved = Counter(move.partition for at, move in cluster.moves if at > changed_at)
+    assert max(moved.values(), default=0) == 1
+    settled_at = cluster.now_s
+    cluster.run(300)
+    assert cluster.moves_since(settled_at) <= 5
+
+
+def test_balance__uses_a_broker_that_was_added_within_10_s() -> None:
+    cluster = Simulation([100_000.0] * 300, 3)
+    cluster.run(30)
+    cluster.brokers[3] = BrokerState("a")
+    cluster.run(10)
+    assert cluster.max_over_mean < 1.15
+    assert cluster.where.count(3) >= 60
+
+
+def test_balance__of_an_idle_cluster_is_by_number() -> None:
+    brokers = {broker: BrokerState(None) for broker in range(3)}
+    where = {PartitionId(topic_id(1), index): 0 for index in range(90)}
+    balancer = Balancer()
+    for look in range(10):
+        for move in balancer.plan(look, [PlacedPartition(one, at, IDLE) for one, at in where.items()], brokers):
+            where[move.partition] = move.target
+    assert max(Counter(where.values()).values()) <= 32
+
+
+def test_balance__leaves_a_load_alone_that_cannot_be_split() -> None:
+    cluster = Simulation([50e6, 1e5, 1e5], 3, per_topic=3)
+    cluster.run(60)
+    assert len(cluster.moves) <= 2
+    assert cluster.moves_since(20) == 0
+
+
+def partitions(count: int, broker: int, zones: frozenset[str] | None = None) -> list[PlacedPartition]:
+    return [PlacedPartition(PartitionId(topic_id(1), index), broker, IDLE, zones) for index in range(count)]
+
+
+def targets(moves: Iterable[Move]) -> Counter[int]:
+    return Counter(move.target for move in moves)
+
+
+def test_balance__empties_a_broker_at_once_and_says_why() -> None:
+    brokers = {0: BrokerState("a", evacuated="broker 0 is drained"), 1: BrokerState("b"), 2: BrokerState("c")}
+    moves = Balancer().plan(0, partitions(1000, 0), brokers)
+    assert targets(moves) == {1: 500, 2: 500}
+    assert {move.reason for move in moves} == {"broker 0 is drained"}
+
+
+def test_balance__of_one_broker_that_is_drained_has_nowhere_to_go() -> None:
+    assert Balancer().plan(0, partitions(3, 0), {0: BrokerState("a", evacuated="drained")}) == []
+
+
+def test_balance__keeps_a_topic_in_the_zones_it_is_pinned_to() -> None:
+    brokers = {0: BrokerState("a"), 1: BrokerState("b"), 2: BrokerState("b")}
+    moves = Balancer().plan(0, partitions(10, 0, frozenset("b")), brokers)
+    assert targets(moves) == {1: 5, 2: 5}
+    pinned = [placed._replace(broker=1 + placed.partition.index % 2) for placed in partitions(10, 0, frozenset("b"))]
+    balancer = Balancer()
+    assert all(balancer.plan(look, pinned, brokers) == [] for look in range(20))
+    assert Balancer().plan(0, partitions(10, 0, frozenset("x")), brokers) == [], "nobody lives there: void"
+
+
+def test_balance__spreads_coordinators_by_number_and_not_by_load() -> None:
+    brokers = {broker: BrokerState(None) for broker in range(3)}
+    placed = [
+        PlacedPartition(PartitionId(topic_id(9), index), 0 if index < 40 else 1, Rates(1e7), is_coordinator=True)
+        for index in range(50)
+    ]
+    moves = Balancer().plan(0, placed, brokers)
+    where = {one.partition: one.broker for one in placed} | {move.partition: move.target for move in moves}
+    assert sorted(Counter(where.values()).values()) == [16, 17, 17]
+
+
+def test_balance__gives_a_broker_of_twice_the_capacity_twice_the_load() -> None:
+    cluster = Simulation([1e5] * 300, 3)
+    cluster.brokers[0] = BrokerState("a", capacity=2.0)
+    cluster.run(60)
+    assert cluster.where.count(0) == pytest.approx(150, rel=0.1)
+
+
+def test_balance__keeps_a_small_topic_spread_over_the_zones() -> None:
+    brokers = {0: BrokerState("a"), 1: BrokerState("b"), 2: BrokerState("c"), 3: BrokerState("a")}
+    placed = [PlacedPartition(PartitionId(topic_id(1), index), index, Rates(1e6 * 10**index)) for index in range(3)]
+    balancer = Balancer()
+    for look in range(20):
+        for move in balancer.plan(look * 100, placed, brokers):
+            placed = [one._replace(broker=move.target) if one.partition == move.partition else one for one in placed]
+    assert {brokers[one.broker].zone for one in placed} == {"a", "b", "c"}
+
+
+def fastest(work: Callable[[], object], tries: int = 2) -> float:
+    took = []
+    for _ in range(tries):
+        started = time.process_time()
+        work()
+        took.append(time.process_time() - started)
+    return min(took)
+
+
+def test_balance__plans_100000_partitions_on_100_brokers_within_2_s() -> None:
+    chance = random.Random(3)
+    brokers = {broker: BrokerState("abc"[broker % 3]) for broker in range(100)}
+    placed = [
+        PlacedPartition(
+            PartitionId(topic_id(1 + at // 100), at % 100), at % 100, Rates(chance.paretovariate(1.2) * 1e4, 1e4, 10)
+        )
+        for at in range(100_000)
+    ]
+
+    def plan() -> list[Move]:
+        balancer = Balancer()
+        return [move for look in range(5) for move in balancer.plan(look, placed, brokers)]
+
+    assert plan(), "there is something to do"
+    took_s = fastest(plan) / 5
+    print(f"100,000 partitions on 100 brokers: {took_s:.2f} s a plan")
+    assert took_s < 2
