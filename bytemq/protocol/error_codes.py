@@ -6,6 +6,7 @@ which code answers which failure is decided elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 _RETRIABLE = True
@@ -292,12 +293,18 @@ class ErrorCode(IntEnum):
 
 
 class KafkaError(Exception):
-    """A failure that the client is told by its code, and optionally by a text of its own."""
+    """A failure that the client is told by its code, and optionally by a text of its own.
 
-    def __init__(self, code: ErrorCode, message: str | None = None) -> None:
+    Of a batch that is refused for some of its records, `record_errors` says which: (index in the batch, text).
+    """
+
+    def __init__(
+        self, code: ErrorCode, message: str | None = None, record_errors: Sequence[tuple[int, str | None]] = ()
+    ) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = code.message if message is None else message
+        self.record_errors = record_errors
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"

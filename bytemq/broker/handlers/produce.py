@@ -148,10 +148,7 @@ class RunningProduce:
     def _done(self, position: int, index: int, result: AppendResult) -> None:
         """One append has its answer; called by the partition, maybe from within `append`."""
         if self._results[position] is None:
-            error, base_offset, append_time_ms, log_start_offset, message = result
-            self._results[position] = ProduceResult(
-                index, error, base_offset, append_time_ms, log_start_offset, message
-            )
+            self._results[position] = ProduceResult(index, *result)
         self._missing -= 1
         if not self._missing:
             self._answer()

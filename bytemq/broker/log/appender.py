@@ -236,7 +236,12 @@ class Appender:
         return AppendResult(ErrorCode.NONE, appended.base_offset, appended.timestamp_ms, log_start_offset)
 
     def _refused(self, error: KafkaError) -> AppendResult:
-        return AppendResult(error.code, log_start_offset=self._state.log_start_offset, message=error.message)
+        return AppendResult(
+            error.code,
+            log_start_offset=self._state.log_start_offset,
+            message=error.message,
+            record_errors=error.record_errors,
+        )
 
     def _note_quiet(self) -> None:
         if self._quiet is not None and not self._state.pending_count and not self._conversions:

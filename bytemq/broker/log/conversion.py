@@ -78,7 +78,7 @@ class Conversion:
         outcome = self._outcome
         assert outcome is not None, "not finished"
         if isinstance(outcome, KafkaError):
-            raise KafkaError(outcome.code, outcome.message)
+            raise KafkaError(outcome.code, outcome.message, outcome.record_errors)
         return outcome
 
 
@@ -141,7 +141,7 @@ def _try_open(
     try:
         return open_batch(batch, compression, level, requires_keys, max_decompressed_bytes)
     except KafkaError as error:
-        return KafkaError(error.code, error.message)
+        return KafkaError(error.code, error.message, error.record_errors)
 
 
 def open_batch(

@@ -40,6 +40,8 @@ class AppendResult(NamedTuple):
     log_append_time_ms: int = NO_TIMESTAMP
     log_start_offset: int = NO_OFFSET
     message: str | None = None
+    record_errors: Sequence[tuple[int, str | None]] = ()
+    """Of a batch that was refused for some of its records: which."""
 
 
 class Fetched(NamedTuple):

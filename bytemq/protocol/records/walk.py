@@ -37,6 +37,10 @@ class Walk(NamedTuple):
     """Offset deltas are 0, 1, 2, ...; Kafka takes produced batches where they are not."""
 
 
+_MOST_RECORD_ERRORS = 1_000
+_PARSED_AT_ONCE = 1_000
+
+
 def walk_batch(batch: RecordBatch, *, max_decompressed_bytes: int, require_keys: bool = False) -> Walk:
     """Decompress and check every record of a whole batch.
 
@@ -49,7 +53,22 @@ def walk_batch(batch: RecordBatch, *, max_decompressed_bytes: int, require_keys:
     if code == OK:
         return Walk(max_timestamp, delta_of_max, dense)
     if code == MISSING_KEY:
-        raise InvalidBatch(ErrorCode.INVALID_RECORD, "Compacted topic cannot accept message without key")
+        text = "Compacted topic cannot accept message without key"
+        record_errors = [(each, text) for each in _without_key(data, batch.record_count)]
+        raise InvalidBatch(ErrorCode.INVALID_RECORD, text, record_errors)
     compressed = "" if batch.compression == Compression.NONE else "compressed "
     message = f"Record {index} of {batch.record_count} in the {compressed}batch is malformed: {MESSAGES[code]}"
     raise InvalidBatch(ErrorCode.INVALID_RECORD, message)
+
+
+def _without_key(data: bytes | bytearray | memoryview, count: int) -> list[int]:
+    """The first thousand records that have no key, up to one that is malformed."""
+    found: list[int] = []
+    position = first = 0
+    while first < count and len(found) < _MOST_RECORD_ERRORS:
+        code, position, records = parse(data, position, min(_PARSED_AT_ONCE, count - first))
+        found += [first + index for index, record in enumerate(records) if record[2] is None]
+        first += len(records)
+        if code != OK:
+            break
+    return found[:_MOST_RECORD_ERRORS]

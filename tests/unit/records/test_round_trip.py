@@ -142,11 +142,20 @@ def test_first_at_or_after__log_append_time_needs_no_look_inside() -> None:
 
 
 def test_walk_batch__a_compacted_topic_needs_keys() -> None:
-    batch = parse_header(memoryview(build_batch([Record(b"a", b"1"), Record(None, b"2")])))
+    records = [Record(None if number % 400 == 7 else b"k", b"v") for number in range(1_300)]
+    batch = parse_header(memoryview(build_batch(records)))
     with pytest.raises(KafkaError) as caught:
-        walk_batch(batch, max_decompressed_bytes=1000, require_keys=True)
+        walk_batch(batch, max_decompressed_bytes=100_000, require_keys=True)
     assert caught.value.code == ErrorCode.INVALID_RECORD
     assert caught.value.message == "Compacted topic cannot accept message without key"
+    assert [index for index, _ in caught.value.record_errors] == [7, 407, 807, 1_207]
+
+
+def test_walk_batch__names_a_thousand_records_without_key_at_most() -> None:
+    batch = parse_header(memoryview(build_batch([Record(None, b"v")] * 3_000)))
+    with pytest.raises(KafkaError) as caught:
+        walk_batch(batch, max_decompressed_bytes=100_000, require_keys=True)
+    assert [index for index, _ in caught.value.record_errors] == list(range(1_000))
 
 
 def test_walk_batch__compressed_rubbish_is_corrupt() -> None:
