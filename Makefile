@@ -11,10 +11,11 @@ WORKLOAD ?= produce-16k
 QUICK ?=
 ONLY ?=
 
-.PHONY: setup run test interop ecosystem demo bench bench-kafka profile fuzz lint format types check lock clean help
+.PHONY: setup run cluster test interop ecosystem demo bench bench-kafka profile fuzz lint format types check lock clean help
 
 help:
 	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
+	@echo "make cluster  etcd, an S3 server and three brokers in three zones, their files in ./dev-cluster"
 	@echo "make test     every test that needs Python only"
 	@echo "make interop  the tests that need Java, Maven, Go, Node.js and kcat as well"
 	@echo "make ecosystem  Kafka Streams, Connect, MirrorMaker 2, Flink and Spark at length"
@@ -37,6 +38,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml setup.py
 
 run: setup
 	$(BIN)/bytemq start --data $(DATA) --listen 127.0.0.1:9092 $(ARGS)
+
+cluster: setup
+	$(BIN)/bytemq dev cluster $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -m "not interop and not ecosystem" $(ARGS)

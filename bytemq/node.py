@@ -43,10 +43,10 @@ from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid
 from bytemq.metadata import keys
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
-from bytemq.metadata.etcd.address import is_etcd
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.identity import ensure_identity
 from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
+from bytemq.metadata.opening import open_metadata
 from bytemq.metadata.producer_ids import ProducerIds
 from bytemq.metadata.store import MetadataStore
 from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
@@ -181,13 +181,7 @@ class Node:
         if not self.config.bytemq_metadata:
             # Also with page-cache durability: files are used again on the strength of what was published before.
             return EmbeddedStore.open(lock, "fsync")
-        if not is_etcd(self.config.bytemq_metadata):
-            raise Invalid(f"{self.config.bytemq_metadata} is no address of metadata; one is etcd://HOST:PORT/PREFIX")
-        try:
-            from bytemq.metadata.etcd.store import EtcdStore
-        except ImportError as error:
-            raise Invalid(f"metadata in etcd need more packages ({error}): pip install 'bytemq[etcd]'") from error
-        return await EtcdStore.open(self.config.bytemq_metadata, os.environ)
+        return await open_metadata(self.config.bytemq_metadata, os.environ)
 
     def _durability(self) -> Durability:
         return "page-cache" if self.config.bytemq_durability == "page-cache" else "fsync"

@@ -87,6 +87,8 @@ class S3Server:
             f"-s3.port={self.port}",
             f"-s3.port.grpc={free_port()}",
             "-s3.iam=false",
+            "-s3.port.lance=0",
+            "-s3.port.iceberg=0",
             f"-s3.config={config}",
         ]
 

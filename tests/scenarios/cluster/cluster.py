@@ -102,7 +102,7 @@ class CountingProducer:
         )
         self._topic = topic
         self.acknowledged: dict[str, tuple[int, int]] = {}
-        self.acknowledged_at: list[float] = []
+        self._times: dict[int, list[float]] = {}
         self.failed: list[str] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -125,7 +125,7 @@ class CountingProducer:
             self.failed.append(f"{value}: {error}")
         else:
             self.acknowledged[value] = (message.partition(), message.offset())
-            self.acknowledged_at.append(time.monotonic())
+            self._times.setdefault(message.partition(), []).append(time.monotonic())
 
     def wait_for_more(self, count: int = 50) -> None:
         """Returns when so many more are acknowledged."""
@@ -137,10 +137,9 @@ class CountingProducer:
         self._thread.join(PATIENCE_S)
         assert self._producer.flush(PATIENCE_S) == 0
 
-    def longest_pause_s(self, since: float = 0.0) -> float:
-        """Between two acknowledgements."""
-        times = [at for at in self.acknowledged_at if at >= since]
-        return max(later - earlier for earlier, later in pairwise(times))
+    def longest_pause_of_a_partition_s(self) -> float:
+        """Between two acknowledgements of one partition."""
+        return max(later - earlier for times in self._times.values() for earlier, later in pairwise(times))
 
 
 def read_all(cluster: Cluster, topic: str, *, isolation: str = "read_uncommitted") -> list[tuple[str, int, int]]:

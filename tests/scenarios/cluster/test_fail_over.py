@@ -31,7 +31,7 @@ def test_cluster__goes_on_without_loss_when_a_broker_is_killed_and_when_it_is_ba
     cluster.nodes[1].restart()
     producer.wait_for_more(200)
     producer.stop()
-    print(f"longest pause {producer.longest_pause_s():.2f} s")
+    print(f"longest pause of a partition {producer.longest_pause_of_a_partition_s():.2f} s")
     check_nothing_lost(producer, read_all(cluster, "killed"))
 
 

@@ -1,0 +1,24 @@
+"""Opening the metadata store that an address names.
+
+Owns: which implementation stands behind which scheme. Must not: know the embedded store of one node, which has no
+address: it is in the node's data folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bytemq.errors import Invalid
+from bytemq.metadata.etcd.address import is_etcd
+from bytemq.metadata.store import MetadataStore
+
+
+async def open_metadata(url: str, environment: Mapping[str, str]) -> MetadataStore:
+    """Raises Invalid with a sentence for the user, Unavailable when nobody answers."""
+    if not is_etcd(url):
+        raise Invalid(f"{url} is no address of metadata; one is etcd://HOST:PORT/PREFIX")
+    try:
+        from bytemq.metadata.etcd.store import EtcdStore
+    except ImportError as error:
+        raise Invalid(f"metadata in etcd need more packages ({error}): pip install 'bytemq[etcd]'") from error
+    return await EtcdStore.open(url, environment)
