@@ -51,13 +51,13 @@ def run(node: NodeProcess, workload: Workload) -> Figures:
     records = one_batch(workload)
     with probe.connect(node.address) as wire:
         assert probe.create_topic(wire, TOPIC, workload.partitions) == 0
-        offsets, request_bytes = NO_OFFSETS, len(records) * workload.batches_per_request
+        offsets = NO_OFFSETS
         frames = produce_frames(workload, TOPIC, records)
         if workload.fetch:
             for _ in range(FETCH_LOG_BYTES // len(records)):
                 assert probe.produce(wire, TOPIC, records)[0] == 0
             end = probe.end_offset(wire, TOPIC)
-            frame, offsets, request_bytes = fetch_in_turn(TOPIC, workload, len(records), end)
+            frame, offsets = fetch_in_turn(TOPIC, workload, len(records), end)
             frames = [frame]
     settle(node.pid)
     before = usage(node.pid)
@@ -80,9 +80,10 @@ def run(node: NodeProcess, workload: Workload) -> Figures:
     with probe.connect(node.address) as wire:
         total = sum(probe.end_offset(wire, TOPIC, index) for index in range(workload.partitions))
         delete_topic(wire)
-    requests, moved_bytes = got["total_requests"], got["total_requests"] * request_bytes
+    requests, direction = got["total_requests"], "received" if workload.fetch else "sent"
+    moved_bytes = got[f"total_{direction}_bytes"]
     figures = {
-        "MB/s": got["requests"] * request_bytes / 1e6 / got["seconds"],
+        "MB/s": got[f"{direction}_bytes"] / 1e6 / got["seconds"],
         "requests/s": got["requests"] / got["seconds"],
         "p50 ms": got["ack_p50_us"] / 1e3,
         "p99 ms": got["ack_p99_us"] / 1e3,

@@ -88,10 +88,12 @@ def fetch_frame(topic: str, partitions: Sequence[int], partition_max_bytes: int 
     return framed(probe.build(probe.FetchRequest, 12, fields))
 
 
-def fetch_in_turn(topic: str, workload: Workload, batch_bytes: int, end_offset: int) -> tuple[bytes, Offsets, int]:
-    """A fetch of partition 0, the offsets that it goes through, and the bytes of whole batches that each brings."""
-    frame = fetch_frame(topic, [0])
-    batches = FETCH_BYTES // batch_bytes
+def fetch_in_turn(topic: str, workload: Workload, batch_bytes: int, end_offset: int) -> tuple[bytes, Offsets]:
+    """A fetch of partition 0 and the offsets that it goes through.
+
+    It asks for just so many bytes as some batches have: Kafka would send part of one more.
+    """
+    batches = -(-FETCH_BYTES // batch_bytes)
+    frame = fetch_frame(topic, [0], batches * batch_bytes)
     step = batches * workload.records_per_batch
-    offsets = Offsets(frame.index(MARK.to_bytes(8, "big")), step, end_offset - end_offset % step)
-    return frame, offsets, batches * batch_bytes
+    return frame, Offsets(frame.index(MARK.to_bytes(8, "big")), step, end_offset - end_offset % step)

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from random import SystemRandom
 
-from bytemq import __version__, node_settings
+from bytemq import __version__, node_settings, node_tables
 from bytemq.broker import broker_metrics
 from bytemq.broker.adoption import adopt
 from bytemq.broker.context import Broker, Traffic
@@ -38,6 +38,9 @@ from bytemq.broker.peers import Peers
 from bytemq.broker.server import BoundListener, Server, bind
 from bytemq.broker.topic_admin import TopicAdmin
 from bytemq.broker.transaction_admission import TransactionAdmission
+from bytemq.compaction import cleaner_metrics
+from bytemq.compaction.cleaner import Cleaner
+from bytemq.compaction.worker import Worker
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid
 from bytemq.metadata import keys
@@ -51,6 +54,7 @@ from bytemq.metadata.producer_ids import ProducerIds
 from bytemq.metadata.store import MetadataStore
 from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
 from bytemq.metadata.values import BrokerValue
+from bytemq.node_tables import Tables
 from bytemq.runtime.budget import MemoryBudget
 from bytemq.runtime.clock import Clock, SystemClock
 from bytemq.runtime.deadlines import Deadlines
@@ -91,6 +95,8 @@ class Node:
         self._supervisor = Supervisor(clock, self._fail)
         self._parts = AsyncExitStack()
         self._broker: Broker | None = None
+        self.tables: Tables | None = None
+        """None without the extra `tables`: nothing is converted, and what was is not read."""
 
     @classmethod
     async def start(cls, config: BrokerConfig, clock: Clock | None = None) -> Node:
@@ -134,6 +140,9 @@ class Node:
             parts.callback(opened.close)
         membership = await self._join(store, sockets)
         parts.push_async_callback(membership.leave)
+        if node_tables.are_available():
+            self.tables = Tables(data, self.config.bytemq_storage or data.resolve().as_uri())
+            parts.push_async_callback(self.tables.close)
         logs = await self._open_logs(parts, data, shared, store, membership)
         partitions = self._partition_table(parts, logs, membership)
         follower = ImageFollower(store, self._clock)
@@ -142,6 +151,7 @@ class Node:
         listener = node_settings.inter_broker_listener(self.config)
         peers = Peers(lambda: follower.image, membership.broker_id, listener, self._supervisor)
         ownership = self._build_broker(store, follower, membership, partitions, peers)
+        cleaner = self._build_cleaner(parts, partitions, logs)
         server = Server(self.broker, node_settings.server_limits(self.config))
         parts.push_async_callback(ownership.close_all)
         parts.callback(self.broker.groups.close)
@@ -152,6 +162,7 @@ class Node:
 
         controller = Controller(store, follower, membership, self._clock)
         self._start_tasks(store, follower, membership, controller, ownership)
+        self._supervisor.keep_running("cleaner", cleaner.run)
         await controller.stand()
         await self._start_http(parts)
         await ownership.settle()
@@ -239,6 +250,7 @@ class Node:
             clock=self._clock,
             supervisor=supervisor,
             durability=self._durability(),
+            restorer=None if self.tables is None else self.tables.restorer,
         )
         parts.push_async_callback(logs.close)
         return logs
@@ -262,6 +274,7 @@ class Node:
             clock=self._clock,
             random=self._random,
             supervisor=supervisor,
+            restorer=None if self.tables is None else self.tables.restorer,
         )
         parts.push_async_callback(logs.close)
         storage_metrics.register(self._metrics, logs, shared)
@@ -274,6 +287,14 @@ class Node:
         return PartitionTable(
             LogServices(logs, self._clock, executor, producer_id_expiration_ms=expiration_ms), membership.standing
         )
+
+    def _build_cleaner(self, parts: AsyncExitStack, partitions: PartitionTable, logs: Logs) -> Cleaner:
+        memory_bytes = node_settings.worker_memory_bytes(self.config)
+        worker = Worker("background", node_settings.store_url(self.config), memory_bytes=memory_bytes)
+        parts.push_async_callback(worker.close)
+        cleaner = Cleaner(partitions, logs, worker, self._clock, lambda: node_settings.cleaner_settings(self.config))
+        cleaner_metrics.register(self._metrics, cleaner, worker)
+        return cleaner
 
     def _storage_failed(self, name: str, error: BaseException) -> None:
         """Storage may be the first to notice that the session has ended."""
@@ -400,6 +421,11 @@ class Node:
         self._supervisor.keep_running("ownership", ownership.run)
         self._supervisor.keep_running("retention", self._retain)
         self._supervisor.keep_running("adoption", lambda: adopt(partitions, self._clock))
+        if self.tables is not None:
+            restructuring = self.tables.attach(
+                partitions, lambda: follower.image, partitions.services.storage, self._clock, membership.session_id
+            )
+            self._supervisor.keep_running("tables", restructuring.run)
         self._supervisor.keep_running("orphans", lambda: delete_orphans(store, follower.image, partitions))
 
     def _check_session(self, membership: Membership, image: ClusterImage) -> None:

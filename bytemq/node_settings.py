@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import cast
 
 from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import Listener
-from bytemq.config import BrokerConfig, InvalidConfig
+from bytemq.compaction.cleaner import MAX_DECOMPRESSED_BYTES, CleanerSettings
+from bytemq.compaction.table_planner import TableSettings
+from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.config.listeners import parse_endpoint
-from bytemq.storage.settings import StorageConfig
+from bytemq.storage.settings import MIB, StorageConfig
+from bytemq.storage.table_file import Codec
 
 
 def storage_config(config: BrokerConfig) -> StorageConfig:
@@ -23,13 +27,50 @@ def storage_config(config: BrokerConfig) -> StorageConfig:
         for attribute in (field.name, f"storage_{field.name}"):
             if attribute in config.__dict__ and attribute.startswith(("wal_", "storage_")):
                 found[field.name] = config.__dict__[attribute]
+    found["restored_bytes"] = config.bytemq_table_cache_bytes
+    found["table_grace_ms"] = config.bytemq_table_grace_ms
     return StorageConfig(**found)
+
+
+def store_url(config: BrokerConfig) -> str:
+    """Where another process finds the records, as for `by_url.open_store`."""
+    return config.bytemq_storage or node_folder(config).resolve().as_uri()
+
+
+def cleaner_settings(config: BrokerConfig) -> CleanerSettings:
+    storage = storage_config(config)
+    return CleanerSettings(
+        is_enabled=config.log_cleaner_enable and config.log_cleaner_threads > 0,
+        backoff_ms=max(config.log_cleaner_backoff_ms, 1),
+        map_bytes=max(config.log_cleaner_dedupe_buffer_size, MIB),
+        load_factor=min(max(config.log_cleaner_io_buffer_load_factor, 0.1), 0.95),
+        segment_bytes=storage.segment_bytes,
+        chunk_bytes=storage.chunk_bytes,
+    )
+
+
+def worker_memory_bytes(config: BrokerConfig) -> int:
+    """What the worker process may allocate: its table of keys, a segment in memory, and room to work."""
+    settings = cleaner_settings(config)
+    return settings.map_bytes + 2 * settings.segment_bytes + 2 * MAX_DECOMPRESSED_BYTES
 
 
 def node_folder(config: BrokerConfig) -> Path:
     """The folder that is this node's own: of its data, or, where those are elsewhere, of what may be lost."""
     keeps_nothing = config.bytemq_metadata and config.bytemq_storage
     return Path(config.bytemq_scratch_dir if keeps_nothing and config.bytemq_scratch_dir else config.data_dir)
+
+
+def table_settings(config: TopicConfig, *, is_internal: bool) -> TableSettings:
+    """What of a topic's configs concerns its table. A compacted log is rewritten by the cleaner, and stays as it is."""
+    return TableSettings(
+        config.bytemq_table_enable and not is_internal and not config.is_compacted,
+        config.bytemq_table_after_ms,
+        config.bytemq_table_min_bytes,
+        config.bytemq_table_target_file_bytes,
+        config.bytemq_table_row_group_bytes,
+        cast(Codec, config.bytemq_table_codec),
+    )
 
 
 def server_limits(config: BrokerConfig) -> ServerLimits:

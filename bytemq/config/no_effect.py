@@ -56,17 +56,12 @@ _REASONS: tuple[tuple[str, str], ...] = (
     ("share groups are not served", "group.share.* share.* errors.deadletterqueue.*"),
     ("streams groups are not served", "group.streams.*"),
     (
-        "a group changes between the classic and the consumer protocol while it is empty only",
-        "group.consumer.migration.policy",
-    ),
-    (
         "every transaction has a timer of its own, and is aborted when it is due",
         "transaction.abort.*",
     ),
     (
-        "compacted topics are kept whole",
-        "log.cleaner.backoff.ms log.cleaner.delete.retention.ms log.cleaner.enable log.cleaner.io.* "
-        "log.cleaner.min.cleanable.ratio delete.retention.ms min.cleanable.dirty.ratio",
+        "the cleaner is one process of low priority that reads by the megabyte",
+        "log.cleaner.io.buffer.size log.cleaner.io.max.bytes.per.second",
     ),
 )
 

@@ -8,7 +8,7 @@ BYTEMQ_DATA_DIR for bytemq.data.dir).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bytemq.config.values import ConfigType
@@ -51,6 +51,14 @@ class OwnSettings:
     bytemq_response_memory_bytes: int
     bytemq_scratch_dir: str
     bytemq_storage: str
+    bytemq_table_after_ms: int
+    bytemq_table_cache_bytes: int
+    bytemq_table_codec: str
+    bytemq_table_enable: bool
+    bytemq_table_grace_ms: int
+    bytemq_table_min_bytes: int
+    bytemq_table_row_group_bytes: int
+    bytemq_table_target_file_bytes: int
     bytemq_validate_records: bool
     storage_cache_bytes: int
     storage_chunk_bytes: int
@@ -76,8 +84,14 @@ class OwnSettings:
 class OwnTopicSettings:
     """bytemq's own topic settings."""
 
-    bytemq_zones: tuple[str, ...]
+    bytemq_table_after_ms: int
+    bytemq_table_codec: str
+    bytemq_table_enable: bool
+    bytemq_table_min_bytes: int
+    bytemq_table_row_group_bytes: int
+    bytemq_table_target_file_bytes: int
     bytemq_validate_records: bool
+    bytemq_zones: tuple[str, ...]
 
 
 def _one_of(*values: str) -> Mapping[str, Any]:
@@ -95,6 +109,52 @@ def _size(name: str, default: int, least: int, documentation: str) -> OwnSetting
 _VALIDATE_RECORDS = (
     "Check every record of a produced batch (lengths, offset deltas, headers, count), also inside compressed batches, "
     "and not just the batch's header and CRC-32C. Keys of compacted topics are checked in any case."
+)
+
+_TABLE_SETTINGS = (
+    OwnSetting(
+        "bytemq.table.enable",
+        ConfigType.BOOLEAN,
+        "true",
+        "Turn what is old into Parquet files under tables/TOPIC/, the only copy then, which consumers go on reading. "
+        "Never for internal topics, nor while cleanup.policy has compact.",
+    ),
+    _size(
+        "bytemq.table.after.ms",
+        3_600_000,
+        1000,
+        "How long a record stays in a segment before it becomes part of the table. An hour: consumers that are a bit "
+        "late read segments, which costs least; one partition makes 24 files a day at most, 1,000 partitions one file "
+        "in four seconds, a matter of milliseconds each. 60000 has data in the table within a minute.",
+    ),
+    _size(
+        "bytemq.table.min.bytes",
+        0,
+        0,
+        "Less than this in segments waits for more. 0: age alone decides. A topic of 1,000 quiet partitions may want "
+        "16777216, so that no small files are made to be merged later.",
+    ),
+    _size(
+        "bytemq.table.target.file.bytes",
+        128 * _MIB,
+        _MIB,
+        "Size up to which Parquet files are merged: what engines like to read, and what one merge rewrites at most.",
+    ),
+    OwnSetting(
+        "bytemq.table.row.group.bytes",
+        ConfigType.LONG,
+        str(32 * _MIB),
+        "Bytes of records in a row group, before compression. A consumer that reads history waits for one to be "
+        "restored (about 0.2 s at this size), a worker holds a few in memory; larger ones prune less well.",
+        {"kind": "range", "min": 64 * _KIB, "max": 128 * _MIB},
+    ),
+    OwnSetting(
+        "bytemq.table.codec",
+        ConfigType.STRING,
+        "zstd",
+        "Compression of the Parquet files.",
+        _one_of("zstd", "snappy", "lz4", "none"),
+    ),
 )
 
 OWN_BROKER_SETTINGS = (
@@ -178,6 +238,19 @@ OWN_BROKER_SETTINGS = (
         "Where records are kept: s3://BUCKET/PREFIX (endpoint, region and credentials by the usual AWS variables), "
         "file:///FOLDER on a mount that all brokers share, or any URL that fsspec knows; empty for bytemq.data.dir.",
     ),
+    _size(
+        "bytemq.table.cache.bytes",
+        256 * _MIB,
+        _MIB,
+        "Scratch space for parts of Parquet files that consumers are reading, as segments again.",
+    ),
+    _size(
+        "bytemq.table.grace.ms",
+        300_000,
+        0,
+        "How long a Parquet file that was merged or has expired stays for those who still read it.",
+    ),
+    *_TABLE_SETTINGS,
     OwnSetting("bytemq.validate.records", ConfigType.BOOLEAN, "false", _VALIDATE_RECORDS),
     _size("storage.cache.bytes", 256 * _MIB, 8 * _MIB, "With bytemq.storage: memory for what was read from it."),
     _size("storage.chunk.bytes", 64 * _KIB, 4 * _KIB, "Distance of the entries in a segment's sparse index."),
@@ -241,6 +314,7 @@ OWN_BROKER_SETTINGS = (
 )
 
 OWN_TOPIC_SETTINGS = (
+    *(replace(setting, synonyms=((setting.name, 1),)) for setting in _TABLE_SETTINGS),
     OwnSetting(
         "bytemq.zones",
         ConfigType.LIST,

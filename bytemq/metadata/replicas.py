@@ -1,22 +1,44 @@
 """Which brokers stand as a partition's replicas where the protocol asks for some. Pure.
 
-The replicas are the store's, so any broker can serve: clients are told min(replication factor, live brokers) of them,
-the owner first, all in sync.
+The replicas are the store's, so any live broker can serve: clients are told min(replication factor, live brokers) of
+them, the owner first, then as many zones as there are, all in sync.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 from bytemq.metadata.image import ClusterImage, TopicImage
 from bytemq.metadata.values import NO_BROKER
 
 
 def replicas(image: ClusterImage, topic: TopicImage, index: int) -> list[int]:
-    """Broker ids, the owner first (while there is none, the broker that is to own it). Never empty."""
+    """Different live brokers, the owner first; while there is none, the one that is to own the partition.
+
+    Never empty: without any live broker it is that one, alive or not. Partitions take turns with whom they name, so
+    that clients that read from the nearest replica are spread.
+    """
     partition = topic.partitions[index]
     first = partition.owner if partition.owner != NO_BROKER else partition.assigned
-    if len(image.brokers) <= 1 or topic.replication_factor <= 1:
+    live = sorted(image.brokers)
+    if first not in image.brokers and live:
+        first = live[index % len(live)]
+    others = [broker for broker in live if broker != first]
+    wanted = min(topic.replication_factor - 1, len(others))
+    if wanted <= 0:
         return [first]
-    others = sorted(broker for broker in image.brokers if broker != first)
-    start = index % len(others) if others else 0
-    rotated = others[start:] + others[:start]
-    return [first, *rotated[: topic.replication_factor - 1]]
+    start = index // len(live) % len(others)
+    others = others[start:] + others[:start]
+    return [first, *(others if wanted == len(others) else _spread(image, first, others, wanted))]
+
+
+def _spread(image: ClusterImage, first: int, others: list[int], wanted: int) -> list[int]:
+    """`wanted` of `others`: always one of the zones that have the fewest so far, the first of them in that order."""
+    taken = Counter([image.brokers[first].zone])
+    chosen: list[int] = []
+    for _ in range(wanted):
+        following = min(others, key=lambda broker: taken[image.brokers[broker].zone])
+        others.remove(following)
+        taken[image.brokers[following].zone] += 1
+        chosen.append(following)
+    return chosen

@@ -3,10 +3,10 @@
 Owns: when it happens, in which order, and which files of the write-ahead log are released. Must not: change a log
 otherwise.
 
-For a group of partitions: their bytes are appended to their segments, the segments synced, then the manifests published
-in one transaction; only then the extents are dropped, and when no log has extents in a file any more, it is released. A
-crash at any point leaves the log as the manifests and the write-ahead log tell it, and at most bytes that nothing
-names.
+For a group of partitions: their bytes are appended to their segments and their bulk files sealed, all of these synced,
+then the manifests published in one transaction; only then the extents are dropped, and when no log has extents in a
+file any more, it is released. A crash at any point leaves the log as the manifests and the write-ahead log tell it, and
+at most bytes that nothing names.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bytemq.errors import BytemqError, NotFound, Unavailable
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.bulk import BulkFiles
 from bytemq.storage.extents import Chunk
 from bytemq.storage.garbage import Garbage
 from bytemq.storage.interface import Store
@@ -32,7 +33,7 @@ from bytemq.storage.manifest import (
 )
 from bytemq.storage.manifest_codec import directory_of
 from bytemq.storage.publisher import Publisher
-from bytemq.storage.segments import SegmentWriter
+from bytemq.storage.segments import BulkSegmentWriter, SegmentWriter
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.wal import Wal
 from bytemq.storage.wal_files import WalFiles
@@ -63,6 +64,7 @@ class WriteBehind:
         store: Store,
         files: Files,
         wal_files: WalFiles,
+        bulk: BulkFiles,
         wal: Wal,
         publisher: Publisher,
         garbage: Garbage,
@@ -78,6 +80,7 @@ class WriteBehind:
         self._logs = logs
         self._files = files
         self._wal_files = wal_files
+        self._bulk = bulk
         self._wal = wal
         self._publisher = publisher
         self._session_id = session_id
@@ -91,7 +94,8 @@ class WriteBehind:
 
     def consider(self) -> None:
         """Starts writing behind in the background if the write-ahead log has grown too much."""
-        if self._task is None and not self._stopping and (self._is_large() or self._has_many_extents()):
+        due = self._is_large() or self._has_many_extents() or self._has_much_bulk()
+        if self._task is None and not self._stopping and due:
             self._task = self._supervisor.start("write-behind", self._in_background())
 
     async def room(self) -> None:
@@ -111,6 +115,9 @@ class WriteBehind:
 
     def _has_many_extents(self) -> bool:
         return sum(len(files.wal) for files in self._logs.values()) > self._config.wal_retained_extents
+
+    def _has_much_bulk(self) -> bool:
+        return self._bulk.ended_bytes >= self._config.wal_retained_bytes // 2
 
     async def _in_background(self) -> None:
         try:
@@ -134,10 +141,11 @@ class WriteBehind:
         Unavailable."""
         async with self._lock:
             limit = EVERYTHING if everything else self._first_kept()
+            with_bulk = {bulk.log for bulk in self._bulk.live.values() if bulk.is_ended and bulk.chunks}
             due = [
                 files
                 for files in self._logs.values()
-                if len(files.wal) and files.wal.files[0] < limit and not files.deleted
+                if len(files.wal) and (files.wal.files[0] < limit or files in with_bulk) and not files.deleted
             ]
             failure: BytemqError | None = None
             group = self._config.manifests_per_transaction
@@ -146,9 +154,15 @@ class WriteBehind:
                     await self._write_group(due[start : start + group], limit)
                 except BytemqError as error:  # what is wrong with one group must not keep the log of all others
                     failure = error
+            await self._bulk.release()
             await self._release()
             if failure is not None:
                 raise failure
+
+    async def run_log(self, files: LogFiles) -> None:
+        """Writes behind all of one log. Raises Unavailable."""
+        async with self._lock:
+            await self._write_group([files], EVERYTHING)
 
     def _first_kept(self) -> int:
         """Ordinal of the first file that stays: the newest quarter of what may be retained does."""
@@ -172,7 +186,7 @@ class WriteBehind:
             if any(one.snapshot is not None for one in written) and not await self._may_publish_snapshots():
                 written = [one._replace(snapshot=None) for one in written]
         except BaseException:
-            self._garbage.discard([writer.info.name for writer in writers if writer.is_new])
+            self._garbage.discard(_names_made(writers))
             raise
         finally:
             for writer in writers:
@@ -191,14 +205,14 @@ class WriteBehind:
             return False
 
     async def _write_log(self, files: LogFiles, limit: int, all_writers: list[SegmentWriter]) -> Written | None:
-        """Appends a log's extents in files below `limit` to its segments. Nothing is durable yet.
+        """Makes a log's extents in files below `limit` part of its segments. Nothing is durable yet.
 
         Each writer is added to `all_writers`, whatever happens. None: nothing to do, or the log was overtaken by a
         deletion.
         """
         await self._publisher.refresh(files)
         files.drop_wal_below(files.manifest.end_offset)
-        count = files.wal.count_in_files_before(limit)
+        count = self._bulk.whole_files(files, files.wal.count_in_files_before(limit))
         if not count:
             return None
         snapshot = files.snapshot_source() if files.snapshot_source is not None else None
@@ -212,7 +226,18 @@ class WriteBehind:
             while len(files.wal) and (offset := max(offset, files.wal.bases[0])) < end_offset:
                 if self._stopping:
                     raise Unavailable("the storage is being closed")
-                chunks, views, offset = await read_chunks(files, self._files.wal, offset, end_offset, holes)
+                bulk = self._bulk.holding(files, offset)
+                if bulk is not None and bulk.base_offset == offset and self._bulk.is_worth_a_segment(bulk):
+                    aborted = snapshot.aborted if snapshot is not None else ()
+                    if writers and not writers[-1].info.sealed:
+                        await writers[-1].write_footer(aborted, sealed=True)
+                    writer = BulkSegmentWriter(bulk.writable, bulk.info(), bulk.chunks, bulk)
+                    writers.append(writer)
+                    await writer.write_footer(aborted, sealed=True)
+                    offset = bulk.next_offset
+                    continue
+                stop = end_offset if bulk is None or bulk.base_offset <= offset else min(bulk.base_offset, end_offset)
+                chunks, views, offset = await read_chunks(files, self._files.wal, offset, stop, holes)
                 if chunks:
                     await self._append(files, seen, writers, chunks, views, snapshot)
             if writers and not writers[-1].info.sealed:
@@ -241,11 +266,9 @@ class WriteBehind:
             if writer is None or writer.info.sealed:
                 writer = await self._new_segment(files, chunks[start])
                 writers.append(writer)
-            stop, room = start, self._room(files, writer.info)
-            while stop < len(chunks) and (
-                chunks[stop].size_bytes <= room or (stop == start and not writer.info.size_bytes)
-            ):
-                room -= chunks[stop].size_bytes
+            stop, info = start, writer.info
+            while stop < len(chunks) and not (info.size_bytes and self._is_full(files, info, chunks[stop])):
+                info = info._replace(size_bytes=info.size_bytes + chunks[stop].size_bytes)
                 stop += 1
             if stop > start:
                 await writer.append(chunks[start:stop], views[start:stop])
@@ -253,12 +276,9 @@ class WriteBehind:
                 await writer.write_footer(snapshot.aborted if snapshot is not None else (), sealed=True)
             start = stop
 
-    def _room(self, files: LogFiles, info: SegmentInfo) -> int:
-        """How many bytes more the segment may take."""
-        if files.segment_ms and self._clock.wall_ms() - info.created_ms >= files.segment_ms and info.size_bytes:
-            return 0
-        limit = min(files.segment_bytes or self._config.segment_bytes, self._config.segment_bytes)
-        return max(limit - info.size_bytes, 0)
+    def _is_full(self, files: LogFiles, info: SegmentInfo, chunk: Chunk) -> bool:
+        """Whether `chunk` goes into another segment."""
+        return info.size_bytes + chunk.size_bytes > self._config.segment_bytes or files.rolls(info, chunk)
 
     async def _continued(
         self, files: LogFiles, seen: tuple[SegmentInfo, ...], writers: list[SegmentWriter]
@@ -283,7 +303,8 @@ class WriteBehind:
         base = first.base_offset
         name = f"{directory_of(files.partition)}{base:020d}-{self._session_id:x}-{self._segments_made:x}.log"
         file = await self._store.create_append(name)
-        info = SegmentInfo(base, base - 1, 0, -1, self._clock.wall_ms(), name)
+        created_ms = first.max_timestamp if first.max_timestamp >= 0 else self._clock.wall_ms()
+        info = SegmentInfo(base, base - 1, 0, -1, created_ms, name)
         return SegmentWriter(file, info, self._config.chunk_bytes, None)
 
     async def _sync(self, writers: Sequence[SegmentWriter]) -> None:
@@ -319,7 +340,7 @@ class WriteBehind:
         except (Unavailable, NotFound):
             if not overtaken and not one.files.deleted:  # it may have been published
                 raise
-            self._garbage.discard([writer.info.name for writer in one.writers if writer.is_new])
+            self._garbage.discard(_names_made(one.writers))
             return
         # Deleted, or overtaken by the log start offset, meanwhile:
         live = set() if one.files.deleted else {segment.name for segment in one.files.manifest.segments}
@@ -334,3 +355,8 @@ class WriteBehind:
         released = [file for file in self._wal_files.live if file.ordinal < first_needed and not file.is_kept]
         if released:
             await self._wal_files.release(released, *self._wal.next_link)
+
+
+def _names_made(writers: Sequence[SegmentWriter]) -> list[str]:
+    """Files that hold nothing that is not elsewhere, too."""
+    return [writer.info.name for writer in writers if writer.is_new and not writer.is_bulk]

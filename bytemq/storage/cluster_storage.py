@@ -31,11 +31,19 @@ from bytemq.storage.flush_objects import FlushObjects
 from bytemq.storage.interface import ObjectStore
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import recovered_log
-from bytemq.storage.manifest import InheritedRange, Manifest, SegmentInfo, with_holes, with_owner
+from bytemq.storage.manifest import (
+    InheritedRange,
+    Manifest,
+    SegmentInfo,
+    with_holes,
+    with_open_segment_given_up,
+    with_owner,
+)
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.object_wal import ObjectWal
 from bytemq.storage.object_write_behind import ObjectWriteBehind
 from bytemq.storage.publisher import Publisher
+from bytemq.storage.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.segments import SegmentCache
 from bytemq.storage.session_log import SessionTail
 from bytemq.storage.session_logs import CommittedShare, SessionLogs
@@ -75,6 +83,7 @@ class ClusterStorage:
         clock: Clock,
         random: Random,
         supervisor: Supervisor,
+        restorer: Restorer,
     ) -> None:
         """Use `open`."""
         self._metadata = metadata
@@ -99,7 +108,8 @@ class ClusterStorage:
             store, metadata, SessionTail(session.broker_id, session_id), session.fence, clock, random, supervisor
         )
         self._objects = FlushObjects(session_id, self.cache, config.wal_memory_bytes)
-        self._files = Files(segments, self._objects.by_ordinal, self._publisher.advance_log_start)
+        restored = RestoredUnits(self._store, restorer, config.restored_bytes, config.chunk_bytes)
+        self._files = Files(segments, restored, self._objects.by_ordinal, self._publisher.advance_log_start)
         self._session_logs = SessionLogs(store, metadata)
         self._write_behind = ObjectWriteBehind(
             store,
@@ -129,13 +139,14 @@ class ClusterStorage:
         clock: Clock,
         random: Random,
         supervisor: Supervisor,
+        restorer: Restorer | None = None,
     ) -> Self:
         """Begins the session's write-ahead log. Nothing is recovered before a log is opened.
 
         `supervisor` answers for the background tasks, and must not be closed before this is: a close needs them.
         Raises Fenced when the session has ended, Unavailable.
         """
-        storage = cls(store, metadata, session, config, clock, random, supervisor)
+        storage = cls(store, metadata, session, config, clock, random, supervisor, restorer or NoRestorer())
         for entry in (await metadata.range(keys.MANIFESTS)).entries:
             storage._stored[keys.partition_of_manifest(entry.key)] = (entry.value, entry.revision)
         await storage._tail.begin()
@@ -176,6 +187,22 @@ class ClusterStorage:
     async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
         """See `logs`."""
         await self._publisher.replace_files(files, before, after)
+
+    async def seal(self, files: LogFiles) -> None:
+        """See `logs`."""
+        await self._publisher.publish(files, with_open_segment_given_up)
+
+    async def write_behind(self, files: LogFiles) -> None:
+        """See `logs`."""
+        await self._write_behind.run_log(files)
+
+    def discard(self, names: Sequence[str]) -> None:
+        """See `logs`."""
+        self.garbage.discard(names)
+
+    @property
+    def session_id(self) -> int:
+        return self._session.session_id
 
     async def release_log(self, partition: PartitionId) -> None:
         """See `logs`. Its extents stay until whoever opens it has published that it inherits them."""
@@ -218,6 +245,7 @@ class ClusterStorage:
         await self._publisher.idle()
         await self._tail.idle()
         await self.garbage.idle()
+        await self._files.restored.close()
         await self._segments.close()
 
     # What the node shows and limits.

@@ -60,10 +60,14 @@ def _dump_flushes(view: memoryview) -> Iterator[str]:
         payload = view[position + header.head_bytes : position + header.head_bytes + header.payload_bytes]
         for share in decode_shares(head, header):
             topic, index = share.partition
-            problem = payload_errors(share, payload[share.position : share.position + share.size_bytes])
+            problem, place = None, ""
+            if share.reference:
+                place = f" in {share.reference} at position {share.position}"
+            else:
+                problem = payload_errors(share, payload[share.position : share.position + share.size_bytes])
             yield (
                 f"  {format_topic_id(topic)}-{index}: offsets {share.base_offset}..{share.next_offset - 1}, "
-                f"leader epoch {share.leader_epoch}, {share.size_bytes} bytes{_damage(problem)}"
+                f"leader epoch {share.leader_epoch}, {share.size_bytes} bytes{place}{_damage(problem)}"
             )
             for batch in decode_entries(share.entries):
                 yield f"    {_batch_line(batch)}"

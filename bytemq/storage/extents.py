@@ -27,8 +27,11 @@ class Chunk(NamedTuple):
 
 
 class ExtentTable:
-    """The chunks of one log inside write-ahead-log files, ascending and without overlap. `files` are ordinals of those
-    files."""
+    """The newest chunks of one log, ascending and without overlap, that no manifest knows of yet.
+
+    `files` are ordinals of the write-ahead-log files that tell of them, `holders` of the files with their bytes: the
+    same, or a bulk file.
+    """
 
     has_gaps = False
     """A log is written without gaps; only the cleaner makes some."""
@@ -38,6 +41,7 @@ class ExtentTable:
         "checksums",
         "end_offset",
         "files",
+        "holders",
         "max_timestamps",
         "positions",
         "size_bytes",
@@ -48,7 +52,7 @@ class ExtentTable:
     def __init__(self, end_offset: int) -> None:
         # Most of ten thousand partitions are idle: their tables share these empty ones until something is appended.
         self.bases = self.positions = self.max_timestamps = _NO_OFFSETS
-        self.files = self.sizes = self.checksums = _NO_SIZES
+        self.files = self.holders = self.sizes = self.checksums = _NO_SIZES
         self.verified = _NO_FLAGS
         self.size_bytes = 0
         self.end_offset = end_offset
@@ -56,13 +60,15 @@ class ExtentTable:
     def __len__(self) -> int:
         return len(self.bases)
 
-    def append(self, chunk: Chunk, file: int, checksum: int, *, verified: bool) -> None:
+    def append(self, chunk: Chunk, file: int, checksum: int, *, verified: bool, holder: int | None = None) -> None:
         if self.bases is _NO_OFFSETS:
             self.bases, self.positions, self.max_timestamps = array("q"), array("q"), array("q")
             self.files, self.sizes, self.checksums = array("I"), array("I"), array("I")
+            self.holders = array("I")
             self.verified = bytearray()
         self.bases.append(chunk.base_offset)
         self.files.append(file)
+        self.holders.append(file if holder is None else holder)
         self.positions.append(chunk.position)
         self.sizes.append(chunk.size_bytes)
         self.max_timestamps.append(chunk.max_timestamp)
@@ -86,12 +92,12 @@ class ExtentTable:
             self.verified[index] = 1
 
     def count_in_files_before(self, file: int) -> int:
-        """How many leading chunks lie in files below `file`: files are filled in the order of ordinals."""
+        """How many leading chunks files below `file` tell of: files are filled in the order of ordinals."""
         return bisect_right(self.files, file - 1)
 
     def drop_first(self, count: int) -> None:
         self.size_bytes -= sum(self.sizes[:count])
-        del self.bases[:count], self.files[:count], self.positions[:count]
+        del self.bases[:count], self.files[:count], self.holders[:count], self.positions[:count]
         del self.sizes[:count], self.max_timestamps[:count], self.checksums[:count], self.verified[:count]
 
 

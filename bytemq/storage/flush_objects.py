@@ -78,27 +78,35 @@ class FlushObjects:
 
     async def release_own(self, below: int) -> Sequence[str]:
         """Forgets this session's flushes below a sequence, when their readers are done. Returns their names."""
-        names = []
+        released = []
         for sequence in [sequence for sequence in self._own if sequence < below]:
-            ordinal, ref = self._own.pop(sequence)
+            _, ref = self._own.pop(sequence)
             self.own_bytes -= ref.size_bytes
-            names.append(await self._forget((self._session_id, sequence), ordinal))
-        return names
+            released.append(self._take_out((self._session_id, sequence)))
+        return await self._closed(released)
 
     async def forget_unused(self, logs: Iterable[LogFiles]) -> None:
         """Lets go of other sessions' flushes that no log has extents in. The objects are not ours to delete."""
         needed = used_ordinals(logs)
-        for key, ordinal in list(self._ordinals.items()):
-            if ordinal not in needed and (key[0] != self._session_id or key[1] not in self._own):
-                await self._forget(key, ordinal)
+        unused = [
+            key
+            for key, ordinal in self._ordinals.items()
+            if ordinal not in needed and (key[0] != self._session_id or key[1] not in self._own)
+        ]
+        # All at once: while one is waited for, a log that is opened may come to need another.
+        await self._closed([self._take_out(key) for key in unused])
 
-    async def _forget(self, key: tuple[int, int], ordinal: int) -> str:
-        shared = self.by_ordinal.pop(ordinal)
-        del self._ordinals[key]
+    def _take_out(self, key: tuple[int, int]) -> SharedFile:
+        shared = self.by_ordinal.pop(self._ordinals.pop(key))
         self._memory.release(shared)
-        await shared.unpinned()
-        self._cache.forget(shared.file.name)
-        return shared.file.name
+        return shared
+
+    async def _closed(self, taken_out: Sequence[SharedFile]) -> list[str]:
+        """Waits for the readers of files that nothing leads to any more. Returns their names."""
+        for shared in taken_out:
+            await shared.unpinned()
+            self._cache.forget(shared.file.name)
+        return [shared.file.name for shared in taken_out]
 
 
 def used_ordinals(logs: Iterable[LogFiles]) -> set[int]:

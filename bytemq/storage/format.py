@@ -13,7 +13,8 @@ A flush is
     padding             to a multiple of 8 bytes
 
 all big-endian. The CRC in the header covers header and index, a checksum in each share covers its batches. A share is
-one chunk: a partition with more in the flush has several in a row.
+one chunk: a partition with more in the flush has several in a row. The batches of a large share may be in a bulk file
+in place of the payload: its index has the name of that file then, and its place counts from the start of the file.
 
 `durable_through` is a sequence up to which everything was synced before this flush was written. A broken flush at or
 below the `durable_through` of a later one is corruption; any other broken flush is the torn tail that a crash leaves.
@@ -22,7 +23,7 @@ below the `durable_through` of a later one is corruption; any other broken flush
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -96,6 +97,16 @@ class Share(NamedTuple):
         return Chunk(self.base_offset, self.next_offset, position, self.size_bytes, self.max_timestamp)
 
 
+class Reference(NamedTuple):
+    """Where a share is that a flush does not hold itself."""
+
+    name: str
+    position: int
+
+
+NOWHERE: Mapping[int, Reference] = {}
+
+
 class ShareToWrite(NamedTuple):
     partition: PartitionId
     batches: Sequence[RecordBatch]
@@ -127,34 +138,43 @@ def aligned(position: int) -> int:
 
 
 def encode_head(
-    session_id: int, sequence: int, durable_through: int, previous_crc: int, shares: Sequence[ShareToWrite]
+    session_id: int,
+    sequence: int,
+    durable_through: int,
+    previous_crc: int,
+    shares: Sequence[ShareToWrite],
+    references: Mapping[int, Reference] = NOWHERE,
 ) -> tuple[bytes, int]:
-    """Header and index of a flush of inline shares, and the CRC that its successor links to."""
+    """Header and index of a flush, and the CRC that its successor links to. `references` are by number of the share."""
     parts: list[bytes | memoryview] = []
     position = 0
     pack_crc = _CRC.pack
-    for partition, batches, size_bytes, max_timestamp, checksum in shares:
+    for number, (partition, batches, size_bytes, max_timestamp, checksum) in enumerate(shares):
         first = batches[0]
+        reference = references.get(number)
+        name = reference.name.encode() if reference is not None else b""
         parts.append(
             _SHARE.pack(
                 partition[0],
                 partition[1],
                 first.leader_epoch,
-                INLINE,
-                0,
+                INLINE if reference is None else REFERENCE,
+                len(name),
                 len(batches),
                 checksum,
                 first.base_offset,
                 batches[-1].next_offset,
                 max_timestamp,
-                position,
+                position if reference is None else reference.position,
                 size_bytes,
             )
         )
+        parts.append(name)
         for batch in batches:
             parts.append(batch.view[:HEADER_BYTES])
             parts.append(pack_crc(batch.sent_crc))
-        position += size_bytes
+        if reference is None:
+            position += size_bytes
     index = b"".join(parts)
     header = _HEADER.pack(
         MAGIC, VERSION, 0, session_id, sequence, durable_through, previous_crc, len(shares), len(index), position

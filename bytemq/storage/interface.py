@@ -94,6 +94,9 @@ class Store(ObjectStore, Protocol):
 
     async def open_append(self, name: str, *, urgent: bool = False) -> AppendFile: ...
 
+    async def write_all(self, writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]], *, sync: bool) -> None:
+        """Several writes (file, buffers, position), as `AppendFile.write`. After an error any part may be written."""
+
     async def rename(self, name: str, new_name: str) -> None:
         """Durable when it returns. `Invalid` if the new name exists."""
 

@@ -45,11 +45,11 @@ def translated(error: OSError, what: str) -> BytemqError:
 class LocalFile:
     """One open file: `ReadFile`, and `AppendFile` when opened for writing."""
 
-    __slots__ = ("_fd", "_pool", "name")
+    __slots__ = ("_pool", "fd", "name")
 
     def __init__(self, name: str, fd: int, pool: ThreadPoolExecutor) -> None:
         self.name = name
-        self._fd = fd
+        self.fd = fd
         self._pool = pool
 
     def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
@@ -57,7 +57,7 @@ class LocalFile:
             return None
         buffer = bytearray(size_bytes)
         try:
-            got = os.preadv(self._fd, [buffer], position, _NOWAIT)
+            got = os.preadv(self.fd, [buffer], position, _NOWAIT)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
                 return None
@@ -65,23 +65,23 @@ class LocalFile:
         return memoryview(buffer) if got == size_bytes else None
 
     async def read(self, position: int, size_bytes: int) -> memoryview:
-        return await _in_thread(self._pool, self.name, lambda: _read(self._fd, position, size_bytes))
+        return await _in_thread(self._pool, self.name, lambda: _read(self.fd, position, size_bytes))
 
     def write_now(self, buffers: Sequence[Buffer], position: int) -> None:
         try:
-            _write(self._fd, buffers, position)
+            _write(self.fd, buffers, position)
         except OSError as error:
             raise translated(error, self.name) from error
 
     async def write(self, buffers: Sequence[Buffer], position: int, *, sync: bool) -> None:
-        await _in_thread(self._pool, self.name, lambda: _write(self._fd, buffers, position, sync=sync))
+        await _in_thread(self._pool, self.name, lambda: _write(self.fd, buffers, position, sync=sync))
 
     async def sync(self) -> None:
-        await _in_thread(self._pool, self.name, lambda: os.fdatasync(self._fd))
+        await _in_thread(self._pool, self.name, lambda: os.fdatasync(self.fd))
 
     async def close(self) -> None:
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
             await _in_thread(self._pool, self.name, lambda: os.close(fd))
 
 
@@ -122,6 +122,23 @@ class LocalStore:
     async def open_append(self, name: str, *, urgent: bool = False) -> AppendFile:
         fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
         return LocalFile(name, fd, self._urgent_pool if urgent else self._pool)
+
+    async def write_all(self, writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]], *, sync: bool) -> None:
+        if sync:  # side by side: the device takes several at once
+            outcomes = await asyncio.gather(
+                *(self._write_in_pool(*one) for one in writes),
+                return_exceptions=True,
+            )
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+        else:  # in one go: a thread for each would cost more than the writes
+            await _in_thread(self._urgent_pool, "write", lambda: _write_files(writes))
+
+    async def _write_in_pool(self, file: AppendFile, buffers: Sequence[Buffer], position: int) -> None:
+        assert isinstance(file, LocalFile)
+        fd = file.fd
+        await _in_thread(self._pool, file.name, lambda: _write(fd, buffers, position, sync=True))
 
     async def open_read(self, name: str) -> ReadFile:
         fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
@@ -216,6 +233,7 @@ class LocalStore:
         return sorted(found)
 
     def _delete(self, names: Sequence[str]) -> None:
+        self._delete_half_made(names)
         for name in names:
             path = self._path(name)
             path.unlink(missing_ok=True)
@@ -227,6 +245,15 @@ class LocalStore:
                 except OSError:
                     break  # not empty, or another thread was first
                 self._directories.discard(os.fspath(directory))
+
+    def _delete_half_made(self, names: Sequence[str]) -> None:
+        """What a process left that was killed while it created one of these."""
+        wanted = {self._path(name) for name in names}
+        for directory in {path.parent for path in wanted}:
+            for found in directory.glob(f"*{TEMPORARY}"):
+                stem = found.name.removesuffix(TEMPORARY).rpartition(".")[0]
+                if directory / stem in wanted:
+                    found.unlink(missing_ok=True)
 
     def _rename(self, name: str, new_name: str) -> None:
         self._make_directory(new_name)
@@ -286,6 +313,12 @@ def _write(fd: int, buffers: Sequence[Buffer], position: int, *, sync: bool = Fa
                 rest = rest[written:]
     if sync:
         os.fdatasync(fd)
+
+
+def _write_files(writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]]) -> None:
+    for file, buffers, position in writes:
+        assert isinstance(file, LocalFile)
+        _write(file.fd, buffers, position)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -17,9 +17,10 @@ from bytemq.errors import Corrupt, Invalid, NotFound
 from bytemq.protocol.records.batch import RecordBatch, parse_header
 from bytemq.storage.batch_walk import walk
 from bytemq.storage.extents import Chunk, ExtentTable
-from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo
+from bytemq.storage.manifest import FileKind, PartitionSnapshot, SegmentInfo
 from bytemq.storage.manifest_codec import StoredManifest
 from bytemq.storage.reading import Plan, Read, assemble, plan_extents, plan_segment
+from bytemq.storage.restored import RestoredUnits
 from bytemq.storage.segments import Segment, SegmentCache
 from bytemq.storage.shared_file import SharedFile
 from bytemq.types import PartitionId
@@ -35,20 +36,24 @@ class RecoveredLog:
     snapshot: PartitionSnapshot | None
     headers: list[RecordBatch] = field(default_factory=list)
     """Of all batches from the snapshot's offset on, in order; `view` of each holds the header alone."""
+    first_dirty_offset: int = 0
+    """Below it nothing of an aborted transaction is left."""
 
 
 class Files:
     """What all logs of a session are read from, and the one change that a log's owner asks of its log directly."""
 
-    __slots__ = ("advance_log_start", "segments", "wal")
+    __slots__ = ("advance_log_start", "restored", "segments", "wal")
 
     def __init__(
         self,
         segments: SegmentCache,
+        restored: RestoredUnits,
         wal: Mapping[int, SharedFile],
         advance_log_start: Callable[[LogFiles, int], Coroutine[None, None, None]],
     ) -> None:
         self.segments = segments
+        self.restored = restored
         self.wal = wal
         """Write-ahead-log files by ordinal."""
         self.advance_log_start = advance_log_start
@@ -118,7 +123,7 @@ class LogFiles:
         current: SegmentInfo | None = None
         for number in range(len(table)):
             chunk = table.chunk(number)
-            if current is not None and self._rolls(current, chunk):
+            if current is not None and self.rolls(current, chunk):
                 yield current
                 current = None
             if current is None:
@@ -131,7 +136,8 @@ class LogFiles:
         if current is not None:
             yield current
 
-    def _rolls(self, current: SegmentInfo, chunk: Chunk) -> bool:
+    def rolls(self, current: SegmentInfo, chunk: Chunk) -> bool:
+        """Whether segment.bytes or segment.ms (of record time, as in Kafka) ask for a new segment before `chunk`."""
         if self.segment_bytes and current.size_bytes + chunk.size_bytes > self.segment_bytes:
             return True
         return bool(self.segment_ms) and chunk.max_timestamp - current.created_ms > self.segment_ms
@@ -171,7 +177,7 @@ class LogFiles:
             return Read([], 0, offset, offset)
         plan = self._plan(offset, max_bytes, end_offset, verify=True)
         if plan is None:
-            await self._open_segment(self._segment_of(offset))
+            await self._open_segment(self._segment_of(offset), offset)
             return await self._read_at(offset, max_bytes, end_offset, at_least_one)
         for run in plan.runs:  # all at once: while one is read, another one's file could be released
             run.file.pin()
@@ -199,28 +205,48 @@ class LogFiles:
         return end_offset
 
     def _plan(self, offset: int, max_bytes: int, end_offset: int, *, verify: bool) -> Plan | None:
-        """None when the segment that holds `offset` is not open."""
+        """None when the segment that holds `offset` is not open, or the unit not restored."""
         if self.wal.bases and offset >= self.wal.bases[0]:
             return plan_extents(self.wal, self._files.wal, offset, max_bytes, end_offset, verify)
-        segment = self._files.segments.peek(self._segment_of(offset).name)
+        number = self._number_of(offset)
+        info = self.manifest.segments[number]
+        if info.kind is FileKind.PARQUET:
+            segment = self._files.restored.peek(info, offset, self._table_after(number))
+        else:
+            segment = self._files.segments.peek(info.name)
         if segment is None or offset >= segment.index.next_offset:
             return None
         return plan_segment(segment.index, segment, offset, max_bytes, end_offset, verify)
 
     def _segment_of(self, offset: int) -> SegmentInfo:
+        return self.manifest.segments[self._number_of(offset)]
+
+    def _number_of(self, offset: int) -> int:
         segments = self.manifest.segments
         number = bisect_right(segments, offset, key=_base_offset) - 1
         if number < 0 or offset > segments[number].last_offset:
             raise Corrupt(f"no file holds offset {offset}")
-        return segments[number]
+        return number
 
-    async def _open_segment(self, info: SegmentInfo) -> Segment:
-        try:
-            return await self._files.segments.get(info)
-        except NotFound as error:
-            if not self.deleted and info.last_offset >= self.log_start_offset:
-                raise Corrupt(f"the file of offsets {info.base_offset}..{info.last_offset} is missing") from error
-            raise
+    def _table_after(self, number: int) -> SegmentInfo | None:
+        segments = self.manifest.segments
+        following = segments[number + 1] if number + 1 < len(segments) else None
+        return following if following is not None and following.kind is FileKind.PARQUET else None
+
+    async def _open_segment(self, info: SegmentInfo, offset: int) -> Segment:
+        """The segment, or of a Parquet file the unit that answers for `offset`, as a segment."""
+        while True:
+            try:
+                if info.kind is FileKind.PARQUET:
+                    return await self._files.restored.get(info, offset)
+                return await self._files.segments.get(info)
+            except NotFound as error:
+                if self.deleted or info.last_offset < self.log_start_offset:
+                    raise
+                now = self._segment_of(offset)
+                if now == info:
+                    raise Corrupt(f"the file of offsets {info.base_offset}..{info.last_offset} is missing") from error
+                info = now  # it was rewritten meanwhile
 
     # Looking for timestamps.
 
@@ -263,17 +289,36 @@ class LogFiles:
         """The first chunk that reaches beyond `offset` and has a record of that time or later."""
         for segment in self.manifest.segments:
             if segment.last_offset >= offset and segment.max_timestamp >= timestamp_ms:
-                index = (await self._open_segment(segment)).index
-                for number in range(index.find(offset), len(index)):
-                    if index.max_timestamps[number] >= timestamp_ms:
-                        return index.chunk(number)
+                for first in await self._first_offsets(segment, offset, timestamp_ms):
+                    index = (await self._open_segment(segment, first)).index
+                    for number in range(index.find(first), len(index)):
+                        if index.max_timestamps[number] >= timestamp_ms:
+                            return index.chunk(number)
         table = self.wal
         for number in range(max(table.find(offset), 0), len(table)):
             if table.max_timestamps[number] >= timestamp_ms and table.chunk(number).next_offset > offset:
                 return table.chunk(number)
         return None
 
+    async def _first_offsets(self, info: SegmentInfo, offset: int, timestamp_ms: int) -> Sequence[int]:
+        """Where to look in a file for records of that time or later: at `offset`, or of a Parquet file at the units
+        that have such records.
+        """
+        offset = max(offset, info.base_offset)
+        if info.kind is not FileKind.PARQUET:
+            return [offset]
+        return [
+            max(unit.base_offset, offset)
+            for unit in await self._files.restored.units(info)
+            if unit.next_offset > offset and unit.max_timestamp >= timestamp_ms
+        ]
+
     # What the storage changes. Nobody else calls these.
+
+    def opened(self, segments: Sequence[SegmentInfo]) -> list[SharedFile]:
+        """Those of the files that are open, and may be read at this moment."""
+        found = [self._files.segments.peek(segment.name) for segment in segments]
+        return [file for file in found if file is not None]
 
     async def advance_log_start(self, offset: int) -> None:
         """Forgets what is below `offset`, durably when it returns; whole segments below go. Never moves back."""

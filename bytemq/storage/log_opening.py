@@ -34,7 +34,8 @@ async def recovered_log(store: ObjectStore, files: LogFiles) -> RecoveredLog:
 
 def as_recovered(files: LogFiles, snapshot: PartitionSnapshot | None, headers: list[RecordBatch]) -> RecoveredLog:
     epochs = list(snapshot.leader_epochs) if snapshot is not None else []
-    return RecoveredLog(files.log_start_offset, files.end_offset, epochs, snapshot, headers)
+    first_dirty = files.manifest.first_dirty_offset
+    return RecoveredLog(files.log_start_offset, files.end_offset, epochs, snapshot, headers, first_dirty)
 
 
 async def headers_after(files: LogFiles, snapshot: PartitionSnapshot | None) -> list[RecordBatch]:

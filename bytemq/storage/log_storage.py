@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Self
 
 from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
@@ -20,16 +21,24 @@ from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.bulk import BulkFiles
 from bytemq.storage.checkpoint import WriteBehind
-from bytemq.storage.format import decode_shares
+from bytemq.storage.format import Share, decode_shares
 from bytemq.storage.garbage import Garbage
-from bytemq.storage.interface import Store
+from bytemq.storage.interface import AppendFile, Store
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import as_recovered, recovered_log
-from bytemq.storage.manifest import Manifest, SegmentInfo, with_holes, with_leader_epoch
+from bytemq.storage.manifest import (
+    Manifest,
+    SegmentInfo,
+    with_holes,
+    with_leader_epoch,
+    with_open_segment_given_up,
+)
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.publisher import Publisher
-from bytemq.storage.recovery import SessionRecovery
+from bytemq.storage.recovery import BulkByName, SessionRecovery
+from bytemq.storage.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.segments import SegmentCache
 from bytemq.storage.settings import Durability, StorageConfig
 from bytemq.storage.staging import OnDurable
@@ -54,6 +63,7 @@ class LogStorage:
         clock: Clock,
         durability: Durability,
         supervisor: Supervisor,
+        restorer: Restorer,
     ) -> None:
         """Use `open`."""
         self._store = store
@@ -66,12 +76,25 @@ class LogStorage:
         self._offline: dict[PartitionId, WalFile | None] = {}
         """Logs whose manifest is damaged, with the first file of the write-ahead log that holds something of them."""
         segments = SegmentCache(store, config.open_files, config.chunk_bytes)
-        self._garbage = Garbage(store, segments, session_id, supervisor)
+        restored = RestoredUnits(store, restorer, config.restored_bytes, config.chunk_bytes)
+        self._garbage = Garbage(store, segments, restored, session_id, clock, supervisor, config.table_grace_ms)
         self._publisher = Publisher(store, metadata, session_id, config, self._garbage.discard, supervisor)
         self._wal_files = WalFiles(store, metadata, session_id, config, supervisor)
-        self._files = Files(segments, self._wal_files.by_ordinal, self._publisher.advance_log_start)
+        self._files = Files(segments, restored, self._wal_files.by_ordinal, self._publisher.advance_log_start)
+        self._bulk = BulkFiles(
+            store,
+            self._wal_files,
+            session_id,
+            config,
+            clock,
+            durability,
+            self._garbage.discard,
+            self._consider_write_behind,
+            supervisor,
+        )
         self._wal = Wal(
             self._wal_files,
+            self._bulk,
             session_id,
             config,
             clock,
@@ -84,6 +107,7 @@ class LogStorage:
             store,
             self._files,
             self._wal_files,
+            self._bulk,
             self._wal,
             self._publisher,
             self._garbage,
@@ -108,13 +132,14 @@ class LogStorage:
         clock: Clock,
         supervisor: Supervisor,
         durability: Durability = "fsync",
+        restorer: Restorer | None = None,
     ) -> Self:
         """Recovers what earlier sessions left and starts a new one; `session_id` is greater than every earlier one.
 
         `supervisor` answers for the background tasks, and must not be closed before this is: a close needs them.
         Raises Invalid for a session id used before, Corrupt when metadata make no sense, Unavailable.
         """
-        storage = cls(store, metadata, session_id, config, clock, durability, supervisor)
+        storage = cls(store, metadata, session_id, config, clock, durability, supervisor, restorer or NoRestorer())
         await storage._recover()
         storage._tasks.append(supervisor.start_essential("wal", storage._wal.run()))
         storage._tasks.append(supervisor.start("storage-garbage", storage._tidy()))
@@ -153,13 +178,24 @@ class LogStorage:
         self._wal.append(files, batches, on_durable)
 
     async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
-        """Sealed files of the log are replaced by others that answer for the same offsets, in one step, durably.
-
-        The files of `before` go when nobody reads them any more; of `after`, those that are not needed after all.
-        Raises Unavailable when the log's files are not those of `before`, NotFound after deletion: the files of `after`
-        go then. Fenced, and Unavailable when it may have been published: what is left is found at the next start.
-        """
+        """See `logs`."""
         await self._publisher.replace_files(files, before, after)
+
+    async def seal(self, files: LogFiles) -> None:
+        """See `logs`."""
+        await self._publisher.publish(files, with_open_segment_given_up)
+
+    async def write_behind(self, files: LogFiles) -> None:
+        """See `logs`."""
+        await self._write_behind.run_log(files)
+
+    def discard(self, names: Sequence[str]) -> None:
+        """See `logs`."""
+        self._garbage.discard(names)
+
+    @property
+    def session_id(self) -> int:
+        return self._session_id
 
     async def release_log(self, partition: PartitionId) -> None:
         """See `logs`. Here nobody else can open it before this session has ended."""
@@ -175,6 +211,7 @@ class LogStorage:
         await self._publisher.publish(files, None)
         self._logs.pop(partition, None)
         files.wal.drop_first(len(files.wal))
+        self._bulk.release_soon()
 
     def partitions(self) -> Iterable[PartitionId]:
         """Every partition that has a log, opened or not: for comparing with the topics that exist."""
@@ -202,8 +239,10 @@ class LogStorage:
         await self._publisher.idle()
         if not self._wal.has_died:
             await self._wal_files.seal(*await self._wal.finish())
+        await self._bulk.close()
         await self._garbage.idle()
         await self._wal_files.close()
+        await self._files.restored.close()
         await self._files.segments.close()
 
     # What the node shows and limits.
@@ -257,8 +296,9 @@ class LogStorage:
         await self._wal_files.release(unused, *self._wal.next_link)
 
     async def _recover_session(self, tail: TailRecord, revision: int) -> None:
-        recovery = SessionRecovery(self._store, tail, self._wal_files.next_ordinal, self._apply)
+        recovery = SessionRecovery(self._store, tail, self._wal_files.next_ordinal, self._needs, self._apply)
         await recovery.run()
+        await self._bulk.settle_recovered(file for file in recovery.bulk.values() if file is not None)
         self.recovered_bytes += recovery.walked_bytes
         for file in recovery.files:
             if file.heads:
@@ -278,8 +318,16 @@ class LogStorage:
             walked_bytes=recovery.walked_bytes,
         )
 
-    def _apply(self, file: WalFile, flush: StoredFlush) -> None:
-        """Takes over the shares of one recovered flush."""
+    def _needs(self, share: Share) -> bool:
+        """Whether the log of a share still has it from nowhere else."""
+        files = self._logs.get(share.partition)
+        if files is None and share.partition in self._stored:
+            with suppress(Corrupt):
+                files = self._logs[share.partition] = self._load(share.partition)
+        return files is not None and share.next_offset > files.manifest.end_offset
+
+    def _apply(self, file: WalFile, flush: StoredFlush, bulk: BulkByName) -> None:
+        """Takes over the shares of one recovered flush. `bulk` are the files that it refers to."""
         payload_position = flush.position + flush.header.head_bytes
         for share in decode_shares(flush.head, flush.header):
             files = self._logs.get(share.partition)
@@ -298,8 +346,21 @@ class LogStorage:
                 continue
             if share.base_offset > table.end_offset:
                 self._report_hole(files, table.end_offset, share.base_offset - 1)
-            table.append(share.chunk(payload_position), file.ordinal, share.checksum, verified=False)
+            if share.reference:
+                self._apply_reference(files, share, file.ordinal, bulk[share.reference])
+            else:
+                table.append(share.chunk(payload_position), file.ordinal, share.checksum, verified=False)
             files.staged_end = files.end_offset
+
+    def _apply_reference(self, files: LogFiles, share: Share, ordinal: int, file: AppendFile | None) -> None:
+        if file is None:
+            self._report_hole(files, share.base_offset, share.next_offset - 1)
+            files.wal.end_offset = share.next_offset
+            return
+        bulk = self._bulk.adopted(file, files)
+        chunk = share.chunk(0)
+        files.wal.append(chunk, ordinal, share.checksum, verified=False, holder=bulk.ordinal)
+        bulk.commit(chunk, share.checksum, 0)
 
     def _check_end(self, files: LogFiles) -> None:
         """A snapshot is published after what it describes became durable: if the log ends before it, bytes are lost."""
@@ -346,7 +407,7 @@ class LogStorage:
 
     async def _tidy(self) -> None:
         try:
-            names = await self._garbage.find(self._stored, self._logs, self._wal_files)
+            names = await self._garbage.find(self._stored, self._logs, self._wal_files, self._bulk)
             self._garbage.discard(names)
         except (BytemqError, NotFound) as error:
             log.warning("looking for garbage failed", reason=str(error))

@@ -37,10 +37,26 @@ class Logs(Protocol):
     async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
         """Sealed files of the log are replaced by others that answer for the same offsets, in one step, durably.
 
-        The files of `before` go when nobody reads them any more; of `after`, those that are not needed after all.
+        The files of `before` go when nobody reads them any more, which is the case when this returns; of `after`, those
+        that are not needed after all.
         Raises Unavailable when the log's files are not those of `before`, NotFound after deletion: the files of `after`
         go then. Fenced, and Unavailable when it may have been published: what is left is garbage that is found later.
         """
+
+    async def seal(self, files: LogFiles) -> None:
+        """What is appended from now on goes to another segment. Raises as `replace_files`."""
+
+    async def write_behind(self, files: LogFiles) -> None:
+        """What the log has in the write-ahead log now goes into segments, with a snapshot of its owner's state. Raises
+        Unavailable.
+        """
+
+    def discard(self, names: Sequence[str]) -> None:
+        """Objects that somebody created for a log and that were never published: they go, with what is half made."""
+
+    @property
+    def session_id(self) -> int:
+        """Part of the name of every object that this session creates, as `-<hex>-`."""
 
     async def release_log(self, partition: PartitionId) -> None:
         """This session owns the log no longer. Nothing of it is on its way when this returns, and nothing is published

@@ -56,6 +56,8 @@ class FileKind(enum.IntEnum):
 
     SEGMENT = 0
     """Record batches as they are served, then a footer with their index (`segment_format`)."""
+    PARQUET = 1
+    """A table's Parquet file and its companion (`table_file`)."""
 
 
 class SegmentInfo(NamedTuple):
@@ -68,6 +70,7 @@ class SegmentInfo(NamedTuple):
     """Bytes of record batches. In the file a sealed segment's footer follows them."""
     max_timestamp: int
     created_ms: int
+    """The time of its first records; when it was made, if they have none."""
     name: str = ""
     """The file's name in the store; "" for the part in the write-ahead log."""
     sealed: bool = False

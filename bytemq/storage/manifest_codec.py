@@ -23,6 +23,7 @@ from bytemq.storage.manifest import (
     ProducerSnapshot,
     SegmentInfo,
 )
+from bytemq.storage.table_file import objects_of
 from bytemq.types import PartitionId, format_topic_id
 
 VERSION = 2
@@ -139,7 +140,7 @@ def decode_manifest(data: bytes, directory: str) -> StoredManifest:
 
 def names_of(stored: StoredManifest) -> list[str]:
     """Every object that a manifest names: what is in none of them is garbage."""
-    names = [segment.name for segment in stored.manifest.segments]
+    names = [name for segment in stored.manifest.segments for name in objects_of(segment)]
     return [*names, stored.snapshot_name] if stored.snapshot_name else names
 
 

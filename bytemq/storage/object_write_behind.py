@@ -118,6 +118,11 @@ class ObjectWriteBehind:
         async with self._lock:
             await self._run(None)
 
+    async def run_log(self, files: LogFiles) -> None:
+        """Writes behind all of one log. Raises Unavailable."""
+        async with self._lock:
+            await self._write_group([files], None)
+
     async def run_inherited(self) -> None:
         """Writes behind what is in other sessions' logs, so that those can go. Raises Unavailable."""
         async with self._lock:
@@ -135,7 +140,7 @@ class ObjectWriteBehind:
                 await self._write_group(group, due)
             except BytemqError as error:  # what is wrong with one group must not keep the log of all others
                 failure = error
-        await self.release()
+        await self._release()
         if failure is not None:
             raise failure
 
@@ -158,7 +163,7 @@ class ObjectWriteBehind:
         await self._publisher.refresh(files)
         files.drop_wal_below(files.manifest.end_offset)
         count = _due_extents(files, due)
-        if not count or files.deleted:
+        if not count or self._logs.get(files.partition) is not files:
             return None
         snapshot = files.snapshot_source() if files.snapshot_source is not None else None
         start_offset = offset = files.wal.bases[0]
@@ -217,12 +222,19 @@ class ObjectWriteBehind:
 
     async def release(self) -> None:
         """Releases what no log has extents in any more. Raises Fenced."""
-        logs = [*self._logs.values(), *self._handed_over.values()]
-        first = self._objects.first_needed(logs, self._tail.tail.last_sequence + 1)
+        async with self._lock:  # what is being read is not to go
+            await self._release()
+
+    async def _release(self) -> None:
+        first = self._objects.first_needed(self._all_logs(), self._tail.tail.last_sequence + 1)
         names = list(await self._tail.release_below(first))
         names.extend(await self._objects.release_own(first))
         self._discard(names)
-        await self._objects.forget_unused(logs)
+        await self._objects.forget_unused(self._all_logs())  # not those of before: others were opened meanwhile
+
+    def _all_logs(self) -> Iterator[LogFiles]:
+        yield from self._logs.values()
+        yield from self._handed_over.values()
 
 
 class _SegmentInMemory:

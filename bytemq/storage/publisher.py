@@ -32,6 +32,7 @@ from bytemq.storage.manifest_codec import (
     names_of,
 )
 from bytemq.storage.settings import StorageConfig
+from bytemq.storage.table_file import objects_of
 
 log = get_logger("storage.manifests")
 
@@ -99,7 +100,8 @@ class Publisher:
 
     async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
         """See `logs`."""
-        names = [segment.name for segment in after]
+        names = [name for segment in after for name in objects_of(segment)]
+        read = files.opened(before)
         is_known_to_fail = True
 
         def change(manifest: Manifest) -> Manifest:
@@ -116,6 +118,8 @@ class Publisher:
             raise
         live = set(names_of(files.stored))
         self._discard([name for name in names if name not in live])
+        for file in read:
+            await file.unpinned()
 
     async def release(self, files: LogFiles) -> None:
         """Nothing more is published for the log when this returns."""
@@ -216,11 +220,24 @@ class Publisher:
                 await self._transact([one])
             return
         if not outcome.succeeded:
-            for one in prepared:
-                _fail(one.requests, Fenced(f"the manifest of {one.files.partition} was changed by somebody else"))
+            await self._changed_elsewhere(prepared[0])
             return
         for one in prepared:
             self._applied(one, outcome.revision)
+
+    async def _changed_elsewhere(self, one: _Prepared) -> None:
+        """By whom? An earlier transaction of ours, whose outcome was unknown, may have been applied late."""
+        files, known = one.files, one.files.stored
+        error: BytemqError = Fenced(f"the manifest of {files.partition} was changed by somebody else")
+        if self._fence:
+            files.revision = -1
+            try:
+                await self.refresh(files)
+                if files.stored != known and files.manifest.owner_session == self._session_id:
+                    error = Unavailable(f"the manifest of {files.partition} was changed by an earlier attempt")
+            except BytemqError as failure:
+                error = failure
+        _fail(one.requests, error)
 
     def _applied(self, one: _Prepared, revision: int) -> None:
         before, files = one.files.stored, one.files

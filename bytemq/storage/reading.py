@@ -77,7 +77,7 @@ def plan_extents(
 ) -> Plan:
     first = index = table.find(offset)
     count, total = len(table), 0
-    bases, sizes, positions, ordinals = table.bases, table.sizes, table.positions, table.files
+    bases, sizes, positions, ordinals = table.bases, table.sizes, table.positions, table.holders
     runs: list[Run] = []
     run_ordinal = run_end = -1
     while index < count and bases[index] < end_offset:

@@ -4,15 +4,16 @@ Owns: which flushes of a file count. Must not: write, or look into batches more 
 
 A file with an index object is read by that; the last one, or one whose index is missing, is walked head by head.
 Flushes form a chain: each has the sequence after its predecessor's and links to its CRC. The payload is looked at only
-where it is not known to be durable. Where the chain breaks, a later flush decides: if it says that everything before it
-had been synced, the gap is corruption, reported and never skipped in silence; if not, or if there is none, this is the
-torn tail of a crash, and the clean prefix counts.
+where it is not known to be durable, and so are the bulk files that flushes refer to, where a log needs them. Where the
+chain breaks, a later flush decides: if it says that everything before it had been synced, the gap is corruption,
+reported and never skipped in silence; if not, or if there is none, this is the torn tail of a crash, and the clean
+prefix counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -24,11 +25,12 @@ from bytemq.storage.format import (
     FLUSH_HEADER_BYTES,
     MAGIC,
     FlushHeader,
+    Share,
     check_head,
     decode_header,
     decode_shares,
 )
-from bytemq.storage.interface import ReadFile, Store
+from bytemq.storage.interface import AppendFile, ReadFile, Store
 from bytemq.storage.wal_files import WalFile
 from bytemq.storage.wal_index import StoredFlush, TailRecord, decode_index, file_name, file_number, index_name
 
@@ -46,23 +48,33 @@ class ChainState(NamedTuple):
     crc: int
 
 
+BulkByName = Mapping[str, AppendFile | None]
+
+
 class SessionRecovery:
-    """Recovers one session's files in order; `apply(file, flush)` is called for each flush that counts."""
+    """Recovers one session's files in order; `apply(file, flush, bulk)` is called for each flush that counts.
+
+    `needs` says of a share whether its log has it from nowhere else. `bulk` are the files that such shares refer to, by
+    name; None for one that is missing.
+    """
 
     def __init__(
         self,
         store: Store,
         tail: TailRecord,
         next_ordinal: Callable[[], int],
-        apply: Callable[[WalFile, StoredFlush], None],
+        needs: Callable[[Share], bool],
+        apply: Callable[[WalFile, StoredFlush, BulkByName], None],
     ) -> None:
         self._store = store
         self._tail = tail
         self._next_ordinal = next_ordinal
+        self._needs = needs
         self._apply = apply
         self._chain = ChainState(tail.first_sequence - 1, tail.first_link)
         self._held: list[tuple[WalFile, list[StoredFlush]]] = []
         self.files: list[WalFile] = []
+        self.bulk: dict[str, AppendFile | None] = {}
         self.sequence = tail.first_sequence - 1
         """Of the last flush that counts."""
         self.walked_bytes = 0
@@ -107,7 +119,8 @@ class SessionRecovery:
                 return
             if not count:
                 file.first_sequence, file.first_link = header.sequence, header.previous_crc
-            self._apply(file, flush)
+            await self._open_bulk(flush)
+            self._apply(file, flush, self.bulk)
             self.sequence = header.sequence
             file.end_position = flush.position + header.total_bytes
             if count % SLICE_FLUSHES == SLICE_FLUSHES - 1:
@@ -207,7 +220,7 @@ class SessionRecovery:
         for count, flush in enumerate(flushes):
             if flush.header.sequence <= durable_through:
                 continue
-            problem = await _payload_problem(file.file, flush)
+            problem = await self._payload_problem(file.file, flush)
             if problem is not None:
                 log.warning(
                     "torn tail of the write-ahead log is dropped: it was never acknowledged as durable",
@@ -218,6 +231,40 @@ class SessionRecovery:
                 )
                 return flushes[:count]
         return flushes
+
+    async def _payload_problem(self, file: ReadFile, flush: StoredFlush) -> str | None:
+        header = flush.header
+        payload = await _read(file, flush.position + header.head_bytes, header.payload_bytes)
+        if len(payload) < header.payload_bytes:
+            return "the file ends inside the flush"
+        await self._open_bulk(flush)
+        for share in decode_shares(flush.head, header):
+            data = payload[share.position : share.position + share.size_bytes]
+            if share.reference:
+                if not self._needs(share):
+                    continue  # in a segment, or of a log that is gone: so may the file be
+                bulk = self.bulk[share.reference]
+                if bulk is None:
+                    return f"{share.reference} is missing"
+                data = await _read(bulk, share.position, share.size_bytes)
+            if crc32c(data) != share.checksum:
+                last_offset = share.next_offset - 1
+                return f"offsets {share.base_offset}..{last_offset} of {share.partition} do not match their checksum"
+        return None
+
+    async def _open_bulk(self, flush: StoredFlush) -> None:
+        """Opens the files that needed shares of the flush refer to."""
+        for share in decode_shares(flush.head, flush.header):
+            if share.reference and share.reference not in self.bulk and self._needs(share):
+                try:
+                    self.bulk[share.reference] = await self._store.open_append(share.reference)
+                except NotFound:
+                    self.bulk[share.reference] = None
+
+
+async def _read(file: ReadFile, position: int, size_bytes: int) -> memoryview:
+    data = file.read_cached(position, size_bytes)
+    return data if data is not None else await file.read(position, size_bytes)
 
 
 class FileWalk:
@@ -282,17 +329,3 @@ class FileWalk:
             self._window = await self._file.read(position, max(size_bytes, WINDOW_BYTES))
             self._window_position, start = position, 0
         return self._window[start : start + size_bytes]
-
-
-async def _payload_problem(file: ReadFile, flush: StoredFlush) -> str | None:
-    header = flush.header
-    payload = file.read_cached(flush.position + header.head_bytes, header.payload_bytes)
-    if payload is None:
-        payload = await file.read(flush.position + header.head_bytes, header.payload_bytes)
-    if len(payload) < header.payload_bytes:
-        return "the file ends inside the flush"
-    for share in decode_shares(flush.head, header):
-        if crc32c(payload[share.position : share.position + share.size_bytes]) != share.checksum:
-            last_offset = share.next_offset - 1
-            return f"offsets {share.base_offset}..{last_offset} of {share.partition} do not match their checksum"
-    return None

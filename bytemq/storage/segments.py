@@ -103,6 +103,9 @@ class SegmentCache:
 class SegmentWriter:
     """Appends to one segment and seals it. `info` and `added` say what a manifest and an index must learn of it."""
 
+    is_bulk = False
+    """Whether its batches were in it before: they must not go, whatever becomes of the segment."""
+
     def __init__(self, file: AppendFile, info: SegmentInfo, chunk_bytes: int, index: SparseIndex | None) -> None:
         """`index` is that of what the segment holds already: None for an empty one."""
         self._file = file
@@ -160,6 +163,23 @@ class SegmentWriter:
 
     async def close(self) -> None:
         await self._file.close()
+
+
+class BulkSegmentWriter(SegmentWriter):
+    """Seals a segment whose batches were written to it as they came. `shared` stays open, its owner closes it."""
+
+    is_bulk = True
+
+    def __init__(
+        self, file: AppendFile, info: SegmentInfo, chunks: Sequence[tuple[Chunk, int]], shared: SharedFile
+    ) -> None:
+        super().__init__(file, info, 0, None)
+        self.added = list(chunks)
+        self._shared = shared
+        shared.pin()
+
+    async def close(self) -> None:
+        self._shared.unpin()
 
 
 async def load_index(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> SparseIndex:

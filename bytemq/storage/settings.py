@@ -36,6 +36,12 @@ class StorageConfig:
     wal_inline_bytes: int = 64 * 1024
     """With page-cache durability a flush up to this size is written on the loop: a thread would cost more than the
     write."""
+    bulk_bytes: int = 64 * 1024
+    """With page-cache durability: so much of one log in one flush is written straight to a segment to be."""
+    bulk_synced_bytes: int = 512 * 1024
+    """The same with fsync, where another file costs another sync."""
+    bulk_segment_bytes: int = 4 * MIB
+    """What is less than this when it is written behind is copied to the open segment: no small segments."""
     wal_pending_bytes: int = 64 * MIB
     """Above so many bytes not yet durable the storage calls itself overloaded, and appenders should pause."""
     wal_retained_bytes: int = 1024 * MIB
@@ -56,5 +62,9 @@ class StorageConfig:
     """Most segment files kept open, with their sparse indexes."""
     reserve_bytes: int = 16 * MIB
     """Space held back so that a full disk still lets the node write behind, delete and record what it did."""
+    restored_bytes: int = 256 * MIB
+    """Scratch space for parts of Parquet files that consumers read, as segments again."""
+    table_grace_ms: int = 300_000
+    """How long a Parquet file that was replaced or has expired stays for those who still read it."""
     retry_delay_ms: int = 200
     """How long a write-ahead log that failed (no space, I/O error) refuses appends before it tries again."""

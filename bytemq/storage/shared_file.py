@@ -10,8 +10,9 @@ those that were there before.
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
-from bytemq.storage.interface import ReadFile
+from bytemq.storage.interface import AppendFile, ReadFile
 
 
 class SharedFile:
@@ -40,7 +41,26 @@ class SharedFile:
             self._unpinned = None
 
     async def unpinned(self) -> None:
-        """Returns when no read is in progress. One waiter at a time."""
+        """Returns when no read is in progress."""
         while self.pins:
-            self._unpinned = asyncio.get_running_loop().create_future()
-            await self._unpinned
+            if self._unpinned is None:
+                self._unpinned = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._unpinned)
+
+
+class HolderFile(SharedFile):
+    """A file that extents of logs are in. They name it by its `ordinal`: in this order such files came to be."""
+
+    __slots__ = ("first_sequence", "is_doubtful", "ordinal")
+
+    def __init__(self, file: ReadFile, ordinal: int) -> None:
+        super().__init__(file)
+        self.ordinal = ordinal
+        self.first_sequence = 0
+        """Of the first flush that is in it, or refers to it; 0 while there is none."""
+        self.is_doubtful = False
+        """Whether a sync of it has failed: the kernel may have dropped what was written, and not say so again."""
+
+    @property
+    def writable(self) -> AppendFile:
+        return cast(AppendFile, self.file)

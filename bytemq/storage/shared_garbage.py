@@ -26,6 +26,7 @@ from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, direc
 from bytemq.storage.segments import SegmentCache
 from bytemq.storage.session_log import FOLDER, SessionTail, decode_tail, session_of
 from bytemq.storage.settings import StorageConfig
+from bytemq.storage.table_file import TABLES, partition_folder_of
 from bytemq.types import PartitionId
 
 log = get_logger("storage.garbage")
@@ -141,7 +142,7 @@ class SharedGarbage:
 
     async def sweep(self) -> None:
         """Deletes what was found to be garbage a time of grace ago and still is."""
-        listed = [info.name for folder in (FOLDER, TOPICS) for info in await self._store.list(folder)]
+        listed = [info.name for folder in (FOLDER, TOPICS, TABLES) for info in await self._store.list(folder)]
         live = await self._live_sessions()
         tails = {tail.session_id for tail, _ in await self._tails()}
         manifests = await self._manifests()
@@ -156,7 +157,7 @@ class SharedGarbage:
         found: dict[str, float] = {}
         for name in listed:
             session = session_of(name) if name.startswith(FOLDER) else writer_of(name)
-            if session is None or session in live or name in named or _folder_of(name) in unknown:
+            if session is None or session in live or name in named or partition_folder_of(name) in unknown:
                 continue
             if name.startswith(FOLDER) and session in tails:
                 continue
@@ -196,7 +197,3 @@ def writer_of(name: str) -> int | None:
         return int(parts[1], 16)
     except (IndexError, ValueError):
         return None
-
-
-def _folder_of(name: str) -> str:
-    return name[: name.rfind("/") + 1]

@@ -25,9 +25,11 @@ from bytemq.metadata import keys
 from bytemq.metadata.database import Database
 from bytemq.metadata.identity import require_known_level
 from bytemq.storage.batch_walk import walk
-from bytemq.storage.manifest import SegmentInfo, contradictions
+from bytemq.storage.manifest import FileKind, SegmentInfo, contradictions
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, decode_snapshot, directory_of
 from bytemq.storage.segment_format import decode_footer
+from bytemq.storage.table_file import objects_of
+from bytemq.storage.verify_tables import table_problems
 from bytemq.storage.verify_wal import verify_session
 from bytemq.storage.wal_files import SPARE_PREFIX
 from bytemq.storage.wal_index import TailRecord, decode_tail, newest_session
@@ -76,7 +78,7 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
     for tail in sorted(tails):
         for name, problem in verify_session(root, tail, ends, named):
             yield Finding(name, problem)
-    for folder in ("topics", "wal"):
+    for folder in ("topics", "tables", "wal"):
         for found in sorted((root / folder).rglob("*")):
             name = found.relative_to(root).as_posix()
             if found.is_file() and name not in named and not name.startswith((SPARE_PREFIX, *offline)):
@@ -141,6 +143,10 @@ def _verify_partition(root: Path, partition: PartitionId, stored: StoredManifest
     except (Corrupt, OSError) as error:
         yield Finding(stored.snapshot_name or key, str(error))
     for segment in stored.manifest.segments:
+        if segment.kind is FileKind.PARQUET:
+            named.update(_objects_of(segment))
+            yield from (Finding(*problem) for problem in table_problems(root, segment))
+            continue
         named.add(segment.name)
         try:
             with open(root / segment.name, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
@@ -153,6 +159,13 @@ def _verify_partition(root: Path, partition: PartitionId, stored: StoredManifest
                 yield Finding(segment.name, problem)
         except (OSError, ValueError) as error:
             yield Finding(segment.name, f"cannot be read: {error}")
+
+
+def _objects_of(segment: SegmentInfo) -> list[str]:
+    try:
+        return objects_of(segment)
+    except Corrupt:  # which is reported with the file
+        return [segment.name]
 
 
 def segment_problems(view: memoryview, segment: SegmentInfo) -> Iterator[str]:

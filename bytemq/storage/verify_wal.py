@@ -13,6 +13,7 @@ from bytemq.storage.format import (
     ALIGNMENT,
     MAGIC,
     FlushHeader,
+    Share,
     check_head,
     decode_header,
     decode_shares,
@@ -27,7 +28,7 @@ Problem = tuple[str, str]
 
 def verify_session(root: Path, tail: TailRecord, ends: dict[PartitionId, int], named: set[str]) -> Iterator[Problem]:
     """`ends` has the next offset of every partition that exists, and is moved on. Files found are added to `named`."""
-    check = _SessionCheck(tail, ends)
+    check = _SessionCheck(root, tail, ends, named)
     number = tail.first_number
     present = {file_number(f"wal/{path.name}", tail.session_id) or 0 for path in (root / "wal").glob("*.log")}
     while not tail.is_sealed or number <= tail.sealed_number:
@@ -66,9 +67,11 @@ def _verify_index(root: Path, session_id: int, number: int, flushes: list[tuple[
 
 
 class _SessionCheck:
-    def __init__(self, tail: TailRecord, ends: dict[PartitionId, int]) -> None:
+    def __init__(self, root: Path, tail: TailRecord, ends: dict[PartitionId, int], named: set[str]) -> None:
+        self._root = root
         self._tail = tail
         self._ends = ends
+        self._named = named
         self._link = tail.first_link
         self._problems: list[Problem] = []
         self.sequence = tail.first_sequence - 1
@@ -125,14 +128,28 @@ class _SessionCheck:
             at = data.find(MAGIC, at + 1)
         return None
 
+    def _bytes_of(self, share: Share, payload: memoryview) -> memoryview:
+        """Of the payload, or of the bulk file; nothing where that is missing."""
+        if not share.reference:
+            return payload[share.position : share.position + share.size_bytes]
+        self._named.add(share.reference)
+        try:
+            with open(self._root / share.reference, "rb") as file:
+                file.seek(share.position)
+                return memoryview(file.read(share.size_bytes))
+        except OSError:
+            return memoryview(b"")
+
     def _check_shares(self, name: str, flush: memoryview, header: FlushHeader) -> None:
         payload = flush[header.head_bytes : header.head_bytes + header.payload_bytes]
         torn = not self._tail.is_sealed and header.sequence > header.durable_through + 1
         for share in decode_shares(flush, header):
-            problem = payload_errors(share, payload[share.position : share.position + share.size_bytes])
-            if problem is not None and not torn:
-                self._problems.append((name, f"flush {header.sequence}: {problem}"))
             end = self._ends.get(share.partition)
+            if share.reference and (end is None or share.next_offset <= end):
+                continue  # the file is a segment by now, or gone
+            problem = payload_errors(share, self._bytes_of(share, payload))
+            if problem is not None and not torn:
+                self._problems.append((share.reference or name, f"flush {header.sequence}: {problem}"))
             if end is None:
                 continue  # deleted since
             if share.base_offset > end:

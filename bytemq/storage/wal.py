@@ -7,23 +7,29 @@ Appends are staged; a flush starts at once when none is in flight and takes ever
 is written from the appenders' buffers and synced in one go in a thread; meanwhile the next one gathers. After a failed
 write the file is abandoned and the same flush written anew to another file. When that fails too, it and everything
 staged behind it fails, and the offsets of every log involved roll back to what is committed.
+
+Large shares go to bulk files (`bulk`), side by side with the flush, which refers to them. When that fails the flush is
+written anew with everything in it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from bytemq.errors import BytemqError, Invalid, Unavailable
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.bulk import BulkFiles, Placed, references
 from bytemq.storage.extents import Chunk
 from bytemq.storage.format import FLUSH_HEADER_BYTES, aligned, encode_head
 from bytemq.storage.interface import Buffer
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.settings import Durability, StorageConfig
+from bytemq.storage.shared_file import HolderFile
 from bytemq.storage.staging import Append, Flush, OnDurable, Staging
 from bytemq.storage.wal_files import WalFile, WalFiles
 
@@ -31,6 +37,15 @@ log = get_logger("storage.wal")
 
 ATTEMPTS = 2
 _PADDING = [bytes(length) for length in range(8)]
+
+
+class _Encoded(NamedTuple):
+    """A flush as it goes into a file of the write-ahead log."""
+
+    head: bytes
+    crc: int
+    buffers: Sequence[Buffer]
+    total_bytes: int
 
 
 class Wal:
@@ -42,6 +57,7 @@ class Wal:
     def __init__(
         self,
         files: WalFiles,
+        bulk: BulkFiles,
         session_id: int,
         config: StorageConfig,
         clock: Clock,
@@ -51,6 +67,7 @@ class Wal:
         supervisor: Supervisor,
     ) -> None:
         self._files = files
+        self._bulk = bulk
         self._session_id = session_id
         self._config = config
         self._clock = clock
@@ -68,7 +85,7 @@ class Wal:
         self._durable_through = 0
         self._retry_at = 0.0
         self._background: set[asyncio.Task[object]] = set()
-        self._unsynced: list[WalFile] = []
+        self._unsynced: list[HolderFile] = []
         self._sync_lock = asyncio.Lock()
         self.failure: BytemqError | None = None
         """Why the last flush failed; None once something could be written again."""
@@ -128,14 +145,19 @@ class Wal:
                 continue
             flush = self._staging.gather()
             self._in_flight = flush.appends
+            placed: Sequence[Placed] = self._bulk.place(flush)
+            self._bulk.hold(placed)
             try:
                 if self.failure is not None and self._clock.monotonic() < self._retry_at:
                     raise self.failure
-                file, position, head, crc = await self._write(flush)
+                file, position, encoded, written = await self._write(flush, placed)
             except BytemqError as error:
+                self._bulk.give_up(placed)
                 self._fail(flush, error)
             else:
-                self._commit(flush, file, position, head, crc)
+                self._commit(flush, file, position, encoded, written)
+            finally:
+                self._bulk.let_go(placed)
 
     async def sync(self) -> bool:
         """Makes everything committed so far durable: with page-cache durability that is not so by itself.
@@ -158,7 +180,8 @@ class Wal:
             except BaseException:  # a cancellation, too: the clean stop that follows syncs them
                 self._unsynced = list({*files, *self._unsynced})
                 raise
-            certain = [file.first_sequence - 1 for file in self._files.live if file.is_doubtful]
+            used = (*self._files.live, *self._bulk.live.values())
+            certain = [file.first_sequence - 1 for file in used if file.is_doubtful]
             self._durable_through = max(self._durable_through, min([sequence, *certain]))
             if failure is not None:
                 raise failure
@@ -195,44 +218,71 @@ class Wal:
 
     # One flush.
 
-    async def _write(self, flush: Flush) -> tuple[WalFile, int, bytes, int]:
-        """Writes a flush where it can be written. Returns its file, position and head, with the head's CRC."""
-        head, crc = encode_head(
-            self._session_id, self._sequence + 1, self._durable_through, self._previous_crc, flush.shares
-        )
+    def _encode(self, flush: Flush, placed: Sequence[Placed]) -> _Encoded:
+        elsewhere = references(placed, flush)
+        durable_through, link = self._durable_through, self._previous_crc
+        head, crc = encode_head(self._session_id, self._sequence + 1, durable_through, link, flush.shares, elsewhere)
         buffers: list[Buffer] = [head]
-        for share in flush.shares:
-            buffers.extend([batch.view for batch in share.batches])
-        written_bytes = len(head) + flush.size_bytes
+        written_bytes = len(head)
+        for number, share in enumerate(flush.shares):
+            if number not in elsewhere:
+                buffers.extend([batch.view for batch in share.batches])
+                written_bytes += share.size_bytes
         total_bytes = aligned(written_bytes)
         if total_bytes != written_bytes:
             buffers.append(_PADDING[total_bytes - written_bytes])
+        return _Encoded(head, crc, buffers, total_bytes)
+
+    async def _write(self, flush: Flush, placed: Sequence[Placed]) -> tuple[WalFile, int, _Encoded, Sequence[Placed]]:
+        """Writes a flush where it can be written. Returns its file and position there, and what is in bulk files."""
+        encoded = self._encode(flush, placed)
         tried: list[tuple[WalFile, int]] = []
+        without_bulk: list[tuple[WalFile, int]] = []
         while True:
-            file = self._file
+            file, total_bytes = self._file, encoded.total_bytes
             if file is None or file.is_doubtful or file.end_position + total_bytes > file.size_bytes:
                 try:
                     file = await self._roll(total_bytes)
                 except BytemqError:
-                    await self._erase(tried)
+                    await self._erase([*without_bulk, *tried])
                     raise
             position = file.end_position
             try:
-                if self._synced or total_bytes > self._config.wal_inline_bytes:
-                    await file.writable.write(buffers, position, sync=self._synced)
+                if placed:
+                    in_bulk, in_file = await asyncio.gather(
+                        self._bulk.write(placed, flush), self._write_to(file, position, encoded), return_exceptions=True
+                    )
+                    if isinstance(in_bulk, BytemqError):
+                        log.error("bulk goes into the write-ahead log", reason=str(in_bulk))
+                        self._bulk.give_up(placed)
+                        placed = ()
+                        encoded = self._encode(flush, placed)
+                    elif in_bulk is not None:
+                        raise in_bulk
+                    if in_file is not None:
+                        raise in_file
+                    if not placed:
+                        without_bulk.append((file, position))
+                        continue
                 else:
-                    file.writable.write_now(buffers, position)
+                    await self._write_to(file, position, encoded)
             except Unavailable as error:
                 log.error("write-ahead-log file is abandoned", file=file.file.name, reason=str(error))
                 self._seal(file)
                 self._file = None
                 tried.append((file, position))
                 if len(tried) == ATTEMPTS:
-                    await self._erase(tried)
+                    await self._erase([*without_bulk, *tried])
                     raise
             else:
                 file.end_position = position + total_bytes
-                return file, position, head, crc
+                return file, position, encoded, placed
+
+    async def _write_to(self, file: WalFile, position: int, encoded: _Encoded) -> None:
+        if self._synced or encoded.total_bytes > self._config.wal_inline_bytes:
+            await file.writable.write(encoded.buffers, position, sync=self._synced)
+        else:
+            file.writable.write_now(encoded.buffers, position)
 
     async def _roll(self, size_bytes: int) -> WalFile:
         """Goes on in another file."""
@@ -267,7 +317,7 @@ class Wal:
             except Unavailable as error:
                 log.error("a failed flush was not erased", file=file.file.name, position=position, reason=str(error))
 
-    def _commit(self, flush: Flush, file: WalFile, position: int, head: bytes, crc: int) -> None:
+    def _commit(self, flush: Flush, file: WalFile, position: int, encoded: _Encoded, placed: Sequence[Placed]) -> None:
         """The flush is durable: makes its bytes readable, then tells the appenders, in order."""
         self._sequence += 1
         if self._synced:
@@ -276,13 +326,25 @@ class Wal:
             self._unsynced.append(file)
         if not file.heads:
             file.first_sequence, file.first_link = self._sequence, self._previous_crc
-        file.heads.append((position, head))
-        self._previous_crc = crc
-        position += len(head)
-        for files, (_, batches, size_bytes, newest, checksum) in zip(flush.logs, flush.shares, strict=True):
-            chunk = Chunk(batches[0].base_offset, batches[-1].next_offset, position, size_bytes, newest)
-            files.wal.append(chunk, file.ordinal, checksum, verified=True)
-            position += size_bytes
+        file.heads.append((position, encoded.head))
+        self._previous_crc = encoded.crc
+        position += len(encoded.head)
+        in_bulk = {number: bulk for bulk, first, behind in placed for number in range(first, behind)}
+        for number, files in enumerate(flush.logs):
+            _, batches, size_bytes, newest, checksum = flush.shares[number]
+            bulk = in_bulk.get(number)
+            if bulk is None:
+                chunk = Chunk(batches[0].base_offset, batches[-1].next_offset, position, size_bytes, newest)
+                files.wal.append(chunk, file.ordinal, checksum, verified=True)
+                position += size_bytes
+                continue
+            chunk = Chunk(batches[0].base_offset, batches[-1].next_offset, bulk.end_position, size_bytes, newest)
+            files.wal.append(chunk, file.ordinal, checksum, verified=True, holder=bulk.ordinal)
+            bulk.commit(chunk, checksum, self._sequence)
+        if not self._synced:
+            for one in placed:
+                if one.bulk not in self._unsynced and not one.bulk.is_doubtful:
+                    self._unsynced.append(one.bulk)
         if file.end_position * 2 > file.size_bytes:
             self._files.prepare()
         self.failure = None

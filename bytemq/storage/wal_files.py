@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import cast
 
 from bytemq.errors import BytemqError, Fenced, Full
 from bytemq.metadata import keys
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.interface import AppendFile, ObjectInfo, ReadFile, Store
+from bytemq.storage.interface import ObjectInfo, ReadFile, Store
 from bytemq.storage.settings import StorageConfig
-from bytemq.storage.shared_file import SharedFile
+from bytemq.storage.shared_file import HolderFile
 from bytemq.storage.wal_index import TailRecord, encode_index, encode_tail, file_name, index_name
 
 log = get_logger("storage.wal")
@@ -30,44 +29,32 @@ MIN_SPARE_FILES = 2
 SPARE_PREFIX = "wal/spare-"
 
 
-class WalFile(SharedFile):
-    """One file: of this session, or found by recovery. `ordinal` orders the files of all sessions."""
+class WalFile(HolderFile):
+    """One file: of this session, or found by recovery."""
 
     __slots__ = (
         "end_position",
         "first_link",
-        "first_sequence",
         "heads",
-        "is_doubtful",
         "is_kept",
         "number",
-        "ordinal",
         "session_id",
         "size_bytes",
     )
 
     def __init__(self, file: ReadFile, ordinal: int, session_id: int, number: int, size_bytes: int) -> None:
-        super().__init__(file)
-        self.ordinal = ordinal
+        super().__init__(file, ordinal)
         self.session_id = session_id
         self.number = number
         self.size_bytes = size_bytes
-        self.first_sequence = 0
-        """Of its first flush, and below, the CRC that one links to; 0 while it is empty."""
         self.first_link = 0
+        """The CRC that its first flush links to."""
         self.end_position = 0
         """Where the next flush goes."""
         self.heads: list[tuple[int, bytes]] = []
         """(position, head) of the flushes in it, until its index is written."""
-        self.is_doubtful = False
-        """Whether a sync of it has failed: the kernel may have dropped what was written, and not say so again."""
-
         self.is_kept = False
         """Whether it holds what nobody can make use of at present, and must not be released by this session."""
-
-    @property
-    def writable(self) -> AppendFile:
-        return cast(AppendFile, self.file)
 
 
 class WalFiles:
@@ -97,7 +84,8 @@ class WalFiles:
         self._prepare_failed = False
         self._making = asyncio.Lock()
         self.live: list[WalFile] = []
-        self.by_ordinal: dict[int, WalFile] = {}
+        self.by_ordinal: dict[int, HolderFile] = {}
+        """Everything that extents are in: those of `live`, and the bulk files."""
 
     @property
     def total_bytes(self) -> int:
@@ -206,7 +194,7 @@ class WalFiles:
         except BytemqError as error:
             log.warning("the index of a write-ahead-log file was not written", file=file.file.name, reason=str(error))
 
-    async def sync(self, file: WalFile) -> None:
+    async def sync(self, file: HolderFile) -> None:
         """Makes what is in the file durable. One that was released holds nothing any more that anybody needs."""
         if file.ordinal in self.by_ordinal:
             file.pin()

@@ -128,6 +128,11 @@ class Subject:
         wire.send(request)
         return self._receive(label, wire, request.API_KEY, version)
 
+    def note(self, label: str, seen: Any) -> None:
+        """Writes down what the case itself made of an answer."""
+        assert label not in self.answers, f"label used twice: {label}"
+        self.answers[label] = self._plain(seen)
+
     def raw(self, label: str, payload: bytes, api_key: int | None = None, version: int = 0) -> Any:
         """Sends a frame as it is. Without an api key only the first two bytes of the answer's body are kept."""
         wire = self._connection()
@@ -172,6 +177,8 @@ class Subject:
             if plain.get("error_code") and "base_offset" in plain:
                 plain.pop("log_start_offset", None)  # depends on where in Kafka's code it was refused
             return plain
+        if isinstance(value, dict):
+            return {key: self._plain(item, key) for key, item in value.items()}
         if isinstance(value, set):
             return sorted(value)
         if isinstance(value, list | tuple):

@@ -27,6 +27,12 @@ RECORD_ERRORS = (
     "Of a timestamp out of range, the error and its message stand for the whole batch; no record is singled out."
 )
 
+
+def _records_at_fault(*indexes: int) -> list[str]:
+    named = "responses[0].partition_responses[0].record_errors"
+    return [f"{named}: {{'batch_index': {index}}} -> <absent>" for index in indexes]
+
+
 DIFFERENCES: dict[tuple[str, str], Difference] = {
     ("create_topics_shapes", "replication factor 3"): Difference(
         REPLICAS,
@@ -312,5 +318,47 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
             ],
         )
         for version in (7, 9, 11, 12)
+    },
+    **{
+        ("message_timestamp_type_changes", label): Difference(RECORD_ERRORS, _records_at_fault(0, 1, 2))
+        for label in ("limited", "compressed")
+    },
+    **{
+        ("message_timestamp_limits", f"{label}, codec {codec}"): Difference(RECORD_ERRORS, _records_at_fault(*indexes))
+        for codec in (0, 1)
+        for label, indexes in {
+            "too old": (0, 1, 2),
+            "too new": (0, 1, 2),
+            "the second too old": (1,),
+            "the second too new": (1,),
+            "the second too new, which the header hides": (1,),
+        }.items()
+    },
+    **{
+        ("message_timestamp_limits", f"{label}, codec {codec}, any age"): Difference(why, lines)
+        for codec in (0, 1)
+        for label, why, lines in (
+            ("too new", RECORD_ERRORS, _records_at_fault(0, 1, 2)),
+            ("the second too new", RECORD_ERRORS, _records_at_fault(1)),
+            (
+                "the second too new, which the header hides",
+                HEADER_ONLY,
+                [
+                    "responses[0].partition_responses[0].error_code: 32 -> 0",
+                    "responses[0].partition_responses[0].base_offset: -1 -> 0",
+                    *_records_at_fault(1),
+                    "responses[0].partition_responses[0].log_start_offset: '<absent>' -> 0",
+                ],
+            ),
+            (
+                "only the header too new",
+                HEADER_ONLY,
+                [
+                    "responses[0].partition_responses[0].error_code: 0 -> 32",
+                    "responses[0].partition_responses[0].base_offset: 0 -> -1",
+                    "responses[0].partition_responses[0].log_start_offset: 0 -> '<absent>'",
+                ],
+            ),
+        )
     },
 }

@@ -8,16 +8,18 @@ The format is that of group_transcript.py: blocks of steps, `----`, answers. To 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from bytemq.broker.coordinator.group.consumer.description import describe_consumer_group
+from bytemq.broker.coordinator.group.consumer.embedded_protocol import read_assignment
 from bytemq.broker.coordinator.group.environment import ConsumerGroupSettings, GroupSettings
 from bytemq.broker.coordinator.group.records import decode
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatResponse
 from bytemq.protocol.messages.leave_group import LeaveGroupRequest, MemberIdentity
 from tests.scenarios.group_transcript import blocks
+from tests.unit.coordinator.classic_consumer import ClassicConsumer
 from tests.unit.coordinator.consumer_world import Consumer, ConsumerWorld
 
 FOLDER = Path(__file__).parent / "consumer_groups"
@@ -30,6 +32,7 @@ class Transcript:
     def __init__(self) -> None:
         self.world = ConsumerWorld(t=4, u=2)
         self.consumers: dict[str, Consumer] = {}
+        self.classic: dict[str, ClassicConsumer] = {}
         self.lines: list[str] = []
         self._seen_log = 0
 
@@ -48,8 +51,15 @@ class Transcript:
             max_size=int(options.get("max_size", "100")),
             assignment_interval_ms=_ms(options.get("interval", "1s")),
             session_timeout_ms=_ms(options.get("session", "45s")),
+            upgrades=options.get("policy", "upgrade") in ("upgrade", "bidirectional"),
+            downgrades=options.get("policy", "downgrade") in ("downgrade", "bidirectional"),
         )
-        self.world = ConsumerWorld(GroupSettings(consumer=consumer), t=4, u=2)
+        group = GroupSettings(
+            consumer=consumer, initial_rebalance_delay_ms=0, max_size=int(options.get("classic_max_size", "100"))
+        )
+        self.world = ConsumerWorld(group, t=4, u=2)
+        self.classic.clear()
+        self._seen_log = 0
 
     def _topic(self, names: list[str], options: dict[str, str]) -> None:
         """topic v=3: created, or grown; topic v: deleted"""
@@ -130,9 +140,65 @@ class Transcript:
                 codes = {ErrorCode(p.error_code).name for topic in answer.topics for p in topic.partitions}
                 self._say(f"{name} commit: {','.join(sorted(codes))}")
 
-    def _classic_join(self, names: list[str], options: dict[str, str]) -> None:
+    def _id(self, names: list[str], options: dict[str, str]) -> None:
+        """id x: JoinGroup of a classic client that has no id yet, and gets one"""
         for response in self.world.join("g", client=names[0]):
-            self._say(f"{names[0]} classic join: {ErrorCode(response.error_code).name}")
+            self._say(f"{names[0]} id: {ErrorCode(response.error_code).name}")
+
+    def _classic_join(self, names: list[str], options: dict[str, str]) -> None:
+        """classic-join x y [topics=t,u] [instance=] [rebalance=] [cooperative=] [protocols=range,roundrobin]
+        [id=]: JoinGroup
+        """
+        for name in names:
+            client = self.classic.get(name)
+            if client is None or "instance" in options:
+                client = ClassicConsumer(
+                    self.world, name, instance=options.get("instance"), cooperative="cooperative" in options
+                )
+                self.classic[name] = client
+            client.topics = options["topics"].split(",") if "topics" in options else client.topics
+            client.protocols = options["protocols"].split(",") if "protocols" in options else client.protocols
+            client.rebalance_ms = _ms(options["rebalance"]) if "rebalance" in options else client.rebalance_ms
+            client.join(member_id=options.get("id"))
+        self._tell_classic(names)
+
+    def _classic_sync(self, names: list[str], options: dict[str, str]) -> None:
+        """classic-sync x y [protocol=]: SyncGroup; a leader assigns"""
+        for name in names:
+            self.classic[name].sync(options.get("protocol"))
+        self._tell_classic(names)
+
+    def _classic_heartbeat(self, names: list[str], options: dict[str, str]) -> None:
+        for name in names:
+            client = self.classic[name]
+            code = client.heartbeat(int(options.get("generation", client.generation)))
+            self._say(f"{name} heartbeat: {code.name}")
+
+    def _classic_commit(self, names: list[str], options: dict[str, str]) -> None:
+        """classic-commit x t-0=5 [generation=] [version=]"""
+        client = self.classic[names[0]]
+        generation = int(options.pop("generation", client.generation))
+        version = int(options.pop("version", "8"))
+        offsets = {_partition(key): int(value) for key, value in options.items()}
+        for answer in self.world.commit(
+            "g", offsets, member_id=client.member_id, generation=generation, version=version
+        ):
+            if isinstance(answer, ErrorCode):
+                self._say(f"{names[0]} commit: {answer.name}")
+            else:
+                codes = {ErrorCode(p.error_code).name for topic in answer.topics for p in topic.partitions}
+                self._say(f"{names[0]} commit: {','.join(sorted(codes))}")
+
+    def _classic_leave(self, names: list[str], options: dict[str, str]) -> None:
+        members = [MemberIdentity(self.classic[name].member_id, self.classic[name].instance) for name in names]
+        outcome = self.world.shard.leaving.leave(LeaveGroupRequest(group_id="g", members=members))
+        for name, member in zip(names, outcome.response.members, strict=True):
+            self._say(f"{name} leave: {ErrorCode(member.error_code).name}")
+        self.world.submit(outcome)
+
+    def _told(self, names: list[str], options: dict[str, str]) -> None:
+        """told x: what has arrived since"""
+        self._tell_classic(names)
 
     def _offsets(self, names: list[str], options: dict[str, str]) -> None:
         found = self.world.fetch("g")
@@ -168,6 +234,13 @@ class Transcript:
         self.world.restart()
 
     def _group(self, names: list[str], options: dict[str, str]) -> None:
+        classic = self.world.shard.groups.get("g")
+        if classic is not None and classic.members:
+            self._say(f"classic group: {classic.state.value} generation={classic.generation_id}")
+            for member_id, each in classic.members.items():
+                has = self._named(read_assignment(each.assignment, self.world.topics))
+                self._say(f"  {self._name(member_id)} has {has}")
+            return
         described = describe_consumer_group(self.world.shard.environment, "g")
         if described.error_code:
             self._say(f"group: {described.error_message}")
@@ -180,7 +253,8 @@ class Transcript:
                 for each in (member.assignment, member.target_assignment)
             )
             target = "" if has == should else f" (should have {should or 'nothing'})"
-            self._say(f"  {member.member_id} epoch={member.member_epoch} has {has or 'nothing'}{target}")
+            who = self._name(member.member_id) + ("" if member.member_type else " classic")
+            self._say(f"  {who} epoch={member.member_epoch} has {has or 'nothing'}{target}")
 
     def _log(self, names: list[str], options: dict[str, str]) -> None:
         """The records that came since the last look."""
@@ -191,6 +265,31 @@ class Transcript:
         self._seen_log = len(self.world.log)
 
     # -- answers
+
+    def _name(self, member_id: str) -> str:
+        """Classic members have ids that the coordinator made."""
+        return next((name for name, each in self.classic.items() if each.member_id == member_id), member_id)
+
+    def _named(self, partitions: Mapping[bytes, Iterable[int]]) -> str:
+        named = []
+        for topic_id, indexes in partitions.items():
+            topic = self.world.topics.by_id(topic_id)
+            named += [f"{topic.name}-{index}" for index in indexes] if topic is not None else []
+        return " ".join(sorted(named)) or "nothing"
+
+    def _tell_classic(self, names: list[str]) -> None:
+        for name in names:
+            client = self.classic[name]
+            told, client.told = client.told, []
+            for kind, code in told:
+                if code is not ErrorCode.NONE:
+                    self._say(f"{name} {kind}: {code.name}")
+                elif kind == "join":
+                    self._say(f"{name} join: generation={client.generation}{' leads' if client.leads else ''}")
+                else:
+                    self._say(f"{name} sync: {self._named(client.assigned)}")
+            if not told:
+                self._say(f"{name} waits")
 
     def _tell(
         self, name: str, answer: ConsumerGroupHeartbeatResponse | KafkaError | None, *, only_changes: bool = False

@@ -111,13 +111,13 @@ class WriteQueue:
             self.size_bytes += size_bytes
         return write
 
-    def follow(self, answer: Answer) -> bool:
-        """An operation without records saw what is on its way: it is answered with that. False: nothing is."""
+    def follow(self, outcome: Outcome[Any], answer: Answer | None) -> bool:
+        """An operation without records saw what is on its way: it ends with that. False: nothing is."""
         waiting = self._unsent or self._in_flight
         if not waiting:
             return False
         self._sequence += 1
-        waiting[-1].parts.append(_Part(Write(self._sequence, Outcome(None), answer), 0))
+        waiting[-1].parts.append(_Part(Write(self._sequence, outcome, answer), 0))
         return True
 
     def send(self) -> Batch | None:

@@ -191,6 +191,8 @@ def consumer_settings(config: BrokerConfig, overrides: Mapping[str, str]) -> Con
         regex_refresh_interval_ms=config.group_consumer_regex_refresh_interval_ms,
         max_size=config.group_consumer_max_size,
         assignors=known_assignors(config.group_consumer_assignors),
+        upgrades=config.group_consumer_migration_policy.lower() in ("upgrade", "bidirectional"),
+        downgrades=config.group_consumer_migration_policy.lower() in ("downgrade", "bidirectional"),
     )
     if not overrides:
         return settings

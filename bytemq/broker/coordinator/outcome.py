@@ -40,8 +40,9 @@ class Outcome(NamedTuple, Generic[R_co]):
     """`response` goes out after the commit of `records`, or at once after everything before it when there are none.
 
     `on_appended(NONE)` is called when the records are committed, or with the error when they will never be; it may
-    change the machine and returns what follows from that. Records with an `envelope` are written in a transaction;
-    they may be refused, as a client's batches are, with no effect on what comes after them.
+    change the machine and returns what follows from that. Of an operation that answers by itself and has no records, it
+    is called when everything that the operation saw is committed. Records with an `envelope` are written in a
+    transaction; they may be refused, as a client's batches are, with no effect on what comes after them.
     """
 
     response: R_co

@@ -141,7 +141,11 @@ class ShardRuntime(Generic[M]):
 
     def run(self, operation: Callable[[M], Outcome[None]]) -> None:
         """An operation that answers by itself, through callbacks. Raises KafkaError with nothing done."""
-        self._submit(operation(self._machine_for_writes()), None)
+        outcome = operation(self._machine_for_writes())
+        if outcome.records:
+            self._submit(outcome, None)
+        elif outcome.on_appended is not None and not self._queue.follow(outcome, None):
+            self._ended(outcome.on_appended, None, ErrorCode.NONE)
         self._arm()
 
     def topics_deleted(self, topic_ids: Iterable[bytes]) -> None:
@@ -161,7 +165,7 @@ class ShardRuntime(Generic[M]):
         if outcome.records:
             self._submit(outcome, answer)
         else:
-            self._queue.follow(answer)
+            self._queue.follow(Outcome(None), answer)
         code = await answered
         if code is not ErrorCode.NONE:
             raise KafkaError(answered_error(code))

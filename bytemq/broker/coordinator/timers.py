@@ -25,6 +25,8 @@ class Timers(Protocol):
     def cancel(self, key: TimerKey) -> None:
         """Forget the key's timer; unknown keys are fine."""
 
+    def is_scheduled(self, key: TimerKey) -> bool: ...
+
 
 class TimerQueue:
     """Timers by deadline; those due at the same moment run in the order in which they were scheduled."""
@@ -53,6 +55,9 @@ class TimerQueue:
     def cancel(self, key: TimerKey) -> None:
         self._entries.pop(key, None)
         self._drop_stale()
+
+    def is_scheduled(self, key: TimerKey) -> bool:
+        return key in self._entries
 
     def clear(self) -> None:
         self._entries.clear()

@@ -1,7 +1,8 @@
 """What a topic's config asks of a batch before it may be appended. Pure.
 
 Kafka's LogValidator and the checks of UnifiedLog.append, as far as a batch header shows them; whether a batch must
-also be opened (keys of a compacted topic, another compression type) is decided here and done in `conversion`.
+also be opened (keys of a compacted topic, age of every record, another compression type) is decided here and done in
+`conversion`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ KEEP_COMPRESSION: Final = -1
 """compression.type=producer: batches stay as they were sent."""
 
 _GZIP_DEFAULT_LEVEL: Final = -1
+_ANY_AGE_MS: Final = (1 << 63) - 1
+"""message.timestamp.before.max.ms by default."""
 
 _LEVELS: Final[dict[int, Callable[[TopicConfig], int | None]]] = {
     Compression.GZIP: lambda config: (
@@ -47,6 +50,8 @@ class AppendRules(NamedTuple):
         target = config.target_compression
         compression = KEEP_COMPRESSION if target is None else target
         level_of = _LEVELS.get(compression)
+        # A header has the first timestamp and the largest: the smallest may be that of any record.
+        limits_age = not config.uses_log_append_time and config.message_timestamp_before_max_ms < _ANY_AGE_MS
         return cls(
             max_message_bytes=config.max_message_bytes,
             segment_bytes=config.segment_bytes,
@@ -57,26 +62,24 @@ class AppendRules(NamedTuple):
             compression_level=None if level_of is None else level_of(config),
             requires_keys=config.is_compacted,
             max_decompressed_bytes=config.max_decompressed_message_bytes,
-            walks_records=config.bytemq_validate_records or config.is_compacted,
+            walks_records=config.bytemq_validate_records or config.is_compacted or limits_age,
         )
 
-    def check(self, batch: RecordBatch, now_ms: int) -> None:
-        """Raise KafkaError 18 or 32 for a batch that this topic must not take.
-
-        Timestamps are those of the header: its first and its largest.
-        """
+    def check_size(self, batch: RecordBatch) -> None:
+        """Raise KafkaError 18 for a batch that does not fit a segment."""
         if batch.size_bytes > self.segment_bytes:
             raise KafkaError(
                 ErrorCode.RECORD_LIST_TOO_LARGE,
                 f"Message batch size is {batch.size_bytes} bytes, which exceeds the maximum configured segment size of "
                 f"{self.segment_bytes}.",
             )
+
+    def check_timestamps(self, oldest_ms: int, newest_ms: int, now_ms: int) -> None:
+        """Raise KafkaError 32 for records that are from too long ago, or too far ahead."""
         if self.log_append_time:
             return
-        newest_ms = batch.max_timestamp
         if newest_ms > now_ms + self.timestamp_after_max_ms:
             raise _invalid_timestamp(newest_ms, now_ms, self)
-        oldest_ms = batch.base_timestamp
         if oldest_ms < now_ms - self.timestamp_before_max_ms and oldest_ms != NO_TIMESTAMP:
             raise _invalid_timestamp(oldest_ms, now_ms, self)
 

@@ -91,9 +91,12 @@ class Appender:
             if self.refusal is not None:
                 raise KafkaError(self.refusal)
             now_ms = self._services.clock.wall_ms()
-            batch = self._checked(payload, origin, now_ms, zstd_allowed)
-            if self._conversions or (origin is Origin.CLIENT and self.rules.must_open(batch)):
-                self._convert(batch, done, origin)
+            batch = self._checked(payload, origin, zstd_allowed)
+            opens = origin is Origin.CLIENT and self.rules.must_open(batch)
+            if origin is Origin.CLIENT and not opens:
+                self.rules.check_timestamps(batch.base_timestamp, batch.max_timestamp, now_ms)
+            if opens or self._conversions:
+                self._convert(batch, self.rules if opens else None, done, origin, now_ms)
             else:
                 self._submit(batch, done, origin, now_ms)
         except KafkaError as error:
@@ -117,22 +120,21 @@ class Appender:
                 self._quiet = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._quiet)
 
-    def _checked(self, payload: memoryview, origin: Origin, now_ms: int, zstd_allowed: bool) -> RecordBatch:
+    def _checked(self, payload: memoryview, origin: Origin, zstd_allowed: bool) -> RecordBatch:
         rules = self.rules
         if origin is Origin.CLIENT:
             batch = produced_batch(payload, max_message_bytes=rules.max_message_bytes, zstd_allowed=zstd_allowed)
-            rules.check(batch, now_ms)
+            rules.check_size(batch)
             return batch
         batch = parse_header(payload)  # our own bytes: only their size can be wrong
         if batch.size_bytes > rules.max_message_bytes:
             raise KafkaError(ErrorCode.MESSAGE_TOO_LARGE)
         return batch
 
-    def _convert(self, batch: RecordBatch, done: Done, origin: Origin) -> None:
+    def _convert(self, batch: RecordBatch, rules: AppendRules | None, done: Done, origin: Origin, now_ms: int) -> None:
         if self._conversions is None:
             self._conversions = ConversionQueue(self._services.executor, self._converted)
-        rules = self.rules if origin is Origin.CLIENT and self.rules.must_open(batch) else None
-        self._conversions.add(Conversion(batch, rules, done, origin))
+        self._conversions.add(Conversion(batch, rules, done, origin, now_ms))
 
     def _converted(self, conversion: Conversion) -> None:
         """The oldest conversion of the queue is finished."""

@@ -1,4 +1,4 @@
-"""Batches that must be opened before they are appended: keys of a compacted topic, another compression type.
+"""Batches that must be opened before they are appended: keys, age of every record, another compression type.
 
 Owns: doing that on the executor, because it keeps a processor busy, and giving the results back in the order of
 arrival. Must not: assign offsets or know of producers; a converted batch still carries the checksum that its client
@@ -38,7 +38,7 @@ _WORTH_A_TRIP_BYTES: Final = 4 * 1024
 class Conversion:
     """One append that waits for its turn; `rules` is None if only its turn, and nothing else, is waited for."""
 
-    __slots__ = ("_outcome", "batch", "done", "origin", "rules")
+    __slots__ = ("_arrived_ms", "_outcome", "batch", "done", "origin", "rules")
 
     def __init__(
         self,
@@ -46,11 +46,13 @@ class Conversion:
         rules: AppendRules | None,
         done: Callable[[AppendResult], None],
         origin: Origin,
+        arrived_ms: int,
     ) -> None:
         self.batch = batch
         self.rules = rules
         self.done = done
         self.origin = origin
+        self._arrived_ms = arrived_ms
         self._outcome: RecordBatch | KafkaError | None = batch if rules is None else None
 
     @property
@@ -62,16 +64,24 @@ class Conversion:
         if isinstance(opened, KafkaError):
             self._outcome = opened
             return
+        try:
+            self._outcome = self._checked(opened)
+        except KafkaError as error:
+            self._outcome = KafkaError(error.code, error.message)  # without its frames, which refer to this
+
+    def _checked(self, opened: Opened) -> RecordBatch:
+        """Raises KafkaError for what the header did not show."""
+        rules = self.rules
+        assert rules is not None
+        rules.check_timestamps(opened.min_timestamp_ms, opened.max_timestamp_ms, self._arrived_ms)
         batch = self.batch
         if opened.converted is not None:
-            assert self.rules is not None
             batch = parse_header(memoryview(opened.converted))
             batch.sent_crc = self.batch.sent_crc
-            if batch.size_bytes > min(self.rules.max_message_bytes, self.rules.segment_bytes):
-                self._outcome = KafkaError(ErrorCode.MESSAGE_TOO_LARGE)
-                return
+            if batch.size_bytes > min(rules.max_message_bytes, rules.segment_bytes):
+                raise KafkaError(ErrorCode.MESSAGE_TOO_LARGE)
         set_max_timestamp(batch, opened.max_timestamp_ms)
-        self._outcome = batch
+        return batch
 
     def result(self) -> RecordBatch:
         """The batch to append, writable. Raises KafkaError, a new one: its frames refer to this."""
@@ -126,6 +136,7 @@ class ConversionQueue:
 class Opened(NamedTuple):
     """What opening a batch showed. `converted` is the batch as the topic wants it, None if it is so already."""
 
+    min_timestamp_ms: int
     max_timestamp_ms: int
     converted: bytearray | None
 
@@ -154,10 +165,9 @@ def open_batch(
     parsed = parse_header(memoryview(batch))
     walk = walk_batch(parsed, max_decompressed_bytes=max_decompressed_bytes, require_keys=requires_keys)
     if compression in (KEEP_COMPRESSION, parsed.compression):
-        return Opened(walk.max_timestamp, None)
+        return Opened(walk.min_timestamp, walk.max_timestamp, None)
     records = decompress(parsed.compression, parsed.records, max_decompressed_bytes)
     after_crc = bytearray(parsed.view[ATTRIBUTES_POSITION:HEADER_BYTES])
     after_crc[1] = (after_crc[1] & ~CODEC_MASK) | compression
-    return Opened(
-        walk.max_timestamp, assemble(0, parsed.leader_epoch, bytes(after_crc), compress(compression, records, level))
-    )
+    converted = assemble(0, parsed.leader_epoch, bytes(after_crc), compress(compression, records, level))
+    return Opened(walk.min_timestamp, walk.max_timestamp, converted)

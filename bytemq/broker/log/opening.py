@@ -45,6 +45,6 @@ def restored(recovered: RecoveredLog, producers: ProducerBudget, now_ms: int) ->
     for header in recovered.headers:
         state.replay(header, now_ms)
         epochs.assign(header.leader_epoch, header.base_offset)
-    state.producers.transactions.advance_log_start(recovered.log_start_offset)
+    state.producers.transactions.forget_below(max(recovered.log_start_offset, recovered.first_dirty_offset))
     epochs.advance_log_start(recovered.log_start_offset)
     return state, epochs

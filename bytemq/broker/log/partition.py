@@ -27,7 +27,7 @@ from bytemq.broker.log.timestamps import OffsetFinder
 from bytemq.broker.log.waiters import Waiters
 from bytemq.errors import BytemqError
 from bytemq.protocol.error_codes import ErrorCode
-from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo
+from bytemq.storage.manifest import AbortedTxn, PartitionSnapshot, SegmentInfo
 from bytemq.types import PartitionId
 
 if TYPE_CHECKING:
@@ -126,6 +126,16 @@ class Partition:
     def segments(self) -> Sequence[SegmentInfo]:
         return self._files.segments
 
+    @property
+    def files(self) -> LogFiles:
+        """For those who rewrite old files behind the log: they change only what a manifest says, never what is read."""
+        return self._files
+
+    @property
+    def aborted_transactions(self) -> Sequence[AbortedTxn]:
+        """Those of which something is in the log."""
+        return self._state.producers.transactions.aborted
+
     def snapshot(self) -> PartitionSnapshot:
         """What the next owner must know of the committed log. Storage calls this when a checkpoint captures it."""
         producers = self._state.producers
@@ -141,7 +151,8 @@ class Partition:
         self.config = config
         self._appender.rules = AppendRules.of(config)
         self._files.segment_bytes = config.segment_bytes
-        self._files.segment_ms = config.segment_ms
+        is_rolled_for_cleaning = config.is_compacted and config.max_compaction_lag_ms < config.segment_ms
+        self._files.segment_ms = config.max_compaction_lag_ms if is_rolled_for_cleaning else config.segment_ms
 
     # Appending.
 
@@ -283,6 +294,12 @@ class Partition:
             )
             for producer in self._state.producers.committed()
         ]
+
+    # Compaction.
+
+    def forget_aborted(self, below: int) -> None:
+        """Nothing is left of the aborted transactions that ended there, and nobody is reading what was."""
+        self._state.producers.transactions.forget_below(below)
 
     # The end of ownership.
 

@@ -11,7 +11,7 @@ machine words.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from bytemq.broker.log.failures import append_failure
 from bytemq.broker.log.opening import open_partition
@@ -23,6 +23,7 @@ from bytemq.errors import BytemqError, Corrupt
 from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.runtime.logging import get_logger
+from bytemq.storage.manifest import SegmentInfo
 from bytemq.types import PartitionId
 
 log = get_logger("broker.log")
@@ -192,6 +193,21 @@ class PartitionTable:
             except (BytemqError, KafkaError) as error:
                 log.warning("retention skipped", topic=entry.topic, partition=entry.pid.index, reason=str(error))
             await asyncio.sleep(0)  # ten thousand in one go would be felt by clients
+
+    async def compacted(self, worth_opening: Callable[[TopicConfig, Sequence[SegmentInfo]], bool]) -> list[Partition]:
+        """The partitions of compacted topics that are open, and those that are worth opening for what they hold."""
+        found = []
+        for entry in self.entries():
+            if not entry.config.is_compacted:
+                continue
+            try:
+                segments = () if isinstance(entry, Partition) else self.services.storage.segments_of(entry.pid)
+                if isinstance(entry, Partition) or worth_opening(entry.config, segments):
+                    found.append(await self._opened(entry))
+            except (BytemqError, KafkaError) as error:
+                log.warning("compaction skipped", topic=entry.topic, partition=entry.pid.index, reason=str(error))
+            await asyncio.sleep(0)
+        return found
 
     def _worth_opening(self, opening: Opening) -> bool:
         config = opening.config

@@ -170,7 +170,7 @@ class LogState(Generic[Answer]):
         if offset <= self.log_start_offset:
             return False
         self.log_start_offset = offset
-        self.producers.transactions.advance_log_start(offset)
+        self.producers.transactions.forget_below(offset)
         return True
 
     def replay(self, batch: RecordBatch, now_ms: int) -> None:

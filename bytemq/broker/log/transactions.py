@@ -86,9 +86,13 @@ class Transactions:
                 break  # whatever was aborted later began at or above the last stable offset of that moment
         return found
 
-    def advance_log_start(self, log_start_offset: int) -> None:
-        """Forget what ended below the log start."""
-        del self._aborted[: bisect_left(self._aborted, log_start_offset, key=_last_offset)]
+    def forget_below(self, offset: int) -> None:
+        """Forget the aborted ones that ended below `offset`: nothing of them is left in the log.
+
+        They must not be told any more: without their markers, which go as well, a reader would take all that the same
+        producer writes later for aborted.
+        """
+        del self._aborted[: bisect_left(self._aborted, offset, key=_last_offset)]
 
 
 def _last_offset(transaction: AbortedTxn) -> int:

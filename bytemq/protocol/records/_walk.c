@@ -11,6 +11,8 @@
 
 #include "_records.h"
 
+enum { NO_TIMESTAMP = -1 };
+
 /* Releasing the interpreter lock costs more than walking a small batch. */
 #define RELEASE_LOCK_ABOVE_BYTES 65536
 
@@ -34,6 +36,7 @@ typedef struct {
     int64_t max_timestamp;
     int64_t offset_delta_of_max;
     int dense;
+    int64_t min_timestamp;
 } Walk;
 
 static void walk_all(Cursor cursor, int64_t count, int64_t base_timestamp, int require_keys, Walk *walk)
@@ -42,6 +45,7 @@ static void walk_all(Cursor cursor, int64_t count, int64_t base_timestamp, int r
     walk->max_timestamp = base_timestamp;
     walk->offset_delta_of_max = 0;
     walk->dense = 1;
+    walk->min_timestamp = NO_TIMESTAMP;
     for (walk->index = 0; walk->index < count; walk->index++) {
         walk->code = read_checked_record(&cursor, &view);
         if (walk->code == OK && require_keys && view.key.length < 0)
@@ -53,6 +57,8 @@ static void walk_all(Cursor cursor, int64_t count, int64_t base_timestamp, int r
             walk->max_timestamp = timestamp;
             walk->offset_delta_of_max = view.offset_delta;
         }
+        if (timestamp != NO_TIMESTAMP && (walk->min_timestamp == NO_TIMESTAMP || timestamp < walk->min_timestamp))
+            walk->min_timestamp = timestamp;
         if (view.offset_delta != walk->index)
             walk->dense = 0;
     }
@@ -77,8 +83,9 @@ static PyObject *walk_walk(PyObject *module, PyObject *arguments)
         walk_all(cursor, count, base_timestamp, require_keys, &walk);
     }
     PyBuffer_Release(&data);
-    return Py_BuildValue("(iLLLO)", walk.code, (long long)walk.index, (long long)walk.max_timestamp,
-                         (long long)walk.offset_delta_of_max, walk.dense ? Py_True : Py_False);
+    return Py_BuildValue("(iLLLOL)", walk.code, (long long)walk.index, (long long)walk.max_timestamp,
+                         (long long)walk.offset_delta_of_max, walk.dense ? Py_True : Py_False,
+                         (long long)walk.min_timestamp);
 }
 
 static int find_first(Cursor cursor, int64_t count, int64_t base_timestamp, int64_t least_timestamp, int64_t least_delta,

@@ -35,6 +35,8 @@ class Walk(NamedTuple):
     """Of the first record that has it."""
     is_dense: bool
     """Offset deltas are 0, 1, 2, ...; Kafka takes produced batches where they are not."""
+    min_timestamp: int
+    """Smallest record timestamp in ms, leaving out records without one (-1); -1 when none has one."""
 
 
 _MOST_RECORD_ERRORS = 1_000
@@ -49,9 +51,9 @@ def walk_batch(batch: RecordBatch, *, max_decompressed_bytes: int, require_keys:
     more than the limit.
     """
     data = decompress(batch.compression, batch.records, max_decompressed_bytes)
-    code, index, max_timestamp, delta_of_max, dense = walk(data, batch.record_count, batch.base_timestamp, require_keys)
+    code, index, newest, delta, dense, oldest = walk(data, batch.record_count, batch.base_timestamp, require_keys)
     if code == OK:
-        return Walk(max_timestamp, delta_of_max, dense)
+        return Walk(newest, delta, dense, oldest)
     if code == MISSING_KEY:
         text = "Compacted topic cannot accept message without key"
         record_errors = [(each, text) for each in _without_key(data, batch.record_count)]

@@ -6,6 +6,7 @@ them into errors.
 
 from __future__ import annotations
 
+from bytemq.protocol.records.batch import NO_TIMESTAMP
 from bytemq.protocol.records.walk_codes import (
     BAD_HEADER_COUNT,
     BAD_HEADER_KEY,
@@ -30,15 +31,15 @@ class _Malformed(Exception):
         self.code = code
 
 
-def walk(data: Buffer, count: int, base_timestamp: int, require_keys: bool) -> tuple[int, int, int, int, bool]:
+def walk(data: Buffer, count: int, base_timestamp: int, require_keys: bool) -> tuple[int, int, int, int, bool, int]:
     """Check that `data` is `count` records and nothing else.
 
     Returns (code, records walked, maximum timestamp, offset delta of the first record that has it, whether the
-    offset deltas are 0, 1, 2, ...). With a code other than OK the second is the index of the bad record, and what
-    follows is about those before it.
+    offset deltas are 0, 1, 2, ..., minimum timestamp, which is -1 if no record has one). With a code other than OK the
+    second is the index of the bad record, and what follows is about those before it.
     """
     view = memoryview(data)
-    max_timestamp, delta_of_max, dense = base_timestamp, 0, True
+    max_timestamp, delta_of_max, dense, min_timestamp = base_timestamp, 0, True, NO_TIMESTAMP
     position = 0
     for index in range(count):
         try:
@@ -46,12 +47,15 @@ def walk(data: Buffer, count: int, base_timestamp: int, require_keys: bool) -> t
             if require_keys and record[2] is None:
                 raise _Malformed(MISSING_KEY)
         except _Malformed as malformed:
-            return malformed.code, index, max_timestamp, delta_of_max, dense
+            return malformed.code, index, max_timestamp, delta_of_max, dense, min_timestamp
         timestamp = _signed_64(base_timestamp + record[0])
         if index == 0 or timestamp > max_timestamp:
             max_timestamp, delta_of_max = timestamp, record[1]
+        if timestamp != NO_TIMESTAMP and (min_timestamp == NO_TIMESTAMP or timestamp < min_timestamp):
+            min_timestamp = timestamp
         dense = dense and record[1] == index
-    return (OK if position == len(view) else TRAILING_BYTES), max(count, 0), max_timestamp, delta_of_max, dense
+    code = OK if position == len(view) else TRAILING_BYTES
+    return code, max(count, 0), max_timestamp, delta_of_max, dense, min_timestamp
 
 
 def find(

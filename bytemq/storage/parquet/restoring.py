@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from crc32c import crc32c
 
 from bytemq.protocol.records.batch import RecordBatch
@@ -22,7 +21,7 @@ from bytemq.protocol.records.columns import Columns, encode_batches
 from bytemq.storage.companion import NO_ROW_GROUP, Unit
 from bytemq.storage.extents import Chunk, SparseIndex
 from bytemq.storage.parquet.record_schema import SCHEMA, record_columns
-from bytemq.storage.parquet.sources import companion_batches, read_companion
+from bytemq.storage.parquet.sources import companion_batches, opened_parquet, read_companion
 from bytemq.storage.segment_format import encode_footer
 
 Piece = tuple[memoryview | bytearray, int, int]
@@ -52,7 +51,7 @@ def _merged(parquet: Path, unit: Unit, raw: Sequence[RecordBatch], batch_bytes: 
     if unit.row_group == NO_ROW_GROUP:
         yield from map(_as_it_is, raw)
         return
-    with pq.ParquetFile(parquet, memory_map=True) as file:
+    with opened_parquet(parquet) as file:
         table = file.read_row_group(unit.row_group, columns=_COLUMNS, use_threads=False)
     columns, rows = record_columns(table), len(table)
     offsets = np.frombuffer(columns.offset, "<i8", rows)

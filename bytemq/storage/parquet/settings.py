@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Codec = Literal["zstd", "snappy", "lz4", "none"]
+from bytemq.storage.table_file import Codec
 
 
 class ParquetSettings(NamedTuple):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bytemq.errors import Corrupt
+from bytemq.errors import Corrupt, NotFound
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.protocol.records.batch import RecordBatch, check_crc, parse_header
 from bytemq.storage.batch_walk import walk
@@ -57,7 +58,11 @@ class AbortedRanges:
 
 def segment_batches(segment: SegmentInput) -> Iterator[RecordBatch]:
     """Every batch, its checksum compared. Raises Corrupt. The views live as long as somebody holds them."""
-    with segment.path.open("rb") as file:
+    try:
+        file = segment.path.open("rb")
+    except FileNotFoundError as error:
+        raise NotFound(f"{segment.path.name} was deleted") from error
+    with file:
         mapped = mmap.mmap(file.fileno(), segment.size_bytes, access=mmap.ACCESS_READ)
     view = memoryview(mapped)
     for place in walk(view, verify=False):
@@ -71,7 +76,10 @@ def segment_batches(segment: SegmentInput) -> Iterator[RecordBatch]:
 
 def read_companion(path: Path) -> tuple[Companion, memoryview]:
     """With the batches that it holds. Raises Corrupt."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"{path.name} was deleted") from error
     companion = decode_companion(data[: index_bytes(data)])
     batches = memoryview(data)[companion.batches_position :]
     if len(batches) != companion.batches_bytes:
@@ -84,7 +92,19 @@ def companion_batches(batches: memoryview) -> Iterator[RecordBatch]:
         yield parse_header(batches, place.position)
 
 
+@contextmanager
+def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Raises Corrupt for what cannot be read, there or within the block, NotFound."""
+    try:
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise NotFound(f"{path.name} was deleted") from error
+    except (OSError, pa.ArrowException) as error:
+        raise Corrupt(f"{path.name}: {error}") from error
+
+
 def row_groups(path: Path) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path, memory_map=True) as file:
+    with opened_parquet(path) as file:
         for number in range(file.num_row_groups):
             yield file.read_row_group(number, use_threads=False)

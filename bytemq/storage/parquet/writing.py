@@ -113,6 +113,7 @@ class _Writer:
             write_statistics=_STATISTICS,
             data_page_size=settings.page_bytes,
             write_page_index=True,
+            write_page_checksum=True,
             sorting_columns=[pq.SortingColumn(0)],
         )
 

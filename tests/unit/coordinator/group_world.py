@@ -15,6 +15,7 @@ from bytemq.broker.coordinator.group.shard import GroupShard
 from bytemq.broker.coordinator.outcome import Outcome
 from bytemq.broker.coordinator.timers import TimerQueue
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.heartbeat import HeartbeatRequest
 from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse
 from bytemq.protocol.messages.offset_commit import (
     OffsetCommitRequest,
@@ -42,7 +43,7 @@ class HeldWrite:
         self.sequence = sequence
         self.outcome = outcome
         self.done = done
-        self.followers: list[Callable[[ErrorCode], None]] = []
+        self.followers: list[Callable[[ErrorCode], object]] = []
         """Answers without records of their own, given behind this write."""
 
 
@@ -84,6 +85,15 @@ class GroupWorld:
         self.held.append(write)
         if not self.hold:
             self.release()
+
+    def run(self, outcome: Outcome[None]) -> None:
+        """An operation that answers by itself; without records, behind what is in flight."""
+        if outcome.records or outcome.on_appended is None:
+            self.submit(outcome)
+        elif self.held:
+            self.held[-1].followers.append(outcome.on_appended)
+        else:
+            outcome.on_appended(ErrorCode.NONE)
 
     def release(self, count: int | None = None) -> None:
         """Commits the oldest held writes."""
@@ -159,7 +169,7 @@ class GroupWorld:
             protocols=[JoinGroupRequestProtocol(name, memoryview(data)) for name, data in offered.items()],
         )
         origin = RequestOrigin(client, "/127.0.0.1", version)
-        self.submit(self.shard.joining.join(request, origin, reply or answers.append))
+        self.run(self.shard.joining.join(request, origin, reply or answers.append))
         return answers
 
     def sync(
@@ -170,6 +180,7 @@ class GroupWorld:
         assignment: dict[str, bytes] | None = None,
         *,
         instance: str | None = None,
+        protocol: str | None = None,
         reply: Callable[[SyncGroupResponse], None] | None = None,
     ) -> list[SyncGroupResponse]:
         answers: list[SyncGroupResponse] = []
@@ -178,10 +189,19 @@ class GroupWorld:
             generation_id=generation,
             member_id=member_id,
             group_instance_id=instance,
+            protocol_name=protocol,
             assignments=[SyncGroupRequestAssignment(member, data) for member, data in (assignment or {}).items()],
         )
-        self.submit(self.shard.syncing.sync(request, reply or answers.append))
+        self.run(self.shard.syncing.sync(request, reply or answers.append))
         return answers
+
+    def classic_heartbeat(
+        self, group_id: str, member_id: str, generation: int, *, instance: str | None = None
+    ) -> ErrorCode:
+        request = HeartbeatRequest(
+            group_id=group_id, generation_id=generation, member_id=member_id, group_instance_id=instance
+        )
+        return self.shard.syncing.heartbeat(request)
 
     def commit(
         self,

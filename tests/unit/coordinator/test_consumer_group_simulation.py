@@ -1,5 +1,6 @@
 """Seeded runs of consumers of KIP-848 that join, lag, lose answers, fall silent and come back, while writes fail,
-coordinators die and topics change. No partition ever has two readers; a failing seed replays exactly.
+coordinators die and topics change. In half of the seeds there are members of the classic protocol as well, and the
+group changes between the protocols. No partition ever has two readers; a failing seed replays exactly.
 """
 
 from __future__ import annotations
@@ -8,14 +9,18 @@ from random import Random
 
 import pytest
 
+from bytemq.broker.coordinator.group.classic_group import ClassicGroup
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup, ConsumerGroupState
 from bytemq.broker.coordinator.group.environment import ConsumerGroupSettings, GroupSettings
 from bytemq.broker.coordinator.group.memory import GROUP_BYTES
 from bytemq.broker.coordinator.group.shard import GroupShard
+from bytemq.broker.coordinator.group.states import GroupState
 from bytemq.broker.coordinator.timers import TimerQueue
+from bytemq.protocol.messages.leave_group import LeaveGroupRequest, MemberIdentity
+from tests.unit.coordinator.classic_consumer import ClassicConsumer
 from tests.unit.coordinator.consumer_world import Consumer, ConsumerWorld
 
-SEEDS = 40
+SEEDS = 60
 STEPS = 150
 TOPICS = ("t", "u", "v")
 
@@ -24,9 +29,29 @@ class Simulation:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         interval_ms = self.random.choice((0, 1_000))
-        consumer = ConsumerGroupSettings(max_size=6, assignment_interval_ms=interval_ms)
-        self.world = ConsumerWorld(GroupSettings(consumer=consumer), t=6, u=3, v=2)
-        self.consumers = [Consumer(self.world, f"c{n}", instance=f"i{n}" if n % 3 == 0 else None) for n in range(6)]
+        classic_count = self.random.choice((0, 0, 2, 4))
+        consumer_count = 6 - classic_count
+        self.max_size = 6 if not classic_count else 20  # a classic member that died in a rebalance is a member, too
+        consumer = ConsumerGroupSettings(max_size=self.max_size, assignment_interval_ms=interval_ms)
+        settings = GroupSettings(consumer=consumer, initial_rebalance_delay_ms=interval_ms)
+        self.world = ConsumerWorld(settings, t=6, u=3, v=2)
+        self.consumers = [
+            Consumer(self.world, f"c{n}", instance=f"i{n}" if n % 3 == 0 else None) for n in range(consumer_count)
+        ]
+        self.classics = [
+            ClassicConsumer(
+                self.world,
+                f"k{n}",
+                instance=f"i{n}" if n == 3 else None,
+                cooperative=self.random.random() < 0.5,
+            )
+            for n in range(classic_count)
+        ]
+        cooperates = all(each.cooperative for each in self.classics)
+        for classic in self.classics:
+            classic.topics = ["t"] if self.random.random() < 0.5 else self.random.sample(TOPICS, 2)
+            classic.cooperative, classic.protocols = cooperates, ["cooperative-sticky" if cooperates else "range"]
+            classic.rebalance_ms = self.random.choice((5_000, 60_000))
         self.processes = len(self.consumers)
         for each in self.consumers:
             each.topics = ["t"] if self.random.random() < 0.5 else self.random.sample(TOPICS, 2)
@@ -37,8 +62,15 @@ class Simulation:
         verbs = ("heartbeat", "lost_answer", "lag", "subscribe", "leave", "replace", "advance")
         troubles = ("hold", "release", "fail", "restart", "change_topics")
         for _ in range(steps):
-            verb = self.random.choices((*verbs, *troubles), (50, 6, 8, 4, 3, 3, 20, 4, 8, 2, 1, 2))[0]
-            getattr(self, verb)(self.random.choice(self.consumers))
+            if self.classics and self.random.random() < 0.4:
+                verb = self.random.choices(
+                    ("classic_step", "classic_lost_answer", "classic_subscribe", "classic_leave", "classic_die"),
+                    (60, 3, 2, 3, 2),
+                )[0]
+                getattr(self, verb)(self.random.choice(self.classics))
+            else:
+                verb = self.random.choices((*verbs, *troubles), (50, 6, 8, 4, 3, 3, 20, 4, 8, 2, 1, 2))[0]
+                getattr(self, verb)(self.random.choice(self.consumers))
             self.check()
         self.settle()
 
@@ -73,6 +105,33 @@ class Simulation:
         consumer.lose_everything()
         consumer.member_id = f"{consumer.name}-{self.processes}"
 
+    def classic_step(self, classic: ClassicConsumer) -> None:
+        """What it would do next."""
+        if classic.must_join:
+            classic.join()
+        elif classic.must_sync:
+            classic.sync()
+        else:
+            classic.heartbeat()
+
+    def classic_lost_answer(self, classic: ClassicConsumer) -> None:
+        """Its JoinGroup was heard, and it does not know."""
+        if classic.must_join and classic.member_id:
+            classic.join(unheard=True)
+
+    def classic_subscribe(self, classic: ClassicConsumer) -> None:
+        classic.topics = self.random.sample(TOPICS, self.random.randint(1, 3))
+        classic.join()
+
+    def classic_leave(self, classic: ClassicConsumer) -> None:
+        members = [MemberIdentity(classic.member_id, classic.instance)]
+        outcome = self.world.shard.leaving.leave(LeaveGroupRequest(group_id="g", members=members))
+        classic.forget()
+        self.world.submit(outcome)
+
+    def classic_die(self, classic: ClassicConsumer) -> None:
+        classic.forget()
+
     def advance(self, consumer: Consumer) -> None:
         self.world.advance(self.random.choice((1, 300, 1_100, 5_000, 20_000, 50_000)))
 
@@ -106,11 +165,16 @@ class Simulation:
     def check(self) -> None:
         groups = self.world.shard.environment.consumer_groups
         memory = self.world.shard.environment.memory
-        assert memory.used_bytes == sum(group.size_bytes for group in groups.values())
+        classic_groups = self.world.shard.groups
+        counted = [*groups.values(), *classic_groups.values()]
+        assert memory.used_bytes == sum(each.size_bytes for each in counted)
+        assert len(counted) <= 1, "two groups of one name"
         group = groups.get("g")
         if group is None:
+            if "g" in classic_groups:
+                self.check_classic(classic_groups["g"])
             return
-        check_group(group)
+        check_group(group, self.max_size)
         self.check_owners(group)
         if not self.world.held and self.random.random() < 0.2:
             self.check_replay(group)
@@ -128,13 +192,33 @@ class Simulation:
                     continue
                 assert readers.setdefault(partition, consumer.name) == consumer.name, "two readers"
 
+        for classic in self.classics:
+            if classic.member_id not in group.members or classic.generation < 0:
+                continue
+            is_refused = classic.generation != group.current_of(classic.member_id).epoch
+            for topic_id, index in classic.owned:
+                holder = group.owners.get(topic_id, {}).get(index)
+                if holder != classic.member_id and self.world.topics.by_id(topic_id) is not None:
+                    assert is_refused, f"{classic.name} reads {index}, which {holder} has"
+                    continue
+                assert readers.setdefault((topic_id, index), classic.name) == classic.name, "two readers"
+
+    def check_classic(self, group: ClassicGroup) -> None:
+        """Members whose generation is believed read different partitions."""
+        readers: dict[tuple[bytes, int], str] = {}
+        for classic in self.classics:
+            if classic.member_id in group.members and classic.generation == group.generation_id:
+                for partition in classic.owned:
+                    assert readers.setdefault(partition, classic.name) == classic.name, "two readers"
+
     def refused(self, consumer: Consumer) -> bool:
-        current = self.world.group.current_of(consumer.member_id)
-        return consumer.epoch not in (current.epoch, current.previous_epoch)
+        """It owns what it should not: then its former epoch is not believed either."""
+        return consumer.epoch != self.world.group.current_of(consumer.member_id).epoch
 
     def check_replay(self, group: ConsumerGroup) -> None:
         loaded = GroupShard(self.world.settings, TimerQueue(lambda: 0), lambda: 0, str)
         loaded.replay(self.world.log)
+        assert not loaded.groups
         assert facts(loaded.environment.consumer_groups["g"]) == facts(group)
 
     def settle(self) -> None:
@@ -145,16 +229,31 @@ class Simulation:
             consumer.slow = False
             consumer.give_up()
             consumer.rebalance_ms = 60_000
+        for classic in self.classics:
+            classic.rebalance_ms = 60_000
+        if self.classics and self.random.random() < 0.5:
+            for consumer in self.consumers:
+                consumer.leave()
+            self.consumers.clear()
         for _ in range(30):  # dead members must expire first, and who joins late makes others give up again
-            self.world.advance(12_000)
+            for _ in range(4):
+                self.world.advance(3_000)
+                for classic in self.classics:
+                    self.classic_step(classic)
+                self.check()
             for consumer in self.consumers:
                 consumer.heartbeat(full=True)
             self.check()
-        group = self.world.group
-        assert group.state is ConsumerGroupState.STABLE
-        read = [partition for consumer in self.consumers for partition in consumer.named()]
+        if self.consumers:
+            group = self.world.group
+            assert group.state is ConsumerGroupState.STABLE
+            subscribed = group.subscribed_topics()
+        else:
+            assert self.world.shard.groups["g"].state is GroupState.STABLE
+            subscribed = frozenset().union(*(classic.topics for classic in self.classics))
+        read = [partition for each in (*self.consumers, *self.classics) for partition in each.named()]
         wanted = []
-        for name in group.subscribed_topics():
+        for name in subscribed:
             topic = self.world.topics.by_name(name)
             wanted += [(name, index) for index in range(topic.partition_count)] if topic is not None else []
         assert sorted(read) == sorted(wanted)
@@ -174,7 +273,7 @@ def facts(group: ConsumerGroup) -> tuple[object, ...]:
     )
 
 
-def check_group(group: ConsumerGroup) -> None:
+def check_group(group: ConsumerGroup, max_size: int) -> None:
     owners: dict[bytes, dict[int, str]] = {}
     for member_id, current in group.current.items():
         assert member_id in group.members
@@ -187,7 +286,8 @@ def check_group(group: ConsumerGroup) -> None:
     static = {each.instance_id: member_id for member_id, each in group.members.items() if each.instance_id is not None}
     assert group.static_members == static
     assert group.size_bytes == GROUP_BYTES + sum(each.size_bytes for each in group.members.values())
-    assert len(group.members) <= 6
+    assert len(group.members) <= max_size
+    assert group.classic_count == sum(each.classic is not None for each in group.members.values())
     targets = [(topic, index) for target in group.targets.values() for topic in target for index in target[topic]]
     assert len(set(targets)) == len(targets), "a partition is meant for two members"
 

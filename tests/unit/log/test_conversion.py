@@ -7,6 +7,7 @@ import pytest
 
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import check_crc, parse_header, set_max_timestamp
+from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.reader import iter_records
 from tests.unit.log.harness import NOW_MS, Answer, Log, batch, open_log, sequenced
 
@@ -105,6 +106,42 @@ async def test_validate_records__refuses_compressed_rubbish() -> None:
     answer = log.send(payload)
     await turns()
     assert answer.result.error in (ErrorCode.INVALID_RECORD, ErrorCode.CORRUPT_MESSAGE)
+
+
+OLDEST = {"message_timestamp_before_max_ms": "1000"}
+
+
+@pytest.mark.parametrize("configs", [OLDEST, {**OLDEST, "compression_type": "zstd"}])
+@pytest.mark.parametrize("codec", [0, 1])
+@pytest.mark.parametrize(
+    ("timestamps", "code"),
+    [
+        ((0, -1_000, 500), ErrorCode.NONE),
+        ((0, -1_001, 500), ErrorCode.INVALID_TIMESTAMP),
+        ((0, 3_600_001), ErrorCode.INVALID_TIMESTAMP),
+    ],
+)
+async def test_age__of_every_record_is_looked_at_where_it_is_limited(
+    configs: dict[str, str], codec: int, timestamps: tuple[int, ...], code: ErrorCode
+) -> None:
+    log = await open_log(**configs)
+    records = [Record(b"k", b"v", (), NOW_MS + timestamp) for timestamp in timestamps]
+    answer = log.send(build_batch(records, compression=codec))
+    await turns()
+    log.storage.settle()
+    assert answer.result.error is code
+    assert log.partition.end_offset == (len(records) if code is ErrorCode.NONE else 0)
+
+
+async def test_age__is_of_no_interest_where_the_log_gives_the_time() -> None:
+    log = await open_log(message_timestamp_type="LogAppendTime", **OLDEST)
+    assert log.append(batch(timestamp_ms=1)).error is ErrorCode.NONE
+
+
+async def test_age__of_a_small_plain_batch_is_known_at_once() -> None:
+    log = await open_log(**OLDEST)
+    log.executor.holding = True
+    assert log.append(batch(timestamp_ms=NOW_MS - 1_001)).error is ErrorCode.INVALID_TIMESTAMP
 
 
 async def test_conversion__fails_retriably_when_the_executor_is_gone() -> None:

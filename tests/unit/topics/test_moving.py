@@ -120,6 +120,7 @@ async def test_move__waits_for_what_is_on_its_way_and_tells_where_the_log_ends(c
     await cluster.until(lambda: cluster.fact(0).owner == 1)
     assert answer.result.error is ErrorCode.NONE
     assert cluster.fact(0)[1:] == (1, new.membership.session_id, 1, answer.result.base_offset + 1)
+    await cluster.until(lambda: new.partitions.get("t", 0) is not None)
     partition = await new.partitions.open("t", 0)
     assert partition.high_watermark == 1 and partition.leader_epoch == 1
     assert cluster.fact(1).owner == 0, "the other one stays"

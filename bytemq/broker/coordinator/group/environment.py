@@ -26,6 +26,15 @@ class ConsumerGroupSettings(NamedTuple):
     regex_refresh_interval_ms: int = 600_000
     max_size: int = 0x7FFF_FFFF
     assignors: tuple[str, ...] = ("uniform", "range")
+    upgrades: bool = True
+    """A classic group with members becomes a consumer group when a consumer comes (group.consumer.migration.policy)."""
+    downgrades: bool = True
+    """A consumer group becomes a classic one when the last consumer goes that does not speak the classic protocol."""
+
+    @property
+    def mixes(self) -> bool:
+        """Members that speak the classic protocol may be in a consumer group at all."""
+        return self.upgrades or self.downgrades
 
 
 class GroupSettings(NamedTuple):
@@ -103,13 +112,13 @@ class GroupEnvironment:
         if group_id not in self.groups and group_id not in self.consumer_groups:
             self.create_group(group_id)
 
-    def forget_group(self, group: ClassicGroup) -> None:
+    def forget_group(self, group: ClassicGroup, *, and_sessions: bool = True) -> None:
         """The group is gone from memory, with its timers; harmless when it is already.
 
         Answer its parked requests before.
         """
         if self.groups.get(group.group_id) is group:
-            self.cancel_timers(group)
+            self.cancel_timers(group, and_sessions=and_sessions)
             del self.groups[group.group_id]
             self.memory.used_bytes -= group.size_bytes
 
@@ -123,9 +132,11 @@ class GroupEnvironment:
         """The timer of one member's session."""
         return ("session", group_id, member_id)
 
-    def cancel_timers(self, group: ClassicGroup) -> None:
-        """Forgets every timer of the group."""
+    def cancel_timers(self, group: ClassicGroup, *, and_sessions: bool = True) -> None:
+        """Forgets the timers of the group, maybe all but those of its members' sessions."""
         self.timers.cancel(("join", group.group_id))
         self.timers.cancel(("sync", group.group_id))
+        if not and_sessions:
+            return
         for member_id in (*group.members, *group.pending_join):
             self.timers.cancel(self.session_key(group.group_id, member_id))

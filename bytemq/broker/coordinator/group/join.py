@@ -9,6 +9,7 @@ once.
 from __future__ import annotations
 
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.consumer.classic_members import ClassicMembers
 from bytemq.broker.coordinator.group.consumer.steps import group_tombstones
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
 from bytemq.broker.coordinator.group.group_records import generation_record, new_group_record
@@ -38,15 +39,19 @@ class Joining:
     Every request is answered through its `reply`, exactly once, now or later.
     """
 
-    __slots__ = ("_environment", "_rebalance")
+    __slots__ = ("_classic_members", "_environment", "_rebalance")
 
-    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance) -> None:
+    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance, classic_members: ClassicMembers) -> None:
         self._environment = environment
         self._rebalance = rebalance
+        self._classic_members = classic_members
 
     def join(self, request: JoinGroupRequest, origin: RequestOrigin, reply: JoinReply) -> Outcome[None]:
         try:
             self._validate(request)
+            consumers = self._environment.consumer_groups.get(request.group_id)
+            if consumers is not None and consumers.members:
+                return self._classic_members.join(consumers, request, origin, reply)
             tombstones = self._end_of_consumer_group(request)
             group = self._environment.groups.get(request.group_id)
             is_new_group = group is None
@@ -69,12 +74,10 @@ class Joining:
         return outcome
 
     def _end_of_consumer_group(self, request: JoinGroupRequest) -> list[GroupRecord]:
-        """An empty consumer group makes room for a classic one of its name; offsets stay. One with members does not."""
+        """An empty consumer group makes room for a classic one of its name; offsets stay."""
         consumers = self._environment.consumer_groups.get(request.group_id)
         if consumers is None:
             return []
-        if consumers.members:
-            raise KafkaError(ErrorCode.INCONSISTENT_GROUP_PROTOCOL)
         if request.member_id != UNKNOWN_MEMBER_ID:
             raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
         return [*group_tombstones(consumers)]
@@ -190,7 +193,8 @@ class Joining:
 
         def stored(code: ErrorCode) -> Outcome[None]:
             overtaken = group.state is not GroupState.STABLE or group.generation_id != generation_id
-            if overtaken or group.members.get(member_id) is not member:
+            is_gone = self._environment.groups.get(group.group_id) is not group
+            if overtaken or is_gone or group.members.get(member_id) is not member:
                 return NOTHING  # a rebalance or another takeover answers
             if code is not ErrorCode.NONE:
                 return self._undo_take_over(group, member, old_member_id, old_terms, code)

@@ -49,7 +49,7 @@ class Leaving:
         return Outcome(response, followed.records, followed.on_appended)
 
     def _leave_consumers(self, group: ConsumerGroup, request: LeaveGroupRequest) -> Outcome[LeaveGroupResponse]:
-        """Members of the new protocol leave by heartbeat; here an administrator removes them."""
+        """Classic members leave here; those of the new protocol by heartbeat, if no administrator removes them here."""
         responses: list[MemberResponse] = []
         leaving: dict[str, None] = {}
         for member in request.members:
@@ -64,7 +64,10 @@ class Leaving:
                 leaving[member_id] = None
             responses.append(MemberResponse(member_id, member.group_instance_id, code))
         response = LeaveGroupResponse(members=responses)
-        return Outcome(response, self._sessions.remove(group, leaving) if leaving else ())
+        if not leaving:
+            return Outcome(response)
+        removal = self._sessions.remove(group, leaving)
+        return Outcome(response, removal.records, removal.on_appended)
 
     def _remove(self, group: ClassicGroup, member: MemberIdentity) -> ErrorCode:
         if not member.member_id:

@@ -133,6 +133,16 @@ class Rebalance:
             return self.prepare_or_complete(group)
         return self._complete_after_loss(group)
 
+    def resume(self, group: ClassicGroup) -> Outcome[None]:
+        """The group is back, without timers: every member has a session again, and a rebalance begins again."""
+        for member in group.members.values():
+            self.extend_session(group, member)
+        if group.state is GroupState.COMPLETING_REBALANCE:
+            return self.prepare(group)
+        if group.state is GroupState.PREPARING_REBALANCE:
+            self._schedule_join_deadline(group, _LEAST_JOIN_RETRY_MS)
+        return NOTHING
+
     def drop(self, group: ClassicGroup, member_id: str) -> None:
         """Removes a member or a pending one, with its timer; its parked requests hear that the member is unknown."""
         self._environment.timers.cancel(self._environment.session_key(group.group_id, member_id))

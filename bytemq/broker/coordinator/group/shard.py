@@ -94,13 +94,13 @@ class GroupShard:
         self.environment.settings_of = settings_of
         self.store = OffsetStore()
         self.rebalance = Rebalance(self.environment)
-        self.joining = Joining(self.environment, self.rebalance)
-        self.syncing = Syncing(self.environment, self.rebalance)
         self.pending = PendingOffsets()
         self.offsets = Offsets(self.environment, self.rebalance, self.store, self.pending)
         self.transactional = TransactionalOffsets(self.environment, self.store, self.pending, self.offsets)
         self.removal = Removal(self.environment, self.store, self.pending)
-        self.consumers = ConsumerGroups(self.environment)
+        self.consumers = ConsumerGroups(self.environment, self.rebalance)
+        self.joining = Joining(self.environment, self.rebalance, self.consumers.classic_members)
+        self.syncing = Syncing(self.environment, self.rebalance, self.consumers.classic_members)
         self.leaving = Leaving(self.environment, self.rebalance, self.consumers.sessions)
         self.damaged_records = 0
         self._replay_topics: dict[bytes, dict[int, bytes]] = {}

@@ -8,6 +8,7 @@ rebalance by its error.
 from __future__ import annotations
 
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.consumer.classic_members import ClassicMembers
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
 from bytemq.broker.coordinator.group.group_records import generation_record
 from bytemq.broker.coordinator.group.member import SyncReply
@@ -22,15 +23,19 @@ from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupRespo
 class Syncing:
     """SyncGroup and Heartbeat over the groups of one shard."""
 
-    __slots__ = ("_environment", "_rebalance")
+    __slots__ = ("_classic_members", "_environment", "_rebalance")
 
-    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance) -> None:
+    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance, classic_members: ClassicMembers) -> None:
         self._environment = environment
         self._rebalance = rebalance
+        self._classic_members = classic_members
 
     def sync(self, request: SyncGroupRequest, reply: SyncReply) -> Outcome[None]:
         """Answers through `reply`, exactly once, now or when the assignment is committed."""
         try:
+            consumers = self._environment.consumer_groups.get(request.group_id)
+            if consumers is not None:
+                return self._classic_members.sync(consumers, request, reply)
             group = self._validated_group(request)
         except KafkaError as error:
             reply(SyncGroupResponse(error_code=error.code))
@@ -48,10 +53,13 @@ class Syncing:
 
     def heartbeat(self, request: HeartbeatRequest) -> ErrorCode:
         """Extends the member's session. REBALANCE_IN_PROGRESS tells it to join again."""
+        consumers = self._environment.consumer_groups.get(request.group_id)
         group = self._environment.groups.get(request.group_id)
-        if group is None:
-            return ErrorCode.UNKNOWN_MEMBER_ID
         try:
+            if consumers is not None:
+                return self._classic_members.heartbeat(consumers, request)
+            if group is None:
+                return ErrorCode.UNKNOWN_MEMBER_ID
             group.validate_member(request.member_id, request.group_instance_id)
         except KafkaError as error:
             return error.code
@@ -85,8 +93,10 @@ class Syncing:
         group.is_storing_assignment = True
 
         def stored(code: ErrorCode) -> Outcome[None]:
-            # While the record was on its way, somebody may have joined or left: then this generation is over.
-            if group.state is not GroupState.COMPLETING_REBALANCE or group.generation_id != generation_id:
+            # While the record was on its way, somebody may have joined or left: then this generation is over. Or the
+            # group has become a consumer group.
+            is_over = group.state is not GroupState.COMPLETING_REBALANCE or group.generation_id != generation_id
+            if is_over or self._environment.groups.get(group.group_id) is not group:
                 return NOTHING
             if code is not ErrorCode.NONE:
                 self._rebalance.reset_assignment(group, answered_error(code))

@@ -50,10 +50,11 @@ def pid(number: int) -> PartitionId:
     return PartitionId(TopicId(number.to_bytes(16, "big")), 0)
 
 
-def batch(offset: int, size_bytes: int = 100, *, count: int = 1, epoch: int = 1) -> RecordBatch:
-    records = [Record(None, b"%010d" % (offset + number) + b"x" * size_bytes) for number in range(count)]
+def batch(offset: int, size_bytes: int = 100, *, mark: int = 0) -> RecordBatch:
+    """One record. `mark` tells it from others of the same offset and size."""
+    records = [Record(None, b"%010d %010d" % (offset, mark) + b"x" * size_bytes)]
     made = parse_header(memoryview(build_batch(records, timestamp_ms=1000 + offset)))
-    place(made, offset, epoch)
+    place(made, offset, 1)
     return made
 
 

@@ -175,6 +175,31 @@ def test_commit_of_unknown_outcome__is_found_out(applied: bool) -> None:
     run(test)
 
 
+def test_commit_that_arrives_late__does_not_undo_a_newer_one() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        log = await broker.storage.open_log(pid(1), 1)
+        late: list[tuple[object, ...]] = []
+        txn = cluster.metadata.txn
+
+        async def delayed(*transaction: object) -> object:
+            if not late:
+                late.append(transaction)
+                raise Unavailable("no answer")
+            return await txn(*transaction)  # type: ignore[arg-type]
+
+        cluster.metadata.txn = delayed  # type: ignore[method-assign, assignment]
+        written = await broker.write(log, 3)
+        await txn(*late[0])  # type: ignore[arg-type]
+        assert broker.tail.last_sequence == 3
+        await broker.kill()
+        cluster.end(broker)
+        other = await cluster.broker(2)
+        assert await content(await other.storage.open_log(pid(1), 2)) == written
+
+    run(test)
+
+
 def test_session_that_ended__can_neither_acknowledge_nor_make_visible() -> None:
     async def test(cluster: Cluster) -> None:
         paused = await cluster.broker(1)

@@ -161,3 +161,20 @@ def test_conversion__files_say_what_iceberg_and_readers_that_prune_need(tmp_path
     assert (offset.statistics.min, offset.statistics.max) == (7, 8)
     assert pq.read_schema(files[0]).equals(SCHEMA)
     assert {f.name: f.metadata[b"PARQUET:field_id"] for f in pq.read_schema(files[0])}["value"] == b"7"
+
+
+def test_restoring__notices_every_damaged_page(tmp_path: Path) -> None:
+    files, _ = write(tmp_path, build_batch([Record(b"k", os.urandom(1000), (), 7) for _ in range(20)]))
+    sound = files[0].read_bytes()
+    for position in range(4, len(sound) - 8, len(sound) // 50):
+        files[0].write_bytes(sound[:position] + bytes([sound[position] ^ 0x55]) + sound[position + 1 :])
+        before = identities(parsed(b"".join(map(bytes, _restored_or_nothing(files)))))
+        files[0].write_bytes(sound)
+        assert before in ([], identities(parsed(b"".join(map(bytes, _restored_or_nothing(files))))))
+
+
+def _restored_or_nothing(files: tuple[Path, Path]) -> list[bytes | bytearray | memoryview]:
+    try:
+        return restored(*files, 0, 1000)[:-1]
+    except Corrupt:
+        return []

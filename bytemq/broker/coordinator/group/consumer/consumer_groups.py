@@ -8,25 +8,30 @@ from __future__ import annotations
 
 from collections import deque
 
+from bytemq.broker.coordinator.group.consumer.classic_members import ClassicMembers
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
 from bytemq.broker.coordinator.group.consumer.heartbeat import Heartbeats
+from bytemq.broker.coordinator.group.consumer.migration import Migration
 from bytemq.broker.coordinator.group.consumer.records import ConsumerGroupRecord, MemberRecord
 from bytemq.broker.coordinator.group.consumer.regexes import Regexes
 from bytemq.broker.coordinator.group.consumer.sessions import Sessions
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
+from bytemq.broker.coordinator.group.rebalance import Rebalance
 
 
 class ConsumerGroups:
     """The part of a shard that KIP-848 is."""
 
-    __slots__ = ("_environment", "_undo", "heartbeats", "regexes", "sessions")
+    __slots__ = ("_environment", "_undo", "classic_members", "heartbeats", "regexes", "sessions")
 
-    def __init__(self, environment: GroupEnvironment) -> None:
+    def __init__(self, environment: GroupEnvironment, rebalance: Rebalance) -> None:
         self._environment = environment
         self._undo: deque[ConsumerGroupRecord] = deque()
-        self.sessions = Sessions(environment)
+        migration = Migration(environment, rebalance)
+        self.sessions = Sessions(environment, migration)
         self.regexes = Regexes(environment)
-        self.heartbeats = Heartbeats(environment, self.sessions, self.regexes)
+        self.heartbeats = Heartbeats(environment, self.sessions, self.regexes, migration)
+        self.classic_members = ClassicMembers(environment, self.sessions, migration)
 
     # -- records
 
@@ -54,7 +59,7 @@ class ConsumerGroups:
         undo = self._undo.pop()
         self.apply(undo)
         if isinstance(undo, MemberRecord) and undo.value is not None:
-            self.sessions.extend(undo.group_id, undo.member_id)
+            self.sessions.extend(undo.group_id, undo.member_id, undo.value.session_timeout_ms)
 
     # -- life
 

@@ -14,7 +14,7 @@ from bytemq.protocol.messages.consumer_group_describe import Assignment, Describ
 from bytemq.protocol.messages.list_groups import ListedGroup
 
 CONSUMER = "consumer"
-_CONSUMER_MEMBER = 1
+_CLASSIC_MEMBER, _CONSUMER_MEMBER = 0, 1
 
 
 def describe_consumer_group(environment: GroupEnvironment, group_id: str) -> DescribedGroup:
@@ -58,7 +58,7 @@ def _described(topics: Topics, group: ConsumerGroup, member_id: str) -> Member:
         subscribed_topic_regex=member.regex,
         assignment=_partitions(topics, _held(current)),
         target_assignment=_partitions(topics, group.target_of(member_id)),
-        member_type=_CONSUMER_MEMBER,
+        member_type=_CONSUMER_MEMBER if member.classic is None else _CLASSIC_MEMBER,
     )
 
 

@@ -54,9 +54,11 @@ class ConsumerGroup:
     """One group. The dictionaries are by member id unless they say otherwise; look, don't touch."""
 
     __slots__ = (
+        "_classic_protocols",
         "_memory",
         "_subscribed",
         "_subscriptions",
+        "classic_count",
         "current",
         "epoch",
         "group_id",
@@ -85,6 +87,9 @@ class ConsumerGroup:
         self.is_metadata_stale = True
         """The topics may have changed since the epoch was set. Not a fact of the log: after a restart we look again."""
         self.size_bytes = 0
+        self.classic_count = 0
+        """Members that speak the classic protocol."""
+        self._classic_protocols: Counter[str] = Counter()
         self._subscriptions: Counter[tuple[frozenset[str], str]] = Counter()
         self._subscribed: frozenset[str] | None = None
         self._memory = memory
@@ -138,6 +143,21 @@ class ConsumerGroup:
         if all(self.current_of(member_id).is_reconciled_to(epoch) for member_id in self.members):
             return ConsumerGroupState.STABLE
         return ConsumerGroupState.RECONCILING
+
+    # -- members that speak the classic protocol
+
+    def supports(self, protocol_names: Iterable[str]) -> bool:
+        """Whether a classic member with these could join: one of them, at least, that every classic member has."""
+        return any(self._classic_protocols[name] == self.classic_count for name in protocol_names)
+
+    def waits_for_others(self, member_id: str) -> bool:
+        """Whether somebody else still has a partition that this member should have."""
+        assigned = self.current_of(member_id).assigned
+        for topic_id, partitions in self.target_of(member_id).items():
+            owners, has = self.owners.get(topic_id, {}), assigned.get(topic_id, {})
+            if any(partition not in has and partition in owners for partition in partitions):
+                return True
+        return False
 
     # -- subscriptions
 
@@ -212,6 +232,7 @@ class ConsumerGroup:
             if not self._subscriptions[subscription]:
                 del self._subscriptions[subscription]
                 self._subscribed = None
+            self._count_classic(before, -1)
             if before.instance_id is not None and self.static_members.get(before.instance_id) == member_id:
                 del self.static_members[before.instance_id]
         if after is not None:
@@ -220,9 +241,19 @@ class ConsumerGroup:
             if subscription not in self._subscriptions:
                 self._subscribed = None
             self._subscriptions[subscription] += 1
+            self._count_classic(after, 1)
             if after.instance_id is not None:
                 self.static_members[after.instance_id] = member_id
         _put(self.members, member_id, after)
+
+    def _count_classic(self, member: MemberMetadata, by: int) -> None:
+        if member.classic is None:
+            return
+        self.classic_count += by
+        for name, _ in member.classic.protocols:
+            self._classic_protocols[name] += by
+            if not self._classic_protocols[name]:
+                del self._classic_protocols[name]
 
     def _set_current(self, member_id: str, before: CurrentAssignment | None, after: CurrentAssignment | None) -> None:
         if before is not None:

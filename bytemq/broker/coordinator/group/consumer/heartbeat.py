@@ -8,8 +8,6 @@ member that joins with epoch 0 is never fenced; a group's first member gets epoc
 
 from __future__ import annotations
 
-import base64
-import uuid
 from collections.abc import Mapping
 
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
@@ -25,23 +23,27 @@ from bytemq.broker.coordinator.group.consumer.member import (
     MemberState,
     topics_bytes,
 )
-from bytemq.broker.coordinator.group.consumer.reconciliation import Owned, reconcile
+from bytemq.broker.coordinator.group.consumer.migration import Migration, take_over_members
+from bytemq.broker.coordinator.group.consumer.progress import advance, assign_if_due, check_room, new_member_id
+from bytemq.broker.coordinator.group.consumer.reconciliation import Owned
 from bytemq.broker.coordinator.group.consumer.records import CurrentRecord, MemberRecord
 from bytemq.broker.coordinator.group.consumer.regexes import Regexes
 from bytemq.broker.coordinator.group.consumer.sessions import Sessions
 from bytemq.broker.coordinator.group.consumer.steps import (
-    assign,
     forget_unused_regex,
     found_group,
     refresh_epoch,
     replace_static_member,
 )
-from bytemq.broker.coordinator.group.consumer.topics import existing
-from bytemq.broker.coordinator.group.consumer.validation import check_epoch, check_request, is_leaving
+from bytemq.broker.coordinator.group.consumer.validation import (
+    check_epoch,
+    check_instance,
+    check_request,
+    is_leaving,
+)
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
 from bytemq.broker.coordinator.group.records import GroupMetadataRecord
-from bytemq.broker.coordinator.group.states import GroupState
-from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Outcome
+from bytemq.broker.coordinator.outcome import CoordinatorRecord, Outcome
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.consumer_group_heartbeat import (
     Assignment,
@@ -58,12 +60,15 @@ Response = ConsumerGroupHeartbeatResponse
 class Heartbeats:
     """ConsumerGroupHeartbeat over the groups of one shard. Refusals are raised as KafkaError, with nothing done."""
 
-    __slots__ = ("_environment", "_regexes", "_sessions")
+    __slots__ = ("_environment", "_migration", "_regexes", "_sessions")
 
-    def __init__(self, environment: GroupEnvironment, sessions: Sessions, regexes: Regexes) -> None:
+    def __init__(
+        self, environment: GroupEnvironment, sessions: Sessions, regexes: Regexes, migration: Migration
+    ) -> None:
         self._environment = environment
         self._sessions = sessions
         self._regexes = regexes
+        self._migration = migration
 
     def heartbeat(self, request: ConsumerGroupHeartbeatRequest, origin: RequestOrigin) -> Outcome[Response]:
         check_request(request, origin.api_version, self._environment.consumer_settings(request.group_id).assignors)
@@ -73,19 +78,24 @@ class Heartbeats:
 
     def _stay(self, request: ConsumerGroupHeartbeatRequest, origin: RequestOrigin) -> Outcome[Response]:
         group, replaced = self._group_for(request)
-        self._check_room(group, request)
-        member_id = request.member_id or self._new_member_id()
+        environment = self._environment
+        needed_bytes = topics_bytes(request.subscribed_topic_names or ())
+        joins = request.member_epoch == JOINING_EPOCH
+        member_id = request.member_id or new_member_id(environment)
         owned = _owned(request)
         with Draft(group) as draft:
-            if group.is_blank:
+            if replaced is not None and replaced.members:
+                take_over_members(draft, replaced, environment.topics)
+            elif group.is_blank:
                 found_group(draft)
+            check_room(environment, group, member_id, joins=joins, needed_bytes=needed_bytes)
             self._recognise(draft, request, member_id, owned)
             changed = self._update_member(draft, request, origin, member_id)
             if changed or group.is_metadata_stale:
-                refresh_epoch(draft, self._environment.topics, bump=changed)
-            self._assign_if_due(draft)
+                refresh_epoch(draft, environment.topics, bump=changed)
+            assign_if_due(environment, draft)
             before = group.current_of(member_id)
-            after = self._reconcile(draft, member_id, owned, changed)
+            after = advance(environment, draft, member_id, owned, changed)
             response = self._respond(request, member_id, before, after)
             needs_regex = self._regexes.is_wanted(group, member_id)
         group.is_metadata_stale = False
@@ -96,10 +106,13 @@ class Heartbeats:
         records: list[CoordinatorRecord] = [*draft.records]
         if replaced is None:
             return Outcome(response, records)
-        return self._in_place_of(replaced, records, response)
+        ended = self._migration.leave_to_consumers(replaced)
+        for each in replaced.members.values():
+            self._sessions.extend(group.group_id, each.member_id, each.session_timeout_ms)
+        return Outcome(response, [GroupMetadataRecord(group.group_id, None), *records], ended)
 
     def _group_for(self, request: ConsumerGroupHeartbeatRequest) -> tuple[ConsumerGroup, ClassicGroup | None]:
-        """The group, maybe a new one, and the empty classic group whose place that one takes."""
+        """The group, maybe a new one, and the classic group whose place that one takes."""
         environment = self._environment
         group = environment.consumer_groups.get(request.group_id)
         if group is not None:
@@ -109,34 +122,11 @@ class Heartbeats:
             kind = f"Group {request.group_id} is not a consumer group."
             text = kind if classic is not None else f"Consumer group {request.group_id} not found."
             raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND, text)
-        if classic is not None and (classic.state is not GroupState.EMPTY or classic.pending_join):
+        if classic is not None and not self._migration.can_upgrade(classic):
             raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND, f"Group {request.group_id} is not a consumer group.")
         founded = ConsumerGroup(request.group_id, environment.memory)
         founded.forget_memory()  # what counts is the one that the records will make
         return founded, classic
-
-    def _in_place_of(
-        self, classic: ClassicGroup, records: list[CoordinatorRecord], response: Response
-    ) -> Outcome[Response]:
-        """The empty classic group of that name is gone at once, and back if the records are not written."""
-        self._environment.forget_group(classic)
-
-        def ended(code: ErrorCode) -> Outcome[None]:
-            if code is not ErrorCode.NONE and classic.group_id not in self._environment.consumer_groups:
-                self._environment.restore_group(classic)
-            return NOTHING
-
-        return Outcome(response, [GroupMetadataRecord(classic.group_id, None), *records], ended)
-
-    def _check_room(self, group: ConsumerGroup, request: ConsumerGroupHeartbeatRequest) -> None:
-        max_size = self._environment.consumer_settings(group.group_id).max_size
-        is_new = request.member_id not in group.members
-        if is_new and request.member_epoch == JOINING_EPOCH and len(group.members) >= max_size:
-            text = f"The consumer group has reached its maximum capacity of {max_size} members."
-            raise KafkaError(ErrorCode.GROUP_MAX_SIZE_REACHED, text)
-        needed = topics_bytes(request.subscribed_topic_names or ()) + (_MEMBER_BYTES if is_new else 0)
-        if needed and not self._environment.memory.has_room_for(needed):
-            raise KafkaError(ErrorCode.GROUP_MAX_SIZE_REACHED, "The members of all groups take too much memory.")
 
     def _recognise(
         self, draft: Draft, request: ConsumerGroupHeartbeatRequest, member_id: str, owned: Owned | None
@@ -147,9 +137,10 @@ class Heartbeats:
         if request.instance_id is not None:
             holder = group.static_members.get(request.instance_id)
             if not joins:
-                _check_static(group, request.instance_id, member_id, holder)
+                check_instance(group, request.instance_id, member_id)
             elif holder is not None and holder != member_id:
-                if group.current_of(holder).epoch != STATIC_LEAVING_EPOCH:
+                is_classic = group.members[holder].classic is not None
+                if not is_classic and group.current_of(holder).epoch != STATIC_LEAVING_EPOCH:
                     text = f"Static member {member_id} with instance id {request.instance_id} cannot join the group "
                     text += f"because the instance id is owned by {holder} member."
                     raise KafkaError(ErrorCode.UNRELEASED_INSTANCE_ID, text)
@@ -174,41 +165,6 @@ class Heartbeats:
         # An expression that is new to the group has no topics yet; the epoch follows when it has.
         regex_is_known = not after.regex or after.regex in group.regexes
         return old_topics != after.topics or (old_regex != after.regex and regex_is_known)
-
-    def _assign_if_due(self, draft: Draft) -> None:
-        """Not more often than the assignment interval says: members that come together are assigned together."""
-        group = draft.group
-        if group.group_epoch <= group.assignment_epoch:
-            return
-        settings = self._environment.consumer_settings(group.group_id)
-        now_ms = self._environment.wall_ms()
-        waited_ms = now_ms - group.assignment_timestamp_ms
-        if 0 <= waited_ms < settings.assignment_interval_ms:
-            return
-        assign(draft, self._environment.topics, settings.assignors[0], now_ms)
-
-    def _reconcile(self, draft: Draft, member_id: str, owned: Owned | None, changed: bool) -> CurrentAssignment:
-        group = draft.group
-        current = group.current_of(member_id)
-        if current.is_reconciled_to(group.assignment_epoch) and not changed:
-            return current
-        topics = existing(self._environment.topics, group.topics_of_member(member_id))
-
-        def is_free(topic_id: bytes, partition: int) -> bool:
-            return group.owners.get(topic_id, {}).get(partition, member_id) == member_id
-
-        following = reconcile(
-            current,
-            group.target_of(member_id),
-            group.assignment_epoch,
-            subscribed=(topic.topic_id for topic in topics),
-            subscription_changed=changed,
-            is_free=is_free,
-            owned=owned,
-        )
-        if following != current:
-            draft.add(CurrentRecord(group.group_id, member_id, following))
-        return following
 
     def _respond(
         self,
@@ -236,13 +192,6 @@ class Heartbeats:
                 return record.value.rebalance_timeout_ms
         return draft.group.members[member_id].rebalance_timeout_ms
 
-    def _new_member_id(self) -> str:
-        """As Kafka writes its uuids."""
-        try:
-            return base64.urlsafe_b64encode(uuid.UUID(self._environment.new_uuid()).bytes).decode().rstrip("=")
-        except ValueError:
-            return self._environment.new_uuid()
-
     # -- leaving
 
     def _leave(self, request: ConsumerGroupHeartbeatRequest) -> Outcome[Response]:
@@ -252,22 +201,15 @@ class Heartbeats:
             what = "is not a consumer group" if is_classic else "not found"
             raise KafkaError(ErrorCode.GROUP_ID_NOT_FOUND, f"Group {request.group_id} {what}.")
         if request.instance_id is not None:
-            _check_static(group, request.instance_id, request.member_id, group.static_members.get(request.instance_id))
+            check_instance(group, request.instance_id, request.member_id)
         group.require_member(request.member_id)
         response = Response(member_id=request.member_id, member_epoch=request.member_epoch)
         if request.member_epoch != STATIC_LEAVING_EPOCH:
-            return Outcome(response, self._sessions.remove(group, [request.member_id]))
+            removal = self._sessions.remove(group, [request.member_id])
+            return Outcome(response, removal.records, removal.on_appended)
         current = group.current_of(request.member_id)
         leaving = current._replace(epoch=STATIC_LEAVING_EPOCH, revoking=NO_PARTITIONS, state=MemberState.STABLE)
         return Outcome(response, [CurrentRecord(group.group_id, request.member_id, leaving)])
-
-
-def _check_static(group: ConsumerGroup, instance_id: str, member_id: str, holder: str | None) -> None:
-    if holder is None:
-        raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID, f"Instance id {instance_id} is unknown.")
-    if holder != member_id:
-        text = f"Static member {member_id} with instance id {instance_id} was fenced by member {holder}."
-        raise KafkaError(ErrorCode.FENCED_INSTANCE_ID, text)
 
 
 def _updated(
@@ -289,6 +231,7 @@ def _updated(
             before.rebalance_timeout_ms if request.rebalance_timeout_ms == -1 else request.rebalance_timeout_ms
         ),
         assignor=request.server_assignor or before.assignor,
+        classic=None,
     )
 
 

@@ -10,6 +10,8 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from bytemq.broker.coordinator.group.member import Protocols, protocols_bytes
+
 JOINING_EPOCH = 0
 LEAVING_EPOCH = -1
 STATIC_LEAVING_EPOCH = -2
@@ -36,9 +38,27 @@ class MemberState(IntEnum):
     """It waits for partitions that others have not given up yet."""
 
 
+class ClassicTerms(NamedTuple):
+    """What a member that speaks the classic protocol has said in its JoinGroup besides its subscription."""
+
+    session_timeout_ms: int
+    protocols: Protocols
+
+    @property
+    def protocol_name(self) -> str:
+        """The protocol that it is told was chosen: its favourite. The assignment comes from the server anyway."""
+        return self.protocols[0][0]
+
+    @property
+    def subscription(self) -> bytes:
+        return self.protocols[0][1]
+
+
 @dataclass(frozen=True, slots=True)
 class MemberMetadata:
-    """What a member says of itself. `regex` is empty when there is none."""
+    """What a member says of itself. `regex` is empty when there is none; `classic` is there for members that speak the
+    classic protocol.
+    """
 
     instance_id: str | None
     rack_id: str | None
@@ -48,11 +68,18 @@ class MemberMetadata:
     regex: str
     rebalance_timeout_ms: int
     assignor: str | None
+    classic: ClassicTerms | None = None
+
+    @property
+    def session_timeout_ms(self) -> int | None:
+        """Its own; None: the group's holds."""
+        return None if self.classic is None else self.classic.session_timeout_ms
 
     @property
     def size_bytes(self) -> int:
         texts = (self.instance_id, self.rack_id, self.client_id, self.client_host, self.regex, self.assignor)
-        return _OBJECT_BYTES + sum(len(text) for text in texts if text) + topics_bytes(self.topics)
+        size_bytes = _OBJECT_BYTES + sum(len(text) for text in texts if text) + topics_bytes(self.topics)
+        return size_bytes if self.classic is None else size_bytes + protocols_bytes(self.classic.protocols)
 
 
 class CurrentAssignment(NamedTuple):

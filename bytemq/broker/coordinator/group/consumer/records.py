@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 from bytemq.broker.coordinator.group.consumer.member import (
     Assigned,
+    ClassicTerms,
     CurrentAssignment,
     MemberMetadata,
     MemberState,
@@ -81,7 +82,7 @@ class MemberRecord(NamedTuple):
                 subscribed_topic_regex=self.value.regex,
                 rebalance_timeout_ms=self.value.rebalance_timeout_ms,
                 server_assignor=self.value.assignor,
-                classic_member_metadata=None,
+                classic_member_metadata=_encoded_terms(self.value.classic),
             )
         )
 
@@ -213,8 +214,25 @@ def _decode_member(key: bytes, value: bytes | None) -> MemberRecord:
         regex=stored.subscribed_topic_regex or "",
         rebalance_timeout_ms=stored.rebalance_timeout_ms,
         assignor=stored.server_assignor,
+        classic=_decoded_terms(stored.classic_member_metadata),
     )
     return MemberRecord(member.group_id, member.member_id, metadata)
+
+
+def _encoded_terms(terms: ClassicTerms | None) -> member_record.ClassicMemberMetadata | None:
+    if terms is None:
+        return None
+    protocols = [member_record.ClassicProtocol(name, metadata) for name, metadata in terms.protocols]
+    return member_record.ClassicMemberMetadata(terms.session_timeout_ms, protocols)
+
+
+def _decoded_terms(stored: member_record.ClassicMemberMetadata | None) -> ClassicTerms | None:
+    if stored is None:
+        return None
+    if not stored.supported_protocols:
+        raise MalformedMessage("a classic member without a protocol")
+    protocols = tuple((each.name, bytes(each.metadata)) for each in stored.supported_protocols)
+    return ClassicTerms(stored.session_timeout_ms, protocols)
 
 
 def _decode_current(key: bytes, value: bytes | None) -> CurrentRecord:

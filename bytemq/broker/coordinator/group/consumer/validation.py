@@ -5,6 +5,7 @@ Raises KafkaError; changes nothing.
 
 from __future__ import annotations
 
+from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
 from bytemq.broker.coordinator.group.consumer.member import (
     JOINING_EPOCH,
     LEAVING_EPOCH,
@@ -58,6 +59,16 @@ def check_epoch(current: CurrentAssignment, epoch: int, owned: Owned | None) -> 
         f"The consumer group member has a {compared} member epoch ({epoch}) than the one known by the group "
         f"coordinator ({current.epoch}). The member must abandon all its partitions and rejoin.",
     )
+
+
+def check_instance(group: ConsumerGroup, instance_id: str, member_id: str) -> None:
+    """Raises UNKNOWN_MEMBER_ID, or FENCED_INSTANCE_ID when another member has the instance id."""
+    holder = group.static_members.get(instance_id)
+    if holder is None:
+        raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID, f"Instance id {instance_id} is unknown.")
+    if holder != member_id:
+        text = f"Static member {member_id} with instance id {instance_id} was fenced by member {holder}."
+        raise KafkaError(ErrorCode.FENCED_INSTANCE_ID, text)
 
 
 def is_leaving(request: ConsumerGroupHeartbeatRequest) -> bool:

@@ -1,0 +1,235 @@
+"""Topics become tables: when it is done, and that it is published.
+
+Owns: the background pass over all partitions, a build on demand, what could not be converted. Must not: convert (a
+worker does), choose files (`table_planner` does), or know where partitions come from (the node says).
+
+A conversion is: the files are chosen, a worker writes their successor under new names, and one transaction replaces
+them in the manifest if they are still what they were. Killed at any step, the log is what its manifest says, and what
+was written is garbage; two that convert the same files are harmless, one of them is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from bytemq.compaction.table_jobs import Convert
+from bytemq.compaction.table_planner import TableSettings, next_files
+from bytemq.compaction.worker import Worker
+from bytemq.errors import BytemqError, Corrupt, Invalid
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.manifest import AbortedTxn, FileKind, Manifest, SegmentInfo
+from bytemq.storage.table_file import new_names, table_file
+
+log = get_logger("compaction.tables")
+
+PASS_INTERVAL_S = 1.0
+MAX_DECOMPRESSED_BYTES = 128 * 1024 * 1024
+
+
+class TablePartition(Protocol):
+    """A partition as its owner sees it, at any moment."""
+
+    @property
+    def topic(self) -> str: ...
+
+    @property
+    def files(self) -> LogFiles: ...
+
+    @property
+    def stable_offset(self) -> int:
+        """All below is decided."""
+
+    @property
+    def settings(self) -> TableSettings: ...
+
+    def aborted(self) -> Sequence[AbortedTxn]: ...
+
+
+class TableStorage(Protocol):
+    """What is asked of the storage."""
+
+    async def checkpoint(self) -> None: ...
+
+    async def seal(self, files: LogFiles) -> None: ...
+
+    async def replace_files(
+        self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]
+    ) -> None: ...
+
+    def discard(self, names: Sequence[str]) -> None: ...
+
+
+class Built(NamedTuple):
+    """What a build on demand did."""
+
+    conversions: int
+    records: int
+    """In all the tables' files now."""
+    held_back: int
+    """Offsets above the last stable offset when it began: their transactions are open."""
+
+
+@dataclass(slots=True)
+class _Mark:
+    """That the log had reached `offset` at `monotonic`."""
+
+    offset: int
+    monotonic: float
+
+
+class Restructuring:
+    def __init__(
+        self,
+        partitions: Callable[[], Iterable[TablePartition]],
+        storage: TableStorage,
+        worker: Worker,
+        clock: Clock,
+        session_id: int,
+    ) -> None:
+        self._partitions = partitions
+        self._storage = storage
+        self._worker = worker
+        self._clock = clock
+        self._session_id = session_id
+        self._made = 0
+        self._marks: dict[LogFiles, _Mark] = {}
+        self._due: dict[LogFiles, int] = {}
+        self._given_up: set[str] = set()
+        self._locks: dict[LogFiles, asyncio.Lock] = {}
+        self.conversions = self.failures = 0
+        self.converted_bytes = 0
+        """Of the inputs."""
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await self._clock.sleep(PASS_INTERVAL_S)
+            began = self._clock.monotonic()
+            if await self.pass_over_all():
+                # As long again for everybody else: a backlog of terabytes is no reason to use the disk all day.
+                await self._clock.sleep(self._clock.monotonic() - began)
+
+    async def pass_over_all(self) -> int:
+        """Converts what is due now; how many conversions that were."""
+        partitions = [partition for partition in self._partitions() if partition.settings.enabled]
+        self._forget_all_but({partition.files for partition in partitions})
+        due = [partition for partition in partitions if self._is_due(partition)]
+        conversions = 0
+        try:
+            if any(self._due[partition.files] > partition.files.manifest.end_offset for partition in due):
+                await self._storage.checkpoint()
+            for partition in due:
+                conversions += await self._convert_below(partition, self._due[partition.files], partition.settings)
+        except BytemqError as error:
+            self.failures += 1
+            log.warning("a conversion was put off", reason=str(error))
+        return conversions
+
+    async def build(self, partitions: Sequence[TablePartition]) -> Built:
+        """All that is decided now is in tables when this returns, and its segments are superseded.
+
+        Raises BytemqError for the first that cannot be.
+        """
+        ends = {partition.files: partition.stable_offset for partition in partitions}
+        held_back = sum(partition.files.end_offset - partition.stable_offset for partition in partitions)
+        if any(ends[partition.files] > partition.files.manifest.end_offset for partition in partitions):
+            await self._storage.checkpoint()
+        conversions = 0
+        for partition in partitions:
+            settings = partition.settings._replace(min_bytes=0)
+            conversions += await self._convert_below(partition, ends[partition.files], settings)
+        tables = [
+            table_file(info)
+            for partition in partitions
+            for info in partition.files.manifest.segments
+            if info.kind is FileKind.PARQUET
+        ]
+        return Built(conversions, sum(table.records for table in tables), held_back)
+
+    def _is_due(self, partition: TablePartition) -> bool:
+        """Whether there is something that was there `after_ms` ago. The time of a restart counts as its arrival."""
+        files, now = partition.files, self._clock.monotonic()
+        mark = self._marks.get(files)
+        if mark is None:
+            mark = self._marks[files] = _Mark(files.end_offset, now)
+        if now - mark.monotonic >= partition.settings.after_ms / 1000:
+            self._due[files] = mark.offset
+            self._marks[files] = _Mark(files.end_offset, now)
+        limit = min(self._due.get(files, 0), partition.stable_offset)
+        return limit > 0 and (limit > _first_unconverted(files.manifest) or self._has_something_to_merge(partition))
+
+    def _has_something_to_merge(self, partition: TablePartition) -> bool:
+        return bool(next_files(partition.files.manifest.segments, 0, partition.settings, self._given_up))
+
+    async def _convert_below(self, partition: TablePartition, offset: int, settings: TableSettings) -> int:
+        files, conversions = partition.files, 0
+        async with self._locks.setdefault(files, asyncio.Lock()):
+            limit = min(offset, partition.stable_offset)
+            segments = files.manifest.segments
+            if segments and not segments[-1].sealed and segments[-1].last_offset < limit:
+                await self._storage.seal(files)
+            while not files.deleted:
+                # Opening a log reads it from its snapshot on; so what is above stays as it can be read at once.
+                limit = min(offset, partition.stable_offset, files.stored.snapshot_offset)
+                chosen = next_files(files.manifest.segments, limit, settings, self._given_up)
+                if not chosen:
+                    break
+                await self._convert(partition, chosen, settings)
+                conversions += 1
+        return conversions
+
+    async def _convert(self, partition: TablePartition, chosen: Sequence[SegmentInfo], settings: TableSettings) -> None:
+        files = partition.files
+        self._made += 1
+        names = new_names(partition.topic, files.partition, chosen[0].base_offset, self._session_id, self._made)
+        first, last = chosen[0].base_offset, chosen[-1].last_offset
+        job = Convert(
+            tuple(chosen),
+            files.partition.index,
+            names,
+            tuple(txn[:3] for txn in partition.aborted() if txn.last_offset >= first and txn.first_offset <= last),
+            settings.row_group_bytes,
+            settings.codec,
+            MAX_DECOMPRESSED_BYTES,
+        )
+        created: list[str] = []
+        began = self._clock.monotonic()
+        try:
+            written = await self._worker.run(job, created)
+        except BaseException as error:
+            self._storage.discard(created)
+            if isinstance(error, (Corrupt, Invalid)):
+                self._given_up.update(file.name for file in chosen)
+                log.error("files stay as they are, they cannot be converted", files=len(chosen), reason=str(error))
+            raise
+        await self._storage.replace_files(files, chosen, [written])
+        self.conversions += 1
+        self.converted_bytes += sum(file.size_bytes for file in chosen)
+        log.info(
+            "converted",
+            topic=partition.topic,
+            partition=files.partition.index,
+            offsets=f"{first}..{last}",
+            files=len(chosen),
+            records=table_file(written).records,
+            bytes=written.size_bytes,
+            seconds=round(self._clock.monotonic() - began, 3),
+        )
+
+    def _forget_all_but(self, known: set[LogFiles]) -> None:
+        for table in (self._marks, self._due, self._locks):
+            for files in [files for files in table if files not in known]:
+                if files not in self._locks or not self._locks[files].locked():
+                    del table[files]
+
+
+def _first_unconverted(manifest: Manifest) -> int:
+    for segment in manifest.segments:
+        if segment.kind is not FileKind.PARQUET:
+            return segment.base_offset
+    return manifest.end_offset

@@ -1,0 +1,41 @@
+"""The jobs that make tables and read them back, as data. `restructurer` does them, in a worker process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bytemq.compaction.job import Job
+from bytemq.storage.manifest import SegmentInfo
+from bytemq.storage.restored import RestoredFile
+from bytemq.storage.table_file import Codec, NewNames
+
+
+@dataclass(frozen=True)
+class Convert(Job[SegmentInfo]):
+    """Files of a log, in either form, become one Parquet file with its companion. Gives what a manifest says of it.
+
+    All are sealed and decided (below the last stable offset), follow each other, and are cleaned or are not.
+    """
+
+    runs = "bytemq.compaction.restructurer:convert"
+    files: tuple[SegmentInfo, ...]
+    partition: int
+    names: NewNames
+    aborted: tuple[tuple[int, int, int], ...]
+    """(producer id, first offset, offset of the marker) of the aborted transactions that reach into the files."""
+    row_group_bytes: int
+    codec: Codec
+    max_decompressed_bytes: int
+
+
+@dataclass(frozen=True)
+class Restore(Job[RestoredFile]):
+    """A unit of a Parquet file becomes a segment in a local folder."""
+
+    runs = "bytemq.compaction.restructurer:restore"
+    parquet: str
+    companion: str
+    unit: int
+    folder: str
+    name: str
+    batch_bytes: int

@@ -1,0 +1,86 @@
+"""Which files of a log become a table, or a larger one, next. Pure.
+
+Owns: the choice. Must not: look at a clock, a file or a log.
+
+Two kinds of work, the first before the second:
+
+Segments that are sealed, old enough and decided become Parquet, as many in a row as fit into a file of the target size.
+
+Small Parquet files in a row become one. Files are of a tier by size, each tier eight times the one below; eight in a
+row that are of a tier or below are merged, unless one of them is most of it. So a byte is rewritten about once for each
+tier, whatever the rate: from 100 KiB to 128 MiB four times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from bytemq.storage.manifest import FileKind, SegmentInfo
+from bytemq.storage.table_file import Codec
+
+TIER_RATIO = 8
+SMALLEST_TIER_BYTES = 64 * 1024
+EXPECTED_RATIO = 0.3
+"""Of Parquet to a segment, before it was tried: typical JSON is below, random bytes are above."""
+
+
+class TableSettings(NamedTuple):
+    """What a topic's configs say."""
+
+    enabled: bool
+    after_ms: int
+    min_bytes: int
+    target_file_bytes: int
+    row_group_bytes: int
+    codec: Codec
+
+
+def next_files(
+    files: Sequence[SegmentInfo], limit_offset: int, settings: TableSettings, given_up: Collection[str] = ()
+) -> Sequence[SegmentInfo]:
+    """The files to make one of; none when there is nothing to do.
+
+    Only offsets below `limit_offset` are touched. `given_up` are files that cannot be converted.
+    """
+    for may_be_converted, run in groupby(files, key=lambda file: _is_convertible(file, limit_offset, given_up)):
+        if may_be_converted:
+            taken = _as_many_as_fit(list(run), settings.target_file_bytes)
+            if sum(file.size_bytes for file in taken) >= settings.min_bytes:
+                return taken
+    return _to_merge(files, settings.target_file_bytes, given_up)
+
+
+def _is_convertible(file: SegmentInfo, limit_offset: int, given_up: Collection[str]) -> bool:
+    return (
+        file.kind is FileKind.SEGMENT and file.sealed and file.last_offset < limit_offset and file.name not in given_up
+    )
+
+
+def _as_many_as_fit(run: Sequence[SegmentInfo], target_bytes: int) -> Sequence[SegmentInfo]:
+    taken: list[SegmentInfo] = []
+    expected_bytes = 0.0
+    for file in run:
+        expected_bytes += file.size_bytes * (EXPECTED_RATIO if file.kind is FileKind.SEGMENT else 1)
+        if taken and (expected_bytes > target_bytes or file.is_cleaned != taken[0].is_cleaned):
+            break
+        taken.append(file)
+    return taken
+
+
+def _to_merge(files: Sequence[SegmentInfo], target_bytes: int, given_up: Collection[str]) -> Sequence[SegmentInfo]:
+    limit_bytes = SMALLEST_TIER_BYTES
+    while limit_bytes < target_bytes:
+        for is_small, run in groupby(files, key=lambda file: _is_small_table(file, limit_bytes, given_up)):
+            if is_small:
+                taken = _as_many_as_fit(list(run), target_bytes)
+                sizes = [file.size_bytes for file in taken]
+                if len(taken) >= TIER_RATIO and 2 * max(sizes) <= sum(sizes):
+                    return taken
+        limit_bytes *= TIER_RATIO
+    return ()
+
+
+def _is_small_table(file: SegmentInfo, limit_bytes: int, given_up: Collection[str]) -> bool:
+    return file.kind is FileKind.PARQUET and file.size_bytes < limit_bytes and file.name not in given_up

@@ -1,0 +1,118 @@
+"""A node's tables: workers, conversion in the background, reading back.
+
+Owns: their wiring and what a table is made of here: the partitions that this broker has opened. Must not: hold logic of
+its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from bytemq.broker.log.partition import Partition
+from bytemq.broker.log.partitions import PartitionTable
+from bytemq.compaction.restorer import WorkerRestorer
+from bytemq.compaction.restructuring import Restructuring, TablePartition
+from bytemq.compaction.table_planner import TableSettings
+from bytemq.compaction.worker import Worker
+from bytemq.errors import Invalid
+from bytemq.metadata.image import ClusterImage
+from bytemq.metadata.topic_names import INTERNAL_TOPICS
+from bytemq.node_settings import table_settings
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.runtime.clock import Clock
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.logs import Logs
+from bytemq.storage.manifest import AbortedTxn
+
+WORKER_MEMORY_BYTES = 512 * 1024 * 1024
+RESTORE_NICENESS = 10
+"""A consumer waits for it, and still the brokers' clients come first."""
+SCRATCH = "scratch/restored"
+
+
+def are_available() -> bool:
+    """Whether the extra `tables` is installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("pyarrow", "numpy"))
+
+
+class OpenedPartition:
+    """Implements `TablePartition`."""
+
+    __slots__ = ("_partition",)
+
+    def __init__(self, partition: Partition) -> None:
+        self._partition = partition
+
+    @property
+    def topic(self) -> str:
+        return self._partition.topic
+
+    @property
+    def files(self) -> LogFiles:
+        return self._partition.files
+
+    @property
+    def stable_offset(self) -> int:
+        return self._partition.last_stable_offset
+
+    @property
+    def settings(self) -> TableSettings:
+        return table_settings(self._partition.config, is_internal=self.topic in INTERNAL_TOPICS)
+
+    def aborted(self) -> Sequence[AbortedTxn]:
+        return self._partition.aborted_transactions
+
+
+class Tables:
+    """What of the node makes and reads tables."""
+
+    def __init__(self, data: Path, url: str) -> None:
+        """`data`: the node's own folder; `url`: the storage."""
+        self.restorer = WorkerRestorer(
+            Worker("restore", url, memory_bytes=WORKER_MEMORY_BYTES, niceness=RESTORE_NICENESS), data / SCRATCH
+        )
+        self._converter = Worker("tables", url, memory_bytes=WORKER_MEMORY_BYTES)
+        self._partitions: PartitionTable | None = None
+        self._image: Callable[[], ClusterImage] = ClusterImage
+        self._restructuring: Restructuring | None = None
+
+    def attach(
+        self,
+        partitions: PartitionTable,
+        image: Callable[[], ClusterImage],
+        storage: Logs,
+        clock: Clock,
+        session_id: int,
+    ) -> Restructuring:
+        """Once there are partitions. What is returned is to be run."""
+        self._partitions, self._image = partitions, image
+        self._restructuring = Restructuring(self._opened, storage, self._converter, clock, session_id)
+        return self._restructuring
+
+    @property
+    def restructuring(self) -> Restructuring:
+        assert self._restructuring is not None, "attached"
+        return self._restructuring
+
+    async def partitions_of(self, topic: str) -> list[TablePartition]:
+        """All partitions of a topic, opened. Raises KafkaError, Invalid for a topic that is never a table."""
+        known = self._image().topics.get(topic)
+        if known is None:
+            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {topic}")
+        if topic in INTERNAL_TOPICS:
+            raise Invalid(f"{topic} is internal and never a table")
+        assert self._partitions is not None
+        return [OpenedPartition(await self._partitions.open(topic, index)) for index in range(len(known.partitions))]
+
+    def topics(self) -> list[str]:
+        return sorted(name for name in self._image().topics if name not in INTERNAL_TOPICS)
+
+    async def close(self) -> None:
+        await self._converter.close()
+        await self.restorer.close()
+
+    def _opened(self) -> Iterator[TablePartition]:
+        assert self._partitions is not None
+        return (OpenedPartition(partition) for partition in self._partitions.open_partitions())

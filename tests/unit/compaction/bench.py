@@ -1,0 +1,162 @@
+"""A partition of a compacted topic on a real storage in memory, and the cleaner with a worker in the same process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bytemq.broker.log.partition import Partition
+from bytemq.broker.log.partitions import PartitionTable
+from bytemq.broker.log.results import AppendResult, Origin
+from bytemq.broker.log.services import LogServices
+from bytemq.compaction.clean_log import CleanLog
+from bytemq.compaction.cleaner import Cleaner, CleanerSettings
+from bytemq.compaction.cleaning import clean
+from bytemq.compaction.job import Workspace
+from bytemq.errors import BytemqError
+from bytemq.metadata.standing import Standing
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.records.batch import split_batches
+from bytemq.protocol.records.builder import Record, build_batch
+from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
+from bytemq.protocol.records.reader import iter_records
+from bytemq.storage.manifest_codec import names_of
+from bytemq.types import PartitionId
+from tests.support.virtual_time import VirtualClock
+from tests.unit.log.harness import HeldExecutor, topic_config
+from tests.unit.log.test_transactions import LetIn
+from tests.unit.storage.bench import CONFIG, Bench, pid
+
+SETTINGS = CleanerSettings(True, 1000, 1 << 20, 0.9, CONFIG.segment_bytes, CONFIG.chunk_bytes)
+CONFIGS = {
+    "cleanup.policy": "compact",
+    "min.cleanable.dirty.ratio": "0.01",
+    "delete.retention.ms": "0",
+}
+CLIENT = Origin.CLIENT
+COORDINATOR = Origin.COORDINATOR
+
+
+class InlineWorker:
+    """Does the job here. `before` and `after` run around it; `error` is raised in the middle, with objects created."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.jobs: list[CleanLog] = []
+        self.error: BytemqError | None = None
+        self.before: Callable[[], Any] | None = None
+        self.after: Callable[[], Any] | None = None
+        self._bench = bench
+
+    async def run(self, job: CleanLog, created: list[str]) -> Any:
+        self.jobs.append(job)
+        if self.before is not None:
+            await self.before()
+        cleaned = await clean(job, Workspace(self._bench.store, 1 << 30, created.append))
+        if self.error is not None:
+            raise self.error
+        if self.after is not None:
+            await self.after()
+        return cleaned
+
+
+class CleanerBench(Bench):
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = VirtualClock()
+        self.epoch = 0
+        self.segment_bytes = 1200
+        self.written: dict[bytes, bytes | None] = {}
+        """The newest acknowledged value of each key, by plain appends."""
+
+    async def open(self, **configs: str) -> Partition:
+        """Starts the storage, and owns and opens the partition of topic `log`."""
+        storage = await self.start()
+        self.epoch += 1
+        services = LogServices(storage, self.clock, HeldExecutor(), guard=LetIn())
+        self.table = PartitionTable(services, Standing(self.clock.monotonic))
+        self.configs = {**CONFIGS, **{name.replace("_", "."): value for name, value in configs.items()}}
+        await self.own(pid(1), "log")
+        self.worker = InlineWorker(self)
+        self.cleaner = Cleaner(self.table, storage, self.worker, self.clock, lambda: SETTINGS)  # type: ignore[arg-type]
+        self.partition = await self.opened("log")
+        return self.partition
+
+    async def own(self, partition: PartitionId, topic: str) -> None:
+        config = topic_config(**{name.replace(".", "_"): value for name, value in self.configs.items()})
+        await self.table.own(partition, topic, self.epoch, config)
+
+    async def opened(self, topic: str) -> Partition:
+        """With segments smaller than a config may say."""
+        partition = await self.table.open(topic, 0)
+        partition.files.segment_bytes = self.segment_bytes
+        return partition
+
+    async def close(self) -> None:
+        await self.table.close()
+        await self.stop()
+
+    async def put(self, *records: tuple[bytes, bytes | None], partition: Partition | None = None, **fields: Any) -> int:
+        """One batch; its base offset."""
+        now_ms = self.clock.wall_ms()
+        data = build_batch([Record(*pair) for pair in records], timestamp_ms=now_ms, **fields)
+        result = await self.send(data, partition or self.partition)
+        assert result.error is ErrorCode.NONE, result
+        if partition is None and not fields.get("transactional"):
+            self.written.update(records)
+        return result.base_offset
+
+    async def end_transaction(self, producer_id: int, *, committed: bool) -> None:
+        marker = EndTransactionMarker(committed, 0)
+        data = end_transaction_batch(
+            marker, producer_id=producer_id, producer_epoch=0, timestamp_ms=self.clock.wall_ms()
+        )
+        assert (await self.send(data, self.partition, origin=COORDINATOR)).error is ErrorCode.NONE
+
+    async def send(self, data: bytearray, partition: Partition, *, origin: Origin = CLIENT) -> AppendResult:
+        answer: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+        partition.append(memoryview(bytearray(data)), answer.set_result, origin=origin)
+        return await answer
+
+    async def fill(self, count: int, keys: int = 5) -> None:
+        for n in range(count):
+            await self.put((b"%d" % (n % keys), b"%04d" % n * 20))
+
+    async def consume(self, *, isolation: int = 0) -> list[Record]:
+        """What a consumer from the beginning gets; as clients do, without the aborted when it is read_committed."""
+        partition, offset, found = self.partition, self.partition.log_start_offset, []
+        end = partition.last_stable_offset if isolation else partition.high_watermark
+        while offset < end:
+            fetched = await partition.read(offset, 3000, isolation=isolation)
+            assert fetched.error is ErrorCode.NONE, fetched
+            if not fetched.size_bytes:
+                break
+            aborted = sorted(fetched.aborted or [], key=lambda one: one[1])
+            dropping: set[int] = set()
+            for batch in split_batches(memoryview(b"".join(bytes(buffer) for buffer in fetched.buffers))):
+                while aborted and aborted[0][1] <= batch.last_offset:
+                    dropping.add(aborted.pop(0)[0])
+                offset = batch.next_offset
+                if batch.is_control:
+                    dropping.discard(batch.producer_id)
+                elif not (isolation and batch.is_transactional and batch.producer_id in dropping):
+                    found.extend(iter_records(batch))
+        return found
+
+    async def newest(self) -> dict[bytes | None, bytes | None]:
+        """The state that a consumer builds."""
+        return {record.key: record.value for record in await self.consume() if record.value is not None}
+
+    @property
+    def expected(self) -> dict[bytes, bytes | None]:
+        return {key: value for key, value in self.written.items() if value is not None}
+
+    def unreferenced(self) -> Sequence[str]:
+        """What is in the store and named by no manifest."""
+        assert self.storage is not None
+        named = {name for files in self.storage._logs.values() for name in names_of(files.stored)}
+        return [name for name in self.names("topics/") if name not in named]
+
+    async def quiet(self) -> None:
+        for _ in range(80):
+            await asyncio.sleep(0)

@@ -1,0 +1,236 @@
+"""The cleaner over a partition: what readers see, what happens in between, and what is left in the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from bytemq.errors import Unavailable
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.records.builder import Record, build_batch
+from bytemq.storage.manifest import contradictions
+from tests.unit.compaction.bench import CleanerBench
+from tests.unit.storage.bench import pid
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[CleanerBench]:
+    bench = CleanerBench()
+    yield bench
+    if bench.storage is not None:
+        await bench.close()
+
+
+async def test_cleaning__keeps_the_newest_value_of_each_key_once(bench: CleanerBench) -> None:
+    partition = await bench.open()
+    await bench.fill(60)
+    assert await bench.cleaner.clean_filthiest()
+    records = await bench.consume()
+    dirty_from = partition.files.manifest.first_dirty_offset
+    assert len({record.key for record in records if record.offset < dirty_from}) == len(
+        [record for record in records if record.offset < dirty_from]
+    )
+    assert await bench.newest() == bench.expected
+    assert dirty_from > 40
+    await bench.quiet()
+    assert bench.unreferenced() == []
+    assert not await bench.cleaner.clean_filthiest(), "nothing is dirty but the newest segment"
+
+
+async def test_cleaned_partition__is_the_same_after_a_restart(bench: CleanerBench) -> None:
+    await bench.open()
+    await bench.fill(60)
+    await bench.cleaner.clean_filthiest()
+    before = await bench.consume()
+    await bench.kill(power_cut=True)
+    partition = await bench.open()
+    assert await bench.consume() == before
+    assert partition.end_offset == 60
+    await bench.fill(60)
+    assert await bench.cleaner.clean_filthiest()
+    assert await bench.newest() == bench.expected
+
+
+async def test_newest_segment__is_never_cleaned(bench: CleanerBench) -> None:
+    bench.segment_bytes = 100_000
+    partition = await bench.open()
+    await bench.fill(30)
+    assert not await bench.cleaner.clean_filthiest()
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    assert not await bench.cleaner.clean_filthiest()
+    assert len(partition.segments) == 1
+    assert bench.worker.jobs == []
+
+
+async def test_open_transaction__keeps_everything_from_its_first_record(bench: CleanerBench) -> None:
+    partition = await bench.open()
+    await bench.fill(20)
+    producer = {"producer_id": 7, "producer_epoch": 0, "base_sequence": 0, "transactional": True}
+    first = await bench.put((b"0", b"in the transaction"), **producer)
+    await bench.fill(20)
+    await bench.cleaner.clean_filthiest()
+    assert 0 < partition.files.manifest.first_dirty_offset <= first
+    assert [r.offset for r in await bench.consume() if r.offset >= first] == list(range(first, partition.end_offset))
+    await bench.end_transaction(7, committed=True)
+    await bench.fill(10)
+    await bench.cleaner.clean_filthiest()
+    assert partition.files.manifest.first_dirty_offset > first
+
+
+async def test_aborted_transaction__is_never_read_whatever_is_left_of_it(bench: CleanerBench) -> None:
+    partition = await bench.open()
+    for round_ in range(4):
+        sequence = {"producer_id": 7, "producer_epoch": 0, "transactional": True}
+        await bench.put((b"a", b"aborted"), base_sequence=2 * round_, **sequence)
+        await bench.end_transaction(7, committed=False)
+        await bench.put((b"b", b"committed"), base_sequence=2 * round_ + 1, **sequence)
+        await bench.end_transaction(7, committed=True)
+        await bench.fill(12)
+        for _ in range(3):  # data goes, then the marker gets a horizon, then it goes
+            bench.clock.advance(1.0)
+            await bench.cleaner.clean_filthiest()
+            assert {r.value for r in await bench.consume(isolation=1) if r.key in (b"a", b"b")} == {b"committed"}
+    assert partition.files.manifest.first_dirty_offset > 40
+    first_dirty = partition.files.manifest.first_dirty_offset
+    assert [one for one in partition.aborted_transactions if one.last_offset < first_dirty] == []
+    await bench.kill()
+    await bench.open()
+    assert {r.value for r in await bench.consume(isolation=1) if r.key in (b"a", b"b")} == {b"committed"}
+
+
+async def test_duplicate__is_recognised_after_cleaning_and_restart_and_delete_records(bench: CleanerBench) -> None:
+    await bench.open(cleanup_policy="compact,delete")
+
+    def idempotent(sequence: int) -> bytearray:
+        record = Record(b"%d" % (sequence % 3), b"%04d" % sequence * 30)
+        producer = {"producer_id": 9, "producer_epoch": 0, "base_sequence": sequence}
+        return build_batch([record], timestamp_ms=bench.clock.wall_ms(), **producer)
+
+    sent = [idempotent(sequence) for sequence in range(30)]
+    for data in sent:
+        assert (await bench.send(data, bench.partition)).error is ErrorCode.NONE
+    await bench.fill(30)
+    assert await bench.cleaner.clean_filthiest()
+    for step in ("cleaned", "restarted", "deleted", "restarted"):
+        if step == "restarted":
+            await bench.kill(power_cut=True)
+            await bench.open(cleanup_policy="compact,delete")
+        if step == "deleted":
+            await bench.partition.delete_records(bench.partition.high_watermark)
+        for sequence in range(25, 30):
+            result = await bench.send(sent[sequence], bench.partition)
+            assert (result.error, result.base_offset) == (ErrorCode.NONE, sequence), step
+    assert bench.partition.end_offset == 60
+
+
+async def test_read_during_the_cleaning__sees_an_older_valid_state_or_the_new_one(bench: CleanerBench) -> None:
+    await bench.open()
+    await bench.fill(60)
+    states: list[dict[Any, Any]] = []
+
+    async def look() -> None:
+        states.append(await bench.newest())
+
+    bench.worker.before = bench.worker.after = look
+    await bench.cleaner.clean_filthiest()
+    states.append(await bench.newest())
+    assert states == [bench.expected] * 3
+
+
+async def test_log_start__that_advances_meanwhile_stays(bench: CleanerBench) -> None:
+    partition = await bench.open(cleanup_policy="compact,delete")
+    await bench.fill(60)
+
+    async def delete() -> None:
+        await partition.delete_records(31)
+
+    bench.worker.after = delete
+    await bench.cleaner.clean_filthiest()
+    assert partition.log_start_offset == 31
+    assert contradictions(partition.files.manifest) == []
+    assert await bench.newest() == bench.expected
+    await bench.quiet()
+    assert bench.unreferenced() == []
+
+
+async def test_topic_deleted_meanwhile__leaves_nothing_in_the_store(bench: CleanerBench) -> None:
+    await bench.open()
+    await bench.fill(60)
+
+    async def delete() -> None:
+        await bench.table.delete(pid(1))
+
+    bench.worker.after = delete
+    await bench.cleaner.clean_filthiest()
+    await bench.quiet()
+    assert bench.names("topics/") == []
+    assert bench.cleaner.counts.failures == 0
+
+
+async def test_failed_job__changes_nothing_and_is_tried_again_later(bench: CleanerBench) -> None:
+    await bench.open()
+    await bench.own(pid(2), "other")
+    other = await bench.opened("other")
+    await bench.fill(60)
+    before = await bench.consume()
+    bench.worker.error = Unavailable("the worker process died")
+    assert not await bench.cleaner.clean_filthiest()
+    await bench.quiet()
+    assert (await bench.consume(), bench.unreferenced()) == (before, [])
+    assert list(bench.cleaner.counts.failing) == [pid(1)]
+    bench.worker.error = None
+    for n in range(40):
+        await bench.put((b"k", b"%d" % n * 50), partition=other)
+    assert await bench.cleaner.clean_filthiest(), "what is wrong with one log does not keep the others dirty"
+    assert bench.worker.jobs[-1].directory.startswith("topics/") and bench.cleaner.counts.cleanings == 1
+    assert list(bench.cleaner.counts.failing) == [pid(1)], "not before its time"
+    bench.clock.advance(10.0)
+    assert await bench.cleaner.clean_filthiest()
+    assert bench.cleaner.counts.failing == {}
+    assert await bench.newest() == bench.expected
+
+
+async def test_partition_that_nobody_has_touched__is_opened_when_it_is_dirty(bench: CleanerBench) -> None:
+    await bench.open()
+    await bench.fill(60)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.kill()
+    await bench.open()
+    await bench.table.release(pid(1))
+    await bench.own(pid(1), "log")
+    assert await bench.cleaner.clean_filthiest()
+    bench.partition = await bench.opened("log")
+    assert await bench.newest() == bench.expected
+
+
+@pytest.mark.parametrize("end", ["kill", "power cut"])
+async def test_node_that_dies_at_any_step_of_a_cleaning__has_the_log_and_no_garbage(end: str) -> None:
+    step, done = 0, False
+    while not done:
+        bench = CleanerBench()
+        await bench.open()
+        await bench.fill(25)
+        before = await bench.newest()
+        bench.power.steps_left = step
+        cleaning = asyncio.ensure_future(bench.cleaner.clean_filthiest())
+        gone = asyncio.ensure_future(bench.power.gone.wait())
+        await asyncio.wait([cleaning, gone], return_when=asyncio.FIRST_COMPLETED)
+        done = not bench.power.gone.is_set()
+        bench.power.steps_left = None
+        bench.power.gone.clear()
+        await bench.kill(power_cut=end == "power cut")
+        partition = await bench.open()
+        assert await bench.newest() == before == bench.expected
+        assert contradictions(partition.files.manifest) == []
+        await bench.quiet()
+        await bench.quiet()
+        assert bench.unreferenced() == [], step
+        await bench.fill(25)
+        await bench.cleaner.clean_filthiest()
+        assert await bench.newest() == bench.expected
+        await bench.close()
+        step += 3
+    assert step > 30

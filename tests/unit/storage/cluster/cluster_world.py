@@ -1,0 +1,270 @@
+"""Brokers that die, pause and hand over, on a store and metadata that fail, in virtual time. One seed decides it all.
+
+What must hold is checked at the end, on what a fresh broker finds: every acknowledged batch is where it was
+acknowledged, nothing is there that was not handed over at that offset, nothing that was certainly refused, no offset is
+missing, and what is left in the store is what metadata name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from random import Random
+
+from bytemq.errors import BytemqError, Corrupt, Fenced, Unavailable
+from bytemq.metadata import keys
+from bytemq.metadata.store import Compare, Put, Txn
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.manifest_codec import decode_manifest, directory_of, names_of
+from bytemq.storage.remote import RetryPolicy
+from bytemq.storage.session_log import session_of
+from bytemq.storage.shared_garbage import writer_of
+from bytemq.types import PartitionId
+from tests.support.log_workload import snapshot_of
+from tests.support.power_cut_store import MemoryMetadata, Power
+from tests.support.virtual_time import LoopClock, run_virtual
+from tests.unit.storage.cluster.cluster_bench import Broker, Cluster, batch, content, pid
+
+PARTITIONS = 4
+QUICK = {"wal_flush_interval_ms": 20, "retry_delay_ms": 20, "storage_upkeep_interval_ms": 300}
+
+
+class Violation(AssertionError):
+    """What must never happen did."""
+
+
+class FailingMetadata(MemoryMetadata):
+    """A transaction may fail, succeed without an answer, or be applied long after its sender was told nothing."""
+
+    def __init__(self, chance: Random) -> None:
+        super().__init__(Power(chance.randrange(1 << 30)))
+        self.chance = chance
+        self.rate = 0.0
+        self._late: list[tuple[Sequence[Compare], Sequence[Put], Sequence[str]]] = []
+
+    async def txn(self, compares: Sequence[Compare], puts: Sequence[Put] = (), deletes: Sequence[str] = ()) -> Txn:
+        if self._late and self.chance.random() < 0.15:
+            await super().txn(*self._late.pop(self.chance.randrange(len(self._late))))
+        fate = self.chance.random() / self.rate if self.rate else 1.0
+        if fate < 0.3:
+            raise Unavailable("no leader")
+        if fate < 0.6:
+            self._late.append((compares, puts, deletes))
+            raise Unavailable("no answer yet")
+        outcome = await super().txn(compares, puts, deletes)
+        if fate < 1.0:
+            raise Unavailable("the answer was lost")
+        return outcome
+
+
+class World:
+    def __init__(self, seed: int) -> None:
+        self.chance = Random(seed)
+        self.cluster = Cluster(LoopClock(), RetryPolicy(attempts=3, timeout_s=2.0))
+        self.metadata = self.cluster.metadata = FailingMetadata(self.chance)
+        self.handed: dict[PartitionId, dict[int, set[bytes]]] = {pid(n): {} for n in range(PARTITIONS)}
+        self.acked: dict[PartitionId, dict[int, bytes]] = {pid(n): {} for n in range(PARTITIONS)}
+        self.refused: dict[PartitionId, set[bytes]] = {pid(n): set() for n in range(PARTITIONS)}
+        self.owned: dict[PartitionId, tuple[Broker, LogFiles]] = {}
+        self.brokers: list[Broker] = []
+        self.zombies: list[tuple[Broker, list[LogFiles]]] = []
+        self._next_id = 0
+        self._number = 0
+        self._epoch = 0
+
+    async def run(self, actions: int) -> None:
+        for _ in range(2):
+            await self._start_broker()
+        for _ in range(actions):
+            await self._act()
+            await self.cluster.clock.sleep(self.chance.choice((0, 0, 0.001, 0.02, 0.1, 0.5)))
+        await self._check()
+
+    async def _act(self) -> None:
+        for partition in self.handed:
+            if partition not in self.owned:
+                await self._open(partition, self.chance.choice(self.brokers))
+        action = self.chance.random()
+        if action < 0.70 and self.owned:
+            broker, log = self.owned[self.chance.choice(sorted(self.owned))]
+            self._append(broker, log)
+        elif action < 0.76:
+            self._change_weather()
+        elif action < 0.80:
+            await _attempt(self.chance.choice(self.brokers).storage.checkpoint())
+        elif action < 0.88 and self.owned:
+            await self._move(self.chance.choice(sorted(self.owned)))
+        elif action < 0.93:
+            await self._lose(self.chance.choice(self.brokers))
+        elif action < 0.96 and self.zombies:
+            broker, logs = self.chance.choice(self.zombies)
+            for log in logs:
+                self._append(broker, log)
+        else:
+            await self._read()
+
+    def _change_weather(self) -> None:
+        """Well again as often as not: what fails for ever proves nothing."""
+        for broker in self.brokers:
+            rate = self.chance.choice((0.0, 0.0, 0.3, 0.9))
+            broker.driver.fault = lambda operation, name, rate=rate: (  # type: ignore[misc]
+                self.chance.choice(("refused", "lost", "twice", "late", "cut")) if self.chance.random() < rate else None
+            )
+            broker.driver.settle()
+        self.metadata.rate = self.chance.choice((0.0, 0.0, 0.3))
+
+    async def _start_broker(self) -> None:
+        self._next_id += 1
+        rate, self.metadata.rate = self.metadata.rate, 0.0
+        self.brokers.append(await self.cluster.broker(self._next_id, **QUICK))
+        self.metadata.rate = rate
+
+    async def _open(self, partition: PartitionId, broker: Broker) -> None:
+        self._epoch += 1
+        try:
+            log = await broker.storage.open_log(partition, self._epoch)
+        except (Unavailable, Fenced):
+            return
+        except Corrupt as error:
+            raise Violation(f"{partition.topic_id.hex()[-2:]} cannot be opened: {error}") from error
+        log.snapshot_source = lambda: snapshot_of(log)
+        self.owned[partition] = (broker, log)
+
+    def _append(self, broker: Broker, log: LogFiles) -> None:
+        self._number += 1
+        partition, offset = log.partition, log.staged_end
+        made = batch(offset, self.chance.choice((1, 50, 900)), mark=self._number)
+        data = bytes(made.view)
+        self.handed[partition].setdefault(offset, set()).add(data)
+
+        def on_durable(error: BytemqError | None) -> None:
+            if error is None:
+                if self.acked[partition].setdefault(offset, data) != data:
+                    raise Violation(f"offset {offset} was acknowledged for two batches")
+            elif not isinstance(error, Fenced) and not broker.storage._wal.has_died:
+                self.refused[partition].add(data)
+
+        broker.storage.append(log, [made], on_durable)
+
+    async def _move(self, partition: PartitionId) -> None:
+        broker, log = self.owned[partition]
+        for _ in range(2000):
+            if log.staged_end == log.end_offset:
+                break
+            await self.cluster.clock.sleep(0.01)
+        else:
+            return
+        del self.owned[partition]
+        await broker.storage.release_log(partition)
+        await self._open(partition, self.chance.choice(self.brokers))
+
+    async def _lose(self, broker: Broker) -> None:
+        """It dies, stops, or is only taken for dead."""
+        logs = [log for one, log in self.owned.values() if one is broker]
+        self.owned = {partition: held for partition, held in self.owned.items() if held[0] is not broker}
+        self.brokers.remove(broker)
+        fate = self.chance.random()
+        if fate < 0.4:
+            await broker.kill()
+            self.cluster.end(broker)
+        elif fate < 0.6:
+            broker.driver.fault = lambda operation, name: None
+            rate, self.metadata.rate = self.metadata.rate, 0.0
+            await broker.stop()
+            self.metadata.rate = rate
+        else:
+            self.cluster.end(broker)
+            self.zombies.append((broker, logs))
+        await self._start_broker()
+
+    async def _read(self) -> None:
+        """What is served is what was handed over, and never more than was committed."""
+        if not self.owned:
+            return
+        partition = self.chance.choice(sorted(self.owned))
+        _, log = self.owned[partition]
+        try:
+            found = await content(log)
+        except Unavailable:
+            return
+        except Corrupt as error:
+            raise Violation(f"a committed batch cannot be read: {error}") from error
+        for offset, data in enumerate(found):
+            if data not in self.handed[partition].get(offset, ()):
+                raise Violation(f"offset {offset} holds what nobody has written there")
+
+    async def _check(self) -> None:
+        self.metadata.rate = 0.0
+        for broker in self.brokers:
+            broker.driver.fault = lambda operation, name: None
+        await self.cluster.clock.sleep(5)
+        for broker in [*self.brokers, *(broker for broker, _ in self.zombies)]:
+            broker.driver.fault = lambda operation, name: None
+            broker.driver.settle()
+            await broker.kill()
+            self.cluster.end(broker)
+        heir = await self.cluster.broker(99, **QUICK)
+        self.owned = {}
+        for partition in self.handed:
+            await self._open(partition, heir)
+            await self._check_partition(partition)
+        await self.cluster.clock.sleep(40)
+        for partition in self.handed:
+            await self._check_partition(partition)
+        self._check_store(heir.session.session_id)
+        await heir.stop()
+
+    async def _check_partition(self, partition: PartitionId) -> None:
+        _, log = self.owned[partition]
+        if log.manifest.holes:
+            raise Violation(f"offsets are lost: {log.manifest.holes}")
+        try:
+            found = await content(log)
+        except Corrupt as error:
+            raise Violation(f"a committed batch cannot be read: {error}") from error
+        for offset, data in self.acked[partition].items():
+            if offset >= len(found):
+                raise Violation(f"acknowledged at {offset}, the log ends at {len(found)}")
+            if found[offset] != data:
+                raise Violation(f"acknowledged at {offset}, where another batch is")
+        for offset, data in enumerate(found):
+            if data not in self.handed[partition].get(offset, ()):
+                raise Violation(f"offset {offset} holds what nobody has written there")
+            if data in self.refused[partition]:
+                raise Violation(f"offset {offset} holds what was refused")
+
+    def _check_store(self, live: int) -> None:
+        named: set[str] = set()
+        for entry in self.metadata.entries.values():
+            if entry.key.startswith(keys.MANIFESTS):
+                named.update(
+                    names_of(decode_manifest(entry.value, directory_of(keys.partition_of_manifest(entry.key))))
+                )
+        missing = sorted(named - set(self.cluster.objects))
+        if missing:
+            raise Violation(f"objects are missing: {missing[:3]}")
+        tails = [int(key.removeprefix(keys.SESSION_LOGS)) for key in self.metadata.entries if keys.SESSION_LOGS in key]
+        if tails != [live]:
+            raise Violation(f"logs of ended sessions are still there: {tails}")
+        for name in self.cluster.objects:
+            session = session_of(name) or writer_of(name)
+            if name not in named and session != live:
+                raise Violation(f"{name} is garbage, and nobody has found it")
+
+
+async def _attempt(work: object) -> None:
+    try:
+        await work  # type: ignore[misc]
+    except (Unavailable, Fenced):
+        return
+
+
+def run_seed(seed: int, actions: int = 120) -> None:
+    """Raises Violation."""
+
+    async def main() -> None:
+        world = World(seed)
+        async with asyncio.timeout(100_000):
+            await world.run(actions)
+
+    run_virtual(main())

@@ -1,0 +1,219 @@
+"""Bulk is written once: large shares go straight to a segment, and all that can go wrong with that."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bytemq.errors import BytemqError, Corrupt, Full, Unavailable
+from bytemq.metadata.data_lock import DataLock
+from bytemq.metadata.embedded import EmbeddedStore
+from bytemq.runtime.clock import SystemClock
+from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.dump import dump
+from bytemq.storage.local import LocalStore
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.log_storage import LogStorage
+from bytemq.storage.manifest import contradictions
+from bytemq.storage.settings import Durability
+from bytemq.storage.verify import verify
+from tests.unit.storage.bench import CONFIG, Bench, batch_at, content, pid
+
+LARGE = b"x" * 1500
+BULK = {"bulk_bytes": 1000, "bulk_synced_bytes": 1000, "bulk_segment_bytes": 3000}
+BOTH = pytest.mark.parametrize("durability", ["fsync", "page-cache"])
+
+
+async def filled(bench: Bench, count: int, *, durability: Durability = "fsync", **changes: int) -> LogFiles:
+    """A log with one large batch in the write-ahead log, and `count` behind it in a bulk file."""
+    await bench.start(durability, **{**BULK, **changes})
+    log = await bench.log()
+    await bench.write(log, LARGE)  # asks for a file
+    for _ in range(20):
+        await asyncio.sleep(0)
+    for _ in range(count):
+        await bench.write(log, LARGE)
+    return log
+
+
+def bulk_files(bench: Bench) -> list[str]:
+    return bench.names("-b")
+
+
+@BOTH
+async def test_bulk__large_shares_are_written_once(bench: Bench, durability: Durability) -> None:
+    log = await filled(bench, 3, durability=durability)
+    assert bench.storage is not None
+    whole = await content(log)
+    [name] = bulk_files(bench)
+    written = len(bench.store.content(name))
+    assert written == sum(log.wal.sizes[1:]), "the file holds the batches and nothing else"
+    assert len(set(log.wal.holders[1:])) == 1, "all in one file"
+    assert log.wal.holders[1] != log.wal.files[1], "which is not the write-ahead log's"
+    await bench.storage.checkpoint()
+    assert name in [segment.name for segment in log.manifest.segments]
+    assert contradictions(log.manifest) == []
+    assert bench.store.content(name)[:written] == whole[-written:], "not copied, only sealed"
+    assert len(bench.store.content(name)) < written + 500, "a footer, not the batches again"
+    assert len(log.wal) == 0
+    assert await content(log) == whole
+
+
+@BOTH
+async def test_bulk__is_there_after_a_kill(bench: Bench, durability: Durability) -> None:
+    log = await filled(bench, 4, durability=durability)
+    whole = await content(log)
+    await bench.kill()
+    await bench.start(durability, **BULK)
+    log = await bench.log()
+    assert await content(log) == whole
+    await bench.write(log, b"more")
+    assert bench.storage is not None
+    await bench.storage.checkpoint()
+    assert (await content(log)).startswith(whole)
+    assert bulk_files(bench) == [], "copied by the session that found them, then gone"
+
+
+async def test_bulk__with_fsync_it_survives_a_power_cut(bench: Bench) -> None:
+    log = await filled(bench, 4)
+    whole = await content(log)
+    await bench.kill(power_cut=True)
+    await bench.start("fsync", **BULK)
+    assert await content(await bench.log()) == whole
+
+
+async def test_bulk__little_is_copied_to_the_open_segment(bench: Bench) -> None:
+    log = await filled(bench, 1)
+    assert bench.storage is not None
+    [name] = bulk_files(bench)
+    await bench.storage.checkpoint()
+    assert [segment.sealed for segment in log.manifest.segments] == [False], "one segment, still open"
+    await until_gone(bench, name)
+
+
+async def until_gone(bench: Bench, name: str) -> None:
+    for _ in range(1000):
+        if name not in bench.names(""):
+            return
+        await asyncio.sleep(0)
+    raise AssertionError(f"{name} was not deleted")
+
+
+@pytest.mark.parametrize("error", [Unavailable("broken"), Full("no space")])
+async def test_bulk__what_cannot_be_written_there_goes_into_the_write_ahead_log(
+    bench: Bench, error: BytemqError
+) -> None:
+    log = await filled(bench, 1)
+    before = await content(log)
+    [name] = bulk_files(bench)
+    bench.store.fault = lambda operation, of: error if (operation, of) == ("write", name) else None
+    data = await bench.write(log, LARGE)
+    assert bench.answers[-1][1] is None, "acknowledged all the same"
+    assert log.wal.holders[-1] == log.wal.files[-1]
+    bench.store.fault = None
+    after = await bench.write(log, b"small")
+    assert await content(log) == before + data + after
+    await bench.kill(power_cut=True)
+    await bench.start("fsync", **BULK)
+    assert await content(await bench.log()) == before + data + after
+
+
+async def test_bulk__a_flush_that_fails_everywhere_is_not_found_later(bench: Bench) -> None:
+    log = await filled(bench, 1)
+    before = await content(log)
+    end = log.end_offset
+    bench.store.fault = lambda operation, name: Unavailable("broken") if operation in ("write", "sync") else None
+    await bench.write(log, LARGE)
+    assert isinstance(bench.answers[-1][1], BytemqError)
+    assert log.staged_end == log.end_offset == end
+    bench.store.fault = None
+    await bench.kill()
+    await bench.start("fsync", **BULK)
+    assert await content(await bench.log()) == before
+
+
+async def test_bulk__small_shares_end_a_file(bench: Bench) -> None:
+    log = await filled(bench, 1)
+    for _ in range(12):
+        await bench.write(log, b"small")
+    assert log.wal.holders[-1] == log.wal.files[-1], "back in the write-ahead log"
+    whole = await content(log)
+    assert bench.storage is not None
+    await bench.storage.checkpoint()
+    assert await content(log) == whole
+
+
+async def test_bulk__full_files_become_segments_in_the_background(bench: Bench) -> None:
+    log = await filled(bench, 40, wal_retained_bytes=32 * 1024)
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    assert len(log.manifest.segments) > 1
+    assert all(segment.size_bytes <= 8 * 1024 for segment in log.manifest.segments)
+    assert contradictions(log.manifest) == []
+
+
+async def test_bulk__of_a_deleted_log_goes(bench: Bench) -> None:
+    log = await filled(bench, 3)
+    assert bench.storage is not None
+    [name] = bulk_files(bench)
+    await bench.storage.delete_log(log.partition)
+    await until_gone(bench, name)
+
+
+async def test_bulk__below_the_log_start_goes_with_the_next_write_behind(bench: Bench) -> None:
+    log = await filled(bench, 3)
+    assert bench.storage is not None
+    [name] = bulk_files(bench)
+    await log.advance_log_start(log.end_offset)
+    await bench.write(log, b"after")
+    await bench.storage.checkpoint()
+    await bench.stop()
+    await bench.start("fsync", **BULK)
+    await until_gone(bench, name)
+
+
+async def test_bulk__a_missing_file_is_reported_as_a_hole(bench: Bench) -> None:
+    log = await filled(bench, 2)
+    first = (await log.read(0, 1, 1)).buffers
+    await bench.stop()
+    [name] = bulk_files(bench)
+    await bench.store.delete([name])
+    await bench.start("fsync", **BULK)
+    log = await bench.log()
+    assert (await log.read(0, 1, 1)).buffers == first
+    with pytest.raises(Corrupt, match="lost"):
+        await log.read(1, 1000, 3)
+    assert log.end_offset == 3, "offsets are never given twice"
+
+
+async def test_bulk__verify_and_dump_follow_references(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    clock = SystemClock()
+    supervisor = Supervisor(clock, lambda name, error: None)
+    store = LocalStore(data)
+    lock = DataLock.acquire(data)
+    metadata = EmbeddedStore.open(lock, "page-cache")
+    config = replace(CONFIG, **BULK)
+    storage = await LogStorage.open(store, metadata, session_id=1, config=config, clock=clock, supervisor=supervisor)
+    log = await storage.open_log(pid(1), 1)
+    for offset in range(6):
+        answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        storage.append(log, [batch_at(offset, LARGE)], answered.set_result)
+        assert await answered is None
+        await asyncio.sleep(0.02)  # a real file is being made
+    await storage.close()
+    await metadata.close()
+    await store.close()
+    lock.release()
+    [file] = data.rglob("*-b*.log")
+    assert [*verify(data)] == []
+    [wal] = [path for path in (data / "wal").glob("*.log") if "-b" not in path.name]
+    assert any(file.name in line for line in dump(wal))
+    assert any("offset" in line for line in dump(file))
+    damaged = bytearray(file.read_bytes())
+    damaged[200] ^= 1
+    file.write_bytes(damaged)
+    assert [finding.name for finding in verify(data)] == [file.relative_to(data).as_posix()]
