@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop.conftest import Server
 from tests.interop.kafka_process import KafkaProcess
 from tests.support.node_process import NodeProcess
 from tests.support.request_gate import RequestGate
-
-Server = NodeProcess | KafkaProcess
 
 
 @pytest.fixture
@@ -42,8 +41,3 @@ def make_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Call
     yield make
     for server in made:
         server.close()
-
-
-def replication_factor(server: Server) -> int:
-    """What tools ask for by default. We accept it; Apache Kafka would need as many brokers."""
-    return 3 if isinstance(server, NodeProcess) else 1

@@ -14,7 +14,7 @@ from tests.support.java import JavaProcess, fetch_jars, java_command
 from tests.support.node_process import free_port
 
 PROJECT = Path(__file__).parent / "connect"
-REST_TIMEOUT_S = 90.0
+REST_TIMEOUT_S = 180.0
 STRING = "org.apache.kafka.connect.storage.StringConverter"
 
 

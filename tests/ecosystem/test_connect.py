@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.ecosystem.conftest import Server, replication_factor
 from tests.ecosystem.connect_worker import DistributedWorker, file_sink, file_source, start_standalone
 from tests.ecosystem.topics import TIMEOUT_S, Output, create_topics
+from tests.interop.conftest import Server, replication_factor
 
 pytestmark = pytest.mark.interop
 

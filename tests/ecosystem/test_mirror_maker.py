@@ -11,9 +11,9 @@ import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from tests.ecosystem.conftest import Server, replication_factor
 from tests.ecosystem.connect_worker import start, write_properties
 from tests.ecosystem.topics import TIMEOUT_S, create_topics
+from tests.interop.conftest import Server, replication_factor
 from tests.interop.kafka_process import KafkaProcess
 from tests.interop.sample import PARTITIONS, Sample, by_partition, samples
 from tests.support.java import JavaProcess

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ecosystem.conftest import Server
 from tests.ecosystem.topics import TIMEOUT_S, Output, Pair, create_topics, produce
+from tests.interop.conftest import Server
 from tests.support.java import JavaProcess, compile_project, java_command
 
 pytestmark = pytest.mark.ecosystem

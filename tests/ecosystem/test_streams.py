@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ecosystem.conftest import Server, replication_factor
 from tests.ecosystem.topics import Output, Pair, create_topics, produce
+from tests.interop.conftest import Server, replication_factor
 from tests.support.java import JavaProcess, compile_project, java_command
 
 pytestmark = pytest.mark.interop

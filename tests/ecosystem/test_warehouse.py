@@ -12,14 +12,16 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException, Producer
 
-from tests.ecosystem.conftest import Server
 from tests.ecosystem.topics import create_topics
 from tests.ecosystem.warehouse import open_database
+from tests.interop.conftest import Server
 
 PARTITIONS = 3
 TRANSACTIONS = 60
 ROWS_OF_ONE = 40
 TIMEOUT_S = 60.0
+SEEN_S = 0.1
+"""Long enough for records to be read, were it allowed."""
 
 
 @contextmanager
@@ -72,6 +74,9 @@ class Source:
             if meanwhile is not None and number == count - 1:
                 self._producer.poll(0.01)
                 meanwhile()
+            if aborts:
+                self._producer.flush(TIMEOUT_S)
+                time.sleep(SEEN_S)
             self._end(aborts)
             if not aborts:
                 self.committed += values

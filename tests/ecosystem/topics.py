@@ -9,7 +9,7 @@ from typing import Any
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 """Generous: a Java program starts in seconds, on a busy machine in many."""
 
 Pair = tuple[str, str]

@@ -36,3 +36,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def unique_name() -> Callable[[str], str]:
     """Gives topic and group names that are used once: tests share the server."""
     return lambda prefix: f"{prefix}-{os.getpid()}-{next(_numbers)}"
+
+
+def replication_factor(server: Server) -> int:
+    """What tools ask for by default. We accept it; Apache Kafka would need as many brokers."""
+    return 3 if isinstance(server, NodeProcess) else 1

@@ -21,7 +21,7 @@ from tests.support.node_process import POLL_S, NodeFailed, free_port
 
 INTEROP = Path(__file__).resolve().parent
 CLUSTER_ID = "Qwuf4v4ZQCeick0wsS9S6w"
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 180.0
 
 
 class KafkaProcess:

@@ -4,53 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.interop.conftest import Server
-from tests.interop.kafka_process import INTEROP
-from tests.support.java import fetch_jars
+from tests.interop.conftest import Server, replication_factor
+from tests.interop.kafka_cli import TOOLS, Cli
 
 pytestmark = pytest.mark.interop
 NAME = Callable[[str], str]
-TIMEOUT_S = 90.0
-TOOLS = "org.apache.kafka.tools"
-
-
-class Cli:
-    """Runs tools against one server; each is a Java process of its own."""
-
-    def __init__(self, server: Server) -> None:
-        self.bootstrap = server.bootstrap
-        self.class_path = fetch_jars(INTEROP / "kafka-tools")
-
-    def run(self, tool: str, *arguments: str, standard_input: str = "", fails: bool = False) -> str:
-        options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", self.class_path]
-        command = ["java", *options, tool, "--bootstrap-server", self.bootstrap, *arguments]
-        done = subprocess.run(command, input=standard_input.encode(), capture_output=True, timeout=TIMEOUT_S)
-        printed = done.stdout.decode()
-        assert (done.returncode != 0) == fails, f"exit {done.returncode}: {printed}{done.stderr.decode()}"
-        return printed + (done.stderr.decode() if fails else "")
-
-    def topics(self, *arguments: str, fails: bool = False) -> str:
-        return self.run(f"{TOOLS}.TopicCommand", *arguments, fails=fails)
-
-    def groups(self, *arguments: str, fails: bool = False) -> str:
-        return self.run(f"{TOOLS}.consumer.group.ConsumerGroupCommand", *arguments, fails=fails)
-
-    def configs(self, *arguments: str, fails: bool = False) -> str:
-        return self.run(f"{TOOLS}.ConfigCommand", *arguments, fails=fails)
-
-    def produce(self, topic: str, lines: list[str], *arguments: str) -> None:
-        text = "".join(line + "\n" for line in lines)
-        self.run(f"{TOOLS}.ConsoleProducer", "--topic", topic, *arguments, standard_input=text)
-
-    def consume(self, topic: str, count: int, *arguments: str) -> list[str]:
-        limits = ("--max-messages", str(count), "--timeout-ms", "30000")
-        return self.run(f"{TOOLS}.consumer.ConsoleConsumer", "--topic", topic, *limits, *arguments).splitlines()
 
 
 @pytest.fixture
@@ -72,6 +35,22 @@ def test_kafka_cli__topics(cli: Cli, unique_name: NAME) -> None:
     assert cli.topics("--describe", "--under-replicated-partitions", "--topic", topic).strip() == ""
     cli.topics("--delete", "--topic", topic)
     assert "does not exist" in cli.topics("--describe", "--topic", topic, fails=True)
+
+
+def test_kafka_cli__describe_agrees_with_the_brokers_that_there_are(
+    server: Server, cli: Cli, unique_name: NAME
+) -> None:
+    topic = unique_name("cli-factor")
+    replicas = ("--replication-factor", replication_factor(server), "--config", "min.insync.replicas=1")
+    cli.topics("--create", "--topic", topic, "--partitions", "2", *map(str, replicas))
+    described = cli.topics("--describe", "--topic", topic)
+    assert "ReplicationFactor: 1" in described
+    assert len(re.findall(r"Leader: 0\s+Replicas: 0\s+Isr: 0\s+Elr:\s+LastKnownElr:", described)) == 2
+    for problem in ("under-replicated", "unavailable", "under-min-isr", "at-min-isr"):
+        listed = cli.topics("--describe", f"--{problem}-partitions", "--topic", topic)
+        assert (topic in listed) == (problem == "at-min-isr"), problem
+    cli.produce(topic, ["line"], "--producer-property", "acks=all")
+    assert cli.consume(topic, 1, "--from-beginning") == ["line"]
 
 
 def test_kafka_cli__console_producer_and_consumer(cli: Cli, unique_name: NAME) -> None:
@@ -101,6 +80,9 @@ def test_kafka_cli__consumer_groups(cli: Cli, unique_name: NAME) -> None:
     cli.groups(*reset, "--execute")
     assert re.search(rf"{topic}\s+0\s+5\s+20\s+15", cli.groups("--describe", "--group", group))
     assert cli.consume(topic, 15, "--group", group)[0] == "line 5"
+    for how, offset in (("--to-earliest", 0), ("--shift-by=7", 7), ("--to-latest", 20), ("--by-duration=PT1H", 0)):
+        reset = ("--reset-offsets", "--group", group, "--topic", f"{topic}:0", *how.split("="), "--execute")
+        assert re.search(rf"{group}\s+{topic}\s+0\s+{offset}\b", cli.groups(*reset)), how
     cli.groups("--delete-offsets", "--group", group, "--topic", topic)
     cli.groups("--delete", "--group", group)
     assert group not in cli.groups("--list").split()
@@ -140,6 +122,10 @@ def test_kafka_cli__configs(cli: Cli, unique_name: NAME) -> None:
     assert "message.max.bytes=1500000" in cli.configs("--describe", *default)
     cli.configs("--alter", *default, "--delete-config", "message.max.bytes")
     assert "log.retention.hours" in cli.configs("--describe", "--all", "--entity-type", "brokers", "--entity-name", "0")
+    group = ("--entity-type", "groups", "--entity-name", topic)
+    cli.configs("--alter", *group, "--add-config", "consumer.session.timeout.ms=50000")
+    assert "consumer.session.timeout.ms=50000" in cli.configs("--describe", *group)
+    cli.configs("--alter", *group, "--delete-config", "consumer.session.timeout.ms")
 
 
 def test_kafka_cli__offsets_and_records(cli: Cli, unique_name: NAME, tmp_path: Path) -> None:
@@ -147,6 +133,10 @@ def test_kafka_cli__offsets_and_records(cli: Cli, unique_name: NAME, tmp_path: P
     cli.topics("--create", "--topic", topic, "--partitions", "1")
     cli.produce(topic, [f"line {number}" for number in range(30)])
     assert cli.run(f"{TOOLS}.GetOffsetShell", "--topic", topic).split() == [f"{topic}:0:30"]
+    times = {"latest": "30", "-1": "30", "-2": "0", "earliest-local": "0", "0": "0"}
+    for when, offset in times.items():
+        found = cli.run(f"{TOOLS}.GetOffsetShell", "--topic-partitions", f"{topic}:0", "--time", when).split()
+        assert found == [f"{topic}:0:{offset}"], when
     plan = tmp_path / "delete.json"
     rows = [{"topic": topic, "partition": 0, "offset": 12}]
     plan.write_text(json.dumps({"partitions": rows, "version": 1}))
@@ -162,6 +152,10 @@ def test_kafka_cli__api_versions_and_features(cli: Cli) -> None:
     assert "Produce(0): 0 to 13 [usable: 13]" in printed and "Fetch(1): 4 to 18" in printed
     assert "UNKNOWN" not in printed
     assert "metadata.version" in cli.run(f"{TOOLS}.FeatureCommand", "describe")
+    assert "Cluster ID: " in cli.run_as_it_is(f"{TOOLS}.ClusterTool", "cluster-id", "-b", cli.bootstrap)
+    listed = cli.run_as_it_is(f"{TOOLS}.ClusterTool", "list-endpoints", "-b", cli.bootstrap)
+    host, port = cli.bootstrap.split(":")
+    assert re.search(rf"^0\s+{host}\s+{port}\s", listed, re.MULTILINE), listed
 
 
 def test_kafka_cli__performance_tools(cli: Cli, unique_name: NAME) -> None:
@@ -172,6 +166,23 @@ def test_kafka_cli__performance_tools(cli: Cli, unique_name: NAME) -> None:
     read = ("--topic", topic, "--num-records", "20000", "--timeout", "30000")
     last = cli.run(f"{TOOLS}.ConsumerPerformance", *read).splitlines()[-1]
     assert int(float(last.split(",")[4])) >= 20_000, last
+
+
+def test_kafka_cli__producer_performance_in_transactions(cli: Cli, unique_name: NAME) -> None:
+    topic = unique_name("cli-performance-txn")
+    cli.topics("--create", "--topic", topic, "--partitions", "3")
+    load = ("--topic", topic, "--num-records", "5000", "--record-size", "100", "--throughput", "-1")
+    cli.run(f"{TOOLS}.ProducerPerformance", *load, "--transaction-duration-ms", "50", "--transactional-id", topic)
+    committed = ("--isolation-level", "read_committed", "--from-beginning")
+    assert len(cli.consume(topic, 5_000, *committed)) == 5_000
+    assert re.search(rf"{topic}\s+0\s+\d+\s+CompleteCommit", cli.run(f"{TOOLS}.TransactionsCommand", "list"))
+
+
+def test_kafka_cli__end_to_end_latency(cli: Cli, unique_name: NAME) -> None:
+    topic = unique_name("cli-latency")
+    cli.topics("--create", "--topic", topic, "--partitions", "1")
+    printed = cli.run_as_it_is(f"{TOOLS}.EndToEndLatency", cli.bootstrap, topic, "200", "all", "50")
+    assert "Percentiles: 50th = " in printed
 
 
 def test_kafka_cli__verifiable_producer_and_consumer(cli: Cli, unique_name: NAME) -> None:

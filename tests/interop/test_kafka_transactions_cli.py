@@ -8,7 +8,7 @@ import pytest
 
 from tests.interop.conftest import Server
 from tests.interop.differential import Subject
-from tests.interop.test_kafka_cli import TOOLS, Cli
+from tests.interop.kafka_cli import TOOLS, Cli
 from tests.interop.transactional_producer import TransactionalProducer, begin
 
 pytestmark = pytest.mark.interop
@@ -61,3 +61,30 @@ def test_kafka_transactions__aborts_one_that_hangs(cli: Cli, subject: Subject) -
     shown = row(cli.run(TOOL, "describe-producers", "--topic", topic, "--partition", "0"), number)
     assert shown[-1] == "None"
     producer.end(commit=False)
+
+
+def test_kafka_transactions__finds_none_that_hangs_where_the_coordinator_knows_it(cli: Cli, subject: Subject) -> None:
+    producer, topic = begin(subject), subject.topic()
+    producer.timestamp_ms -= 2 * 3_600_000
+    producer.add(topic, 0)
+    producer.send(topic)
+    for where in (("--topic", topic, "--partition", "0"), ("--broker-id", "0")):
+        found = cli.run(TOOL, "find-hanging", *where, "--max-transaction-timeout", "1")
+        assert [line.split()[0] for line in found.splitlines()] == ["Topic"], found
+    cli.run(TOOL, "forceTerminateTransaction", "--transactionalId", producer.transactional_id)
+    producer.settle()
+    assert row(cli.run(TOOL, "list"), producer.transactional_id)[-1] == "Empty", "aborted, and then initialised"
+
+
+def test_kafka_transactions__copies_exactly_and_commits_what_it_read(cli: Cli, subject: Subject) -> None:
+    """TransactionalMessageCopier of Kafka's system tests, which aborts at random."""
+    source, target, group = subject.topic(), subject.topic(), subject.new_name("group")
+    lines = [f"line {number}" for number in range(1_000)]
+    cli.produce(source, lines)
+    names = ("--input-topic", source, "--input-partition", "0", "--output-topic", target, "--consumer-group", group)
+    how = ("--transaction-size", "70", "--transactional-id", subject.new_name("copier"), "--enable-random-aborts")
+    copier = f"{TOOLS}.TransactionalMessageCopier"
+    printed = cli.run_as_it_is(copier, "--broker-list", cli.bootstrap, *names, *how, "--use-group-metadata")
+    assert '"remaining":0' in printed.splitlines()[-1], printed
+    assert cli.consume(target, 1_000, "--isolation-level", "read_committed", "--from-beginning") == lines
+    assert f"{target}:0:" in cli.run(f"{TOOLS}.GetOffsetShell", "--topic", target)
