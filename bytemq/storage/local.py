@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from bytemq.errors import BytemqError, Full, Invalid, NotFound, Unavailable
+from bytemq.runtime.buffers import SMALLEST_POOLED_BYTES, BufferPool
 from bytemq.storage.interface import AppendFile, Buffer, ObjectInfo, ReadFile
 
 Result = TypeVar("Result")
 
 IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if os.sysconf("SC_IOV_MAX") > 0 else 1024
+READ_MEMORY_BYTES = 16 * 1024 * 1024
+"""Most memory kept for further reads."""
 TEMPORARY = ".creating"
 """Suffix of files that are not objects yet; found at a start, they are what a crash left."""
 _ZEROS = bytes(1024 * 1024)
@@ -45,27 +48,40 @@ def translated(error: OSError, what: str) -> BytemqError:
 class LocalFile:
     """One open file: `ReadFile`, and `AppendFile` when opened for writing."""
 
-    __slots__ = ("_pool", "fd", "name")
+    __slots__ = ("_memory", "_pool", "fd", "name")
 
-    def __init__(self, name: str, fd: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, name: str, fd: int, pool: ThreadPoolExecutor, memory: BufferPool) -> None:
         self.name = name
         self.fd = fd
         self._pool = pool
+        self._memory = memory
 
     def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
         if not _NOWAIT:
             return None
-        buffer = bytearray(size_bytes)
+        view = self._buffer(size_bytes)
         try:
-            got = os.preadv(self.fd, [buffer], position, _NOWAIT)
+            got = os.preadv(self.fd, [view], position, _NOWAIT)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
                 return None
             raise translated(error, self.name) from error
-        return memoryview(buffer) if got == size_bytes else None
+        return view if got == size_bytes else None
 
     async def read(self, position: int, size_bytes: int) -> memoryview:
-        return await _in_thread(self._pool, self.name, lambda: _read(self.fd, position, size_bytes))
+        view = self._buffer(size_bytes)
+        return await _in_thread(self._pool, self.name, lambda: _read(self.fd, position, view))
+
+    def _buffer(self, size_bytes: int) -> memoryview:
+        """Memory to read into. The pool gets it back at once, and gives it away when nobody has a view on it any more:
+        pages that were used before need not be found and cleared.
+        """
+        if size_bytes <= SMALLEST_POOLED_BYTES:
+            return memoryview(bytearray(size_bytes))
+        buffer = self._memory.take(size_bytes)
+        view = memoryview(buffer)[:size_bytes]
+        self._memory.give_back(buffer)
+        return view
 
     def write_now(self, buffers: Sequence[Buffer], position: int) -> None:
         try:
@@ -93,6 +109,7 @@ class LocalStore:
         self.root.mkdir(parents=True, exist_ok=True)
         self._pool = ThreadPoolExecutor(threads, "storage")
         self._urgent_pool = ThreadPoolExecutor(1, "storage-urgent")
+        self._memory = BufferPool(READ_MEMORY_BYTES)
         self._directories: set[str] = set()
         self._temporary = 0
 
@@ -117,11 +134,11 @@ class LocalStore:
         self, name: str, *, size_bytes: int = 0, zeroed: bool = False, urgent: bool = False
     ) -> AppendFile:
         fd = await _in_thread(self._pool, name, lambda: self._allocate(name, size_bytes, zeroed))
-        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool)
+        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool, self._memory)
 
     async def open_append(self, name: str, *, urgent: bool = False) -> AppendFile:
         fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
-        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool)
+        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool, self._memory)
 
     async def write_all(self, writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]], *, sync: bool) -> None:
         if sync:  # side by side: the device takes several at once
@@ -142,7 +159,7 @@ class LocalStore:
 
     async def open_read(self, name: str) -> ReadFile:
         fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
-        return LocalFile(name, fd, self._pool)
+        return LocalFile(name, fd, self._pool, self._memory)
 
     async def size(self, name: str) -> int:
         return await _in_thread(self._pool, name, lambda: self._path(name).stat().st_size)
@@ -172,7 +189,7 @@ class LocalStore:
     def _read_range(self, name: str, position: int, size_bytes: int) -> bytes:
         fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return bytes(_read(fd, position, size_bytes))
+            return bytes(_read(fd, position, memoryview(bytearray(size_bytes))))
         finally:
             os.close(fd)
 
@@ -287,10 +304,9 @@ async def _in_thread(pool: ThreadPoolExecutor, what: str, call: Callable[[], Res
         raise translated(error, what) from error
 
 
-def _read(fd: int, position: int, size_bytes: int) -> memoryview:
-    buffer = memoryview(bytearray(size_bytes))
+def _read(fd: int, position: int, buffer: memoryview) -> memoryview:
     filled = 0
-    while filled < size_bytes:
+    while filled < len(buffer):
         got = os.preadv(fd, [buffer[filled:]], position + filled)
         if not got:
             break
