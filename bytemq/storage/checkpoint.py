@@ -90,6 +90,9 @@ class WriteBehind:
         self._segments_made = 0
         self._lock = asyncio.Lock()
         self._stopping = False
+        self._awaited = 0
+        """How many wait for room."""
+        self._unsynced_bytes = 0
         self._task: asyncio.Task[object] | None = None
 
     def consider(self) -> None:
@@ -107,7 +110,11 @@ class WriteBehind:
             return
         self.consider()
         if self._task is not None:
-            await asyncio.wait([self._task])
+            self._awaited += 1
+            try:
+                await asyncio.wait([self._task])
+            finally:
+                self._awaited -= 1
 
     def _is_large(self) -> bool:
         too_large = self._wal_files.total_bytes > self._config.wal_retained_bytes // 2
@@ -240,6 +247,7 @@ class WriteBehind:
                 chunks, views, offset = await read_chunks(files, self._files.wal, offset, stop, holes)
                 if chunks:
                     await self._append(files, seen, writers, chunks, views, snapshot)
+                    await self._rest(writers[-1], sum(map(len, views)))
             if writers and not writers[-1].info.sealed:
                 await writers[-1].write_footer((), sealed=False)
         except NotFound:
@@ -249,6 +257,18 @@ class WriteBehind:
         finally:
             all_writers.extend(writers)
         return Written(files, seen, writers, end_offset, snapshot, holes)
+
+    async def _rest(self, writer: SegmentWriter, written_bytes: int) -> None:
+        """Goes on in small steps, with rests between them unless somebody waits: the device serves others, too."""
+        self._unsynced_bytes += written_bytes
+        if self._unsynced_bytes < self._config.write_behind_step_bytes:
+            return
+        self._unsynced_bytes = 0
+        started_at = self._clock.monotonic()
+        await writer.sync()
+        plenty = self._wal_files.total_bytes <= self._config.wal_retained_bytes * 3 // 4
+        if plenty and not self._awaited and not self._stopping:
+            await self._clock.sleep(self._clock.monotonic() - started_at)
 
     async def _append(
         self,

@@ -50,6 +50,9 @@ class StorageConfig:
     """Write-behind also starts above so many extents: each costs 30 bytes of memory and 6 us at recovery."""
     wal_sync_interval_ms: int = 1000
     """With page-cache durability: how often the file is synced in the background."""
+    write_behind_step_bytes: int = 2 * MIB
+    """Writing behind syncs so much at a time and rests for as long as that took, while there is room: what is
+    acknowledged meanwhile shares the device with little at a time."""
     segment_bytes: int = 64 * MIB
     """Segments are sealed at this size or at the topic's `segment.bytes`, whichever is less."""
     chunk_bytes: int = 64 * 1024

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from bytemq.errors import BytemqError, Invalid, NotFound
 from bytemq.metadata.store import Compare, Event, KeyValue, Listing, Put, Txn
-from bytemq.storage.interface import Buffer, ObjectInfo
+from bytemq.storage.interface import AppendFile, Buffer, ObjectInfo
 
 SECTOR_BYTES = 512
 Fault = Callable[[str, str], BytemqError | None]
@@ -228,6 +228,10 @@ class PowerCutStore:
     async def open_append(self, name: str, *, urgent: bool = False) -> MemoryFile:
         await self.step("open", name)
         return MemoryFile(self, name, self._get(name))
+
+    async def write_all(self, writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]], *, sync: bool) -> None:
+        for file, buffers, position in writes:
+            await file.write(buffers, position, sync=sync)
 
     async def open_read(self, name: str) -> MemoryFile:
         return await self.open_append(name)
