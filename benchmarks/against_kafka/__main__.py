@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -101,6 +101,7 @@ def _run(
     stand: Stand, rows: Sequence[Row], warm_up_s: float, console: Console, target: Path, facts: dict[str, str]
 ) -> list[RowResult]:
     results: list[RowResult] = []
+    failed: dict[str, str] = {}
     with stand.running():
         warm = False
         for row in rows:
@@ -108,11 +109,22 @@ def _run(
                 warm = True
                 console.print("  warming up", style="dim")
                 stand.warm_up(warm_up_s)
-            result = stand.run(row)
+            try:
+                result = stand.run(row)
+            except Exception as error:  # one workload that fails, of whichever server, must not cost the others
+                failed[row.name] = repr(error)
+                console.print(f"{row.name} FAILED: {error!r}", markup=False)
+                console.print_exception()
+                stand.mend()
+                continue
             results.append(result)
             _show(console, [result])
-            write(target, facts, results)  # after each row: an hour's work is not lost by what comes last
+            write(target, facts | _failures(failed), results)  # after each: an hour's work is not lost by the last
     return results
+
+
+def _failures(failed: Mapping[str, str]) -> dict[str, str]:
+    return {"failed, not measured": "; ".join(f"{name}: {error}" for name, error in failed.items())} if failed else {}
 
 
 def _facts(heap: str, repeats: int, pace: Pace) -> dict[str, str]:

@@ -31,6 +31,8 @@ class Contender(Protocol):
     @property
     def pid(self) -> int: ...
 
+    def is_running(self) -> bool: ...
+
     def start(self) -> object: ...
 
     def stop(self) -> object: ...
@@ -57,6 +59,9 @@ class Bytemq:
     @property
     def pid(self) -> int:
         return self._node.pid
+
+    def is_running(self) -> bool:
+        return self._node.is_running()
 
     def start(self) -> None:
         self._node.start()
@@ -87,6 +92,9 @@ class Kafka:
     @property
     def pid(self) -> int:
         return self._kafka.pid
+
+    def is_running(self) -> bool:
+        return self._kafka.is_running()
 
     def start(self) -> None:
         self._kafka.start()

@@ -111,6 +111,9 @@ class KafkaProcess:
             time.sleep(POLL_S)
         raise NodeFailed(f"Kafka was not ready within {READY_TIMEOUT_S} s")
 
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def kill9(self) -> None:
         assert self._process is not None
         self._process.kill()
@@ -125,7 +128,7 @@ class KafkaProcess:
         return self.start()
 
     def close(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running():
             self.kill9()
 
 
