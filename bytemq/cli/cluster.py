@@ -6,7 +6,6 @@ Owns these commands. They read and write the metadata store directly, so they wo
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -77,6 +76,8 @@ def add_metadata_option(parser: argparse.ArgumentParser) -> None:
 
 def with_store(options: argparse.Namespace, work: Callable[[MetadataStore], Awaitable[int | None]]) -> int | None:
     """Runs `work` on the metadata store of the options. Raises Failed and BytemqError."""
+    import asyncio
+
     from bytemq.metadata.opening import open_metadata
 
     if not options.metadata:
@@ -158,6 +159,8 @@ def run_partitions(options: argparse.Namespace) -> int | None:
 
 
 def run_drain(options: argparse.Namespace) -> int | None:
+    import asyncio
+
     from bytemq.scheduler.cluster_view import is_empty
 
     async def work(store: MetadataStore) -> int | None:
