@@ -1,39 +1,101 @@
-"""`bytemq verify`: is everything in a data folder as it was written?"""
+"""`bytemq verify`: is everything in a data folder, or on a shared storage, as it was written?"""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bytemq.cli.options import Commands, Failed
 
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from bytemq.metadata.store import MetadataStore
+    from bytemq.storage.verify import Finding
+
 _DESCRIPTION = """\
-Check every checksum, the continuity of offsets, and the index against the log in a node's data folder.
-The node should not be running. Prints what is wrong, and what a crash left for the next
-start to remove, which is not wrong; exit code 0 if nothing is wrong, 1 otherwise.
+Check every checksum, the continuity of offsets, and the index against the log: in the data folder of a node, which
+should not be running, or on the storage of a cluster, whose brokers may. Prints what is wrong, and what a crash left to
+be removed, which is not wrong; exit code 0 if nothing is wrong, 1 otherwise.
 """
 _EXAMPLES = """\
 examples:
   bytemq verify data
+  bytemq verify s3://bucket/prefix --metadata etcd://127.0.0.1:2379/prefix
+  bytemq verify s3://bucket/prefix --data data
 """
 
 
 def add_parser(commands: Commands) -> None:
-    parser = commands.add_parser(
-        "verify", help="check all data of a stopped node", description=_DESCRIPTION, epilog=_EXAMPLES
+    parser = commands.add_parser("verify", help="check all data", description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser.add_argument("data", metavar="DATA|URL", help="the node's folder, or the storage as in `bytemq start`")
+    parser.add_argument("--metadata", metavar="URL", help="the metadata of a storage, as in `bytemq start`")
+    parser.add_argument(
+        "--data", dest="folder", metavar="DIR", type=Path, help="folder of a stopped node that has the metadata"
     )
-    parser.add_argument("data", metavar="DATA", type=Path, help="the node's folder (--data of `bytemq start`)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
+    if "://" in options.data:
+        import asyncio
+
+        return asyncio.run(_run_shared(options))
     from bytemq.storage.verify import verify
 
-    if not options.data.is_dir():
-        raise Failed(f"there is no folder {options.data}")
+    folder = Path(options.data)
+    if not folder.is_dir():
+        raise Failed(f"there is no folder {folder}")
     found = 0
-    for finding in verify(options.data):
-        print(finding)
-        found += not finding.is_leftover
+    for finding in verify(folder):
+        found += _print(finding)
+    return _conclude(found)
+
+
+async def _run_shared(options: argparse.Namespace) -> int:
+    from contextlib import AsyncExitStack
+    from random import SystemRandom
+
+    from bytemq.runtime.clock import SystemClock
+    from bytemq.storage.audit import audit
+    from bytemq.storage.by_url import open_store
+
+    found = 0
+    async with AsyncExitStack() as parts:
+        metadata = await _open_metadata(options, parts)
+        store = await open_store(options.data, SystemClock(), SystemRandom())
+        parts.push_async_callback(store.close)
+        async for finding in audit(store, metadata):
+            found += _print(finding)
+    return _conclude(found)
+
+
+async def _open_metadata(options: argparse.Namespace, parts: AsyncExitStack) -> MetadataStore:
+    if options.metadata:
+        from bytemq.metadata.opening import open_metadata
+
+        metadata = await open_metadata(options.metadata, os.environ)
+        parts.push_async_callback(metadata.close)
+        return metadata
+    if options.folder is None or not options.folder.is_dir():
+        raise Failed("name the metadata of this storage: --metadata URL, or --data DIR of a stopped node")
+    from bytemq.metadata.data_lock import DataLock
+    from bytemq.metadata.embedded import EmbeddedStore
+
+    lock = DataLock.acquire(options.folder)
+    parts.callback(lock.release)
+    embedded = EmbeddedStore.open(lock, "fsync")
+    parts.push_async_callback(embedded.close)
+    return embedded
+
+
+def _print(finding: Finding) -> int:
+    print(finding)
+    return 0 if finding.is_leftover else 1
+
+
+def _conclude(found: int) -> int:
     print(f"problems found: {found}" if found else "everything is as it was written")
     return 1 if found else 0

@@ -67,7 +67,8 @@ class S3Driver:
             read_timeout=READ_TIMEOUT_S,
             max_pool_connections=CONNECTIONS,
             retries={"total_max_attempts": 1},
-            # Servers other than AWS do not know the newer checksums; ours are in the bytes.
+            s3={"payload_signing_enabled": False},  # our own checksums are in the bytes, and SHA-256 is slow
+            # Servers other than AWS do not know the newer checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )

@@ -56,6 +56,34 @@ def test_flushes__are_paced_by_the_interval_unless_they_are_full() -> None:
     run(test)
 
 
+def test_flushes__are_at_most_250_a_gigabyte_at_50_mb_a_second() -> None:
+    async def test(cluster: Cluster) -> None:
+        megabyte = 1_000_000
+        broker = await cluster.broker(
+            1,
+            wal_flush_bytes=8 * megabyte,
+            wal_retained_bytes=1 << 40,
+            wal_memory_bytes=100 * megabyte,
+            wal_pending_bytes=64 * megabyte,
+        )
+        put = broker.driver.put
+
+        async def put_in_30_ms(name: str, data: bytes, token: str) -> None:
+            await cluster.clock.sleep(0.03)
+            await put(name, data, token)
+
+        broker.driver.put = put_in_30_ms  # type: ignore[method-assign]
+        log = await broker.storage.open_log(pid(1), 1)
+        appends = []
+        for _ in range(100):
+            appends.append(broker.append(log, batch(log.staged_end, megabyte)))
+            await cluster.clock.sleep(0.02)
+        await asyncio.gather(*appends)
+        assert len(broker.puts) <= 25
+
+    run(test)
+
+
 def test_flushes__are_committed_in_order_whichever_is_written_first() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await cluster.broker(1)
