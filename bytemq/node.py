@@ -28,7 +28,7 @@ from bytemq.broker.coordinator.remote_transactions import RemoteTransactions
 from bytemq.broker.coordinator.transaction.transaction import TopicPartition
 from bytemq.broker.coordinator.transaction_coordinators import TransactionCoordinators
 from bytemq.broker.fetch_sessions import FetchSessions
-from bytemq.broker.http import HttpServer
+from bytemq.broker.http import HttpServer, Route
 from bytemq.broker.load_reporter import LoadReporter
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.services import LogServices
@@ -55,6 +55,7 @@ from bytemq.metadata.store import MetadataStore
 from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
 from bytemq.metadata.values import BrokerValue
 from bytemq.node_tables import Tables
+from bytemq.node_tables_http import TableRoutes
 from bytemq.runtime.budget import MemoryBudget
 from bytemq.runtime.clock import Clock, SystemClock
 from bytemq.runtime.deadlines import Deadlines
@@ -174,7 +175,12 @@ class Node:
         address = node_settings.http_address(self.config)
         if address is None:
             return
-        http = HttpServer(self._metrics, lambda: None if self._ready else "the node is starting", self._clock)
+        http = HttpServer(
+            self._metrics,
+            lambda: None if self._ready else "the node is starting",
+            self._clock,
+            self._http_routes(parts),
+        )
         parts.push_async_callback(http.stop)
         try:
             self.http_address = await http.start(*address)
@@ -187,6 +193,14 @@ class Node:
                 raise Invalid(problem) from error
             # Nobody asked for the default address: a second node on this machine is no reason not to start.
             log.warning("no metrics and no health over HTTP", reason=problem)
+
+    def _http_routes(self, parts: AsyncExitStack) -> dict[str, Route]:
+        if self.tables is None:
+            return {}
+        queries = self.tables.queries(node_settings.sql_limits(self.config))
+        parts.push_async_callback(queries.close)
+        routes = TableRoutes(self.tables, queries)
+        return {"/tables": routes.tables, "/sql": routes.sql}
 
     async def _open_metadata(self, lock: DataLock) -> MetadataStore:
         if not self.config.bytemq_metadata:

@@ -5,6 +5,7 @@ Owns: which config means what to storage, to the listeners and to the addresses 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,8 +17,12 @@ from bytemq.compaction.cleaner import MAX_DECOMPRESSED_BYTES, CleanerSettings
 from bytemq.compaction.table_planner import TableSettings
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.config.listeners import parse_endpoint
+from bytemq.query.queries import SqlLimits
 from bytemq.storage.settings import MIB, StorageConfig
 from bytemq.storage.table_file import Codec
+
+MOST_SQL_THREADS = 4
+"""Of one query, which is there beside the broker, not in place of it."""
 
 
 def storage_config(config: BrokerConfig) -> StorageConfig:
@@ -70,6 +75,17 @@ def table_settings(config: TopicConfig, *, is_internal: bool) -> TableSettings:
         config.bytemq_table_target_file_bytes,
         config.bytemq_table_row_group_bytes,
         cast(Codec, config.bytemq_table_codec),
+    )
+
+
+def sql_limits(config: BrokerConfig) -> SqlLimits:
+    return SqlLimits(
+        memory_bytes=config.bytemq_sql_memory_bytes,
+        timeout_s=config.bytemq_sql_timeout_ms / 1000,
+        max_rows=config.bytemq_sql_max_rows,
+        concurrent=config.bytemq_sql_concurrent,
+        scratch_bytes=config.bytemq_sql_scratch_bytes,
+        threads=min(os.cpu_count() or 1, MOST_SQL_THREADS),
     )
 
 

@@ -9,32 +9,38 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import PartitionTable
+from bytemq.broker.log.reading import READ_COMMITTED
 from bytemq.compaction.restorer import WorkerRestorer
 from bytemq.compaction.restructuring import Restructuring, TablePartition
 from bytemq.compaction.table_planner import TableSettings
 from bytemq.compaction.worker import Worker
-from bytemq.errors import Invalid
+from bytemq.errors import Invalid, Unavailable
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.node_settings import table_settings
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.query.cuts import PartitionCut, cut_of
+from bytemq.query.queries import READ_BYTES, Queries, SqlLimits
 from bytemq.runtime.clock import Clock
+from bytemq.storage.batch_walk import walk
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.logs import Logs
-from bytemq.storage.manifest import AbortedTxn
+from bytemq.storage.manifest import AbortedTxn, FileKind
 
 WORKER_MEMORY_BYTES = 512 * 1024 * 1024
 RESTORE_NICENESS = 10
 """A consumer waits for it, and still the brokers' clients come first."""
 SCRATCH = "scratch/restored"
+QUERY_SCRATCH = "scratch/queries"
 
 
 def are_available() -> bool:
     """Whether the extra `tables` is installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("pyarrow", "numpy"))
+    return all(importlib.util.find_spec(name) is not None for name in ("pyarrow", "numpy", "duckdb"))
 
 
 class OpenedPartition:
@@ -70,6 +76,9 @@ class Tables:
 
     def __init__(self, data: Path, url: str) -> None:
         """`data`: the node's own folder; `url`: the storage."""
+        self._data = data.resolve()
+        self._root = unquote(urlsplit(url).path) if url.startswith("file:") else ""
+        """Where Parquet files are; "" where that is no folder of this machine."""
         self.restorer = WorkerRestorer(
             Worker("restore", url, memory_bytes=WORKER_MEMORY_BYTES, niceness=RESTORE_NICENESS), data / SCRATCH
         )
@@ -106,8 +115,56 @@ class Tables:
         assert self._partitions is not None
         return [OpenedPartition(await self._partitions.open(topic, index)) for index in range(len(known.partitions))]
 
+    def queries(self, limits: SqlLimits) -> Queries:
+        return Queries(self, self._root, self._data / QUERY_SCRATCH, limits)
+
     def topics(self) -> list[str]:
         return sorted(name for name in self._image().topics if name not in INTERNAL_TOPICS)
+
+    # Implements `query.queries.Topics`.
+
+    async def open(self, names: Sequence[str]) -> None:
+        for name in names:
+            if self._is_table(name):
+                try:
+                    await self.partitions_of(name)
+                except KafkaError as error:
+                    raise Unavailable(f"not all partitions of {name} can be read here: {error}") from error
+
+    def cut(self, names: Sequence[str]) -> dict[str, list[PartitionCut]]:
+        return {name: self._cut(name) for name in names if self._is_table(name)}
+
+    async def read(self, topic: str, partition: int, offset: int) -> tuple[Sequence[bytes | memoryview], int]:
+        assert self._partitions is not None
+        found = self._partitions.get(topic, partition)
+        if not isinstance(found, Partition):
+            raise Unavailable(f"partition {partition} of {topic} is not here any more")
+        fetched = await found.read(offset, READ_BYTES, isolation=READ_COMMITTED)
+        if fetched.error is ErrorCode.OFFSET_OUT_OF_RANGE:  # retention was faster
+            return (), max(offset, fetched.log_start_offset)
+        if fetched.error is not ErrorCode.NONE:
+            raise Unavailable(f"partition {partition} of {topic} cannot be read: {fetched.error.name}")
+        if not fetched.buffers:
+            return (), offset
+        *_, last = walk(memoryview(fetched.buffers[-1]), verify=False)
+        return fetched.buffers, last.last_offset + 1
+
+    def _is_table(self, name: str) -> bool:
+        return name in self._image().topics and name not in INTERNAL_TOPICS
+
+    def _cut(self, name: str) -> list[PartitionCut]:
+        assert self._partitions is not None
+        cuts = []
+        for index in range(len(self._image().topics[name].partitions)):
+            found = self._partitions.get(name, index)
+            if not isinstance(found, Partition):
+                raise Unavailable(f"partition {index} of {name} is not here")
+            if not self._root and any(info.kind is FileKind.PARQUET for info in found.files.manifest.segments):
+                raise Unavailable("SQL reads Parquet files from a folder of this machine only, not from this storage")
+            cuts.append(
+                cut_of(found.files, found.log_start_offset, found.last_stable_offset, found.aborted_transactions)
+            )
+        return cuts
 
     async def close(self) -> None:
         await self._converter.close()

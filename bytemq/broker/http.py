@@ -1,21 +1,25 @@
 """HTTP for operators: GET /metrics, /health, /ready, GET and PUT /log-level. Loopback unless configured otherwise.
 
 Owns its own listener and strict limits: few connections, small requests, short time. HTTP itself is h11's, imported
-with the first client. It must not serve data, nor do anything that could disturb the brokers' clients.
+with the first client. Others may add routes (tables, SQL); what they do must not disturb the brokers' clients either.
 
     GET /health      200 while the event loop runs
     GET /ready       200 when the node serves clients, else 503 and the reason
     GET /metrics     Prometheus text format; names in docs/metrics.md
     GET /log-level   the levels: one `part=level` a line, first `root`, which holds for all parts not named
     PUT /log-level   body `level` or `part=level`
+    any other path   one of `routes`, by its beginning
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from urllib.parse import parse_qsl
 
 from bytemq.broker.config_resources import ROOT_LOGGER
-from bytemq.runtime.clock import Clock
+from bytemq.errors import BytemqError
+from bytemq.runtime.clock import Clock, TimerHandle
 from bytemq.runtime.logging import get_logger, levels, set_level
 from bytemq.runtime.metrics import Metrics
 
@@ -24,8 +28,10 @@ if TYPE_CHECKING:
 
 log = get_logger("broker.http")
 
+Result = TypeVar("Result")
+
 MAX_CONNECTIONS = 32
-MAX_BODY_BYTES = 1024
+MAX_BODY_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 8 * 1024
 TIMEOUT_S = 10.0
 TEXT = "text/plain; charset=utf-8"
@@ -37,11 +43,36 @@ class Answer(NamedTuple):
     content_type: str = TEXT
 
 
+class StreamedAnswer(NamedTuple):
+    """Whose end nobody knows yet. If it fails on the way, the connection is cut, so that nobody takes it for whole."""
+
+    content_type: str
+    parts: AsyncGenerator[bytes, None]
+
+
+class Request(NamedTuple):
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: bytes
+
+
+Route = Callable[[Request], Awaitable[Answer | StreamedAnswer]]
+
+
 class HttpServer:
     """One listener. `why_not_ready` returns None when the node serves clients."""
 
-    def __init__(self, metrics: Metrics, why_not_ready: Callable[[], str | None], clock: Clock) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        why_not_ready: Callable[[], str | None],
+        clock: Clock,
+        routes: Mapping[str, Route] | None = None,
+    ) -> None:
+        """`routes` by the first part of their path: "/tables"."""
         self._metrics = metrics
+        self._routes = routes or {}
         self._why_not_ready = why_not_ready
         self._clock = clock
         self._server: asyncio.Server | None = None
@@ -69,7 +100,7 @@ class HttpServer:
         self._open.add(writer)
         deadline = self._clock.call_later(TIMEOUT_S, writer.transport.abort)
         try:
-            await self._converse(reader, writer)
+            await self._converse(reader, writer, deadline)
         except (ConnectionError, asyncio.IncompleteReadError):
             log.debug("http client went away")
         finally:
@@ -77,16 +108,23 @@ class HttpServer:
             self._open.discard(writer)
             writer.close()
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, deadline: TimerHandle
+    ) -> None:
         """One request, one answer: connections are not kept."""
         import h11
 
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
+        answer: Answer | StreamedAnswer | None
         try:
-            answer = await self._answer_to(connection, reader)
+            request = await self._request_of(connection, reader)
+            answer = await self._answer_to(request, reader, deadline)
         except h11.RemoteProtocolError as error:
             answer = Answer(error.error_status_hint, b"bad request\n")
         if answer is None or connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE, h11.ERROR):
+            return
+        if isinstance(answer, StreamedAnswer):
+            await self._stream(answer, connection, reader, writer)
             return
         headers = [
             ("content-type", answer.content_type),
@@ -100,8 +138,45 @@ class HttpServer:
         writer.write(connection.send(h11.EndOfMessage()) or b"")
         await writer.drain()
 
-    async def _answer_to(self, connection: "h11.Connection", reader: asyncio.StreamReader) -> Answer | None:
-        """The answer to the request that comes in; None when the client leaves without one."""
+    async def _answer_to(
+        self, request: Request | Answer | None, reader: asyncio.StreamReader, deadline: TimerHandle
+    ) -> Answer | StreamedAnswer | None:
+        if not isinstance(request, Request):
+            return request
+        route = self._routes.get("/" + request.path.split("/")[1]) if "/" in request.path else None
+        if route is None:
+            return self._answer(request)
+        deadline.cancel()  # it has limits of its own
+        return await _unless_gone(route(request), reader)
+
+    async def _stream(
+        self,
+        answer: StreamedAnswer,
+        connection: "h11.Connection",
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        import h11
+
+        async def send() -> None:
+            headers = [("content-type", answer.content_type), ("connection", "close")]
+            writer.write(connection.send(h11.Response(status_code=200, headers=headers)) or b"")
+            async for part in answer.parts:
+                writer.write(connection.send(h11.Data(part)) or b"")
+                await writer.drain()
+            writer.write(connection.send(h11.EndOfMessage()) or b"")
+            await writer.drain()
+
+        try:
+            await _unless_gone(send(), reader)
+        except BytemqError as error:
+            log.warning("an answer broke off", reason=str(error))
+            writer.transport.abort()
+        finally:
+            await answer.parts.aclose()
+
+    async def _request_of(self, connection: "h11.Connection", reader: asyncio.StreamReader) -> Request | Answer | None:
+        """The request that comes in, or why it is refused; None when the client leaves without one."""
         import h11
 
         request: h11.Request | None = None
@@ -120,12 +195,13 @@ class HttpServer:
                 if len(body) > MAX_BODY_BYTES:
                     return Answer(413, b"too large\n")
             elif isinstance(event, h11.EndOfMessage) and request is not None:
-                path = request.target.split(b"?")[0].decode("ascii", "replace")
-                return self._route(request.method.decode("ascii", "replace"), path, body)
+                path, _, query = request.target.decode("ascii", "replace").partition("?")
+                return Request(request.method.decode("ascii", "replace"), path, dict(parse_qsl(query)), body)
             else:
                 return None
 
-    def _route(self, method: str, path: str, body: bytes) -> Answer:
+    def _answer(self, asked: Request) -> Answer:
+        method, path, body = asked.method, asked.path, asked.body
         if method == "PUT" and path == "/log-level":
             return _change_level(body.decode("utf-8", "replace").strip())
         if method != "GET":
@@ -140,7 +216,29 @@ class HttpServer:
             return Answer(200, b"ready\n") if reason is None else Answer(503, f"{reason}\n".encode())
         if path == "/log-level":
             return Answer(200, "".join(f"{part or ROOT_LOGGER}={level}\n" for part, level in levels().items()).encode())
-        return Answer(404, b"not found; there are /metrics /health /ready /log-level\n")
+        known = " ".join(["/metrics", "/health", "/ready", "/log-level", *self._routes])
+        return Answer(404, f"not found; there are {known}\n".encode())
+
+
+async def _end_of(reader: asyncio.StreamReader) -> None:
+    while await reader.read(MAX_HEADER_BYTES):
+        pass
+
+
+async def _unless_gone(work: Awaitable[Result], reader: asyncio.StreamReader) -> Result:
+    """What the work gives. It is cancelled when the client leaves; then ConnectionError."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_end_of(reader))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ConnectionResetError("the client left")
+    finally:
+        for task in (working, gone):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
 
 
 def _change_level(text: str) -> Answer:

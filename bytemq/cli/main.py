@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from bytemq import __version__
-from bytemq.cli import cluster, consume, dev, dump, group, log_level, produce, start, topic, verify
+from bytemq.cli import cluster, consume, dev, dump, group, log_level, produce, sql, start, table, topic, verify
 from bytemq.cli.options import Failed, Parser
 from bytemq.errors import BytemqError
 
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bytemq {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (start, topic, produce, consume, group, cluster, dev, dump, verify, log_level):
+    for command in (start, topic, produce, consume, group, table, sql, cluster, dev, dump, verify, log_level):
         command.add_parser(commands)
     return parser
 

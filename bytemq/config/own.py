@@ -51,6 +51,11 @@ class OwnSettings:
     bytemq_response_memory_bytes: int
     bytemq_scratch_dir: str
     bytemq_storage: str
+    bytemq_sql_concurrent: int
+    bytemq_sql_max_rows: int
+    bytemq_sql_memory_bytes: int
+    bytemq_sql_scratch_bytes: int
+    bytemq_sql_timeout_ms: int
     bytemq_table_after_ms: int
     bytemq_table_cache_bytes: int
     bytemq_table_codec: str
@@ -238,6 +243,13 @@ OWN_BROKER_SETTINGS = (
         "Where records are kept: s3://BUCKET/PREFIX (endpoint, region and credentials by the usual AWS variables), "
         "file:///FOLDER on a mount that all brokers share, or any URL that fsspec knows; empty for bytemq.data.dir.",
     ),
+    _size("bytemq.sql.concurrent", 4, 1, "Most SQL queries at the same time; each has a process of its own."),
+    _size("bytemq.sql.max.rows", 10_000_000, 1, "Most rows of one query's result."),
+    _size(
+        "bytemq.sql.memory.bytes", 512 * _MIB, 64 * _MIB, "Most memory of one query; what needs more goes to scratch."
+    ),
+    _size("bytemq.sql.scratch.bytes", 4096 * _MIB, _MIB, "Most space in scratch that one query may take."),
+    _size("bytemq.sql.timeout.ms", 60_000, 100, "A query that has not ended by then is killed."),
     _size(
         "bytemq.table.cache.bytes",
         256 * _MIB,

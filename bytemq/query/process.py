@@ -1,0 +1,186 @@
+"""The process of one query: `python -m bytemq.query.process FD`, started by `queries`.
+
+Owns: the query from its text to its rows, and its own end: when the socket at file descriptor FD ends, it does. Must
+not: outlive the broker, or be trusted by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import resource
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from bytemq.query.cuts import PartitionCut
+from bytemq.query.formats import CONTENT_TYPES, encoded
+from bytemq.query.messages import LENGTHS, Message, decode, encode
+from bytemq.query.relations import LogPart, Relations, TopicRelation
+from bytemq.query.sandbox import Refused, SandboxLimits, connect, lock, tables_named
+
+NICENESS = 5
+BATCH_ROWS = 8192
+OVERHEAD_BYTES = 512 * 1024 * 1024
+"""Of the process beyond DuckDB's own limit: libraries, the tail in memory, the batch being encoded."""
+
+
+class Broker:
+    """The other end of the socket. Implements `relations.Source`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._received: queue.Queue[Message] = queue.Queue()
+        self._root = Path()
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    def first(self) -> dict[str, Any]:
+        content = self._received.get().content
+        self._root = Path(content.get("root", ""))
+        return content
+
+    def send(self, content: dict[str, Any], payload: bytes = b"") -> None:
+        for part in encode(Message(content, payload)):
+            self._connection.sendall(part)
+
+    def cuts(self, topics: Sequence[str]) -> dict[str, list[PartitionCut]]:
+        answer = self._ask({"ask": "cut", "topics": list(topics)}).content["cuts"]
+        return {topic: [PartitionCut.from_json(cut) for cut in cuts] for topic, cuts in answer.items()}
+
+    def path(self, name: str) -> Path:
+        return self._root / name
+
+    def read(self, topic: str, partition: int, offset: int, end_offset: int) -> LogPart:
+        answer = self._ask({"ask": "read", "topic": topic, "partition": partition, "offset": offset, "end": end_offset})
+        return LogPart(memoryview(answer.payload), answer.content["next_offset"])
+
+    def _ask(self, question: dict[str, Any]) -> Message:
+        self.send(question)
+        answer = self._received.get()
+        if "failed" in answer.content:
+            raise Refused(answer.content["failed"])
+        return answer
+
+    def _receive(self) -> None:
+        """In a thread, so that the end of the broker, or its wish that this ends, is noticed in the middle of a
+        query."""
+        while True:
+            prefix = self._exactly(LENGTHS.size)
+            content_bytes, payload_bytes = LENGTHS.unpack(prefix)
+            self._received.put(decode(self._exactly(content_bytes), self._exactly(payload_bytes)))
+
+    def _exactly(self, size_bytes: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < size_bytes:
+            try:
+                part = self._connection.recv(min(size_bytes - len(parts), 1 << 20))
+            except OSError:
+                part = b""
+            if not part:
+                os._exit(0)
+            parts += part
+        return bytes(parts)
+
+
+def main() -> None:
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
+    broker = Broker(socket.socket(fileno=int(sys.argv[1])))
+    request = broker.first()  # waits here, with everything imported, until there is a query
+    scratch = Path(request["scratch"])
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        _limit(request["memory_bytes"])
+        answer = _answer(broker, request, scratch)
+    except Refused as error:
+        answer = {"failed": str(error)}
+    except (duckdb.Error, ValueError) as error:
+        answer = {"failed": _sentence(error)}
+    except MemoryError:
+        answer = {"failed": "the query needs more memory than it may use"}
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    broker.send(answer)
+
+
+def _limit(memory_bytes: int) -> None:
+    most = memory_bytes + OVERHEAD_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _answer(broker: Broker, request: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    sql, form = request["sql"].strip().rstrip(";"), request["format"]
+    names = tables_named(sql)
+    cuts = broker.cuts(names)
+    limits = SandboxLimits(request["memory_bytes"], request["threads"], scratch, request["scratch_bytes"])
+    connection = connect(limits)
+    relations = Relations(broker, scratch)
+    added = [relations.add(connection, topic, topic_cuts) for topic, topic_cuts in cuts.items()]
+    lock(connection, [path for relation, _ in added for path in relation.files])
+    for _, make_view in added:
+        make_view()
+    if request["explain"]:
+        return _explained(broker, connection, sql, [relation for relation, _ in added])
+    reader: pa.RecordBatchReader = connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+    broker.send({"content_type": CONTENT_TYPES[form]})
+    rows = 0
+    for count, data in encoded(reader.schema, _at_most(reader, request["max_rows"]), form):
+        rows += count
+        for start in range(0, len(data), 1 << 20):
+            broker.send({"rows": count}, data[start : start + (1 << 20)])
+    return {"done": {"rows": rows}}
+
+
+def _at_most(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.RecordBatch]:
+    seen = 0
+    for batch in reader:
+        seen += batch.num_rows
+        if seen > rows:
+            raise Refused(f"the result has more than {rows} rows: add a LIMIT, or raise bytemq.sql.max.rows")
+        yield batch
+
+
+def _explained(
+    broker: Broker, connection: duckdb.DuckDBPyConnection, sql: str, relations: Sequence[TopicRelation]
+) -> dict[str, Any]:
+    lines = []
+    for relation in relations:
+        lines.append(f"topic {relation.topic}")
+        lines.append(
+            f"  Parquet: {len(relation.files)} files, {relation.file_records} records, {relation.file_bytes} bytes"
+        )
+        lines.append(f"  log:     {relation.log_records} records, {relation.log_bytes} bytes of batches")
+        if relation.kept_raw:
+            lines.append(f"  left out: {relation.kept_raw} batches of the log whose records cannot be decoded")
+        lines.extend(map(_described, relation.cuts))
+    plan = connection.execute(f"explain analyze {sql}").fetchall()
+    lines.extend(row[-1] for row in plan)
+    broker.send({"content_type": CONTENT_TYPES["table"]})
+    broker.send({"rows": 0}, ("\n".join(lines) + "\n").encode())
+    return {"done": {"rows": 0}}
+
+
+def _described(cut: PartitionCut) -> str:
+    ranges = ", ".join(f"{first} to {end - 1}" for first, end in cut.ranges) or "none"
+    return (
+        f"  partition {cut.partition}: offsets {cut.start_offset} to {cut.end_offset - 1}: {len(cut.files)} files, "
+        f"log {ranges}"
+    )
+
+
+def _sentence(error: Exception) -> str:
+    """DuckDB's message without its kind, and without what only makes sense in its own shell."""
+    kind, _, message = str(error).partition(": ")
+    return (message or kind).strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""The broker's side of SQL: a process for each query, what it may ask, and its limits.
+
+Owns: the processes: how many, how long, that they are killed when the client leaves or their time is over, and one
+that is kept ready, so that a query need not wait for imports. Must not: look at SQL or at rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from bytemq.errors import BytemqError, Invalid, Unavailable
+from bytemq.query.cuts import PartitionCut
+from bytemq.query.messages import LENGTHS, Message, decode, encode, lengths
+from bytemq.runtime.logging import get_logger
+
+log = get_logger("query")
+
+QUERY_PROCESS = "bytemq.query.process"
+READ_BYTES = 4 * 1024 * 1024
+MAX_TOPICS = 64
+
+
+class SqlLimits(NamedTuple):
+    memory_bytes: int
+    timeout_s: float
+    max_rows: int
+    concurrent: int
+    scratch_bytes: int
+    threads: int
+
+
+class Topics(Protocol):
+    """What queries are about."""
+
+    def cut(self, names: Sequence[str]) -> dict[str, list[PartitionCut]]:
+        """Of those names that are topics, all at one moment. Raises BytemqError where one cannot be read here."""
+
+    async def open(self, names: Sequence[str]) -> None:
+        """So that `cut` finds them open. Raises BytemqError."""
+
+    async def read(self, topic: str, partition: int, offset: int) -> tuple[Sequence[bytes | memoryview], int]:
+        """Committed batches from `offset` on and the offset after them; none where it is out of range. Raises
+        BytemqError."""
+
+
+class Query(NamedTuple):
+    sql: str
+    format: str
+    explain: bool = False
+
+
+class Result:
+    """Of a query that began well: what kind of bytes, then the bytes."""
+
+    def __init__(self, content_type: str, parts: AsyncIterator[bytes]) -> None:
+        self.content_type = content_type
+        self.parts = parts
+
+
+class Queries:
+    def __init__(self, topics: Topics, root: str, scratch: Path, limits: SqlLimits) -> None:
+        """`root`: folder that the names of Parquet files are relative to."""
+        shutil.rmtree(scratch, ignore_errors=True)
+        self._topics = topics
+        self._root = root
+        self._scratch = scratch
+        self.limits = limits
+        self._running = 0
+        self._made = 0
+        self._spare: _Process | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def run(self, query: Query) -> AsyncIterator[Result]:
+        """The process is gone when the block ends, however. Raises Invalid with a sentence about the query,
+        Unavailable."""
+        if self._running >= self.limits.concurrent:
+            raise Unavailable(f"{self._running} queries are running, which is the limit; try again")
+        self._running += 1
+        process: _Process | None = None
+        try:
+            async with asyncio.timeout(self.limits.timeout_s) as time:
+                process, self._spare = self._spare, None
+                if process is None or process.has_ended:
+                    process = await _Process.start()
+                await process.send(Message(self._request(query)))
+                first = await self._next(process)
+                if "failed" in first.content:
+                    raise Invalid(str(first.content["failed"]))
+                yield Result(str(first.content.get("content_type", "text/plain")), self._parts(process))
+        except TimeoutError as error:
+            if not time.expired():
+                raise
+            raise Invalid(f"the query took longer than {self.limits.timeout_s:g} s (bytemq.sql.timeout.ms)") from error
+        finally:
+            self._running -= 1
+            if process is not None:
+                await process.kill()
+            self._keep_one_ready()
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._spare is not None:
+            await self._spare.kill()
+
+    def _request(self, query: Query) -> dict[str, Any]:
+        self._made += 1
+        limits = self.limits
+        return {
+            "sql": query.sql,
+            "format": query.format,
+            "explain": query.explain,
+            "root": self._root,
+            "scratch": str(self._scratch / str(self._made)),
+            "memory_bytes": limits.memory_bytes,
+            "scratch_bytes": limits.scratch_bytes,
+            "threads": limits.threads,
+            "max_rows": limits.max_rows,
+        }
+
+    async def _parts(self, process: _Process) -> AsyncIterator[bytes]:
+        while True:
+            message = await self._next(process)
+            if "done" in message.content:
+                return
+            if "failed" in message.content:
+                raise Invalid(str(message.content["failed"]))
+            yield bytes(message.payload)
+
+    async def _next(self, process: _Process) -> Message:
+        """The next message that is no question. Questions are answered."""
+        while True:
+            message = await process.receive()
+            if "ask" not in message.content:
+                return message
+            try:
+                answer = await self._answer(message.content)
+            except (BytemqError, KeyError, TypeError, ValueError) as error:
+                answer = Message({"failed": str(error)})
+            await process.send(answer)
+
+    async def _answer(self, question: dict[str, Any]) -> Message:
+        if question["ask"] == "cut":
+            names = [str(name) for name in question["topics"]][:MAX_TOPICS]
+            await self._topics.open(names)
+            cuts = self._topics.cut(names)
+            return Message({"cuts": {name: [cut.as_json() for cut in found] for name, found in cuts.items()}})
+        buffers, next_offset = await self._topics.read(
+            str(question["topic"]), int(question["partition"]), int(question["offset"])
+        )
+        return Message({"next_offset": next_offset}, b"".join(buffers))
+
+    def _keep_one_ready(self) -> None:
+        if self._spare is None and not self._tasks:
+            task = asyncio.get_running_loop().create_task(self._start_spare())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _start_spare(self) -> None:
+        try:
+            self._spare = await _Process.start()
+        except Unavailable as error:
+            log.warning("no process is kept ready", reason=str(error))
+
+
+class _Process:
+    def __init__(
+        self, child: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._child = child
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def start(cls) -> _Process:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            try:
+                child = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    QUERY_PROCESS,
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                writer.close()
+                raise Unavailable(f"no process could be started for the query: {error.strerror}") from error
+            except BaseException:
+                writer.close()
+                raise
+        return cls(child, reader, writer)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._child.returncode is not None
+
+    async def send(self, message: Message) -> None:
+        self._writer.writelines(encode(message))
+        await self._writer.drain()
+
+    async def receive(self) -> Message:
+        """Raises Unavailable when the process has ended, or sends what is no message."""
+        try:
+            content, payload = lengths(await self._reader.readexactly(LENGTHS.size))
+            return decode(await self._reader.readexactly(content), await self._reader.readexactly(payload))
+        except (asyncio.IncompleteReadError, OSError, ValueError) as error:
+            raise Unavailable("the query's process ended: it may have needed more memory than it may use") from error
+
+    async def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._child.kill()
+        await self._child.wait()
+        self._writer.close()

@@ -1,0 +1,178 @@
+"""Topics as relations of DuckDB: the Parquet files of a cut, and its other records decoded here.
+
+Owns: how a cut becomes a view, and where decoded records are kept: in memory as long as they are few, else in Parquet
+files of the query's own, which are as good for DuckDB as the others. Must not: talk to the broker itself (`Source`
+does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bytemq.protocol.records.batch import RecordBatch, split_batches
+from bytemq.protocol.records.columns import RecordColumns
+from bytemq.query.cuts import PartitionCut
+from bytemq.query.sandbox import literal, quoted
+from bytemq.storage.parquet.record_schema import SCHEMA, record_table
+from bytemq.storage.parquet.sources import AbortedRanges
+
+CHUNK_BYTES = 16 * 1024 * 1024
+"""Of records decoded at once."""
+IN_MEMORY_BYTES = 64 * 1024 * 1024
+MAX_DECOMPRESSED_BYTES = 128 * 1024 * 1024
+
+
+class LogPart(NamedTuple):
+    batches: memoryview
+    next_offset: int
+
+
+class Source(Protocol):
+    def path(self, name: str) -> Path:
+        """Where a Parquet file can be read."""
+
+    def read(self, topic: str, partition: int, offset: int, end_offset: int) -> LogPart: ...
+
+
+class TopicRelation(NamedTuple):
+    """What a topic consists of in this query, for `--explain`."""
+
+    topic: str
+    files: list[Path]
+    file_records: int
+    file_bytes: int
+    log_records: int
+    log_bytes: int
+    kept_raw: int
+    cuts: Sequence[PartitionCut]
+
+
+class Relations:
+    """Made before the sandbox is locked; `tables` are then registered with it."""
+
+    def __init__(self, source: Source, scratch: Path) -> None:
+        self._source = source
+        self._scratch = scratch
+        self._spilled = 0
+
+    def add(
+        self, connection: duckdb.DuckDBPyConnection, topic: str, cuts: Sequence[PartitionCut]
+    ) -> tuple[TopicRelation, Callable[[], None]]:
+        """Reads what is not in files. The second of the two makes the view, in the locked sandbox."""
+        collector = _Collector(self._scratch, f"{self._spilled}")
+        self._spilled += 1
+        for cut in cuts:
+            aborted = AbortedRanges(cut.aborted)
+            for first, end in cut.ranges:
+                self._read_range(collector, topic, cut.partition, first, end, aborted)
+        collector.finish()
+        files = [self._source.path(file.name) for cut in cuts for file in cut.files]
+        relation = TopicRelation(
+            topic,
+            [*files, *collector.files],
+            sum(file.records for cut in cuts for file in cut.files),
+            sum(file.size_bytes for cut in cuts for file in cut.files),
+            collector.records,
+            collector.log_bytes,
+            collector.kept_raw,
+            cuts,
+        )
+        memory = f"the tail of {topic}"
+        connection.register(memory, collector.in_memory())
+        selects = [f"select * from {quoted(memory)}"]
+        if collector.files:
+            selects.append(f"select * from read_parquet({_list(collector.files)})")
+        bounds = _bounds(cuts)
+        if files:
+            selects.append(f"select * from read_parquet({_list(files)}, union_by_name = true){bounds}")
+        view = f"create view {quoted(topic)} as {' union all by name '.join(selects)}"
+
+        def make_view() -> None:
+            connection.execute(view)
+
+        return relation, make_view
+
+    def _read_range(
+        self, collector: _Collector, topic: str, partition: int, first: int, end: int, aborted: AbortedRanges
+    ) -> None:
+        offset = first
+        while offset < end:
+            part = self._source.read(topic, partition, offset, end)
+            if part.next_offset <= offset:
+                break
+            for batch in split_batches(part.batches):
+                collector.log_bytes += batch.size_bytes
+                if not batch.is_control and not aborted.has(batch):
+                    collector.add(batch)
+                if collector.pending_bytes > CHUNK_BYTES:
+                    collector.take(partition, first, end)
+            collector.take(partition, first, end)
+            offset = part.next_offset
+
+
+class _Collector:
+    def __init__(self, scratch: Path, name: str) -> None:
+        self._scratch = scratch
+        self._name = name
+        self._columns = RecordColumns(MAX_DECOMPRESSED_BYTES)
+        self._tables: list[pa.Table] = []
+        self._tables_bytes = 0
+        self.files: list[Path] = []
+        self.records = self.log_bytes = self.kept_raw = 0
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._columns.size_bytes
+
+    def add(self, batch: RecordBatch) -> None:
+        if not self._columns.add(batch):
+            self.kept_raw += 1
+
+    def take(self, partition: int, first: int, end: int) -> None:
+        """What was added becomes rows, as far as it is in [first, end): batches are cut differently by now, perhaps."""
+        records, headers = self._columns.records, self._columns.headers
+        if not records:
+            return
+        table = record_table(self._columns.take(), records, headers, partition)
+        offset = table.column("offset")
+        if offset[0].as_py() < first or offset[-1].as_py() >= end:
+            table = table.filter(pc.and_(pc.greater_equal(offset, first), pc.less(offset, end)))
+        self.records += len(table)
+        self._tables.append(table)
+        self._tables_bytes += table.nbytes
+        if self._tables_bytes > IN_MEMORY_BYTES:
+            self._spill()
+
+    def finish(self) -> None:
+        if self.files and self._tables:
+            self._spill()
+
+    def in_memory(self) -> pa.Table:
+        return pa.concat_tables(self._tables) if self._tables else SCHEMA.empty_table()
+
+    def _spill(self) -> None:
+        path = self._scratch / f"tail-{self._name}-{len(self.files)}.parquet"
+        pq.write_table(pa.concat_tables(self._tables), path, compression="lz4", row_group_size=1 << 20)
+        self.files.append(path)
+        self._tables, self._tables_bytes = [], 0
+
+
+def _bounds(cuts: Sequence[PartitionCut]) -> str:
+    """Rows of the files that are outside the cut: below the log start, as files go only as a whole."""
+    wrong = [
+        f'("partition" = {cut.partition} and "offset" < {cut.start_offset})'
+        for cut in cuts
+        if any(file.first_offset < cut.start_offset for file in cut.files)
+    ]
+    return f" where not ({' or '.join(wrong)})" if wrong else ""
+
+
+def _list(paths: Sequence[Path]) -> str:
+    return "[" + ", ".join(literal(str(path)) for path in paths) + "]"
