@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytemq.cli.options import BOOTSTRAP_VARIABLE, Commands
+from bytemq.cli.options import BOOTSTRAP_VARIABLE, Commands, Failed, whole_number
 
 if TYPE_CHECKING:
     from bytemq.config import BrokerConfig
@@ -30,6 +30,7 @@ examples:
   bytemq start --listen INSIDE://0.0.0.0:9092 --advertise INSIDE://kafka:9092 \\
                --listen OUTSIDE://0.0.0.0:19092 --advertise OUTSIDE://localhost:19092
   bytemq start --storage s3://bucket/prefix
+  bytemq start --brokers 4                          four processes: a machine with many cores
   bytemq start --config server.properties
 """
 
@@ -67,6 +68,13 @@ def add_parser(commands: Commands) -> None:
         help="folder for what may be lost at any time, in place of --data where storage and metadata are elsewhere",
     )
     parser.add_argument("--id", metavar="N", help="node id, 0 or more, or auto: a free one (default: 0)")
+    parser.add_argument(
+        "--brokers",
+        type=whole_number(1, 1000),
+        default=1,
+        metavar="N",
+        help="so many broker processes on this machine, with ids and ports from the first one's on (default: 1)",
+    )
     parser.add_argument("--zone", metavar="Z", help="availability zone, which clients see as rack")
     parser.add_argument(
         "--durability",
@@ -91,7 +99,36 @@ def run(options: argparse.Namespace) -> int:
         print(f"bytemq: the setting {name} is not known and has no effect", file=sys.stderr)
     if variables := unknown_variables(os.environ, (BOOTSTRAP_VARIABLE,)):
         print(f"bytemq: no setting is known for {', '.join(variables)} in the environment", file=sys.stderr)
+    if options.brokers > 1:
+        return _run_many(options, config)
     return serve(config)
+
+
+def _run_many(options: argparse.Namespace, config: BrokerConfig) -> int:
+    from bytemq.cli.brokers import Plan, run_brokers
+
+    if config.bytemq_metadata or config.bytemq_node_id_auto:
+        raise Failed(
+            "--brokers N is for brokers that share the metadata of this machine; start each one by itself instead"
+        )
+    shared: list[str] = []
+    for name in ("zone", "durability", "config"):
+        if getattr(options, name) is not None:
+            shared += [f"--{name}", getattr(options, name)]
+    for setting in options.set:
+        shared += ["--set", setting]
+    return run_brokers(
+        Plan(
+            options.brokers,
+            config.node_id,
+            [str(endpoint) for endpoint in config.endpoints],
+            [str(endpoint) for endpoint in config.advertised_endpoints] if config.advertised_listeners else [],
+            config.bytemq_http_listen,
+            Path(config.data_dir),
+            config.bytemq_storage,
+            shared,
+        )
+    )
 
 
 def node_config(options: argparse.Namespace) -> BrokerConfig:

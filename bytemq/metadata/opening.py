@@ -7,14 +7,18 @@ address: it is in the node's data folder.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from bytemq.errors import Invalid
 from bytemq.metadata.etcd.address import is_etcd
+from bytemq.metadata.served.client import SCHEME, ServedStore
 from bytemq.metadata.store import MetadataStore
 
 
 async def open_metadata(url: str, environment: Mapping[str, str]) -> MetadataStore:
     """Raises Invalid with a sentence for the user, Unavailable when nobody answers."""
+    if url.startswith(SCHEME):
+        return await ServedStore.open(Path(url.removeprefix(SCHEME)))
     if not is_etcd(url):
         raise Invalid(f"{url} is no address of metadata; one is etcd://HOST:PORT/PREFIX")
     try:

@@ -18,6 +18,7 @@ from bytemq.metadata import keys, values
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import ImageChange
 from bytemq.metadata.store import Compare, MetadataStore, Put
+from bytemq.metadata.values import NO_BROKER
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.scheduler.balance import Move
@@ -35,6 +36,8 @@ RETRY_DELAY_S = 0.2
 LOOK_S = 1.0
 LOOK_SHARE = 0.05
 """Most of a broker's time that looking may take."""
+START_GRACE_S = 5.0
+"""How long a broker that was not seen since this node started is waited for."""
 RELEASE_TIMEOUT_S = 30.0
 """How long an owner may take to release what is wished elsewhere."""
 BETWEEN_REMOVALS_S = 60.0
@@ -52,6 +55,10 @@ class Controller:
         self._balance = BalanceWork(store, follower, clock)
         self._late_since: dict[PartitionId, float] = {}
         self._removed_at = -BETWEEN_REMOVALS_S
+        self._seen = set(follower.image.brokers)
+        """Brokers that lived at any time since this node started."""
+        self._awaits_until = clock.monotonic() + START_GRACE_S
+        clock.call_later(START_GRACE_S, self._grace_is_over)
         self._changed = asyncio.Event()
         self._changed.set()
         self._unplanned: set[TopicId] = set(follower.image.topics_by_id)
@@ -117,7 +124,18 @@ class Controller:
             await self._follower.wait_for(elected.revision)
             log.info("elected controller", broker=me.broker_id)
 
+    def _grace_is_over(self) -> None:
+        self._changed.set()
+
+    def _awaited(self) -> set[int]:
+        """When a whole cluster starts, those who come later find their partitions waiting for them."""
+        if self._clock.monotonic() >= self._awaits_until:
+            return set()
+        counts = self._follower.image.assigned_counts
+        return {broker for broker, count in counts.items() if count and broker != NO_BROKER} - self._seen
+
     def _on_change(self, change: ImageChange) -> None:
+        self._seen |= self._follower.image.brokers.keys()
         self._unplanned |= change.topics
         if change.topics or change.brokers or self._follower.image.key_revision(keys.CONTROLLER) == 0:
             self._changed.set()
@@ -128,7 +146,7 @@ class Controller:
             await self.stand()
         if image.controller_id != self._membership.broker_id:
             return  # what has to be planned stays known, in case this one is elected later
-        wishes = plan(image, self._unplanned)
+        wishes = plan(image, self._unplanned, self._awaited())
         if not await self._write(wishes, homeless_moves(image, wishes)):
             return  # somebody else changed what was read: the image will show it, and call for a new plan
         self._unplanned.difference_update(topic_id for topic_id in self._unplanned.copy() if self._is_planned(topic_id))

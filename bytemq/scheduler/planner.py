@@ -8,11 +8,11 @@ topic, to those with the fewest partitions first. The same image always gives th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 from bytemq.metadata import keys
-from bytemq.metadata.image import ClusterImage, TopicImage
+from bytemq.metadata.image import ClusterImage, PartitionImage, TopicImage
 from bytemq.metadata.loads import IDLE, Rates
 from bytemq.metadata.spread import allowed, load_of_live_brokers, spread, zones_of
 from bytemq.metadata.values import NO_BROKER
@@ -28,16 +28,18 @@ class Wishes(NamedTuple):
     brokers: list[int]
 
 
-def plan(image: ClusterImage, topics: Iterable[TopicId]) -> list[Wishes]:
-    """The chunks of these topics whose wishes must change; none when each partition is assigned to a live broker."""
+def plan(image: ClusterImage, topics: Iterable[TopicId], awaited: Set[int] = frozenset()) -> list[Wishes]:
+    """The chunks of these topics whose wishes must change; none when each partition is assigned to a live broker, or to
+    one that is awaited.
+    """
     if not image.brokers:
         return []
     wishes: list[Wishes] = []
     load = load_of_live_brokers(image)
     for topic_id in sorted(topics):
         topic = image.topics_by_id.get(topic_id)
-        if topic is not None and any(partition.assigned not in image.brokers for partition in topic.partitions):
-            wishes.extend(_plan_topic(topic, image, load))
+        if topic is not None and any(_is_homeless(partition, image, awaited) for partition in topic.partitions):
+            wishes.extend(_plan_topic(topic, image, load, awaited))
     return wishes
 
 
@@ -106,9 +108,13 @@ def broker_states(image: ClusterImage, sick: Mapping[int, str]) -> dict[int, Bro
     }
 
 
-def _plan_topic(topic: TopicImage, image: ClusterImage, load: Counter[int]) -> list[Wishes]:
+def _is_homeless(partition: PartitionImage, image: ClusterImage, awaited: Set[int]) -> bool:
+    return partition.assigned not in image.brokers and partition.assigned not in awaited
+
+
+def _plan_topic(topic: TopicImage, image: ClusterImage, load: Counter[int], awaited: Set[int]) -> list[Wishes]:
     assigned = [partition.assigned for partition in topic.partitions]
-    homeless = [index for index, broker in enumerate(assigned) if broker not in image.brokers]
+    homeless = [i for i, partition in enumerate(topic.partitions) if _is_homeless(partition, image, awaited)]
     chosen = allowed(image, load, zones_of(topic.configs))
     for index, broker in zip(homeless, spread(len(homeless), chosen), strict=True):
         assigned[index] = broker

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from bytemq.errors import Fenced, Invalid, NotFound
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.etcd.store import EtcdStore
+from bytemq.metadata.served.client import ServedStore
+from bytemq.metadata.served.server import MetadataServer
 from bytemq.metadata.store import (
     MAX_TXN_OPERATIONS,
     MAX_VALUE_BYTES,
@@ -70,6 +73,36 @@ class Embedded:
         self._lock.release()
 
 
+class Served:
+    """The embedded store over a Unix socket, as brokers of one supervisor have it; the broker is this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._embedded = Embedded(folder)
+        self._path = folder / "metadata.sock"
+
+    async def start(self) -> None:
+        await self._embedded.start()
+        self._server = MetadataServer(self._embedded.store, self._path)
+        await self._server.start()
+        self.store = await ServedStore.open(self._path)
+
+    async def end_session(self) -> None:
+        """The connection breaks, which ends nothing; then the process is seen to end."""
+        listed = await self._embedded.store.range("")
+        await self.store.close()
+        assert await self._embedded.store.range("") == listed
+        await self._server.process_ended(os.getpid())
+        self.store = await ServedStore.open(self._path)
+
+    async def compact(self, prefix: str) -> None:
+        await self._embedded.compact(prefix)
+
+    async def stop(self) -> None:
+        await self.store.close()
+        await self._server.stop()
+        await self._embedded.stop()
+
+
 class Etcd:
     _prefixes = count()
 
@@ -116,11 +149,13 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProcess]:
     process.close()
 
 
-@pytest.fixture(params=["embedded", "etcd"])
+@pytest.fixture(params=["embedded", "served", "etcd"])
 async def under_test(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreUnderTest]:
-    implementation: StoreUnderTest = (
-        Embedded(tmp_path) if request.param == "embedded" else Etcd(request.getfixturevalue("etcd"))
-    )
+    implementation: StoreUnderTest
+    if request.param == "etcd":
+        implementation = Etcd(request.getfixturevalue("etcd"))
+    else:
+        implementation = Served(tmp_path) if request.param == "served" else Embedded(tmp_path)
     await implementation.start()
     yield implementation
     await implementation.stop()
@@ -318,6 +353,8 @@ from pathlib import Path
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.etcd.store import EtcdStore
+from bytemq.metadata.served.client import ServedStore
+from bytemq.metadata.served.server import MetadataServer
 from bytemq.metadata.store import Put
 
 async def write():

@@ -13,7 +13,7 @@ from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.moves import RecordedMove, decode_moves
 from bytemq.metadata.store import MetadataStore, Put, Txn
-from bytemq.scheduler.controller import RELEASE_TIMEOUT_S, Controller
+from bytemq.scheduler.controller import RELEASE_TIMEOUT_S, START_GRACE_S, Controller
 from bytemq.scheduler.membership import Membership
 from tests.support.metadata import broker_value, embedded_store, topic_id, topic_puts
 from tests.support.virtual_time import VirtualClock
@@ -88,7 +88,20 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 async def test_controller__assigns_what_nobody_is_to_own(cluster: Cluster) -> None:
     await cluster.add(1)
     await cluster.store.txn([], topic_puts("t", T1, [-1, 9, 1]))
-    await cluster.until(lambda: cluster.assigned() == [1, 1, 1])
+    await cluster.look_until(lambda: cluster.assigned() == [1, 1, 1])
+
+
+async def test_controller__waits_a_while_for_brokers_that_it_has_not_seen_yet(cluster: Cluster) -> None:
+    await cluster.add(1)
+    await cluster.store.txn([], topic_puts("t", T1, [1, 2, -1, 3]))
+    await cluster.until(lambda: cluster.assigned() == [1, 2, 1, 3])
+    third = await cluster.add(3)
+    for _ in range(int(START_GRACE_S) - 1):
+        await cluster.look()
+    assert cluster.assigned() == [1, 2, 1, 3]
+    await third.leave()
+    await cluster.until(lambda: cluster.assigned() == [1, 2, 1, 1])
+    await cluster.look_until(lambda: cluster.assigned() == [1, 1, 1, 1])
 
 
 async def test_controller__is_one_of_the_brokers_and_another_when_it_goes(cluster: Cluster) -> None:

@@ -1,0 +1,89 @@
+"""`bytemq start --brokers N`: several processes on one machine, their metadata in the supervisor."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.scenarios.cluster.cluster import CountingProducer, check_nothing_lost, read_all, until
+from tests.support import probe
+from tests.support.node_process import NodeProcess
+
+MAKE = Callable[..., NodeProcess]
+
+
+@pytest.fixture
+def brokers(make_node: MAKE) -> NodeProcess:
+    return make_node(listen=["127.0.0.1:0"], options=["--brokers", "3"])
+
+
+def start(node: NodeProcess) -> list[int]:
+    """Starts them; the ports, in the order of the brokers' ids. The first one is the node's."""
+    node.launch()
+    ports = [int(port) for port in re.findall(r"127\.0\.0\.1:(\d+)", node.wait_ready(60))]
+    assert len(ports) == 3
+    node.port = ports[0]
+    return ports
+
+
+def children(node: NodeProcess) -> dict[int, int]:
+    """Process ids by broker id."""
+    found = {}
+    for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split():
+        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if "--id" in arguments:  # not of one that was just forked, or has ended
+            found[int(arguments[arguments.index("--id") + 1])] = int(pid)
+    return found
+
+
+def test_brokers__of_one_machine_are_several_to_clients_and_stop_together(brokers: NodeProcess) -> None:
+    ports = start(brokers)
+    with probe.connect(brokers.address) as wire:
+        assert probe.brokers(wire) == [(index, "127.0.0.1", port) for index, port in enumerate(ports)]
+        assert probe.create_topic(wire, "t", 6) == 0
+        assert sorted(probe.leaders(wire, "t")) == [0, 0, 1, 1, 2, 2]
+    pids = children(brokers)
+    assert brokers.terminate() == 0, brokers.log()
+    assert not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
+    start(brokers)
+    with probe.connect(brokers.address) as wire:
+        assert sorted(probe.leaders(wire, "t")) == [0, 0, 1, 1, 2, 2]
+
+
+def test_brokers__one_that_is_killed_is_started_again_and_nothing_is_lost(brokers: NodeProcess) -> None:
+    start(brokers)
+    admin = AdminClient({"bootstrap.servers": brokers.bootstrap, "log_level": 0})
+    admin.create_topics([NewTopic("t", 6, 1)], operation_timeout=60)["t"].result(60)
+    producer = CountingProducer(brokers, "t")  # type: ignore[arg-type]
+    producer.wait_for_more()
+    killed = children(brokers)[2]
+    os.kill(killed, signal.SIGKILL)
+    until(lambda: children(brokers).get(2, killed) != killed, "it is started again")
+    producer.wait_for_more(100)
+    producer.stop()
+    check_nothing_lost(producer, read_all(brokers, "t"))  # type: ignore[arg-type]
+
+
+def test_brokers__end_with_their_supervisor(brokers: NodeProcess) -> None:
+    start(brokers)
+    pids = children(brokers)
+    brokers.kill9()
+    until(lambda: not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()], "the brokers are gone")
+
+
+def test_brokers__on_the_data_of_a_single_node_are_refused(make_node: MAKE) -> None:
+    single = make_node().start()
+    with probe.connect(single.address) as wire:
+        assert probe.create_topic(wire, "t") == 0
+        assert probe.produce(wire, "t") == (0, 0)
+    single.terminate()
+    several = make_node(listen=["127.0.0.1:0"], options=["--brokers", "2"])
+    several.launch()
+    assert several.wait_exit(30) == 1
+    assert "single node" in several.log() and "Traceback" not in several.log()
