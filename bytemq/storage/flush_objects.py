@@ -6,7 +6,7 @@ Must not: commit, or know logs beyond their extents.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from bytemq.storage.cache.block_cache import BlockCache
 from bytemq.storage.log_files import LogFiles
@@ -24,6 +24,8 @@ class FlushObjects:
         self._own: dict[int, tuple[int, FlushRef]] = {}
         """Sequence to ordinal and reference of this session's flushes that are not released."""
         self._next_ordinal = 0
+        self._places: dict[int, tuple[int, FlushRef]] = {}
+        """Session and reference by ordinal."""
         self.by_ordinal: dict[int, SharedFile] = {}
         self.own_bytes = 0
 
@@ -51,6 +53,7 @@ class FlushObjects:
     def _ordinal(self, session_id: int, ref: FlushRef, body: bytes | None) -> int:
         self._next_ordinal += 1
         ordinal = self._ordinals[session_id, ref.sequence] = self._next_ordinal
+        self._places[ordinal] = (session_id, ref)
         self.by_ordinal[ordinal] = SharedFile(FlushFile(self._cache, flush_name(session_id, ref), body))
         return ordinal
 
@@ -64,6 +67,20 @@ class FlushObjects:
             bytes_ -= ref.size_bytes
             flushes -= 1
         return due
+
+    def windows(self, due: Set[int], window_bytes: int) -> Iterator[set[int]]:
+        """Flushes in the order in which they were committed, as many at a time as a cache of that size can hold."""
+        window: set[int] = set()
+        size_bytes = 0
+        for ordinal in sorted(due & self._places.keys(), key=self._places.__getitem__):
+            flush_bytes = self._places[ordinal][1].size_bytes
+            if window and size_bytes + flush_bytes > window_bytes:
+                yield window
+                window, size_bytes = set(), 0
+            window.add(ordinal)
+            size_bytes += flush_bytes
+        if window:
+            yield window
 
     def own_ordinals(self) -> set[int]:
         return {ordinal for ordinal, _ in self._own.values()}
@@ -97,7 +114,9 @@ class FlushObjects:
         await self._closed([self._take_out(key) for key in unused])
 
     def _take_out(self, key: tuple[int, int]) -> SharedFile:
-        shared = self.by_ordinal.pop(self._ordinals.pop(key))
+        ordinal = self._ordinals.pop(key)
+        shared = self.by_ordinal.pop(ordinal)
+        del self._places[ordinal]
         self._memory.release(shared)
         return shared
 

@@ -12,7 +12,7 @@ it, and at most objects that nothing names.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from bytemq.errors import BytemqError, Fenced, NotFound, Unavailable
@@ -20,7 +20,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.extents import Chunk
-from bytemq.storage.flush_objects import FlushObjects
+from bytemq.storage.flush_objects import FlushObjects, used_ordinals
 from bytemq.storage.interface import Buffer, ObjectStore
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifest import Manifest, PartitionSnapshot, SegmentInfo, with_inherited_from, with_segments
@@ -116,35 +116,38 @@ class ObjectWriteBehind:
     async def run(self) -> None:
         """Writes behind everything that is committed. Raises Unavailable."""
         async with self._lock:
-            await self._run(None)
+            await self._run(used_ordinals(self._logs.values()))
 
     async def run_log(self, files: LogFiles) -> None:
         """Writes behind all of one log. Raises Unavailable."""
         async with self._lock:
-            await self._write_group([files], None)
+            await self._write_group([files], used_ordinals([files]))
 
     async def run_inherited(self) -> None:
         """Writes behind what is in other sessions' logs, so that those can go. Raises Unavailable."""
         async with self._lock:
-            own = self._objects.own_ordinals()
-            used = {ordinal for files in self._logs.values() for ordinal in files.wal.files}
-            if used - own:
-                await self._run(used - own)
+            inherited = used_ordinals(self._logs.values()) - self._objects.own_ordinals()
+            if inherited:
+                await self._run(inherited)
 
-    async def _run(self, due: Collection[int] | None) -> None:
-        """`due`: ordinals of the flushes whose extents go; None: all that are committed now."""
+    async def _run(self, due: Set[int]) -> None:
+        """`due`: ordinals of the flushes whose extents go.
+
+        Some of them at a time: what memory has lost is read again, once, and not once for each log.
+        """
         failure: BytemqError | None = None
-        logs = [files for files in self._logs.values() if _due_extents(files, due)]
-        for group in _groups(logs, self._config.manifests_per_transaction):
-            try:
-                await self._write_group(group, due)
-            except BytemqError as error:  # what is wrong with one group must not keep the log of all others
-                failure = error
+        for window in self._objects.windows(due, self._config.storage_cache_bytes * 3 // 4):
+            logs = [files for files in self._logs.values() if _due_extents(files, window)]
+            for group in _groups(logs, self._config.manifests_per_transaction):
+                try:
+                    await self._write_group(group, window)
+                except BytemqError as error:  # what is wrong with one group must not keep the log of all others
+                    failure = error
         await self._release()
         if failure is not None:
             raise failure
 
-    async def _write_group(self, group: Sequence[LogFiles], due: Collection[int] | None) -> None:
+    async def _write_group(self, group: Sequence[LogFiles], due: Set[int]) -> None:
         gate = asyncio.Semaphore(LOGS_AT_ONCE)
 
         async def write(files: LogFiles) -> Written | None:
@@ -158,7 +161,7 @@ class ObjectWriteBehind:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def _write_log(self, files: LogFiles, due: Collection[int] | None) -> Written | None:
+    async def _write_log(self, files: LogFiles, due: Set[int]) -> Written | None:
         """Creates the segments of one log's due extents. None: nothing to do any more."""
         await self._publisher.refresh(files)
         files.drop_wal_below(files.manifest.end_offset)
@@ -281,12 +284,10 @@ class _SegmentInMemory:
         return None
 
 
-def _due_extents(files: LogFiles, due: Collection[int] | None) -> int:
+def _due_extents(files: LogFiles, due: Set[int]) -> int:
     """How many of its first extents go: up to the last one that is in a flush which is due."""
     if files.deleted:
         return 0
-    if due is None:
-        return len(files.wal)
     ordinals = files.wal.files
     for number in range(len(ordinals) - 1, -1, -1):
         if ordinals[number] in due:

@@ -1,0 +1,143 @@
+"""The cache of blocks: one read for many readers, bounded, and read ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import pytest
+
+from bytemq.errors import NotFound, Unavailable
+from bytemq.storage.cache import block_cache
+from bytemq.storage.cache.block_cache import BlockCache, BlockKey, CachedFile
+from bytemq.storage.remote import RemoteStore, RetryPolicy
+from tests.support.failing_driver import FailingDriver
+from tests.support.virtual_time import LoopClock, run_virtual
+
+BLOCK = 100
+DATA = bytes(Random(1).randbytes(1050))
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_cache, "BLOCK_BYTES", BLOCK)
+
+
+class Bench:
+    def __init__(self, capacity_bytes: int = 500) -> None:
+        self.driver = FailingDriver(objects={"a": (DATA, ""), "b": (DATA[::-1], "")})
+        self.store = RemoteStore(self.driver, LoopClock(), Random(1), RetryPolicy(attempts=1))
+        self.cache = BlockCache(self.store, capacity_bytes)
+
+    @property
+    def reads(self) -> int:
+        return sum(operation == "get" for operation, _ in self.driver.calls)
+
+
+def run(test: Callable[[Bench], Awaitable[None]], bench: Bench | None = None) -> None:
+    async def main() -> None:
+        await test(bench or Bench())
+
+    run_virtual(main())
+
+
+def test_read__is_what_is_in_the_object_wherever_it_starts_and_ends() -> None:
+    async def test(bench: Bench) -> None:
+        chance = Random(2)
+        for _ in range(300):
+            position, size = chance.randrange(1100), chance.randrange(400)
+            assert bytes(await bench.cache.read("a", position, size)) == DATA[position : position + size]
+            peeked = bench.cache.peek("a", position, size) if size else None
+            assert peeked is None or bytes(peeked) == DATA[position : position + size]
+
+    run(test)
+
+
+def test_readers_of_one_block__share_one_read() -> None:
+    async def test(bench: Bench) -> None:
+        found = await asyncio.gather(*(bench.cache.read("a", start, 10) for start in range(20, 60)))
+        assert [bytes(part) for part in found] == [DATA[start : start + 10] for start in range(20, 60)]
+        assert bench.reads == 1
+
+    run(test)
+
+
+def test_reader_that_goes_away__does_not_take_the_read_from_the_others() -> None:
+    async def test(bench: Bench) -> None:
+        first = asyncio.ensure_future(bench.cache.read("a", 0, 10))
+        second = asyncio.ensure_future(bench.cache.read("a", 0, 10))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert bytes(await second) == DATA[:10]
+        assert bench.reads == 1
+
+    run(test)
+
+
+def test_sequential_reader__finds_the_next_block_there() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.cache.read("a", 0, 50)
+        assert bench.reads == 1, "a lone read reads nothing ahead"
+        for start in range(100, 1000, 50):
+            await bench.cache.read("a", start, 50)
+            await LoopClock().sleep(0.1)
+            if start < 900:
+                assert bench.cache.peek("a", (start // BLOCK + 1) * BLOCK, 50) is not None
+        assert bench.reads <= 11
+
+    run(test)
+
+
+def test_memory__is_bounded_and_what_was_used_last_stays() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.cache.read("b", 0, 10)
+        for start in range(0, 1000, 200):
+            await bench.cache.read("a", start, 10)
+            await bench.cache.read("b", 0, 10)
+        assert bench.cache.size_bytes <= 500
+        reads = bench.reads
+        await bench.cache.read("b", 0, 10)
+        assert bench.reads == reads
+        await bench.cache.read("a", 0, 10)
+        assert bench.reads == reads + 1
+
+    run(test)
+
+
+def test_failure__is_told_to_who_reads_and_forgotten() -> None:
+    async def test(bench: Bench) -> None:
+        bench.driver.fault = lambda operation, name: "refused"
+        outcomes = await asyncio.gather(*(bench.cache.read("a", 0, 10) for _ in range(3)), return_exceptions=True)
+        assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+        bench.driver.fault = lambda operation, name: None
+        assert bytes(await bench.cache.read("a", 0, 10)) == DATA[:10]
+        with pytest.raises(NotFound):
+            await CachedFile(bench.cache, "nothing").read(0, 1)
+
+    run(test)
+
+
+def test_blocks_without_room__go_to_scratch_and_come_back() -> None:
+    class Cold(dict[BlockKey, bytes]):
+        def put(self, key: BlockKey, data: bytes) -> None:
+            self[key] = data
+
+        def forget(self, name: str) -> None:
+            for key in [key for key in self if key.name == name]:
+                del self[key]
+
+    async def test(bench: Bench) -> None:
+        cold = Cold()
+        bench.cache = BlockCache(bench.store, 300, cold)
+        for start in (0, 200, 400, 600):
+            await bench.cache.read("a", start, 10)
+        reads = bench.reads
+        assert bytes(await bench.cache.read("a", 0, 10)) == DATA[:10]
+        assert bench.reads == reads
+        bench.cache.forget("a")
+        assert not cold and bench.cache.size_bytes == 0
+        assert bytes(await bench.cache.read("a", 0, 10)) == DATA[:10]
+        assert bench.reads == reads + 1
+
+    run(test)
