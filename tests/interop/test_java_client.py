@@ -20,12 +20,15 @@ def program() -> list[str]:
     return java_command(compile_project(INTEROP / "java"), "interop.Client", heap_mib=256)
 
 
-@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+@pytest.mark.parametrize(
+    ("compression", "protocol"),
+    [*((codec, "classic") for codec in ("none", "gzip", "snappy", "lz4", "zstd")), ("none", "consumer")],
+)
 def test_java_client__round_trip_and_admin(
-    server: Server, unique_name: Callable[[str], str], program: list[str], compression: str
+    server: Server, unique_name: Callable[[str], str], program: list[str], compression: str, protocol: str
 ) -> None:
     records = samples(900)
-    arguments = [server.bootstrap, unique_name("java"), unique_name("java-group"), compression]
+    arguments = [server.bootstrap, unique_name("java"), unique_name("java-group"), compression, protocol]
     checks = check_round_trip(run([*program, *arguments], records), records)
     assert checks == {
         "created": [3, 1, "86400000000"],

@@ -38,7 +38,7 @@ public final class Client {
         try (AdminWalk admin = new AdminWalk(bootstrap, topic, group)) {
             admin.createTopic();
             produce(bootstrap, arguments[3], records);
-            consume(bootstrap, topic, group, records.size());
+            consume(bootstrap, topic, group, arguments[4], records.size());
             admin.inspect();
             admin.remove();
         }
@@ -96,9 +96,9 @@ public final class Client {
         }
     }
 
-    private static void consume(String bootstrap, String topic, String group, int count) throws Exception {
+    private static void consume(String bootstrap, String topic, String group, String protocol, int count) throws Exception {
         Map<String, Object> settings = Map.of("bootstrap.servers", bootstrap, "group.id", group, "group.protocol",
-            "classic", "auto.offset.reset", "earliest", "enable.auto.commit", false);
+            protocol, "auto.offset.reset", "earliest", "enable.auto.commit", false);
         long deadline = System.nanoTime() + GIVE_UP.toNanos();
         try (var consumer = new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
             consumer.subscribe(List.of(topic));
