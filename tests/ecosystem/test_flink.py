@@ -16,7 +16,6 @@ from tests.interop.conftest import Server
 from tests.support.java import JavaProcess, compile_project, java_command
 from tests.support.request_gate import RequestGate
 
-pytestmark = pytest.mark.interop
 PROJECT = Path(__file__).parent / "flink"
 END_TXN = 26
 WAVE = 3_000
@@ -28,7 +27,16 @@ def latest_checkpoint(folder: Path) -> list[str]:
     return [str(path.parent) for path in complete[-1:]]
 
 
-def test_flink__commits_what_it_had_prepared_exactly_once(make_server: Callable[..., Server], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "naming",
+    [
+        pytest.param("INCREMENTING", marks=pytest.mark.interop),
+        pytest.param("POOLING", marks=pytest.mark.ecosystem),  # finds by ListTransactions what it left open
+    ],
+)
+def test_flink__commits_what_it_had_prepared_exactly_once(
+    make_server: Callable[..., Server], tmp_path: Path, naming: str
+) -> None:
     checkpoints = tmp_path / "checkpoints"
     class_path = compile_project(PROJECT)
     with RequestGate() as gate:
@@ -42,7 +50,7 @@ def test_flink__commits_what_it_had_prepared_exactly_once(make_server: Callable[
             sent.extend(values)
 
         def start() -> JavaProcess:
-            arguments = [gate.bootstrap, "job", str(checkpoints), *latest_checkpoint(checkpoints)]
+            arguments = [gate.bootstrap, "job", str(checkpoints), naming, *latest_checkpoint(checkpoints)]
             return JavaProcess(java_command(class_path, "ecosystem.Copy", *arguments), tmp_path / "flink.log")
 
         def wait_prepared() -> None:

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions
+from confluent_kafka.admin import AdminClient
 
-from tests.ecosystem.topics import Output, Pair, create_topics, produce
+from tests.ecosystem.topics import TIMEOUT_S, Output, Pair, create_topics, produce
 from tests.interop.conftest import Server, replication_factor
+from tests.interop.kafka_cli import TOOLS, Cli
 from tests.support.java import JavaProcess, compile_project, java_command
 
 pytestmark = pytest.mark.interop
@@ -26,6 +29,24 @@ def lines(wave: int, count: int = 1_500) -> list[Pair]:
 def orders(wave: int, what: str, count: int = 600) -> list[Pair]:
     """One of each customer: the join has as many results as there are customers."""
     return [(f"customer-{wave}-{number}", f"{what}-{number}") for number in range(count)]
+
+
+def reset(server: Server) -> None:
+    """kafka-streams-application-reset: what the application kept is gone, and it would begin anew."""
+    admin = AdminClient({"bootstrap.servers": server.bootstrap})
+    inputs = [f"app-{name}" for name in ("lines", "orders", "payments")]
+    kept = {"app-counts-changelog", "app-words-repartition"}
+    assert kept <= admin.list_topics(timeout=TIMEOUT_S).topics.keys()
+    options = ("--application-id", "app", "--input-topics", ",".join(inputs), "--force")
+    Cli(server).run(f"{TOOLS}.StreamsResetter", *options)
+    assert {topic for topic in admin.list_topics(timeout=TIMEOUT_S).topics if topic.startswith("app-")} == {
+        *inputs,
+        "app-counts",
+        "app-paid",
+    }
+    listed = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions("app")])["app"].result(TIMEOUT_S)
+    offsets = {(found.topic, found.partition): found.offset for found in listed.topic_partitions}
+    assert offsets == {(topic, partition): 0 for topic in inputs for partition in range(3)}
 
 
 def test_streams__counts_and_joins_exactly_through_kills(make_server: Callable[..., Server], tmp_path: Path) -> None:
@@ -69,6 +90,7 @@ def test_streams__counts_and_joins_exactly_through_kills(make_server: Callable[.
                 quiet_s=3.0,
             )
             program.terminate()
+        reset(server)
         counts: dict[str, list[int]] = {}
         for word, count in output.records["app-counts"]:
             counts.setdefault(word, []).append(int(count))

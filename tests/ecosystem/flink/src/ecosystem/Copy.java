@@ -12,6 +12,7 @@ import org.apache.flink.configuration.TaskManagerOptions;
 import org.apache.flink.connector.base.DeliveryGuarantee;
 import org.apache.flink.connector.kafka.sink.KafkaRecordSerializationSchema;
 import org.apache.flink.connector.kafka.sink.KafkaSink;
+import org.apache.flink.connector.kafka.sink.TransactionNamingStrategy;
 import org.apache.flink.connector.kafka.source.KafkaSource;
 import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer;
 import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
@@ -20,7 +21,8 @@ import org.apache.flink.streaming.api.environment.StreamExecutionEnvironment;
  * Copies topic PREFIX-in to PREFIX-out in transactions that a checkpoint commits (KafkaSource to KafkaSink, EXACTLY_ONCE), on a
  * cluster of its own in this process.
  *
- * <p>Arguments: bootstrap servers, prefix, folder of the checkpoints, and the checkpoint to go on from, if there is one.
+ * <p>Arguments: bootstrap servers, prefix, folder of the checkpoints, how transactions are named, and the checkpoint to
+ * go on from, if there is one.
  */
 public final class Copy {
     private Copy() {
@@ -42,6 +44,7 @@ public final class Copy {
             .setBootstrapServers(bootstrap)
             .setDeliveryGuarantee(DeliveryGuarantee.EXACTLY_ONCE)
             .setTransactionalIdPrefix(prefix)
+            .setTransactionNamingStrategy(TransactionNamingStrategy.valueOf(arguments[3]))
             .setProperty("transaction.timeout.ms", "300000")
             .setRecordSerializer(KafkaRecordSerializationSchema.<String>builder()
                 .setTopic(prefix + "-out")
@@ -65,8 +68,8 @@ public final class Copy {
         settings.set(TaskManagerOptions.MANAGED_MEMORY_SIZE, MemorySize.ofMebiBytes(16));
         settings.set(TaskManagerOptions.NETWORK_MEMORY_MIN, MemorySize.ofMebiBytes(16));
         settings.set(TaskManagerOptions.NETWORK_MEMORY_MAX, MemorySize.ofMebiBytes(16));
-        if (arguments.length > 3) {
-            settings.set(StateRecoveryOptions.SAVEPOINT_PATH, "file://" + arguments[3]);
+        if (arguments.length > 4) {
+            settings.set(StateRecoveryOptions.SAVEPOINT_PATH, "file://" + arguments[4]);
         }
         return settings;
     }
