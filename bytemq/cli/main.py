@@ -11,7 +11,22 @@ import sys
 from collections.abc import Sequence
 
 from bytemq import __version__
-from bytemq.cli import cluster, consume, dev, dump, group, log_level, produce, sql, start, table, topic, verify
+from bytemq.cli import (
+    cluster,
+    consume,
+    dev,
+    doctor,
+    dump,
+    group,
+    log_level,
+    metadata,
+    produce,
+    sql,
+    start,
+    table,
+    topic,
+    verify,
+)
 from bytemq.cli.options import Failed, Parser
 from bytemq.errors import BytemqError
 
@@ -27,6 +42,9 @@ Each command explains itself: bytemq COMMAND --help
 """
 
 
+COMMANDS = (start, topic, produce, consume, group, table, sql, cluster, metadata, doctor, dev, dump, verify, log_level)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. A command's namespace has `run`: what to call with it."""
     parser = Parser(
@@ -36,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bytemq {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in (start, topic, produce, consume, group, table, sql, cluster, dev, dump, verify, log_level):
+    for command in COMMANDS:
         command.add_parser(commands)
     return parser
 
