@@ -72,6 +72,8 @@ class BulkFile(HolderFile):
     def commit(self, chunk: Chunk, checksum: int, sequence: int) -> None:
         if not self.chunks:
             self.base_offset, self.first_sequence = chunk.base_offset, sequence
+            if chunk.max_timestamp >= 0:
+                self.created_ms = chunk.max_timestamp
         elif self.is_own:
             assert (chunk.base_offset, chunk.position) == (self.next_offset, self.end_position)
         self.chunks.append((chunk, checksum))
@@ -135,24 +137,24 @@ class BulkFiles:
         placed = []
         first = 0
         while first < len(flush.logs):
-            files, behind, size_bytes = flush.logs[first], first, 0
+            files, behind, size_bytes, newest = flush.logs[first], first, 0, -1
             while behind < len(flush.logs) and flush.logs[behind] is files:
                 size_bytes += flush.shares[behind].size_bytes
+                newest = max(newest, flush.shares[behind].max_timestamp)
                 behind += 1
-            bulk = self._file_for(files, size_bytes)
+            bulk = self._file_for(files, size_bytes, newest)
             if bulk is not None:
                 placed.append(Placed(bulk, first, behind))
             first = behind
         return placed
 
-    def _file_for(self, files: LogFiles, size_bytes: int) -> BulkFile | None:
+    def _file_for(self, files: LogFiles, size_bytes: int, newest: int) -> BulkFile | None:
         bulk = self._active.get(files)
         is_large = size_bytes >= self._least_bytes
         if bulk is not None:
             bulk.small_in_a_row = 0 if is_large else bulk.small_in_a_row + 1
-            limit = self._limit(files)
-            if bulk.end_position + size_bytes <= limit and self._is_to_be_filled(bulk):
-                if 2 * bulk.end_position > limit:
+            if self._takes(bulk, size_bytes, newest):
+                if 2 * bulk.end_position > self._limit(files):
                     self._prepare(files)
                 return bulk
             self.end(bulk)
@@ -170,11 +172,14 @@ class BulkFiles:
     def _limit(self, files: LogFiles) -> int:
         return min(files.segment_bytes or self._config.segment_bytes, self._config.segment_bytes)
 
-    def _is_to_be_filled(self, bulk: BulkFile) -> bool:
+    def _takes(self, bulk: BulkFile, size_bytes: int, newest: int) -> bool:
+        """Whether what is at hand goes into the file, too."""
         if bulk.is_doubtful or bulk.small_in_a_row >= SMALL_IN_A_ROW:
             return False
-        segment_ms = bulk.log.segment_ms
-        return not segment_ms or self._clock.wall_ms() - bulk.created_ms < segment_ms
+        if bulk.end_position + size_bytes > self._limit(bulk.log):
+            return False
+        so_far = SegmentInfo(0, 0, bulk.end_position, -1, bulk.created_ms)
+        return not bulk.end_position or not bulk.log.rolls(so_far, Chunk(0, 0, 0, size_bytes, newest))
 
     def _prepare(self, files: LogFiles) -> None:
         """Makes the next file of a log ready."""

@@ -217,3 +217,16 @@ async def test_bulk__verify_and_dump_follow_references(tmp_path: Path) -> None:
     damaged[200] ^= 1
     file.write_bytes(damaged)
     assert [finding.name for finding in verify(data)] == [file.relative_to(data).as_posix()]
+
+
+async def test_bulk__segment_ms_ends_a_file_by_the_time_of_records(bench: Bench) -> None:
+    log = await filled(bench, 1)
+    log.segment_ms = 10_000
+    [name] = bulk_files(bench)
+    size_bytes = len(bench.store.content(name))
+    await bench.write(log, LARGE, timestamp_ms=1000 + 20_000)
+    assert len(bench.store.content(name)) == size_bytes, "what is so much later goes elsewhere"
+    whole = await content(log)
+    assert bench.storage is not None
+    await bench.storage.checkpoint()
+    assert await content(log) == whole
