@@ -5,7 +5,9 @@ Owns nothing but the form. The records stay a view on the request; what is in th
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -22,6 +24,9 @@ _RESULT_V3 = Struct(">ihqq")  # index, error code, base offset, log append time
 _RESULT_V5 = Struct(">ihqqq")  # ... and the log start offset
 _NOTHING_TO_ADD = (None, (), None)
 _RESULT_V9_PLAIN = Struct(">ihqqqbbb")  # ... and no record errors, no message, no tagged fields
+_ONLY_RESULT_V9 = Struct(">bihqqqbbbbib")  # the one of its topic, which is the only one, and no throttling
+_INDEX = Struct(">i")
+_NO_TAGS = bytes(3)
 
 
 ProducedTopic = tuple[str | None, bytes | None, list[tuple[int, memoryview | None]]]
@@ -57,9 +62,9 @@ TopicResults = tuple[str | None, bytes | None, Sequence[ProduceResult]]
 
 def decode_produce(version: int, body: memoryview) -> ProduceRequest:
     """Raises MalformedMessage. What follows the request is ignored."""
-    reader = Reader(body)
     if version >= FLEXIBLE_FROM:
-        return _decode_flexible(version, reader)
+        return _decode_one(version, body) or _decode_flexible(version, Reader(body))
+    reader = Reader(body)
     transactional_id = reader.read_nullable_string()
     acks, timeout_ms = reader.read_fixed(_ACKS_AND_TIMEOUT)
     topics: list[ProducedTopic] = []
@@ -68,6 +73,40 @@ def decode_produce(version: int, body: memoryview) -> ProduceRequest:
         count = reader.read_array_length()
         topics.append((name, None, [(reader.read_int32(), reader.read_nullable_bytes()) for _ in range(count)]))
     return ProduceRequest(transactional_id, acks, timeout_ms, topics)
+
+
+def _decode_one(version: int, body: memoryview) -> ProduceRequest | None:
+    """Without detours what most producers send: one batch, no transaction. None for anything else, the damaged too."""
+    try:
+        if body[0] != 0 or body[7] != 2:  # a transactional id, or not one topic
+            return None
+        acks, timeout_ms = _ACKS_AND_TIMEOUT.unpack_from(body, 1)
+        name = topic_id = None
+        if version >= TOPIC_IDS_FROM:
+            topic_id, position = bytes(body[8:24]), 24
+        else:
+            position = 8 + body[8]
+            if not 9 <= position <= 8 + 0x7F:
+                return None
+            name = str(body[9:position], "utf-8", "replace")
+        if body[position] != 2:
+            return None
+        (index,) = _INDEX.unpack_from(body, position + 1)
+        position += 5
+        length = shift = 0
+        while (byte := body[position]) > 0x7F:
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            position += 1
+            if shift > 21:
+                return None
+        length |= byte << shift
+        end = position + length
+        if not length or body[end : end + 3] != _NO_TAGS:
+            return None
+    except (IndexError, struct.error):
+        return None
+    return ProduceRequest(None, acks, timeout_ms, [(name, topic_id, [(index, body[position + 1 : end])])])
 
 
 def _decode_flexible(version: int, reader: Reader) -> ProduceRequest:
@@ -95,6 +134,13 @@ def encode_produce_response(
     node_endpoints: Sequence[NodeEndpoint] = (),
 ) -> bytearray:
     """`node_endpoints`: the addresses of the leaders named in the results. Versions below 10 have no place for them."""
+    if len(topics) == 1 and version >= FLEXIBLE_FROM and not throttle_time_ms and not node_endpoints:
+        name, topic_id, results = topics[0]
+        if len(results) == 1 and results[0][5:] == _NOTHING_TO_ADD:
+            only = _ONLY_RESULT_V9.pack(2, *results[0][:5], 1, 0, 0, 0, 0, 0)
+            if version >= TOPIC_IDS_FROM:
+                return bytearray(b"\x02" + (topic_id or ZERO_TOPIC_ID) + only)
+            return _only_topic(name or "") + only
     writer = Writer()
     if version >= FLEXIBLE_FROM:
         _encode_flexible(version, writer, topics)
@@ -108,6 +154,14 @@ def encode_produce_response(
         for result in results:
             _write_result(version, writer, result)
     writer.write_int32(throttle_time_ms)
+    return writer.buffer
+
+
+@lru_cache(maxsize=256)
+def _only_topic(name: str) -> bytearray:
+    writer = Writer()
+    writer.write_compact_array_length(1)
+    writer.write_compact_string(name)
     return writer.buffer
 
 

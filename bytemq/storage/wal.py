@@ -23,7 +23,7 @@ from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.bulk import BulkFiles, Placed, references
+from bytemq.storage.bulk import BulkFile, BulkFiles, Placed, references
 from bytemq.storage.extents import Chunk
 from bytemq.storage.format import FLUSH_HEADER_BYTES, aligned, encode_head
 from bytemq.storage.interface import Buffer
@@ -329,10 +329,11 @@ class Wal:
         file.heads.append((position, encoded.head))
         self._previous_crc = encoded.crc
         position += len(encoded.head)
-        in_bulk = {number: bulk for bulk, first, behind in placed for number in range(first, behind)}
-        for number, files in enumerate(flush.logs):
-            _, batches, size_bytes, newest, checksum = flush.shares[number]
-            bulk = in_bulk.get(number)
+        in_bulk: list[BulkFile | None] = [None] * len(flush.logs)
+        for bulk_file, first, behind in placed:
+            in_bulk[first:behind] = [bulk_file] * (behind - first)
+        for files, share, bulk in zip(flush.logs, flush.shares, in_bulk, strict=True):
+            _, batches, size_bytes, newest, checksum = share
             if bulk is None:
                 chunk = Chunk(batches[0].base_offset, batches[-1].next_offset, position, size_bytes, newest)
                 files.wal.append(chunk, file.ordinal, checksum, verified=True)

@@ -201,6 +201,9 @@ def without_repeated(topics: Topics) -> Topics:
 
 def group_results(topics: Topics, results: Sequence[ProduceResult]) -> list[TopicResults]:
     """The flat results under their topics again; a topic without partitions is left out, as in Kafka."""
+    if len(results) == 1 and len(topics) == 1:
+        name, topic_id, _ = topics[0]
+        return [(name, topic_id, results)]
     grouped: list[TopicResults] = []
     position = 0
     for name, topic_id, partitions in topics:

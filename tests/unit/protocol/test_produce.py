@@ -166,3 +166,37 @@ def test_produce_response__of_the_common_case_has_these_bytes() -> None:
     }
     for version in VERSIONS:
         assert encode_produce_response(version, [("t", b"i" * 16, [result])]) == expected[version], version
+
+
+@given(
+    st.sampled_from(range(9, 14)),
+    st.text(max_size=200),
+    st.binary(min_size=16, max_size=16),
+    st.binary(max_size=20_000),
+)
+def test_produce_request__of_one_batch_is_as_any_other(version: int, name: str, topic_id: bytes, data: bytes) -> None:
+    row = generated.PartitionProduceData(index=7, records=data)
+    topic = generated.TopicProduceData(name=name, topic_id=topic_id, partition_data=[row])
+    message = generated.ProduceRequest(transactional_id=None, acks=-1, timeout_ms=5, topic_data=[topic])
+    body = codec.encode(message, version)
+
+    [(found_name, found_id, [(index, records)])] = decode_produce(version, memoryview(body)).topics
+
+    assert (found_name, found_id) == ((name, None) if version < 13 else (None, topic_id))
+    assert (index, bytes(records or b"")) == (7, data)
+    for end in range(len(body) - min(len(data), 10) - 5, len(body)):
+        with pytest.raises(MalformedMessage):
+            decode_produce(version, memoryview(body)[:end])
+
+
+@given(st.sampled_from(range(9, 14)), st.text(max_size=200), st.integers(-1, 2**63 - 1), st.sampled_from([0, 3, 87]))
+def test_produce_response__of_one_result_is_as_any_other(version: int, name: str, offset: int, error: int) -> None:
+    result = ProduceResult(4, error, offset, -1, 0)
+
+    encoded = encode_produce_response(version, [(name, bytes(range(16)), [result])])
+    in_detail = encode_produce_response(version, [(name, bytes(range(16)), [result])], throttle_time_ms=1)
+
+    assert codec.decode(generated.ProduceResponse, version, memoryview(encoded)).responses == (
+        codec.decode(generated.ProduceResponse, version, memoryview(in_detail)).responses
+    )
+    assert len(encoded) == len(in_detail)
