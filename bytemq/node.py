@@ -54,6 +54,7 @@ from bytemq.metadata.producer_ids import ProducerIds
 from bytemq.metadata.store import MetadataStore
 from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
 from bytemq.metadata.values import BrokerValue
+from bytemq.node_iceberg import IcebergRoutes
 from bytemq.node_tables import Tables
 from bytemq.node_tables_http import TableRoutes
 from bytemq.runtime.budget import MemoryBudget
@@ -200,7 +201,8 @@ class Node:
         queries = self.tables.queries(node_settings.sql_limits(self.config))
         parts.push_async_callback(queries.close)
         routes = TableRoutes(self.tables, queries)
-        return {"/tables": routes.tables, "/sql": routes.sql}
+        iceberg = IcebergRoutes(self.tables)
+        return {"/tables": routes.tables, "/sql": routes.sql, "/iceberg": iceberg.iceberg}
 
     async def _open_metadata(self, lock: DataLock) -> MetadataStore:
         if not self.config.bytemq_metadata:
@@ -437,7 +439,12 @@ class Node:
         self._supervisor.keep_running("adoption", lambda: adopt(partitions, self._clock))
         if self.tables is not None:
             restructuring = self.tables.attach(
-                partitions, lambda: follower.image, partitions.services.storage, self._clock, membership.session_id
+                partitions,
+                lambda: follower.image,
+                partitions.services.storage,
+                self._clock,
+                membership.session_id,
+                self.config.bytemq_table_grace_ms,
             )
             self._supervisor.keep_running("tables", restructuring.run)
         self._supervisor.keep_running("orphans", lambda: delete_orphans(store, follower.image, partitions))

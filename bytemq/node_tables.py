@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.reading import READ_COMMITTED
+from bytemq.compaction.catalog import Catalog
+from bytemq.compaction.iceberg_jobs import IcebergMetadata
 from bytemq.compaction.restorer import WorkerRestorer
 from bytemq.compaction.restructuring import Restructuring, TablePartition
 from bytemq.compaction.table_planner import TableSettings
@@ -79,9 +81,10 @@ class Tables:
         self._data = data.resolve()
         self._root = unquote(urlsplit(url).path) if url.startswith("file:") else ""
         """Where Parquet files are; "" where that is no folder of this machine."""
-        self.restorer = WorkerRestorer(
-            Worker("restore", url, memory_bytes=WORKER_MEMORY_BYTES, niceness=RESTORE_NICENESS), data / SCRATCH
-        )
+        self._reader = Worker("restore", url, memory_bytes=WORKER_MEMORY_BYTES, niceness=RESTORE_NICENESS)
+        self.restorer = WorkerRestorer(self._reader, data / SCRATCH)
+        self._url = url
+        self._catalog: Catalog | None = None
         self._converter = Worker("tables", url, memory_bytes=WORKER_MEMORY_BYTES)
         self._partitions: PartitionTable | None = None
         self._image: Callable[[], ClusterImage] = ClusterImage
@@ -94,10 +97,15 @@ class Tables:
         storage: Logs,
         clock: Clock,
         session_id: int,
+        grace_ms: int,
     ) -> Restructuring:
         """Once there are partitions. What is returned is to be run."""
         self._partitions, self._image = partitions, image
         self._restructuring = Restructuring(self._opened, storage, self._converter, clock, session_id)
+        # Metadata are what a reader waits for: not behind a conversion.
+        self._catalog = Catalog(
+            self._reader, storage.discard, clock, root=self._url, session_id=session_id, keep_ms=grace_ms
+        )
         return self._restructuring
 
     @property
@@ -120,6 +128,12 @@ class Tables:
 
     def topics(self) -> list[str]:
         return sorted(name for name in self._image().topics if name not in INTERNAL_TOPICS)
+
+    async def iceberg_metadata(self, topic: str) -> IcebergMetadata:
+        """Raises KafkaError for a topic that there is not, BytemqError."""
+        partitions = await self.partitions_of(topic)
+        assert self._catalog is not None
+        return await self._catalog.load(topic, self._image().topics[topic].topic_id, partitions)
 
     # Implements `query.queries.Topics`.
 

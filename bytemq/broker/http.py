@@ -34,6 +34,7 @@ MAX_CONNECTIONS = 32
 MAX_BODY_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 8 * 1024
 TIMEOUT_S = 10.0
+NO_CONTENT = 204
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -116,6 +117,7 @@ class HttpServer:
 
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER_BYTES)
         answer: Answer | StreamedAnswer | None
+        request: Request | Answer | None = None
         try:
             request = await self._request_of(connection, reader)
             answer = await self._answer_to(request, reader, deadline)
@@ -126,15 +128,14 @@ class HttpServer:
         if isinstance(answer, StreamedAnswer):
             await self._stream(answer, connection, reader, writer)
             return
-        headers = [
-            ("content-type", answer.content_type),
-            ("content-length", str(len(answer.body))),
-            ("connection", "close"),
-        ]
+        headers = [("connection", "close")]
+        if answer.status != NO_CONTENT:
+            headers += [("content-type", answer.content_type), ("content-length", str(len(answer.body)))]
         if connection.our_state is h11.ERROR:
             return
         writer.write(connection.send(h11.Response(status_code=answer.status, headers=headers)) or b"")
-        writer.write(connection.send(h11.Data(answer.body)) or b"")
+        if answer.body and connection.their_state is not h11.ERROR and not _is_head(request):
+            writer.write(connection.send(h11.Data(answer.body)) or b"")
         writer.write(connection.send(h11.EndOfMessage()) or b"")
         await writer.drain()
 
@@ -218,6 +219,10 @@ class HttpServer:
             return Answer(200, "".join(f"{part or ROOT_LOGGER}={level}\n" for part, level in levels().items()).encode())
         known = " ".join(["/metrics", "/health", "/ready", "/log-level", *self._routes])
         return Answer(404, f"not found; there are {known}\n".encode())
+
+
+def _is_head(request: Request | Answer | None) -> bool:
+    return isinstance(request, Request) and request.method == "HEAD"
 
 
 async def _end_of(reader: asyncio.StreamReader) -> None:

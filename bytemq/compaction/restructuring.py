@@ -28,6 +28,8 @@ from bytemq.storage.table_file import new_names, table_file
 log = get_logger("compaction.tables")
 
 PASS_INTERVAL_S = 1.0
+BUILD_PATIENCE_S = 10.0
+BUILD_POLL_S = 0.05
 MAX_DECOMPRESSED_BYTES = 128 * 1024 * 1024
 
 
@@ -71,7 +73,7 @@ class Built(NamedTuple):
     records: int
     """In all the tables' files now."""
     held_back: int
-    """Offsets above the last stable offset when it began: their transactions are open."""
+    """Offsets that are not in tables: some transaction after them is still open."""
 
 
 @dataclass(slots=True)
@@ -131,18 +133,23 @@ class Restructuring:
         return conversions
 
     async def build(self, partitions: Sequence[TablePartition]) -> Built:
-        """All that is decided now is in tables when this returns, and its segments are superseded.
+        """All that is committed now is in tables when this returns, and its segments are superseded.
 
+        Transactions that are open are waited for, but not long; `held_back` tells of what they held back then.
         Raises BytemqError for the first that cannot be.
         """
-        ends = {partition.files: partition.stable_offset for partition in partitions}
-        held_back = sum(partition.files.end_offset - partition.stable_offset for partition in partitions)
-        if any(ends[partition.files] > partition.files.manifest.end_offset for partition in partitions):
+        ends = {partition.files: partition.files.end_offset for partition in partitions}
+        if any(files.manifest.end_offset < end for files, end in ends.items()):
             await self._storage.checkpoint()
-        conversions = 0
+        conversions = held_back = 0
+        patient_until = self._clock.monotonic() + BUILD_PATIENCE_S
         for partition in partitions:
             settings = partition.settings._replace(min_bytes=0)
+            # A file is converted as a whole: an open transaction at its end would hold all of it back.
+            while partition.stable_offset < ends[partition.files] and self._clock.monotonic() < patient_until:
+                await self._clock.sleep(BUILD_POLL_S)
             conversions += await self._convert_below(partition, ends[partition.files], settings)
+            held_back += max(ends[partition.files] - _first_unconverted(partition.files.manifest), 0)
         tables = [
             table_file(info)
             for partition in partitions
@@ -171,7 +178,7 @@ class Restructuring:
         async with self._locks.setdefault(files, asyncio.Lock()):
             limit = min(offset, partition.stable_offset)
             segments = files.manifest.segments
-            if segments and not segments[-1].sealed and segments[-1].last_offset < limit:
+            if segments and not segments[-1].sealed and segments[-1].base_offset < limit:
                 await self._storage.seal(files)
             while not files.deleted:
                 # Opening a log reads it from its snapshot on; so what is above stays as it can be read at once.

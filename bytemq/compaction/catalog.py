@@ -1,0 +1,107 @@
+"""Topics as Iceberg tables: which metadata a table has now.
+
+Owns: that each cut through a topic's files has a snapshot, made when somebody asks for it, and that snapshots of
+before stay as long as their files do. Must not: write metadata (a worker does), or speak HTTP.
+
+A table is what the manifests of the topic's partitions say at one moment: the same step of metadata that publishes a
+Parquet file to consumers publishes it here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from bytemq.compaction.iceberg_jobs import IcebergFile, IcebergMetadata, WriteIceberg
+from bytemq.compaction.restructuring import TablePartition
+from bytemq.compaction.worker import Worker
+from bytemq.runtime.clock import Clock
+from bytemq.storage.manifest import FileKind
+from bytemq.storage.table_file import folder_of, table_file
+
+
+@dataclass(slots=True)
+class _Table:
+    files: tuple[IcebergFile, ...]
+    offsets: str
+    metadata: IcebergMetadata
+    objects: list[str]
+
+
+class Catalog:
+    def __init__(
+        self,
+        worker: Worker,
+        discard: Callable[[Sequence[str]], None],
+        clock: Clock,
+        *,
+        root: str,
+        session_id: int,
+        keep_ms: int,
+    ) -> None:
+        """`root`: URL of the store. `discard` deletes objects after the grace that readers have."""
+        self._worker = worker
+        self._discard = discard
+        self._clock = clock
+        self._root = root.rstrip("/")
+        self._session_id = session_id
+        self._keep_ms = keep_ms
+        self._made = 0
+        self._tables: dict[bytes, _Table] = {}
+        self._locks: dict[bytes, asyncio.Lock] = {}
+
+    async def load(self, topic: str, topic_id: bytes, partitions: Sequence[TablePartition]) -> IcebergMetadata:
+        """The metadata of the table as it is now. Raises BytemqError."""
+        async with self._locks.setdefault(topic_id, asyncio.Lock()):
+            files, offsets = _cut(partitions)
+            known = self._tables.get(topic_id)
+            if known is not None and known.files == files and known.offsets == offsets:
+                return known.metadata
+            return await self._write(topic, topic_id, files, offsets, known)
+
+    async def _write(
+        self, topic: str, topic_id: bytes, files: tuple[IcebergFile, ...], offsets: str, known: _Table | None
+    ) -> IcebergMetadata:
+        self._made += 1
+        created: list[str] = []
+        job = WriteIceberg(
+            topic=topic,
+            table_uuid=str(UUID(bytes=topic_id)),
+            root=self._root,
+            folder=folder_of(topic, topic_id),
+            unique=f"{self._made:08d}-{self._session_id:x}-i",
+            files=files,
+            offsets=offsets,
+            now_ms=self._clock.wall_ms(),
+            previous=known.metadata.text if known is not None else "",
+            keep_ms=self._keep_ms,
+        )
+        try:
+            metadata = await self._worker.run(job, created)
+        except BaseException:
+            self._discard(created)
+            raise
+        self._tables[topic_id] = _Table(files, offsets, metadata, created)
+        if known is not None:
+            self._discard(known.objects)
+        return metadata
+
+
+def _cut(partitions: Sequence[TablePartition]) -> tuple[tuple[IcebergFile, ...], str]:
+    """In one step: every file of every partition, and the offsets that they reach."""
+    files: list[IcebergFile] = []
+    offsets: dict[str, list[int]] = {}
+    for partition in partitions:
+        log = partition.files
+        end = log.log_start_offset
+        for info in log.manifest.segments:
+            if info.kind is FileKind.PARQUET:
+                table = table_file(info)
+                end = info.last_offset + 1
+                if table.records:
+                    files.append(IcebergFile(info.name, table.records, table.parquet_bytes))
+        offsets[str(log.partition.index)] = [log.log_start_offset, end]
+    return tuple(files), json.dumps(offsets)

@@ -1,0 +1,216 @@
+"""Writing a topic's table as Apache Iceberg tables are written, in a worker process.
+
+Owns: the metadata of a snapshot, by pyiceberg's own classes. Must not: decide what a table consists of: that is what
+the manifests of the log say, and each snapshot is a cut through them.
+
+A table's metadata are derived, and may be derived again: nothing else depends on them, and what a crash leaves is
+garbage.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any, Final
+from uuid import UUID
+
+import pyarrow.parquet as pq
+from pyiceberg.io import InputFile, OutputFile
+from pyiceberg.io.pyarrow import (
+    compute_statistics_plan,
+    data_file_statistics_from_parquet_metadata,
+    parquet_path_to_id_mapping,
+    pyarrow_to_schema,
+)
+from pyiceberg.manifest import (
+    DataFile,
+    DataFileContent,
+    FileFormat,
+    ManifestEntry,
+    ManifestEntryStatus,
+    write_manifest,
+    write_manifest_list,
+)
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
+from pyiceberg.schema import Schema
+from pyiceberg.table.metadata import TableMetadataUtil, TableMetadataV2, new_table_metadata
+from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRef
+from pyiceberg.table.snapshots import Operation, Snapshot, SnapshotLogEntry, Summary
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
+from pyiceberg.typedef import Record
+
+from bytemq.compaction.iceberg_jobs import IcebergFile, IcebergMetadata, WriteIceberg
+from bytemq.compaction.job import Workspace
+from bytemq.storage.interface import ObjectStore
+from bytemq.storage.local import LocalStore
+from bytemq.storage.parquet.record_schema import SCHEMA
+
+VERSION: Final = 2
+PROPERTIES = {"write.format.default": "parquet", "write.parquet.compression-codec": "zstd"}
+COMPRESSION: Final = "deflate"
+# It warns of every column that has no statistics, for every file.
+logging.getLogger("pyiceberg.io.pyarrow").setLevel(logging.ERROR)
+
+_STATISTICS_KEPT = 4096
+_statistics: dict[str, dict[str, Any]] = {}
+"""By file name, whose content never changes."""
+
+
+async def write(job: WriteIceberg, space: Workspace) -> IcebergMetadata:
+    metadata = TableMetadataUtil.parse_raw(job.previous) if job.previous else _new(job)
+    assert isinstance(metadata, TableMetadataV2)
+    schema = metadata.schema()
+    number = metadata.last_sequence_number + 1
+    snapshot_id = (job.now_ms << 16) | (number & 0xFFFF)
+    written: list[_InMemory] = []
+    prefix = f"{job.root}/{job.folder}metadata/{job.unique}"
+    manifests = []
+    if job.files:
+        output = _InMemory(f"{prefix}-m0.avro")
+        with write_manifest(VERSION, UNPARTITIONED_PARTITION_SPEC, schema, output, snapshot_id, COMPRESSION) as writer:
+            for file in job.files:
+                writer.add_entry(_entry(file, await _statistics_of(file, schema, space.store), job.root, snapshot_id))
+        manifests.append(writer.to_manifest_file())
+        written.append(output)
+    listing = _InMemory(f"{prefix}-list.avro")
+    parent = metadata.current_snapshot_id
+    with write_manifest_list(VERSION, listing, snapshot_id, parent, number, COMPRESSION) as lister:
+        lister.add_manifests(manifests)
+    written.append(listing)
+    updated = _with_snapshot(metadata, job, snapshot_id, number, listing.location)
+    text = updated.model_dump_json(by_alias=True, exclude_none=True)
+    final = _InMemory(f"{prefix}.metadata.json")
+    final.data = text.encode()
+    for output in [*written, final]:
+        await space.create(output.location.removeprefix(f"{job.root}/"), [output.data])
+    return IcebergMetadata(final.location, text)
+
+
+def _new(job: WriteIceberg) -> TableMetadataV2:
+    made = new_table_metadata(
+        pyarrow_to_schema(SCHEMA),
+        UNPARTITIONED_PARTITION_SPEC,
+        UNSORTED_SORT_ORDER,
+        f"{job.root}/{job.folder.rstrip('/')}",
+        {**PROPERTIES, "bytemq.topic": job.topic},
+        UUID(job.table_uuid),
+    )
+    # Ids of the schema's fields are those in the Parquet files, not fresh ones.
+    schema = Schema(*pyarrow_to_schema(SCHEMA).fields, schema_id=0)
+    changed = made.model_copy(update={"schemas": [schema], "last_column_id": schema.highest_field_id})
+    assert isinstance(changed, TableMetadataV2)
+    return changed
+
+
+def _with_snapshot(
+    metadata: TableMetadataV2, job: WriteIceberg, snapshot_id: int, number: int, manifest_list: str
+) -> TableMetadataV2:
+    now_ms = max(job.now_ms, metadata.last_updated_ms + 1)
+    kept = [old for old in metadata.snapshots if old.timestamp_ms >= now_ms - job.keep_ms]
+    known = {old.snapshot_id for old in kept}
+    parent = metadata.current_snapshot_id if metadata.current_snapshot_id in known else None
+    records, size_bytes = sum(file.records for file in job.files), sum(file.size_bytes for file in job.files)
+    summary = Summary(
+        Operation.OVERWRITE if parent else Operation.APPEND,
+        **{
+            "total-records": str(records),
+            "total-data-files": str(len(job.files)),
+            "total-files-size": str(size_bytes),
+            "bytemq.offsets": job.offsets,
+        },
+    )
+    ids = {"snapshot-id": snapshot_id, "timestamp-ms": now_ms}
+    snapshot = Snapshot.model_validate(
+        {
+            **ids,
+            "parent-snapshot-id": parent,
+            "sequence-number": number,
+            "manifest-list": manifest_list,
+            "summary": summary,
+            "schema-id": metadata.current_schema_id,
+        }
+    )
+    log = [entry for entry in metadata.snapshot_log if entry.snapshot_id in known]
+    updated = metadata.model_copy(
+        update={
+            "last_updated_ms": now_ms,
+            "last_sequence_number": number,
+            "current_snapshot_id": snapshot_id,
+            "snapshots": [*kept, snapshot],
+            "snapshot_log": [*log, SnapshotLogEntry.model_validate(ids)],
+            "refs": {MAIN_BRANCH: SnapshotRef.model_validate({"snapshot-id": snapshot_id, "type": "branch"})},
+        }
+    )
+    assert isinstance(updated, TableMetadataV2)
+    return updated
+
+
+def _entry(file: IcebergFile, statistics: dict[str, Any], root: str, snapshot_id: int) -> ManifestEntry:
+    return ManifestEntry.from_args(
+        status=ManifestEntryStatus.ADDED,
+        snapshot_id=snapshot_id,
+        sequence_number=None,
+        file_sequence_number=None,
+        data_file=DataFile.from_args(
+            content=DataFileContent.DATA,
+            file_path=f"{root}/{file.name}",
+            file_format=FileFormat.PARQUET,
+            partition=Record(),
+            file_size_in_bytes=file.size_bytes,
+            sort_order_id=None,
+            spec_id=0,
+            equality_ids=None,
+            key_metadata=None,
+            **statistics,
+        ),
+    )
+
+
+async def _statistics_of(file: IcebergFile, schema: Schema, store: ObjectStore) -> dict[str, Any]:
+    found = _statistics.get(file.name)
+    if found is None:
+        with await _footer_source(file.name, store) as source:
+            found = data_file_statistics_from_parquet_metadata(
+                pq.read_metadata(source), compute_statistics_plan(schema, {}), parquet_path_to_id_mapping(schema)
+            ).to_serialized_dict()
+        if len(_statistics) >= _STATISTICS_KEPT:
+            _statistics.pop(next(iter(_statistics)))
+        _statistics[file.name] = found
+    return found
+
+
+async def _footer_source(name: str, store: ObjectStore) -> Any:
+    if isinstance(store, LocalStore):
+        return (store.root / name).open("rb")
+    return io.BytesIO(await store.read(name))
+
+
+class _InMemory(OutputFile):
+    """What pyiceberg writes, until the store has it."""
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location)
+        self.data = b""
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def exists(self) -> bool:
+        return False
+
+    def to_input_file(self) -> InputFile:
+        raise NotImplementedError("written once, read by others")
+
+    def create(self, overwrite: bool = False) -> Any:
+        return _Kept(self)
+
+
+class _Kept(io.BytesIO):
+    def __init__(self, output: _InMemory) -> None:
+        super().__init__()
+        self._output = output
+
+    def close(self) -> None:
+        if not self.closed:
+            self._output.data = self.getvalue()
+        super().close()
