@@ -50,6 +50,8 @@ class CommittedShare(NamedTuple):
 
 class _Loaded(NamedTuple):
     revision: int
+    is_final: bool
+    """Whether the session had ended before its tail was read: nothing can be added to its log any more."""
     shares: dict[PartitionId, list[CommittedShare]]
 
 
@@ -72,17 +74,29 @@ class SessionLogs:
         Unavailable.
         """
         async with self._locks.setdefault(session_id, asyncio.Lock()):
-            entry = await self._metadata.get(keys.session_log(session_id))
-            if entry is None:
-                raise Corrupt(f"the write-ahead log of session {session_id} is not in the metadata any more")
             loaded = self._loaded.get(session_id)
-            if loaded is None or loaded.revision != entry.revision:
-                loaded = _Loaded(entry.revision, await self._load(decode_tail(entry.value)))
-                self._loaded[session_id] = loaded
+            if loaded is None or not loaded.is_final:
+                loaded = self._loaded[session_id] = await self._refreshed(session_id, loaded)
                 while len(self._loaded) > SESSIONS_KEPT:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(session_id)
             return loaded.shares.get(partition, ())
+
+    async def _refreshed(self, session_id: int, loaded: _Loaded | None) -> _Loaded:
+        tail, revision = await self._tail(session_id)
+        if loaded is not None and loaded.revision == revision:
+            return loaded
+        holder = await self._metadata.get(keys.broker(tail.broker_id))
+        is_final = holder is None or holder.revision != session_id
+        if is_final:
+            tail, revision = await self._tail(session_id)  # again: what it committed before its end
+        return _Loaded(revision, is_final, await self._load(tail))
+
+    async def _tail(self, session_id: int) -> tuple[SessionTail, int]:
+        entry = await self._metadata.get(keys.session_log(session_id))
+        if entry is None:
+            raise Corrupt(f"the write-ahead log of session {session_id} is not in the metadata any more")
+        return decode_tail(entry.value), entry.revision
 
     def forget(self, session_id: int) -> None:
         """The session's log is gone."""
