@@ -1,6 +1,6 @@
 """`make bench-kafka`: bytemq and Apache Kafka 4.4.0 side by side, every workload in turn, A B A B.
 
-make bench-kafka                                    everything, most of an hour; writes docs/benchmarks/
+make bench-kafka                                    everything, about an hour; writes docs/benchmarks/
 make bench-kafka QUICK=1                            three short runs of each, without the long workloads
 make bench-kafka ONLY="produce-16k fsync-ack"       some workloads by name; prints, and writes to .bench/report
 """
@@ -23,7 +23,7 @@ from rich.console import Console
 
 from benchmarks.against_kafka.measures import Pace, produce
 from benchmarks.against_kafka.report import number, verdict, write
-from benchmarks.against_kafka.rows import CURVES, FIRST, TABLE, Row
+from benchmarks.against_kafka.rows import COLD, CURVES, TABLE, Row
 from benchmarks.against_kafka.stand import RowResult, Stand
 from benchmarks.loader import BENCH, ROOT
 from benchmarks.workloads import LARGE_4
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int)
     parser.add_argument("--kafka-heap", help=f"of the virtual machine; without it the faster one of {HEAPS} is taken")
     options = parser.parse_args()
-    every = [FIRST, *TABLE, *CURVES]
+    every = [*COLD, *TABLE, *CURVES]
     if options.list:
         print("\n".join(f"{row.name:24}{row.title}" for row in every))
         return 0
@@ -105,7 +105,7 @@ def _run(
     with stand.running():
         warm = False
         for row in rows:
-            if row is not FIRST and not warm:
+            if row not in COLD and not warm:
                 warm = True
                 console.print("  warming up", style="dim")
                 stand.warm_up(warm_up_s)

@@ -86,10 +86,12 @@ def _perf_test_consume(contender: Contender, pace: Pace) -> Figures:
         printed = _perf_tool(
             "ConsumerPerformance",
             *("--bootstrap-server", f"127.0.0.1:{contender.address[1]}", "--topic", topic, "--hide-header"),
-            *("--num-records", str(count)),
+            *("--num-records", str(count), "--timeout", "60000"),
         )
         used = usage(contender.pid).since(before)
     row = next(line for line in printed.splitlines() if line.count(",") >= 9).split(",")
+    if int(row[4]) < count:
+        raise LoadFailed(f"{row[4].strip()} of {count} records were consumed before the tool gave up")
     return {
         "MB/s": float(row[8]) * MIB / 1e6,
         "records/s": float(row[9]),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +26,7 @@ from tests.support import probe
 Figures = dict[str, float]
 FETCH_LOG_BYTES = 256 << 20
 IDLE_CONNECTIONS = 1000
+SETTLE_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -157,27 +158,28 @@ def _to_the_end(workload: Workload, consumers: int, contender: Contender, pace: 
     }
 
 
-def idle_connections(workload: Workload) -> Measure:
-    return partial(_idle_connections, workload)
+def beside_idle_connections(workload: Workload) -> Measure:
+    return partial(_beside_idle_connections, workload)
 
 
-def _idle_connections(workload: Workload, contender: Contender, pace: Pace) -> Figures:
-    """A thousand clients that said hello and nothing more, and some that work."""
+def _beside_idle_connections(workload: Workload, contender: Contender, pace: Pace) -> Figures:
+    with _idle_connections(contender):
+        figures = _produce(workload, "page-cache", 0, contender, pace)
+    return {**figures, "records/s": figures["requests/s"] * workload.records_per_request}
+
+
+@contextmanager
+def _idle_connections(contender: Contender) -> Iterator[None]:
+    """A thousand clients that said hello and nothing more."""
     hello = framed(probe.build(ApiVersionsRequest, 3, {}))
     with ExitStack() as stack:
-        settle(contender.pid)
-        before_mb = resident_mb(contender.pid)
         sockets = [stack.enter_context(socket.create_connection(contender.address)) for _ in range(IDLE_CONNECTIONS)]
         for one in sockets:
             one.sendall(hello)
         for one in sockets:
             one.recv(65536)
-        time.sleep(0.5)
-        each_kb = max(0.0, resident_mb(contender.pid) - before_mb) * 1000 / IDLE_CONNECTIONS
-        figures = _produce(workload, "page-cache", 0, contender, pace)
-    figures["KB/idle connection"] = each_kb
-    figures["records/s"] = figures["requests/s"] * workload.records_per_request
-    return figures
+        time.sleep(SETTLE_S)
+        yield
 
 
 def many_partitions(workload: Workload) -> Measure:
@@ -186,20 +188,36 @@ def many_partitions(workload: Workload) -> Measure:
 
 def _many_partitions(workload: Workload, contender: Contender, pace: Pace) -> Figures:
     settle(contender.pid)
-    before_mb = resident_mb(contender.pid)
     topic = f"many-{workload.partitions}"
     took_s = topics.create(contender, topic, workload.partitions, "page-cache")
     try:
-        time.sleep(0.5)
-        each_kb = max(0.0, resident_mb(contender.pid) - before_mb) * 1000 / workload.partitions
         figures = _produce_to(topic, workload, 0, contender, pace)
     finally:
         topics.delete(contender, topic)
-    return {"create ms": took_s * 1e3, "KB/partition": each_kb, **figures}
+    return {"create ms": took_s * 1e3, **figures}
+
+
+def memory_of_partitions(partitions: int) -> Measure:
+    return partial(_memory_of_partitions, partitions)
+
+
+def _memory_of_partitions(partitions: int, contender: Contender, pace: Pace) -> Figures:
+    """Of a process that has just started: later, what others have left would be used again."""
+    contender.stop()
+    contender.start()
+    time.sleep(SETTLE_S)
+    before_mb = resident_mb(contender.pid)
+    topic = f"memory-{partitions}"
+    took_s = topics.create(contender, topic, partitions, "page-cache")
+    time.sleep(SETTLE_S)
+    each_kb = (resident_mb(contender.pid) - before_mb) * 1000 / partitions
+    topics.delete(contender, topic)
+    return {"create ms": took_s * 1e3, "KB/partition": each_kb}
 
 
 def start(contender: Contender, pace: Pace) -> Figures:
-    """From the start of the process on existing data to its first acknowledged produce, and its memory at rest.
+    """From the start of the process on existing data to its first acknowledged produce; its memory at rest, and
+    what a thousand clients add that only said hello.
 
     The first run makes the data and counts as one on empty data would.
     """
@@ -213,8 +231,11 @@ def start(contender: Contender, pace: Pace) -> Figures:
         while probe.produce(wire, "start")[0]:
             time.sleep(0.001)
     took_s = time.monotonic() - started
-    time.sleep(2.0)
-    return {"to first ack s": took_s, "memory MB": resident_mb(contender.pid)}
+    time.sleep(SETTLE_S)
+    memory_mb = resident_mb(contender.pid)
+    with _idle_connections(contender):
+        each_kb = (resident_mb(contender.pid) - memory_mb) * 1000 / IDLE_CONNECTIONS
+    return {"to first ack s": took_s, "memory MB": memory_mb, "KB/idle connection": each_kb}
 
 
 def peak_memory(contender: Contender, pace: Pace) -> Figures:

@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks import machine
 from benchmarks.against_kafka.contenders import Bytemq, Contender, Durability, Kafka
 from benchmarks.against_kafka.measures import Figures, Pace, produce, quiet, to_the_end
-from benchmarks.against_kafka.rows import FIRST, FLAT_OUT, Row
+from benchmarks.against_kafka.rows import COLD, FLAT_OUT, Row
 from benchmarks.loader import LoadFailed
 from benchmarks.workloads import BATCHES_16K, LARGE_4, STEADY
 
@@ -95,7 +95,7 @@ class Stand:
         ours, pair = [], (self._ours[row.durability], self.kafka)
         theirs = []
         limits = machine.limits(self._folder)
-        if row is not FIRST and not row.is_long and repeats > 1:
+        if row not in COLD and not row.is_long and repeats > 1:
             for server in pair:
                 row.measure(server, WARM_UP)
         for number in range(repeats):
