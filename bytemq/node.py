@@ -63,6 +63,8 @@ from bytemq.runtime.deadlines import Deadlines
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.metrics import Metrics
 from bytemq.runtime.tasks import Supervisor
+from bytemq.scheduler import cluster_metrics
+from bytemq.scheduler.cluster_metrics import HasMembers, MemberWatch
 from bytemq.scheduler.controller import Controller
 from bytemq.scheduler.membership import Membership, SessionLost
 from bytemq.storage.interface import ObjectStore
@@ -431,6 +433,11 @@ class Node:
         self._supervisor.start_essential("metadata follower", follower.run())
         self._supervisor.start_essential("session", membership.run())
         self._supervisor.keep_running("controller", controller.run)
+        cluster_metrics.register(self._metrics, lambda: follower.image, membership, controller)
+        if isinstance(store, HasMembers):
+            members = MemberWatch(store.members, self._clock)
+            members.register(self._metrics)
+            self._supervisor.keep_running("metadata members", members.run)
         self._supervisor.keep_running("balance", controller.run_looks)
         reporter = LoadReporter(self.broker, membership.session_id, membership.lease)
         self._supervisor.keep_running("load report", reporter.run)

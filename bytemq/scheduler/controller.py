@@ -55,6 +55,8 @@ class Controller:
         self._balance = BalanceWork(store, follower, clock)
         self._late_since: dict[PartitionId, float] = {}
         self._removed_at = -BETWEEN_REMOVALS_S
+        self.moved = 0
+        """Partitions that were given another broker since this node started."""
         self._seen = set(follower.image.brokers)
         """Brokers that lived at any time since this node started."""
         self._awaits_until = clock.monotonic() + START_GRACE_S
@@ -160,6 +162,7 @@ class Controller:
                 return False
             await self._follower.wait_for(written.revision)
         if moves:
+            self.moved += len(moves)
             await self._balance.record(moves)
         return True
 

@@ -55,6 +55,9 @@ class Membership:
         self._store = store
         self._clock = clock
         self._ttl_s = ttl_s
+        self.renewal_s = 0.0
+        """How long the last renewal took."""
+        self.failed_renewals = 0
 
     @classmethod
     async def join(
@@ -101,12 +104,14 @@ class Membership:
             try:
                 await self._store.keep_alive(self.lease)
             except Unavailable as error:
+                self.failed_renewals += 1
                 log.warning("session not renewed", session=self.session_id, reason=str(error))
                 delay_s = self._ttl_s / RETRIES_PER_TTL
             except Fenced:
                 self.lose()
             else:
                 delay_s = self._ttl_s / RENEWALS_PER_TTL
+                self.renewal_s = self._clock.monotonic() - sent_at
                 if self._store.leases_time_out:
                     self.standing.renew(sent_at, self._ttl_s)
 
