@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 METADATA_VARIABLE = "BYTEMQ_METADATA"
 WATCH_S = 0.2
+TIMEOUT_S = 3.0
+"""How long the metadata are waited for: whoever typed a command waits as well."""
 
 _EXAMPLES = """\
 examples:
@@ -84,7 +86,7 @@ def with_store(options: argparse.Namespace, work: Callable[[MetadataStore], Awai
         raise Failed(f"name the cluster's metadata: --metadata etcd://HOST:PORT/PREFIX, or {METADATA_VARIABLE}")
 
     async def run() -> int | None:
-        store = await open_metadata(options.metadata, os.environ)
+        store = await open_metadata(options.metadata, os.environ, timeout_s=TIMEOUT_S)
         try:
             return await work(store)
         finally:

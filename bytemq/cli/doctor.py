@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from bytemq.cli.cluster import METADATA_VARIABLE, add_metadata_option, view_of
+from bytemq.cli.cluster import METADATA_VARIABLE, TIMEOUT_S, add_metadata_option, view_of
 from bytemq.cli.options import Commands, Failed, add_json_option
 from bytemq.cli.output import show
 from bytemq.errors import BytemqError
@@ -98,7 +98,7 @@ async def _metadata(url: str) -> AsyncIterator[Finding]:
     from bytemq.metadata.opening import open_metadata
 
     try:
-        store = await open_metadata(url, os.environ)
+        store = await open_metadata(url, os.environ, timeout_s=TIMEOUT_S)
     except BytemqError as error:
         yield Finding("metadata", "failed", str(error))
         return

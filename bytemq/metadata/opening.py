@@ -14,9 +14,14 @@ from bytemq.metadata.etcd.address import is_etcd
 from bytemq.metadata.served.client import SCHEME, ServedStore
 from bytemq.metadata.store import MetadataStore
 
+START_TIMEOUT_S = 10.0
+"""A whole cluster may be starting, etcd included."""
 
-async def open_metadata(url: str, environment: Mapping[str, str]) -> MetadataStore:
-    """Raises Invalid with a sentence for the user, Unavailable when nobody answers."""
+
+async def open_metadata(
+    url: str, environment: Mapping[str, str], *, timeout_s: float = START_TIMEOUT_S
+) -> MetadataStore:
+    """Raises Invalid with a sentence for the user, Unavailable when nobody answers in time."""
     if url.startswith(SCHEME):
         return await ServedStore.open(Path(url.removeprefix(SCHEME)))
     if not is_etcd(url):
@@ -25,4 +30,4 @@ async def open_metadata(url: str, environment: Mapping[str, str]) -> MetadataSto
         from bytemq.metadata.etcd.store import EtcdStore
     except ImportError as error:
         raise Invalid(f"metadata in etcd need more packages ({error}): pip install 'bytemq[etcd]'") from error
-    return await EtcdStore.open(url, environment)
+    return await EtcdStore.open(url, environment, timeout_s=timeout_s)

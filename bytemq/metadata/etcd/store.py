@@ -30,8 +30,6 @@ KEYS_PER_PAGE = 1000
 KEEP_ALIVE_TIMEOUT_S = 1.0
 """Below what a lease lasts, so that another member can be asked in time."""
 RETRY_DELAY_S = 0.2
-OPEN_TIMEOUT_S = 10.0
-"""A whole cluster may be starting, etcd included."""
 WATCH_TRIES = 25
 """How often in a row a watch is opened in vain before its reader is told."""
 
@@ -58,8 +56,8 @@ class EtcdStore:
         self._connection = Connection(address)
 
     @classmethod
-    async def open(cls, url: str, environment: Mapping[str, str], *, timeout_s: float = OPEN_TIMEOUT_S) -> EtcdStore:
-        """Waits a while for an etcd that is starting. Raises Invalid for an address or an etcd that cannot be right,
+    async def open(cls, url: str, environment: Mapping[str, str], *, timeout_s: float = 2.0) -> EtcdStore:
+        """Waits so long for an etcd that is starting. Raises Invalid for an address or an etcd that cannot be right,
         Unavailable when none answers.
         """
         store = cls(parse_address(url, environment))

@@ -108,7 +108,9 @@ def test_broker__killed_and_started_again_waits_for_its_old_session_to_end(node:
 
 
 def test_broker__whose_id_another_one_has_is_refused(node: NodeProcess, make_node: MAKE, etcd: EtcdProcess) -> None:
-    second = make_node(node.data_dir.with_name("second"), options=["--metadata", etcd.url("c")])
+    # As the lease is short, it is soon clear that the other one lives.
+    options = ["--metadata", etcd.url("c"), "--set", "broker.session.timeout.ms=2000"]
+    second = make_node(node.data_dir.with_name("second"), options=options)
     second.launch()
     assert second.wait_exit(PATIENCE_S) != 0
     assert f"broker id 0 is in use by another node at {node.bootstrap.replace('127.0.0.1', 'localhost')}" in (
