@@ -47,7 +47,7 @@ def sequences_not_rolled_back() -> AbstractContextManager[Any]:
 
 
 def failed_beginning_forgotten() -> AbstractContextManager[Any]:
-    return patch.object(ProducerTable, "_await", lambda self, producer: None)
+    return patch.object(ProducerTable, "await_beginning", lambda self, *producer: None)
 
 
 def offsets_not_rolled_back() -> AbstractContextManager[Any]:

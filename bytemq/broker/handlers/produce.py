@@ -21,7 +21,7 @@ from bytemq.broker.exchange import Exchange
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import Opening
 from bytemq.broker.log.results import AppendResult
-from bytemq.broker.partition_lookup import HINTED_ERRORS, current_leader, locate, node_endpoints
+from bytemq.broker.partition_lookup import HINTED_ERRORS, current_leader, find_topic, locate, node_endpoints
 from bytemq.broker.transaction_admission import Arrival, refusal
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.protocol.error_codes import ErrorCode
@@ -35,7 +35,8 @@ from bytemq.protocol.produce import (
     decode_produce,
     encode_produce_response,
 )
-from bytemq.protocol.records.batch import transactional_producer
+from bytemq.protocol.records.batch import beginning_producer, transactional_producer
+from bytemq.types import PartitionId
 
 VALID_ACKS = (-1, 0, 1)
 TRANSACTION_ABORTABLE_FROM = 11
@@ -147,11 +148,20 @@ class RunningProduce:
 
     def _done(self, position: int, index: int, result: AppendResult) -> None:
         """One append has its answer; called by the partition, maybe from within `append`."""
+        if result.error.retriable:
+            self._note_refused(position)
         if self._results[position] is None:
             self._results[position] = ProduceResult(index, *result)
         self._missing -= 1
         if not self._missing:
             self._answer()
+
+    def _note_refused(self, position: int) -> None:
+        name, topic_id, index, records = _flat(self._topics)[position]
+        producer = None if records is None else beginning_producer(records)
+        topic = None if producer is None else find_topic(self._broker, name, topic_id)
+        if producer is not None and topic is not None:
+            self._broker.partitions.beginning_refused(PartitionId(topic.topic_id, index), *producer)
 
     def _answer(self) -> None:
         self._broker.deadlines.discard(self)

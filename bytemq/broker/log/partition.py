@@ -182,6 +182,10 @@ class Partition:
         known = self._state.producers.get(producer_id)
         return known is None or known.txn_first_offset < 0 or known.producer_epoch != producer_epoch
 
+    def await_beginning(self, producer_id: int, producer_epoch: int) -> None:
+        """The first batch of an idempotent producer was refused, and will come again: nothing else begins for it."""
+        self._state.producers.await_beginning(producer_id, producer_epoch, 0)
+
     # Reading.
 
     def read_cached(self, offset: int, max_bytes: int, *, isolation: int, at_least_one: bool = True) -> Fetched | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
+from bytemq.broker.log.beginnings import Beginnings
 from bytemq.broker.log.failures import append_failure
 from bytemq.broker.log.opening import open_partition
 from bytemq.broker.log.partition import Partition
@@ -93,6 +94,7 @@ class PartitionTable:
     def __init__(self, services: LogServices, standing: Standing) -> None:
         self.services = services
         self._standing = standing
+        self._beginnings = Beginnings()
         self._by_id: dict[bytes, dict[int, Entry]] = {}
         self._by_name: dict[str, dict[int, Entry]] = {}
         """The same inner dicts. A recreated topic takes the name from its predecessor."""
@@ -125,6 +127,14 @@ class PartitionTable:
 
     def open_partitions(self) -> Iterator[Partition]:
         return (entry for entry in self.entries() if isinstance(entry, Partition))
+
+    def beginning_refused(self, pid: PartitionId, producer_id: int, producer_epoch: int) -> None:
+        """The first batch of an idempotent producer was refused, here or by the partition, and will come again."""
+        entry = self._entry(pid.topic_id, pid.index)
+        if isinstance(entry, Partition) and not entry.is_closed:
+            entry.await_beginning(producer_id, producer_epoch)
+        else:
+            self._beginnings.refused(pid, producer_id, producer_epoch)
 
     # Ownership.
 
@@ -234,6 +244,8 @@ class PartitionTable:
         if partition.config is not opening.config:
             partition.reconfigure(opening.config)
         partitions[pid.index] = partition
+        for producer_id, producer_epoch in self._beginnings.take(pid).items():
+            partition.await_beginning(producer_id, producer_epoch)
         return partition
 
     def _entry(self, topic_id: bytes, index: int) -> Entry | None:

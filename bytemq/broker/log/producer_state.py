@@ -192,7 +192,19 @@ class ProducerTable:
             if before is not None:
                 self._current[producer_id] = before
             elif self._current.pop(producer_id, None) is not None and producer.batches:
-                self._await(producer)
+                self.await_beginning(producer_id, producer.producer_epoch, producer.batches[0].first_sequence)
+
+    def await_beginning(self, producer_id: int, producer_epoch: int, sequence: int) -> None:
+        """An unknown producer may begin anywhere, but not this one: its next batch may be on the wire behind the one
+        that failed, and taking it would shut out the retry of that one for ever.
+        """
+        if producer_id in self._current:
+            return
+        known = self._awaited.get(producer_id)
+        if known is None or known[0] != producer_epoch:
+            if len(self._awaited) >= MAX_AWAITED:
+                del self._awaited[next(iter(self._awaited))]
+            self._awaited[producer_id] = producer_epoch, sequence
 
     def restore(self, producers: Sequence[ProducerSnapshot], aborted: Sequence[AbortedTxn]) -> None:
         """Take what a snapshot says as committed. Only for a new table."""
@@ -268,16 +280,6 @@ class ProducerTable:
         """
         self._budget.in_use -= len(self._committed)
         self._budget = ProducerBudget()
-
-    def _await(self, producer: Producer) -> None:
-        """An unknown producer may begin anywhere, but not this one: its next batch may be on the wire behind the one
-        that failed, and taking it would shut out the retry of that one for ever.
-        """
-        if len(self._awaited) >= MAX_AWAITED:
-            del self._awaited[next(iter(self._awaited))]
-        known = self._awaited.get(producer.producer_id)
-        if known is None or known[0] != producer.producer_epoch:
-            self._awaited[producer.producer_id] = producer.producer_epoch, producer.batches[0].first_sequence
 
     def _check_awaited(self, batch: RecordBatch) -> None:
         epoch, sequence = self._awaited.get(batch.producer_id, (NO_SEQUENCE, NO_SEQUENCE))

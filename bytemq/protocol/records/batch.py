@@ -51,6 +51,7 @@ _CRC = struct.Struct(">I")
 _ATTRIBUTES = struct.Struct(">h")
 _INT64 = struct.Struct(">q")
 _PRODUCER = struct.Struct(">43xqh")
+_PRODUCER_AND_SEQUENCE = struct.Struct(">43xqhi")
 
 
 class InvalidBatch(KafkaError):
@@ -190,6 +191,14 @@ def transactional_producer(view: memoryview) -> tuple[int, int] | None:
         return None
     producer_id, producer_epoch = _PRODUCER.unpack_from(view)
     return producer_id, producer_epoch
+
+
+def beginning_producer(view: memoryview) -> tuple[int, int] | None:
+    """Producer id and epoch of the idempotent batch with sequence 0 that `view` begins with; None for other bytes."""
+    if len(view) < HEADER_BYTES or view[MAGIC_POSITION] != CURRENT_MAGIC:
+        return None
+    producer_id, producer_epoch, sequence = _PRODUCER_AND_SEQUENCE.unpack_from(view)
+    return (producer_id, producer_epoch) if producer_id >= 0 and sequence == 0 else None
 
 
 def split_batches(view: memoryview) -> list[RecordBatch]:

@@ -15,6 +15,7 @@ from bytemq.protocol.messages.produce import (
     ProduceResponse,
     TopicProduceData,
 )
+from bytemq.types import PartitionId
 from tests.unit.server.harness import (
     Client,
     Cluster,
@@ -213,3 +214,36 @@ async def test_produce__counts_its_memory_until_storage_is_done() -> None:
         cluster.storage.settle()
         await client.receive()
         assert memory.used_bytes == 0
+
+
+async def first_batches(client: Client, *sequences: int) -> list[int]:
+    """What one idempotent producer is answered for its batches of one record."""
+    answers = []
+    for sequence in sequences:
+        payload = batch(b"%d" % sequence, producer_id=7, producer_epoch=0, base_sequence=sequence)
+        answers.append((await ask(client, produce_request("events", [(0, payload)]), 9)).error_code)
+    return answers
+
+
+async def test_produce__a_producers_beginning_that_met_a_closed_partition_is_waited_for() -> None:
+    """Its second batch may be on the wire behind it; taken as the beginning, it would shut out the first for ever."""
+    cluster = make_cluster()
+    await cluster.add_topic("events")
+    async with serving(cluster) as running:
+        client = await running.connect()
+        cluster.storage.open_error = Unavailable("not now")
+        assert await first_batches(client, 0) == [ErrorCode.KAFKA_STORAGE_ERROR]
+        cluster.storage.open_error = None
+        assert await first_batches(client, 1, 0, 1) == [ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, 0, 0]
+
+
+async def test_produce__a_producers_beginning_that_came_before_ownership_is_waited_for() -> None:
+    cluster = make_cluster()
+    topic = await cluster.add_topic("events", owner=1)
+    async with serving(cluster) as running:
+        client = await running.connect()
+        assert await first_batches(client, 0) == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
+        await cluster.broker.partitions.own(
+            PartitionId(topic.topic_id, 0), "events", 1, cluster.config.topic_config({})
+        )
+        assert await first_batches(client, 1, 0, 1) == [ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, 0, 0]
