@@ -96,10 +96,10 @@ class Ownership:
         topics, self._dirty = self._dirty, set()
         try:
             image = self._follower.image
-            await self._commit(claims(image, self._broker_id, self._session_id, topics))
+            claimed = await self._commit(claims(image, self._broker_id, self._session_id, topics))
             # One after the other: taking a partition opens nothing, and ten thousand tasks would cost more than it.
             failed = [topic_id for topic_id in topics if not await self._reconcile(topic_id)]
-            failed += await self._release(topics)
+            failed += await self._release(topics) if claimed else topics
         except Unavailable as error:
             log.warning("ownership waits for the metadata store", reason=str(error))
             self._dirty |= topics
@@ -145,12 +145,15 @@ class Ownership:
         if change.topics:
             self._changed.set()
 
-    async def _commit(self, changes: Iterable[Change]) -> None:
-        """One that fails was made from an image that is out of date: what changed makes its topics dirty again."""
+    async def _commit(self, changes: Iterable[Change]) -> bool:
+        """False: one was made from an image that is out of date. Nothing of it holds, not even for topics that have not
+        changed, which no news will make dirty again.
+        """
         written = await asyncio.gather(*(self._store.txn(compares, puts) for compares, puts in changes))
         revisions = [txn.revision for txn in written if txn.succeeded]
         if revisions:
             await self._follower.wait_for(max(revisions))
+        return len(revisions) == len(written)
 
     async def _release(self, topics: Iterable[TopicId]) -> set[TopicId]:
         """Gives up what is wished elsewhere, all of it together; the topics of which something is ours still."""

@@ -165,3 +165,23 @@ async def test_opening__of_a_log_that_ends_before_its_release_is_refused(cluster
     del cluster.disk.logs[PartitionId(T1, 0)]
     with pytest.raises(KafkaError, match="KAFKA_STORAGE_ERROR"):
         await new.partitions.open("t", 0)
+
+
+async def test_claim__that_failed_for_one_topic_is_made_again_for_the_others(tmp_path: Path) -> None:
+    """Claims of several topics share a transaction: what has not changed is not told of again."""
+    async with embedded_store(tmp_path) as store:
+        clock = VirtualClock()
+        membership = await Membership.join(store, clock, 0, broker_value(), 3.0)
+        t2 = topic_id(2)
+        await store.txn([], [*topic_puts("t", T1, [0]), *topic_puts("u", t2, [0])])
+        member = Member(store, Disk(), membership, clock)
+        await member.follower.load()
+        member.ownership._dirty |= {T1, t2}
+        await store.txn([], [Put(keys.assignments(t2, 0), values.encode_assignments([1]))])
+        assert not await member.ownership.settle(), "made from an image that is out of date"
+        await member.run()
+        assert await member.ownership.settle()
+        await member.follower.load()
+        owners = {name: topic.partitions[0].owner for name, topic in member.follower.image.topics.items()}
+        assert owners == {"t": 0, "u": -1}
+        await member.close()
