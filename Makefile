@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 SERVER ?= bytemq
 FUZZ_SECONDS ?= 3600
+SEEDS ?= 10000
+JOBS ?= 2
 DATA ?= ./data
 ARGS ?=
 WORKLOAD ?= produce-16k
 QUICK ?=
 ONLY ?=
 
-.PHONY: setup run cluster test interop ecosystem demo bench bench-kafka profile fuzz lint format types check lock clean help
+.PHONY: setup run cluster test interop ecosystem simulate demo bench bench-kafka profile fuzz lint format types check lock clean help
 
 help:
 	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
@@ -19,6 +21,7 @@ help:
 	@echo "make test     every test that needs Python only"
 	@echo "make interop  the tests that need Java, Maven, Go, Node.js and kcat as well"
 	@echo "make ecosystem  Kafka Streams, Connect, MirrorMaker 2, Flink and Spark at length"
+	@echo "make simulate  SEEDS=$(SEEDS) of each simulated world, by JOBS=$(JOBS) processes"
 	@echo "make demo     336,776 flights through the whole path, with a kill -9 in the middle"
 	@echo "make bench    two minutes of load: throughput, latency, CPU for each request"
 	@echo "make bench-kafka  bytemq and Apache Kafka side by side: the table in docs/benchmarks; QUICK=1, ONLY=\"names\""
@@ -57,6 +60,10 @@ endif
 ecosystem: setup
 	$(BIN)/python -m tests.interop.tools
 	$(BIN)/python -m pytest tests/ecosystem --server $(SERVER) $(ARGS)
+
+# A seed that fails is printed with its transcript and replays exactly: make simulate ARGS="--world broker --seed 17".
+simulate: setup
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
 
 demo: setup
 	$(BIN)/python -m tools.demo $(ARGS)

@@ -1,42 +1,136 @@
-"""Run the simulation of the log: `python -m tests.simulation --seeds 2000`, or one seed with its transcript: `--seed
-17`.
+"""Run the simulations: `python -m tests.simulation --seeds 2000`, one world with `--world broker`, one seed with its
+transcript with `--world broker --seed 17`, a planted bug with `--planted marker_lost`.
+
+A seed replays exactly because strings hash the same in every run (PYTHONHASHSEED=0, set here).
 """
 
+from __future__ import annotations
+
 import argparse
+import logging
+import os
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 
-from tests.simulation.log_world import simulate
-from tests.simulation.planted import PLANTED
+CHUNK_SEEDS = 20
+PROGRESS_S = 5.0
 
 
 def main() -> int:
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
+    from tests.simulation.worlds import WORLDS
+
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200, help="how many seeds to run")
+    parser.add_argument("--world", choices=WORLDS, help="only this one")
+    parser.add_argument("--seeds", type=int, help="how many of each world; as many as in CI if not given")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--seed", type=int, help="run this one and print its transcript")
-    parser.add_argument("--planted", choices=sorted(PLANTED), help="with this bug in the log")
+    parser.add_argument("--planted", choices=sorted(name for world in WORLDS.values() for name in world.planted))
+    parser.add_argument("--all", action="store_true", help="go on after a seed that failed; its error only")
+    parser.add_argument("--jobs", type=int, default=1, help="how many processes")
+    parser.add_argument("--plant-each", type=int, metavar="SEEDS", help="plant each bug in turn; within so many seeds")
     options = parser.parse_args()
-    if options.planted is None:
-        return run(options)
-    with PLANTED[options.planted]():
-        return run(options)
+    names = [options.world] if options.world else list(WORLDS)
+    if options.planted is not None:
+        names = [name for name in names if options.planted in WORLDS[name].planted]
+    if options.plant_each is not None:
+        return max([plant_each(name, options) for name in names])
+    if options.seed is not None:
+        return max([show(name, options.seed, options.planted) for name in names])
+    return max([run(name, options) for name in names])
 
 
-def run(options: argparse.Namespace) -> int:
-    """0 if every seed passed, 1 after printing the first that did not."""
-    seeds = range(options.first, options.first + options.seeds) if options.seed is None else [options.seed]
-    started = time.monotonic()
+def prepare() -> None:
+    """What a broker tells its operator is not told here: it fails thousands of times a minute."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that a dying broker had not begun
+
+
+def simulate(world: str, seed: int, planted: str | None) -> tuple[list[str], BaseException | None]:
+    from tests.simulation.worlds import WORLDS
+
+    with nullcontext() if planted is None else WORLDS[world].planted[planted]():
+        return WORLDS[world].simulate(seed)
+
+
+def failures(task: tuple[str, range, str | None, bool]) -> list[tuple[int, str]]:
+    """Of these seeds, those that failed and why; only the first unless all are asked for."""
+    world, seeds, planted, goes_on = task
+    found = []
     for seed in seeds:
-        world, error = simulate(seed)
-        if error is not None or options.seed is not None:
-            print("\n".join(world.history.transcript))
+        error = simulate(world, seed, planted)[1]
         if error is not None:
-            print(f"seed {seed} failed: {type(error).__name__}: {error}")
-            return 1
+            found.append((seed, f"{type(error).__name__}: {error}"))
+            if not goes_on:
+                break
+    return found
+
+
+def show(world: str, seed: int, planted: str | None) -> int:
+    """One seed, told."""
+    prepare()
+    transcript, error = simulate(world, seed, planted)
+    print("\n".join(transcript))
+    if error is None:
+        print(f"{world}: seed {seed} passed")
+        return 0
+    print(f"{world}: seed {seed} failed: {type(error).__name__}: {error}")
+    return 1
+
+
+def run(world: str, options: argparse.Namespace) -> int:
+    """0 if every seed passed; else 1, after printing the first that did not, with its transcript."""
+    from tests.simulation.worlds import WORLDS
+
+    count = WORLDS[world].seeds_in_ci if options.seeds is None else options.seeds
+    started = told = time.monotonic()
+    done = failed = 0
+    for seeds, found in _results(world, range(options.first, options.first + count), options):
+        done += len(seeds)
+        for seed, error in found:
+            failed += 1
+            print(f"{world}: seed {seed} failed: {error}", flush=True)
+            if not options.all:
+                return show(world, seed, options.planted)
+        if time.monotonic() - told > PROGRESS_S:
+            told = time.monotonic()
+            print(f"{world}: {done} of {count} seeds, {done / (told - started):.0f} a second", flush=True)
     elapsed_s = time.monotonic() - started
-    print(f"{len(seeds)} seeds passed, {len(seeds) / elapsed_s:.0f} a second")
-    return 0
+    print(f"{world}: {done - failed} of {done} seeds passed, {done / elapsed_s:.0f} a second", flush=True)
+    return min(failed, 1)
+
+
+def plant_each(world: str, options: argparse.Namespace) -> int:
+    """0 if each bug that can be planted in this world is found; prints which seed finds it."""
+    from tests.simulation.worlds import WORLDS
+
+    seeds = range(options.first, options.first + options.plant_each)
+    tasks = [(world, seeds, planted, options.all) for planted in WORLDS[world].planted]
+    missed = 0
+    with ProcessPoolExecutor(options.jobs, initializer=prepare) as pool:
+        for (_, _, planted, _), found in zip(tasks, pool.map(failures, tasks), strict=True):
+            missed += not found
+            first = ", ".join(str(seed) for seed, _ in found[:3])
+            told = f"{len(found)} of {len(seeds)}: {first}: {found[0][1]}" if found else "not found"
+            print(f"{world}: {planted}: {told}", flush=True)
+    return min(missed, 1)
+
+
+def _results(world: str, seeds: range, options: argparse.Namespace) -> Iterator[tuple[range, list[tuple[int, str]]]]:
+    chunks = [seeds[start : start + CHUNK_SEEDS] for start in range(0, len(seeds), CHUNK_SEEDS)]
+    tasks = [(world, chunk, options.planted, options.all) for chunk in chunks]
+    if options.jobs == 1:
+        prepare()
+        yield from zip(chunks, map(failures, tasks), strict=True)
+        return
+    with ProcessPoolExecutor(options.jobs, initializer=prepare) as pool:
+        yield from zip(chunks, pool.map(failures, tasks), strict=True)
 
 
 if __name__ == "__main__":

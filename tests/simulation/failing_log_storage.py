@@ -13,14 +13,15 @@ from random import Random
 
 from bytemq.errors import BytemqError, Full, Unavailable
 from bytemq.protocol.records.batch import RecordBatch
-from tests.simulation.log_history import History
+from bytemq.types import PartitionId
+from tests.simulation.transcript import Transcript
 from tests.support.fake_log_storage import Disk, FakeLogFiles, FakeLogStorage, OnDurable
 
 
 class FailingLogStorage(FakeLogStorage):
     """One session. `sickness` is the chance of a flush, or any other wait, to fail; 0 heals it."""
 
-    def __init__(self, disk: Disk, random: Random, history: History, sickness: float) -> None:
+    def __init__(self, disk: Disk, random: Random, history: Transcript, sickness: float) -> None:
         super().__init__(disk)
         self.sickness = sickness
         self.crashed = False
@@ -33,6 +34,11 @@ class FailingLogStorage(FakeLogStorage):
         super().append(log, batches, on_durable)
         if self._flush_due is None and not self.crashed:
             self._start_flush()
+
+    async def open_log(self, pid: PartitionId, leader_epoch: int) -> FakeLogFiles:
+        files = await super().open_log(pid, leader_epoch)
+        files.cached = self._random.random() < 0.7  # else every read waits
+        return files
 
     async def wait(self) -> None:
         await asyncio.sleep(self._random.choice((0, 0, 0.001, 0.02)))

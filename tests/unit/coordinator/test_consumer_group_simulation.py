@@ -28,6 +28,7 @@ TOPICS = ("t", "u", "v")
 class Simulation:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
+        self.transcript: list[str] = []
         interval_ms = self.random.choice((0, 1_000))
         classic_count = self.random.choice((0, 0, 2, 4))
         consumer_count = 6 - classic_count
@@ -67,12 +68,16 @@ class Simulation:
                     ("classic_step", "classic_lost_answer", "classic_subscribe", "classic_leave", "classic_die"),
                     (60, 3, 2, 3, 2),
                 )[0]
-                getattr(self, verb)(self.random.choice(self.classics))
+                self._do(verb, self.random.choice(self.classics))
             else:
                 verb = self.random.choices((*verbs, *troubles), (50, 6, 8, 4, 3, 3, 20, 4, 8, 2, 1, 2))[0]
-                getattr(self, verb)(self.random.choice(self.consumers))
+                self._do(verb, self.random.choice(self.consumers))
             self.check()
         self.settle()
+
+    def _do(self, verb: str, client: Consumer | ClassicConsumer) -> None:
+        self.transcript.append(f"{self.world.now_ms:9} ms  {verb} {client.name} {client.member_id}")
+        getattr(self, verb)(client)
 
     # -- what may happen
 

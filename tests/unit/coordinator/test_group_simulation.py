@@ -44,6 +44,7 @@ class SimulatedClient:
 class Simulation:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
+        self.transcript: list[str] = []
         self.world = GroupWorld(GroupSettings(max_size=5, initial_rebalance_delay_ms=self.random.choice((0, 3_000))))
         self.clients = [SimulatedClient(f"c{n}", f"i{n % 3}" if n % 2 else None) for n in range(7)]
         self.open_requests: Counter[str] = Counter()
@@ -71,7 +72,9 @@ class Simulation:
             ("join", "sync", "heartbeat", "commit", "leave", "advance", "hold", "release", "fail", "restart"),
             (30, 25, 10, 15, 4, 20, 4, 8, 2, 1),
         )[0]
-        getattr(self, verb)(self.random.choice(self.clients))
+        client = self.random.choice(self.clients)
+        self.transcript.append(f"{self.world.now_ms:9} ms  {verb} {client.name} {client.member_id}")
+        getattr(self, verb)(client)
 
     # -- what may happen
 

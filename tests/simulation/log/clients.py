@@ -16,10 +16,10 @@ from bytemq.protocol.records.batch import RecordBatch, split_batches
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch, parse_end_transaction
 from bytemq.protocol.records.reader import iter_records
-from tests.simulation.log_history import SentBatch
+from tests.simulation.log.history import SentBatch
 
 if TYPE_CHECKING:
-    from tests.simulation.log_world import World
+    from tests.simulation.log.world import World
 
 MAX_IN_FLIGHT = 5
 REQUEST_TIMEOUT_S = 0.4

@@ -115,20 +115,17 @@ def marker_counts_before_durable() -> AbstractContextManager[Any]:
     return patch.object(ProducerTable, "admit_marker", broken)
 
 
-PLANTED: dict[str, Planted] = {
-    planted.__name__: planted
-    for planted in (
-        acknowledge_before_durable,
-        watermark_early,
-        sequences_not_rolled_back,
-        failed_beginning_forgotten,
-        offsets_not_rolled_back,
-        duplicates_by_sequence_alone,
-        duplicate_answered_before_its_original,
-        snapshot_of_what_is_pending,
-        producers_not_replayed,
-        stable_offset_ignores_transactions,
-        aborted_transactions_lost_at_restart,
-        marker_counts_before_durable,
-    )
-}
+PLANTED: tuple[Planted, ...] = (
+    acknowledge_before_durable,
+    watermark_early,
+    sequences_not_rolled_back,
+    failed_beginning_forgotten,
+    offsets_not_rolled_back,
+    duplicates_by_sequence_alone,
+    duplicate_answered_before_its_original,
+    snapshot_of_what_is_pending,
+    producers_not_replayed,
+    stable_offset_ignores_transactions,
+    aborted_transactions_lost_at_restart,
+    marker_counts_before_durable,
+)

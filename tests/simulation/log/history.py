@@ -12,12 +12,9 @@ The promises that are checked, as they happen or at the end:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-
-class Violation(Exception):
-    """A promise was broken."""
+from tests.simulation.transcript import Transcript
 
 
 @dataclass(slots=True)
@@ -35,9 +32,7 @@ class SentBatch:
 
 
 @dataclass
-class History:
-    now: Callable[[], float]
-    transcript: list[str] = field(default_factory=list)
+class History(Transcript):
     batches: dict[bytes, SentBatch] = field(default_factory=dict)
     """By each of their values."""
     served: dict[int, bytes] = field(default_factory=dict)
@@ -47,13 +42,6 @@ class History:
     markers: set[str] = field(default_factory=set)
     """Transactions whose end, either way, is durable."""
     seen_committed: set[bytes] = field(default_factory=set)
-
-    def note(self, event: str) -> None:
-        self.transcript.append(f"{self.now() * 1000:9.1f} ms  {event}")
-
-    def broken(self, promise: str) -> Violation:
-        self.note(f"BROKEN: {promise}")
-        return Violation(promise)
 
     def sent(self, batch: SentBatch) -> None:
         for value in batch.values:

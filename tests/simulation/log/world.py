@@ -15,7 +15,7 @@ from bytemq.errors import BytemqError
 from bytemq.protocol.records.reader import iter_records
 from bytemq.types import PartitionId, TopicId
 from tests.simulation.failing_log_storage import FailingLogStorage
-from tests.simulation.log_clients import (
+from tests.simulation.log.clients import (
     LOST_ANSWER,
     REQUEST_TIMEOUT_S,
     LetIn,
@@ -24,7 +24,8 @@ from tests.simulation.log_clients import (
     TransactionalProducer,
     answer_into,
 )
-from tests.simulation.log_history import History, Violation
+from tests.simulation.log.history import History
+from tests.simulation.transcript import Violation
 from tests.support.fake_log_storage import Disk
 from tests.support.virtual_time import LoopClock, run_virtual
 from tests.unit.log.harness import HeldExecutor
@@ -177,11 +178,11 @@ class World:
         self.errors.append(context.get("exception") or RuntimeError(context["message"]))
 
 
-def simulate(seed: int) -> tuple[World, BaseException | None]:
-    """The run of this seed, and what went wrong in it."""
+def simulate(seed: int) -> tuple[list[str], BaseException | None]:
+    """The transcript of this seed's run, and what went wrong in it."""
     world = World(seed)
     try:
         run_virtual(world.run())
     except (Violation, AssertionError, RuntimeError, LookupError, TypeError) as error:
-        return world, error
-    return world, world.errors[0] if world.errors else None
+        return world.history.transcript, error
+    return world.history.transcript, world.errors[0] if world.errors else None

@@ -1,0 +1,94 @@
+"""What all clients of a simulated broker share: connections, and asking again what may be asked again."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import TYPE_CHECKING, TypeVar
+
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.schema import Message
+from tests.simulation.broker.history import TopicPartition
+from tests.simulation.broker.network import Connection, Disconnected
+
+if TYPE_CHECKING:
+    from tests.simulation.broker.node import Node
+    from tests.simulation.broker.world import World
+
+R = TypeVar("R", bound=Message)
+REQUEST_TIMEOUT_S = 0.6
+
+COORDINATOR_AWAY = frozenset(
+    {
+        ErrorCode.COORDINATOR_LOAD_IN_PROGRESS,
+        ErrorCode.COORDINATOR_NOT_AVAILABLE,
+        ErrorCode.NOT_COORDINATOR,
+        ErrorCode.REQUEST_TIMED_OUT,
+    }
+)
+FENCED = frozenset({ErrorCode.PRODUCER_FENCED, ErrorCode.INVALID_PRODUCER_EPOCH})
+
+
+class Client:
+    """One client process: a connection to each broker it talks to."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.history = world.history
+        self.name = name
+        self.random = Random(f"{world.seed} {name}")
+        self._connections: dict[Node, Connection] = {}
+        self._connecting = asyncio.Lock()
+
+    async def ask(
+        self,
+        request: Message,
+        version: int,
+        response_class: type[R],
+        *,
+        at: TopicPartition | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> R:
+        """Asks the owner of a partition, or anybody. Raises Disconnected; whether the request was carried out nobody
+        knows.
+        """
+        async with self._connecting:  # in the order in which they were asked
+            node = await self._node(at)
+            connection = self._connections.get(node)
+            if connection is None or connection.broken:
+                connection = self._connections[node] = Connection(node, self.name, self.random, self.world.loss)
+        return await connection.ask(request, version, response_class, timeout_s)
+
+    async def insist(
+        self, request: Message, version: int, response_class: type[R], *, at: TopicPartition | None = None
+    ) -> R:
+        """The same request again and again until there is an answer."""
+        while True:
+            try:
+                return await self.ask(request, version, response_class, at=at)
+            except Disconnected:
+                self.history.note(f"{self.name}: no answer to {type(request).__name__}")
+                await self.pause()
+
+    async def pause(self) -> None:
+        """Before something is asked again."""
+        await asyncio.sleep(self.random.choice((0.001, 0.01, 0.05)))
+
+    async def idle(self) -> None:
+        """Thinks, works, or is held up for a while."""
+        await asyncio.sleep(self.random.choice(self.world.idle_times_s))
+
+    async def wait_for_work(self) -> None:
+        await asyncio.sleep(self.random.choice((0.02, 0.1, 0.3)))
+
+    def hang_up(self) -> None:
+        for connection in self._connections.values():
+            connection.break_down()
+
+    async def _node(self, at: TopicPartition | None) -> Node:
+        """Whoever owns it as far as somebody knows; whoever serves if nobody does."""
+        await self.world.serving()
+        serving = self.world.serving_nodes()
+        asked = self.random.choice(serving)
+        owner = None if at is None else self.world.nodes.get(asked.owner_of(*at))
+        return owner if owner is not None and owner.serving else asked

@@ -1,0 +1,137 @@
+"""A metadata store in memory that takes its time and fails within the contract of `bytemq/metadata/store.py`: before a
+transaction has happened, or after it. `MetadataState` is what survives everybody; a process talks to it through a
+`SimulatedMetadata`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from random import Random
+
+from bytemq.errors import Fenced, NotFound, Unavailable
+from bytemq.metadata.store import Compare, Event, KeyValue, Listing, Put, Txn, check_limits
+
+
+class MetadataState:
+    """Keys, their leases, and every change there was."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, KeyValue] = {}
+        self.revision = 0
+        self.leases: dict[int, set[str]] = {}
+        self.events: list[Event] = []
+        self._granted = 0
+        self._watchers: list[asyncio.Future[None]] = []
+
+    def txn(self, compares: Sequence[Compare], puts: Sequence[Put] = (), deletes: Sequence[str] = ()) -> Txn:
+        check_limits(compares, puts, deletes)
+        for key, revision in compares:
+            if (self.entries[key].revision if key in self.entries else 0) != revision:
+                return Txn(False, self.revision)
+        if any(put.lease is not None and put.lease not in self.leases for put in puts):
+            raise NotFound("the lease has ended")
+        removed = [key for key in deletes if key in self.entries]
+        if puts or removed:
+            self.revision += 1
+        for key, value, lease in puts:
+            self.entries[key] = KeyValue(key, value, self.revision)
+            self.events.append(Event(key, value, self.revision))
+            for keys in self.leases.values():
+                keys.discard(key)
+            if lease is not None:
+                self.leases[lease].add(key)
+        for key in removed:
+            del self.entries[key]
+            self.events.append(Event(key, None, self.revision))
+        self._tell()
+        return Txn(True, self.revision)
+
+    def grant_lease(self) -> int:
+        self._granted += 1
+        self.leases[self._granted] = set()
+        return self._granted
+
+    def revoke(self, lease: int) -> None:
+        keys = self.leases.pop(lease, set())
+        if keys:
+            self.txn((), (), sorted(keys))
+
+    def changed(self) -> asyncio.Future[None]:
+        """Done after the next change."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._watchers.append(waiting)
+        return waiting
+
+    def _tell(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for waiting in watchers:
+            if not waiting.done():
+                waiting.set_result(None)
+
+
+class SimulatedMetadata:
+    """One process's way to the store. `sickness` is the chance of a call to fail."""
+
+    leases_time_out = False
+
+    def __init__(self, state: MetadataState, random: Random, sickness: float) -> None:
+        self.state = state
+        self.sickness = sickness
+        self.leases: list[int] = []
+        """Granted to this process: they end with it."""
+        self._random = random
+
+    async def get(self, key: str) -> KeyValue | None:
+        await self._call()
+        return self.state.entries.get(key)
+
+    async def range(self, prefix: str) -> Listing:
+        await self._call()
+        entries = [entry for key, entry in sorted(self.state.entries.items()) if key.startswith(prefix)]
+        return Listing(entries, self.state.revision)
+
+    async def txn(self, compares: Sequence[Compare], puts: Sequence[Put] = (), deletes: Sequence[str] = ()) -> Txn:
+        await self._call()
+        outcome = self.state.txn(compares, puts, deletes)
+        self._fail("the metadata store did not answer, and did it")
+        return outcome
+
+    async def watch(self, prefix: str, after_revision: int) -> AsyncIterator[list[Event]]:
+        seen = 0
+        while True:
+            changed = self.state.changed()
+            fresh = [event for event in self.state.events[seen:] if event.revision > after_revision]
+            seen = len(self.state.events)
+            events = [event for event in fresh if event.key.startswith(prefix)]
+            if events:
+                yield events
+                if self._random.random() < self.sickness:
+                    raise Unavailable("the watch broke")
+            await changed
+
+    async def grant_lease(self, ttl_s: float) -> int:
+        await self._call()
+        lease = self.state.grant_lease()
+        self.leases.append(lease)
+        return lease
+
+    async def keep_alive(self, lease: int) -> None:
+        await self._call()
+        if lease not in self.state.leases:
+            raise Fenced("the lease has ended")
+
+    async def revoke(self, lease: int) -> None:
+        await self._call()
+        self.state.revoke(lease)
+
+    async def close(self) -> None:
+        return None
+
+    async def _call(self) -> None:
+        await asyncio.sleep(self._random.choice((0, 0, 0.001, 0.01)))
+        self._fail("the metadata store did not answer")
+
+    def _fail(self, reason: str) -> None:
+        if self._random.random() < self.sickness:
+            raise Unavailable(reason)

@@ -1,0 +1,177 @@
+"""Classic bugs of coordinators, planted on purpose: each must be found, or the simulation is not worth its time.
+
+Each is a context manager that breaks the broker while it lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any
+from unittest.mock import patch
+
+from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.consumer import reconciliation
+from bytemq.broker.coordinator.group.offsets import Offsets
+from bytemq.broker.coordinator.group.pending_offsets import TransactionalOffsetRecord
+from bytemq.broker.coordinator.group.shard import GroupShard
+from bytemq.broker.coordinator.marker_sender import MarkerSender
+from bytemq.broker.coordinator.outcome import Outcome
+from bytemq.broker.coordinator.runtime import ShardRuntime
+from bytemq.broker.coordinator.transaction import ending, transaction
+from bytemq.broker.coordinator.transaction.adding import Adding
+from bytemq.broker.coordinator.transaction.shard import TransactionShard
+from bytemq.protocol.error_codes import ErrorCode
+
+Planted = Callable[[], AbstractContextManager[Any]]
+
+
+def marker_lost() -> AbstractContextManager[Any]:
+    """The sender takes a partition whose marker could not be written for done."""
+    written = MarkerSender._written
+
+    def broken(self: MarkerSender, ended: Any, partition: Any, retry_s: float, code: ErrorCode) -> None:
+        written(self, ended, partition, retry_s, ErrorCode.NONE)
+
+    return patch.object(MarkerSender, "_written", broken)
+
+
+def markers_not_sent_again_after_reload() -> AbstractContextManager[Any]:
+    def broken(self: TransactionShard) -> list[Outcome[None]]:
+        for transactional_id, entry in self.environment.entries.items():
+            if entry.committed is not None and entry.committed.state is transaction.TransactionState.ONGOING:
+                self.ending.watch(transactional_id, entry.committed)
+        return []
+
+    return patch.object(TransactionShard, "loaded", broken)
+
+
+def abort_answered_as_commit() -> AbstractContextManager[Any]:
+    """A repeated EndTxn is answered well whatever had been decided."""
+    return patch.object(ending, "_check_repeated", lambda current, request, *, may_repeat: None)
+
+
+def zombie_not_fenced_by_its_successor() -> AbstractContextManager[Any]:
+    """The open transaction is aborted without a new epoch."""
+    prepared = transaction.Transaction.prepared
+
+    def broken(self: Any, commit: bool, client_version: int, *rest: Any) -> Any:
+        if commit:
+            return prepared(self, commit, client_version, *rest)
+        return prepared(self, commit, client_version, *rest)._replace(producer_epoch=self.producer_epoch)
+
+    return patch.object(transaction.Transaction, "prepared", broken)
+
+
+def answered_before_durable() -> AbstractContextManager[Any]:
+    """A coordinator answers when it has decided."""
+
+    async def broken(self: ShardRuntime[Any], operation: Any) -> Any:
+        outcome = operation(self._machine_for_writes())
+        self._arm()
+        self._submit(outcome, None)
+        return outcome.response
+
+    return patch.object(ShardRuntime, "write", broken)
+
+
+def failed_step_not_taken_back() -> AbstractContextManager[Any]:
+    return patch.object(TransactionShard, "roll_back", lambda self, sequence, record: None)
+
+
+def served_while_loading() -> AbstractContextManager[Any]:
+    """A coordinator answers from what it has read so far."""
+    return patch.object(ShardRuntime, "serving_machine", lambda self: self.machine)
+
+
+def offset_committed_before_its_marker() -> AbstractContextManager[Any]:
+    commit = GroupShard.commit
+
+    def broken(self: GroupShard, sequence: int, record: Any) -> None:
+        commit(self, sequence, record)
+        if isinstance(record, TransactionalOffsetRecord):
+            self.store.apply(record.offset)
+
+    return patch.object(GroupShard, "commit", broken)
+
+
+def pending_offsets_dropped_at_reload() -> AbstractContextManager[Any]:
+    return patch.object(GroupShard, "_replay_transactional", lambda self, records, envelope: None)
+
+
+def unstable_offsets_given() -> AbstractContextManager[Any]:
+    fetch = Offsets.fetch
+    return patch.object(Offsets, "fetch", lambda self, request, *, require_stable=False: fetch(self, request))
+
+
+def generation_not_checked() -> AbstractContextManager[Any]:
+    """A classic group takes offsets from members of the past."""
+
+    def broken(self: ClassicGroup, *_: Any) -> None:
+        return None
+
+    stack = ExitStack()
+    stack.enter_context(patch.object(ClassicGroup, "validate_member", broken))
+    stack.enter_context(patch.object(ClassicGroup, "generation_id", _EqualsAll()))
+    return stack
+
+
+class _Equal(int):
+    """A generation that is everybody's."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
+
+
+class _EqualsAll:
+    def __get__(self, group: Any, owner: Any = None) -> _Equal:
+        return _Equal(group.__dict__.get("generation", -1))
+
+    def __set__(self, group: Any, value: int) -> None:
+        group.__dict__["generation"] = value
+
+
+def partition_given_before_it_is_revoked() -> AbstractContextManager[Any]:
+    """KIP-848: a partition goes to its next member although another one has it."""
+    towards = reconciliation._towards
+
+    def broken(current: Any, target: Any, target_epoch: int, is_free: Any, owned: Any) -> Any:
+        return towards(current, target, target_epoch, lambda *_: True, owned)
+
+    return patch.object(reconciliation, "_towards", broken)
+
+
+def zombie_may_end_the_transaction() -> AbstractContextManager[Any]:
+    """EndTxn and AddPartitionsToTxn of an earlier epoch are taken."""
+    current = Adding._current
+
+    def broken(self: Adding, writer: Any) -> Any:
+        _, known = self._environment.known(writer.transactional_id)
+        return current(self, writer._replace(producer_epoch=known.producer_epoch))
+
+    stack = ExitStack()
+    stack.enter_context(patch.object(Adding, "_current", broken))
+    stack.enter_context(patch.object(ending, "_may_end_now", lambda current, request, bumps: True))
+    return stack
+
+
+PLANTED: tuple[Planted, ...] = (
+    marker_lost,
+    markers_not_sent_again_after_reload,
+    abort_answered_as_commit,
+    zombie_not_fenced_by_its_successor,
+    answered_before_durable,
+    failed_step_not_taken_back,
+    served_while_loading,
+    offset_committed_before_its_marker,
+    pending_offsets_dropped_at_reload,
+    unstable_offsets_given,
+    generation_not_checked,
+    partition_given_before_it_is_revoked,
+    zombie_may_end_the_transaction,
+)

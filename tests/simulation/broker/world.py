@@ -1,0 +1,382 @@
+"""One run of a simulated broker: a seed decides everything that happens in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from random import Random
+from typing import Any
+
+from bytemq.broker.coordinator.placement import partition_for
+from bytemq.config import BrokerConfig
+from bytemq.metadata import keys, values
+from bytemq.metadata.store import Put
+from bytemq.metadata.topic_names import INTERNAL_TOPICS, OFFSETS_TOPIC, TRANSACTION_TOPIC
+from bytemq.protocol.records.reader import iter_records
+from bytemq.types import PartitionId, TopicId
+from tests.simulation.broker.client import Client
+from tests.simulation.broker.history import BrokerHistory, TopicPartition
+from tests.simulation.broker.loop import NOBODY, NothingLeft, Process, SimulationLoop, run_simulated
+from tests.simulation.broker.metadata_store import MetadataState
+from tests.simulation.broker.node import Node
+from tests.simulation.broker.processors import PlainConsumer, Processor
+from tests.simulation.broker.producers import IdempotentProducer, TransactionalProducer
+from tests.simulation.broker.readers import READ_COMMITTED, READ_UNCOMMITTED, Reader, stable_offsets
+from tests.simulation.failing_log_storage import FailingLogStorage
+from tests.simulation.transcript import Violation
+from tests.support.fake_log_storage import Disk
+from tests.support.virtual_time import LoopClock
+
+GIVE_UP_S = 120.0
+"""Virtual seconds after which who did not get on is stuck, although all is well."""
+SOURCE, TARGET = "in", "out"
+CONFIG = BrokerConfig(
+    {
+        "group.min.session.timeout.ms": "1000",
+        "group.consumer.min.session.timeout.ms": "1000",
+        "group.consumer.session.timeout.ms": "1500",
+        "group.consumer.min.heartbeat.interval.ms": "100",
+        "group.consumer.heartbeat.interval.ms": "300",
+        "group.initial.rebalance.delay.ms": "20",
+    }
+)
+
+
+class World:
+    """Topics, one broker or two, their clients, and the troubles that befall them."""
+
+    def __init__(self, seed: int, loop: SimulationLoop) -> None:
+        self.seed = seed
+        self.random = random = Random(seed)
+        self.loop = loop
+        self.clock = LoopClock()
+        self.config = CONFIG
+        self.history = BrokerHistory(loop.time)
+        self.metadata = MetadataState()
+        self.disk = Disk()
+        self.errors: list[BaseException] = []
+        self._served: asyncio.Future[None] | None = None
+        self.sickness = random.choice((0.0, 0.05, 0.2))
+        self.metadata_sickness = random.choice((0.0, 0.1))
+        self.loss = random.choice((0.0, 0.02, 0.1))
+        self.death_rate = random.choice((0.0, 0.05, 0.2))
+        self.idle_times_s = random.choice(((0.0, 0.002), (0.0, 0.005, 0.05), (0.01, 0.1, 0.7, 2.0)))
+        self.transaction_timeouts_ms = random.choice(((60_000,), (400, 5_000), (200,)))
+        self.broker_count = random.choice((1, 2))
+        self.partition_counts = {
+            SOURCE: random.choice((1, 2)),
+            TARGET: random.choice((1, 2)),
+            OFFSETS_TOPIC: random.choice((1, 2)),
+            TRANSACTION_TOPIC: random.choice((1, 2)),
+        }
+        self.topic_ids = {name: TopicId(name.encode().ljust(16, b" ")[:16]) for name in self.partition_counts}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._zombies: list[asyncio.Task[Any]] = []
+        self.nodes: dict[int, Node] = {}
+        self._dead: list[Node] = []
+        """See SimulationLoop of processes that died."""
+        self.processor_count = random.choice((0, 1, 2, 3))
+        self.plain_count = random.choice((0, 0, 1, 2))
+        self.processors_classic = random.random() < 0.5
+        self.plain_classic = random.random() < 0.5
+
+    # -- what a broker finds
+
+    def open_storage(self) -> FailingLogStorage:
+        return FailingLogStorage(self.disk, self.random, self.history, self.sickness)
+
+    async def serving(self) -> None:
+        """Returns when a broker serves."""
+        while not self.serving_nodes():
+            self._served = self._served or self.loop.create_future()
+            await asyncio.shield(self._served)
+
+    def serving_nodes(self) -> list[Node]:
+        return [node for node in self.nodes.values() if node.serving]
+
+    def serves(self) -> None:
+        """A broker does from now on."""
+        served, self._served = self._served, None
+        if served is not None:
+            served.set_result(None)
+
+    def plan(self) -> None:
+        """The controller: a partition stays with its broker while that lives, else it goes to one that does."""
+        live = [id_ for id_, node in self.nodes.items() if keys.broker(id_) in self.metadata.entries]
+        if not live:
+            return
+        for name, count in self.partition_counts.items():
+            known = self._wishes(name) or [0] * count
+            self._wish(name, [broker if broker in live else self.random.choice(live) for broker in known])
+
+    def _wishes(self, topic: str) -> list[int] | None:
+        known = self.metadata.entries.get(keys.assignments(self.topic_ids[topic], 0))
+        return None if known is None else values.decode_assignments(known.value)
+
+    def _wish(self, topic: str, brokers: list[int]) -> None:
+        if brokers != self._wishes(topic):
+            key = keys.assignments(self.topic_ids[topic], 0)
+            self.metadata.txn((), [Put(key, values.encode_assignments(brokers))])
+
+    def place_of(self, topic: str, key: str) -> TopicPartition:
+        """The partition of an internal topic that has a group or a transactional id."""
+        return topic, partition_for(key, self.partition_counts[topic])
+
+    def partitions_of(self, topic: str) -> list[TopicPartition]:
+        return [(topic, index) for index in range(self.partition_counts[topic])]
+
+    # -- the run
+
+    async def run(self) -> None:
+        """Raises Violation."""
+        self.loop.set_exception_handler(self._note_exception)
+        self.loop.died = self._process_died
+        self._create_topics()
+        for broker_id in range(1, self.broker_count + 1):
+            self._start_node(broker_id)
+        working = self._working_clients()
+        groups = self._groups()
+        self._start_background()
+        everybody = asyncio.gather(*(client.run() for client in working))
+        trouble = self.start(self._trouble(everybody))
+        await self._until(everybody, "a producer does not get on")
+        await self._until(trouble, "trouble does not end")
+        while self._zombies:
+            await self._until(self._zombies.pop(), "a zombie does not get on")
+        for group in groups:
+            await self._until(self.start(self._read_by(group)), f"group {group} does not get on")
+        await self._check_the_end(groups)
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Runs beside everything else; what it finds broken ends the run."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def haunt(self, work: Coroutine[Any, Any, Any]) -> None:
+        """A zombie: nobody waits for it but the end of the run."""
+        self._zombies.append(self.start(work))
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.errors.append(error)
+
+    async def _until(self, done: asyncio.Future[Any], otherwise: str) -> None:
+        deadline = self.loop.time() + GIVE_UP_S
+        while not done.done():
+            await asyncio.wait([done], timeout=0.5)
+            if self.errors:
+                raise self.errors[0]
+            if self.loop.time() > deadline:
+                raise self.history.broken(otherwise)
+        done.result()
+
+    def _create_topics(self) -> None:
+        puts = []
+        for name, count in self.partition_counts.items():
+            topic = values.TopicValue(self.topic_ids[name], count, 1, {}, name in INTERNAL_TOPICS)
+            puts.append(Put(keys.topic(name), values.encode_topic(topic)))
+        self.metadata.txn((), puts)
+
+    def _working_clients(self) -> list[IdempotentProducer | TransactionalProducer]:
+        random = self.random
+        sources, targets = self.partitions_of(SOURCE), self.partitions_of(TARGET)
+        clients: list[IdempotentProducer | TransactionalProducer] = [
+            IdempotentProducer(self, "alice", sources, random.randint(2, 8))
+        ]
+        for number in range(random.choice((0, 1, 1, 2))):
+            partitions = random.choice((sources, targets, sources + targets))
+            count = random.choice((2, 4, 6))
+            clients.append(
+                TransactionalProducer(self, f"tx-{number}", partitions, count, bumping=random.random() < 0.5)
+            )
+        return clients
+
+    def _groups(self) -> list[str]:
+        groups = []
+        if self.processor_count:
+            groups.append("processing")
+        if self.plain_count:
+            groups.append("plain")
+        return groups
+
+    def _start_background(self) -> None:
+        topics = (SOURCE, self.partitions_of(TARGET))
+        for number in range(self.processor_count):
+            bumping = self.random.random() < 0.5
+            processor = Processor(
+                self, f"proc-{number}", "processing", topics, classic=self.processors_classic, bumping=bumping
+            )
+            self.start(processor.run())
+        for number in range(self.plain_count):
+            consumer = PlainConsumer(self, f"plain-{number}", "plain", SOURCE, classic=self.plain_classic)
+            self.start(consumer.run())
+        for partition in self.partitions_of(SOURCE) + self.partitions_of(TARGET):
+            isolation = self.random.choice((READ_UNCOMMITTED, READ_COMMITTED))
+            self.start(Reader(self, f"reader {partition}", partition, isolation).run())
+
+    async def _read_by(self, group: str) -> None:
+        """Returns when the group has committed the end of the source."""
+        auditor = Client(self, f"auditor of {group}")
+        while True:
+            ends = {index: self._end_of((SOURCE, index)) for _, index in self.partitions_of(SOURCE)}
+            found = await stable_offsets(auditor, group, SOURCE, list(ends))
+            if all(found.get(index, -1) >= end for index, end in ends.items()):
+                return
+            await asyncio.sleep(0.3)
+
+    def _end_of(self, partition: TopicPartition) -> int:
+        stored = self.disk.logs.get(self._pid(partition))
+        return 0 if stored is None else stored.end_offset
+
+    def _pid(self, partition: TopicPartition) -> PartitionId:
+        return PartitionId(self.topic_ids[partition[0]], partition[1])
+
+    # -- troubles
+
+    def _start_node(self, broker_id: int) -> None:
+        node = self.nodes[broker_id] = Node(self, broker_id)
+        node.process.start(node.run())
+
+    def _process_died(self, process: Process) -> None:
+        for node in self.nodes.values():
+            if node.process is process:
+                self.died(node)
+                return
+
+    def died(self, node: Node) -> None:
+        """The broker is no more: its session ends, others take its partitions, and it comes up again after a while."""
+        if not node.process.alive:
+            return
+        self.history.note(f"{node.process.name} dies")
+        self._dead.append(node)
+        node.crash()
+        self.loop.call_later(self.random.choice((0.0, 0.01, 0.2)), self._mourn, node, context=NOBODY)
+
+    def _mourn(self, node: Node) -> None:
+        for lease in node.metadata.leases:
+            self.metadata.revoke(lease)
+        self.plan()
+        delay_s = self.random.choice((0.0, 0.3))
+        self.loop.call_later(delay_s, self._start_node, node.broker_id, context=NOBODY)
+
+    async def _trouble(self, working: asyncio.Future[Any]) -> None:
+        """For as long as there is work, but not for ever."""
+        for _ in range(self.random.randint(3, 30)):
+            await asyncio.sleep(self.random.choice((0.01, 0.03, 0.1, 0.3)))
+            if working.done():
+                break
+            happening = self.random.choices(
+                (self._crash, self._move, self._checkpoint, self._change_sickness, self._break_connections),
+                weights=(4, 4, 3, 2, 1),
+            )[0]
+            happening()
+        self.history.note("all is well from now on")
+        self._set_sickness(0.0, 0.0)
+        self.loss = 0.0
+        self.death_rate = 0.0
+        self.idle_times_s = (0.0, 0.01)
+        for node in self.nodes.values():
+            node.process.steps_left = None
+
+    def _crash(self) -> None:
+        """At one of the next steps, whichever it is."""
+        node = self.random.choice(list(self.nodes.values()))
+        node.process.steps_left = self.random.choice((0, 10, 100, 400)) + self.random.randint(0, 10)
+
+    def _move(self) -> None:
+        """The controller wishes one partition elsewhere."""
+        name = self.random.choice(sorted(self.partition_counts))
+        wishes = self._wishes(name)
+        live = [id_ for id_ in self.nodes if keys.broker(id_) in self.metadata.entries]
+        if wishes and live:
+            index = self.random.randrange(len(wishes))
+            wishes[index] = self.random.choice(live)
+            self.history.note(f"{name}-{index} is wished to broker {wishes[index]}")
+            self._wish(name, wishes)
+
+    def _checkpoint(self) -> None:
+        for node in self.serving_nodes():
+            opened = list(node.broker.partitions.open_partitions())
+            if opened:
+                partition = self.random.choice(opened)
+                node.storage.checkpoint(partition._files)  # type: ignore[arg-type]
+                self.history.note(
+                    f"checkpoint of {partition.topic}-{partition.pid.index} at {partition.high_watermark}"
+                )
+
+    def _change_sickness(self) -> None:
+        self._set_sickness(self.random.choice((0.0, 0.1, 0.4)), self.random.choice((0.0, 0.1, 0.5)))
+        self.history.note(f"storage fails {self.sickness:.0%}, metadata {self.metadata_sickness:.0%} of the time")
+
+    def _set_sickness(self, storage: float, metadata: float) -> None:
+        self.sickness, self.metadata_sickness = storage, metadata
+        for node in self.nodes.values():
+            node.storage.sickness = storage
+            node.metadata.sickness = metadata
+
+    def _break_connections(self) -> None:
+        self.history.note("all connections break")
+        for node in self.nodes.values():
+            for connection in list(node.connections):
+                connection.break_down()
+
+    # -- the end
+
+    async def _check_the_end(self, groups: list[str]) -> None:
+        for node in list(self.nodes.values()):
+            self.died(node)
+        await self.serving()
+        visible: dict[TopicPartition, dict[int, bytes]] = {}
+        for partition in self.partitions_of(SOURCE) + self.partitions_of(TARGET):
+            last = Reader(self, f"last reader of {partition}", partition, READ_COMMITTED)
+            await self._until(self.start(last.read_to_the_end()), f"a transaction in {partition} does not end")
+            visible[partition] = last.values
+            stored = self.disk.logs[self._pid(partition)]
+            found = {
+                record.offset: b"" if batch.is_control else record.value or b""
+                for batch in stored.batches
+                for record in iter_records(batch)
+            }
+            self.history.check_log(partition, found, stored.end_offset)
+        self.history.check_visible(visible)
+        auditor = Client(self, "last auditor")
+        for group in groups:
+            offsets: dict[int, int] = {}
+            while len(offsets) < self.partition_counts[SOURCE]:
+                offsets = await stable_offsets(auditor, group, SOURCE, list(range(self.partition_counts[SOURCE])))
+                await asyncio.sleep(0.05)
+            if group == "processing":
+                inputs = {index: visible[SOURCE, index] for _, index in self.partitions_of(SOURCE)}
+                outputs = Counter(
+                    value.rpartition(b"|")[0]
+                    for partition in self.partitions_of(TARGET)
+                    for value in visible[partition].values()
+                    if b"|proc-" in value
+                )
+                self.history.check_processed(inputs, outputs, offsets)
+        if self.errors:
+            raise self.errors[0]
+
+    def _note_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception in a callback, an assertion of the broker's, is the end of the run."""
+        self.errors.append(context.get("exception") or RuntimeError(f"{context['message']} {context.get('task')}"))
+
+
+def simulate(seed: int) -> tuple[list[str], BaseException | None]:
+    """The transcript of this seed's run, and what went wrong in it."""
+    worlds: list[World] = []
+
+    async def main(loop: SimulationLoop) -> None:
+        world = World(seed, loop)
+        worlds.append(world)
+        await world.run()
+
+    try:
+        run_simulated(lambda loop: main(loop))
+    except (Violation, AssertionError, RuntimeError, LookupError, TypeError, AttributeError, NothingLeft) as error:
+        return worlds[0].history.transcript, error
+    return worlds[0].history.transcript, None

@@ -1,0 +1,49 @@
+"""The worlds that can be simulated, by name, and the bugs that can be planted in each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tests.simulation.broker import planted as broker_planted
+from tests.simulation.broker import world as broker_world
+from tests.simulation.log import planted as log_planted
+from tests.simulation.log import world as log_world
+from tests.unit.coordinator import test_consumer_group_simulation as consumer_groups
+from tests.unit.coordinator import test_group_simulation as classic_groups
+
+Simulate = Callable[[int], tuple[list[str], BaseException | None]]
+"""From a seed to the transcript of its run, and what went wrong."""
+
+
+class World(NamedTuple):
+    simulate: Simulate
+    planted: dict[str, log_planted.Planted]
+    seeds_in_ci: int
+    """About 15 seconds of one core each."""
+
+
+def _machine(
+    simulation: Callable[[int], classic_groups.Simulation | consumer_groups.Simulation], steps: int
+) -> Simulate:
+    def simulate(seed: int) -> tuple[list[str], BaseException | None]:
+        run = simulation(seed)
+        try:
+            run.run(steps)
+        except Exception as error:
+            return run.transcript, error
+        return run.transcript, None
+
+    return simulate
+
+
+def _by_name(planted: tuple[log_planted.Planted, ...]) -> dict[str, log_planted.Planted]:
+    return {each.__name__: each for each in planted}  # type: ignore[attr-defined]
+
+
+WORLDS = {
+    "log": World(log_world.simulate, _by_name(log_planted.PLANTED), 1200),
+    "broker": World(broker_world.simulate, _by_name(broker_planted.PLANTED), 300),
+    "classic-groups": World(_machine(classic_groups.Simulation, classic_groups.STEPS), {}, 300),
+    "consumer-groups": World(_machine(consumer_groups.Simulation, consumer_groups.STEPS), {}, 200),
+}
