@@ -39,6 +39,26 @@ def register(broker: Broker) -> None:
         "bytemq_group_damaged_records", "Records left out when groups were loaded", lambda: groups.damaged_records
     )
     metrics.gauge("bytemq_coordinators_loading", "Group coordinators being loaded", lambda: groups.loading_count)
+    transactions = broker.transactions
+    metrics.gauges(
+        "bytemq_transactional_ids",
+        "Transactional ids coordinated here, by state",
+        ("state",),
+        lambda: [((state.label,), count) for state, count in transactions.state_counts().items()],
+    )
+    metrics.gauge(
+        "bytemq_transaction_timeouts_total",
+        "Transactions aborted for their time was over",
+        lambda: transactions.timeouts,
+    )
+    metrics.gauge(
+        "bytemq_transaction_markers_pending", "Markers decided and not written yet", lambda: transactions.unmarked_count
+    )
+    metrics.gauge(
+        "bytemq_transaction_damaged_records",
+        "Records left out when transactions were loaded",
+        lambda: transactions.damaged_records,
+    )
     metrics.gauge("bytemq_wal_bytes", "Bytes of WAL files in use", lambda: storage.wal_bytes)
     metrics.gauge("bytemq_wal_pending_bytes", "Bytes appended and not yet durable", lambda: storage.pending_bytes)
     metrics.gauge("bytemq_storage_healthy", "1 unless storage refuses appends", lambda: storage.healthy is None)

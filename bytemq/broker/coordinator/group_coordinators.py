@@ -113,7 +113,7 @@ class GroupCoordinators(OwnedShards[GroupShard]):
     @property
     def damaged_records(self) -> int:
         """Records of __consumer_offsets that loading left out because they make no sense."""
-        return sum(runtime.machine.damaged_records for runtime in self._shards.values())
+        return sum(runtime.damaged_records for runtime in self._shards.values())
 
     @property
     def membership_bytes(self) -> int:

@@ -6,6 +6,7 @@ Hands out the loop between reads, so that a large partition holds up nobody else
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from bytemq.broker.coordinator.outcome import Envelope
 from bytemq.broker.log.partition import Partition
@@ -16,6 +17,9 @@ from bytemq.protocol.records.compression import decompress
 from bytemq.protocol.records.walk import parse
 from bytemq.protocol.records.walk_codes import MESSAGES, OK
 from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import get_logger
+
+log = get_logger("broker.coordinator")
 
 _READ_BYTES = 256 * 1024
 _MAX_DECOMPRESSED_BYTES = 64 * 1024 * 1024
@@ -28,9 +32,22 @@ class LoadFailed(Exception):
     """The log could not be read now. Try again later."""
 
 
-async def load(partition: Partition, replay: Replay, clock: Clock) -> int:
-    """Replays all committed records; how many there were. Raises LoadFailed."""
-    offset, end_offset, count = partition.log_start_offset, partition.high_watermark, 0
+class UnreadableBatch(Exception):
+    """Its records make no sense, however often they are read."""
+
+
+class Loaded(NamedTuple):
+    """How many records were replayed, and how many were in batches that cannot be read."""
+
+    records: int
+    unreadable: int
+
+
+async def load(partition: Partition, replay: Replay, clock: Clock) -> Loaded:
+    """Replays all committed records. What cannot be read is left out: the others are not lost with it, and it stays in
+    the log as it is. Raises LoadFailed.
+    """
+    offset, end_offset, count, unreadable = partition.log_start_offset, partition.high_watermark, 0, 0
     while offset < end_offset:
         fetched = partition.read_cached(offset, _READ_BYTES, isolation=0, at_least_one=True)
         if fetched is None:
@@ -39,14 +56,27 @@ async def load(partition: Partition, replay: Replay, clock: Clock) -> int:
             raise LoadFailed(f"offset {offset} of {partition.topic}-{partition.pid.index}: {fetched.error.name}")
         next_offset = offset
         for batch in _batches(fetched):
-            count += batch.record_count
             next_offset = batch.next_offset
-            replay(key_values(batch), envelope_of(batch))
+            try:
+                records = key_values(batch)
+            except UnreadableBatch as error:
+                log.error(
+                    "coordinator leaves a batch out",
+                    topic=partition.topic,
+                    partition=partition.pid.index,
+                    offset=batch.base_offset,
+                    records=batch.record_count,
+                    reason=str(error),
+                )
+                unreadable += batch.record_count
+                continue
+            count += len(records)
+            replay(records, envelope_of(batch))
         if next_offset <= offset:
             raise LoadFailed(f"nothing at offset {offset} of {partition.topic}-{partition.pid.index}")
         offset = next_offset
         await clock.sleep(0)
-    return count
+    return Loaded(count, unreadable)
 
 
 def _batches(fetched: Fetched) -> list[RecordBatch]:
@@ -66,12 +96,12 @@ def envelope_of(batch: RecordBatch) -> Envelope | None:
 
 
 def key_values(batch: RecordBatch) -> list[KeyValue]:
-    """The keys and values of a batch, straight from the parser. Raises LoadFailed when its records cannot be read."""
+    """The keys and values of a batch, straight from the parser. Raises UnreadableBatch."""
     try:
         data = decompress(batch.compression, batch.records, _MAX_DECOMPRESSED_BYTES)
     except KafkaError as error:
-        raise LoadFailed(str(error)) from error
+        raise UnreadableBatch(str(error)) from error
     code, _, parsed = parse(data, 0, batch.record_count)
     if code != OK or len(parsed) != batch.record_count:
-        raise LoadFailed(f"the batch at offset {batch.base_offset} cannot be read: {MESSAGES[code]}")
+        raise UnreadableBatch(MESSAGES[code])
     return [(key, value) for _, _, key, value, _ in parsed]

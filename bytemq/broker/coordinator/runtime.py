@@ -46,6 +46,9 @@ class Machine(Protocol):
     def unloaded(self, code: ErrorCode = ErrorCode.NOT_COORDINATOR) -> None: ...
     def topics_deleted(self, topic_ids: Iterable[bytes]) -> None: ...
 
+    @property
+    def damaged_records(self) -> int: ...
+
 
 M = TypeVar("M", bound=Machine)
 R = TypeVar("R")
@@ -75,10 +78,16 @@ class ShardRuntime(Generic[M]):
         self._alarm: TimerHandle | None = None
         self._alarm_ms = 0
         self._settled: list[asyncio.Future[None]] = []
+        self._unreadable_records = 0
 
     @property
     def is_active(self) -> bool:
         return self.state is ShardState.ACTIVE
+
+    @property
+    def damaged_records(self) -> int:
+        """Records that loading left out: those that the machine cannot understand, and those of unreadable batches."""
+        return self._unreadable_records + self.machine.damaged_records
 
     # -- life
 
@@ -88,7 +97,7 @@ class ShardRuntime(Generic[M]):
         while self.state is ShardState.LOADING:
             started = self._clock.monotonic()
             try:
-                records = await load(self.partition, self.machine.replay, self._clock)
+                loaded = await load(self.partition, self.machine.replay, self._clock)
             except LoadFailed as error:
                 log.warning("coordinator could not be loaded", partition=self.partition.pid.index, reason=str(error))
                 await self._clock.sleep(delay_s)
@@ -100,14 +109,22 @@ class ShardRuntime(Generic[M]):
             if self.state is not ShardState.LOADING:
                 return
             self.state = ShardState.ACTIVE
+            self._unreadable_records = loaded.unreadable
             for outcome in self.machine.loaded():
                 self._submit(outcome, None)
             self._arm()
-            tell = log.info if records else log.debug
+            if self.machine.damaged_records:
+                log.error(
+                    "coordinator left records out that make no sense",
+                    topic=self.partition.topic,
+                    partition=self.partition.pid.index,
+                    records=self.machine.damaged_records,
+                )
+            tell = log.info if loaded.records else log.debug
             tell(
                 "coordinator loaded",
                 partition=self.partition.pid.index,
-                records=records,
+                records=loaded.records,
                 duration_ms=round((self._clock.monotonic() - started) * 1000),
             )
 

@@ -7,6 +7,7 @@ getting producer ids for the steps that need one. Must not know the protocol (tr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from bytemq.broker.coordinator.transaction.environment import (
     TransactionSettings,
 )
 from bytemq.broker.coordinator.transaction.shard import TransactionShard
+from bytemq.broker.coordinator.transaction.states import TransactionState
 from bytemq.broker.coordinator.transaction.transaction import TopicPartition
 from bytemq.broker.log.partition import Partition
 from bytemq.config import BrokerConfig
@@ -54,6 +56,30 @@ class TransactionCoordinators(OwnedShards[TransactionShard]):
         self._producer_ids = producer_ids
         self._markers = markers(self)
         self._clock = clock
+        self.timeouts = 0
+        """Transactions aborted here because their time was over."""
+
+    # -- figures
+
+    def state_counts(self) -> Counter[TransactionState]:
+        """Transactional ids by state, of the loaded shards."""
+        counts: Counter[TransactionState] = Counter()
+        for runtime in self._shards.values():
+            if runtime.is_active:
+                counts.update(runtime.machine.environment.state_counts)
+        return counts
+
+    @property
+    def unmarked_count(self) -> int:
+        """Markers that are to be written."""
+        return sum(runtime.machine.environment.unmarked_count for runtime in self._shards.values())
+
+    @property
+    def damaged_records(self) -> int:
+        """Records of __transaction_state that loading left out because they make no sense."""
+        return sum(runtime.damaged_records for runtime in self._shards.values())
+
+    # -- requests
 
     async def write(self, transactional_id: str, operation: Callable[[TransactionShard, int | None], Outcome[R]]) -> R:
         """As the shard's `write`, for an operation that may need a producer id that nobody had. Raises KafkaError."""
@@ -75,10 +101,15 @@ class TransactionCoordinators(OwnedShards[TransactionShard]):
         shard = self.shard_if_owned(ended.transactional_id)
         return shard is not None and shard.partition.leader_epoch == ended.coordinator_epoch
 
+    def _note_timeout(self) -> None:
+        self.timeouts += 1
+
     def _make_runtime(self, partition: Partition) -> TransactionRuntime:
         def make(timers: Timers) -> TransactionShard:
             settings = transaction_settings(self._config())
-            return TransactionShard(settings, timers, self._clock.wall_ms, self._markers, partition.leader_epoch)
+            return TransactionShard(
+                settings, timers, self._clock.wall_ms, self._markers, partition.leader_epoch, self._note_timeout
+            )
 
         return ShardRuntime(partition, make, self._clock)
 

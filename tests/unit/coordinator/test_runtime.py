@@ -22,7 +22,7 @@ from bytemq.protocol.messages.offset_commit import (
     OffsetCommitResponse,
 )
 from bytemq.protocol.messages.offset_fetch import OffsetFetchRequestGroup
-from bytemq.protocol.records.batch import parse_header
+from bytemq.protocol.records.batch import HEADER_BYTES, parse_header, place
 from bytemq.protocol.records.builder import Record, build_batch
 from tests.support.virtual_time import LoopClock, run_virtual
 from tests.unit.coordinator.fake_partition import FakePartition
@@ -252,6 +252,25 @@ def test_runtime__leaves_damaged_records_out_and_counts_them() -> None:
         runtime = await started(partition)
         assert runtime.machine.damaged_records == 2
         await commit(runtime, "g", 1)
+
+    run_virtual(scenario())
+
+
+def test_runtime__leaves_an_unreadable_batch_out_and_serves_what_is_around_it() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        first = await started(partition)
+        await commit(first, "before", 1)
+        unreadable = parse_header(memoryview(build_batch([Record(b"k", b"v"), Record(b"k", b"w")], timestamp_ms=1)))
+        unreadable.view[HEADER_BYTES:] = b"\xff" * (len(unreadable.view) - HEADER_BYTES)
+        place(unreadable, partition.high_watermark, 0)
+        partition.batches.append(unreadable)
+        partition.high_watermark += 2
+        await commit(first, "after", 2)
+        runtime = await started(partition)
+        assert runtime.damaged_records == 2
+        assert committed(runtime.machine, "before") == [1]
+        assert committed(runtime.machine, "after") == [2]
 
     run_virtual(scenario())
 

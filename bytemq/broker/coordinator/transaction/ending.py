@@ -98,6 +98,7 @@ class Ending:
         _, prepared = self._environment.known(transactional_id)
         entry = self._environment.entries[transactional_id]
         entry.unmarked = set(prepared.partitions)
+        self._environment.unmarked_count += len(entry.unmarked)
         self._environment.timers.cancel(timeout_key(transactional_id))
         if not prepared.partitions:
             return self._complete(transactional_id)
@@ -121,7 +122,9 @@ class Ending:
             return NOTHING
         if (entry.committed.producer_id, entry.committed.producer_epoch) != ended[1:3]:
             return NOTHING
-        entry.unmarked.discard(partition)
+        if partition in entry.unmarked:
+            entry.unmarked.remove(partition)
+            self._environment.unmarked_count -= 1
         return NOTHING if entry.unmarked else self._complete(ended.transactional_id)
 
     # -- within
@@ -168,7 +171,16 @@ class Ending:
         if entry is None or entry.committed is None or entry.committed.state is not TransactionState.ONGOING:
             return NOTHING
         self._retry(transactional_id, partial(self._timed_out, transactional_id))  # until the abort is durable
-        return NOTHING if entry.pending is not None else self.fence(transactional_id, None)
+        if entry.pending is not None:
+            return NOTHING
+        fenced = self.fence(transactional_id, None)
+
+        def appended(code: ErrorCode) -> Outcome[None]:
+            if code is ErrorCode.NONE:
+                self._environment.on_timeout()
+            return NOTHING if fenced.on_appended is None else fenced.on_appended(code)
+
+        return fenced._replace(on_appended=appended)
 
     def _retry(self, transactional_id: str, action: partial[Outcome[None]]) -> None:
         self._environment.timers.schedule(timeout_key(transactional_id), _RETRY_MS, action)

@@ -6,11 +6,13 @@ only when none is on its way; Kafka calls that the pending state, and answers CO
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from bytemq.broker.coordinator.timers import Timers
+from bytemq.broker.coordinator.transaction.states import TransactionState
 from bytemq.broker.coordinator.transaction.transaction import TopicPartition, Transaction
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 
@@ -70,7 +72,13 @@ class TransactionEnvironment:
     wall_ms: Callable[[], int]
     markers: Markers
     coordinator_epoch: int
+    on_timeout: Callable[[], None] = lambda: None
+    """Called for each transaction that was aborted because its time was over."""
     entries: dict[str, Entry] = field(default_factory=dict)
+    state_counts: Counter[TransactionState] = field(default_factory=Counter)
+    """Of the committed: 100,000 ids are not counted anew for each look at them."""
+    unmarked_count: int = 0
+    """Markers of prepared transactions that are not written yet."""
 
     def identified(self, transactional_id: str, producer_id: int) -> tuple[Entry, Transaction]:
         """Raises KafkaError: INVALID_REQUEST for no id, INVALID_PRODUCER_ID_MAPPING for one that is not this

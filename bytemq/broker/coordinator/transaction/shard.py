@@ -44,8 +44,9 @@ class TransactionShard:
         wall_ms: Callable[[], int],
         markers: Markers,
         coordinator_epoch: int,
+        on_timeout: Callable[[], None] = lambda: None,
     ) -> None:
-        self.environment = TransactionEnvironment(settings, timers, wall_ms, markers, coordinator_epoch)
+        self.environment = TransactionEnvironment(settings, timers, wall_ms, markers, coordinator_epoch, on_timeout)
         self.ending = Ending(self.environment)
         self.initialising = Initialising(self.environment, self.ending)
         self.adding = Adding(self.environment)
@@ -86,6 +87,10 @@ class TransactionShard:
         if transaction is None:
             return  # see `_expire`
         entry = self.environment.entries[transactional_id]
+        counts = self.environment.state_counts
+        if entry.committed is not None:
+            counts[entry.committed.state] -= 1
+        counts[transaction.state] += 1
         entry.committed, entry.pending = transaction, None
         if transaction.state is TransactionState.ONGOING:
             self.ending.watch(transactional_id, transaction)
@@ -106,6 +111,7 @@ class TransactionShard:
         outcomes: list[Outcome[None]] = []
         for transactional_id, entry in list(self.environment.entries.items()):
             assert entry.committed is not None, "what is replayed is committed"
+            self.environment.state_counts[entry.committed.state] += 1
             if entry.committed.state in PREPARED:
                 outcomes.append(self.ending.resume(transactional_id))
             elif entry.committed.state is TransactionState.ONGOING:
@@ -119,6 +125,8 @@ class TransactionShard:
             self.environment.timers.cancel(timeout_key(transactional_id))
         self.environment.timers.cancel(_EXPIRY_KEY)
         self.environment.entries.clear()
+        self.environment.state_counts.clear()
+        self.environment.unmarked_count = 0
 
     def topics_deleted(self, topic_ids: Iterable[bytes]) -> None:
         """Nothing to do: a marker to a partition that is gone counts as written."""
@@ -140,14 +148,21 @@ class TransactionShard:
         if not expired:
             return NOTHING
         taken = {transactional_id: entries.pop(transactional_id) for transactional_id in expired}
+        counts = self.environment.state_counts
+        counts.subtract(_states(taken.values()))
 
         def appended(code: ErrorCode) -> Outcome[None]:
             if code is not ErrorCode.NONE:
-                for transactional_id, entry in taken.items():
-                    entries.setdefault(transactional_id, entry)
+                back = {each: entry for each, entry in taken.items() if each not in entries}
+                entries.update(back)
+                counts.update(_states(back.values()))
             return NOTHING
 
         return Outcome(None, [TransactionRecord(each, None) for each in expired], appended)
+
+
+def _states(entries: Iterable[Entry]) -> list[TransactionState]:
+    return [entry.committed.state for entry in entries if entry.committed is not None]
 
 
 def _is_expired(entry: Entry | None, expired_before_ms: int) -> bool:

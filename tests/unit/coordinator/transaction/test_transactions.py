@@ -362,6 +362,53 @@ def test_expiry__forgets_ids_at_rest_and_leaves_tombstones() -> None:
     assert code_of(lambda: world.add(writer, A)) is Code.INVALID_PRODUCER_ID_MAPPING
 
 
+def counted(world: TransactionWorld) -> tuple[dict[str, int], int]:
+    """Ids by state, and markers that are not written."""
+    environment = world.shard.environment
+    return {
+        state.label: count for state, count in environment.state_counts.items() if count
+    }, environment.unmarked_count
+
+
+def test_figures__follow_every_step_a_restart_and_expiry() -> None:
+    world = TransactionWorld(TransactionSettings(id_expiration_ms=10_000, remove_expired_interval_ms=1_000))
+    writer = world.producer()
+    assert counted(world) == ({"Empty": 1}, 0)
+    world.add(writer, A, B)
+    assert counted(world) == ({"Ongoing": 1}, 0)
+    world.end(writer)
+    assert counted(world) == ({"PrepareCommit": 1}, 2)
+    world.restart()
+    assert counted(world) == ({"PrepareCommit": 1}, 2)
+    (ended,) = world.markers
+    for _ in range(2):  # told twice, counted once
+        world.submit(world.shard.ending.marker_written(ended, A))
+        assert counted(world) == ({"PrepareCommit": 1}, 1)
+    world.submit(world.shard.ending.marker_written(ended, B))
+    assert counted(world) == ({"CompleteCommit": 1}, 0)
+    world.hold = True
+    world.advance(12_000)
+    assert counted(world) == ({}, 0)
+    world.fail()
+    assert counted(world) == ({"CompleteCommit": 1}, 0)
+
+
+def test_figures__count_time_outs_when_they_are_durable() -> None:
+    timed_out: list[int] = []
+    world = TransactionWorld()
+    world.shard.environment.on_timeout = lambda: timed_out.append(world.now_ms)
+    writer = world.producer(timeout_ms=1_000)
+    world.add(writer, A)
+    world.hold = True
+    world.advance(1_500)
+    world.fail()
+    assert not timed_out
+    world.hold = False
+    world.advance(5_000)
+    assert len(timed_out) == 1
+    assert world.state.state.label == "PrepareAbort"
+
+
 def test_records__come_back_as_they_were_written() -> None:
     full = Transaction(
         7, 3, 60_000, TransactionState.PREPARE_COMMIT, frozenset({A, B, ("b", 0)}), 11, 12, 6, 9, client_version=2
