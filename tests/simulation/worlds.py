@@ -42,8 +42,8 @@ def _by_name(planted: tuple[log_planted.Planted, ...]) -> dict[str, log_planted.
 
 
 WORLDS = {
-    "log": World(log_world.simulate, _by_name(log_planted.PLANTED), 1200),
+    "log": World(log_world.simulate, _by_name(log_planted.PLANTED), 1400),
     "broker": World(broker_world.simulate, _by_name(broker_planted.PLANTED), 300),
-    "classic-groups": World(_machine(classic_groups.Simulation, classic_groups.STEPS), {}, 300),
-    "consumer-groups": World(_machine(consumer_groups.Simulation, consumer_groups.STEPS), {}, 200),
+    "classic-groups": World(_machine(classic_groups.Simulation, classic_groups.STEPS), {}, 260),
+    "consumer-groups": World(_machine(consumer_groups.Simulation, consumer_groups.STEPS), {}, 40),
 }
