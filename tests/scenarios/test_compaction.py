@@ -1,0 +1,169 @@
+"""Compaction on a running node: worker and node killed while it goes on, and what is left in the data folder."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from bytemq.metadata import keys
+from bytemq.metadata.database import Database
+from bytemq.storage.manifest_codec import decode_manifest, directory_of, names_of
+from bytemq.storage.verify import DATABASE, verify
+from tests.support.node_process import NodeProcess
+
+MAKE = Callable[..., NodeProcess]
+TIMEOUT_S = 60.0
+OPTIONS = ["--set", "log.cleaner.backoff.ms=50", "--set", "log.retention.check.interval.ms=200"]
+COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.bytes": "1048576",
+    "min.cleanable.dirty.ratio": "0.01",
+    "delete.retention.ms": "0",
+}
+KEYS = 2_000
+
+
+def create(node: NodeProcess, topic: str, **config: str) -> AdminClient:
+    admin = AdminClient({"bootstrap.servers": node.bootstrap})
+    admin.create_topics([NewTopic(topic, 1, 1, config=config)])[topic].result(TIMEOUT_S)
+    return admin
+
+
+def state_of(node: NodeProcess, topic: str) -> tuple[dict[bytes, bytes], int]:
+    """What a consumer from the beginning knows at the end, and how many records it took."""
+    settings = {"bootstrap.servers": node.bootstrap, "group.id": "reader", "enable.partition.eof": True}
+    consumer = Consumer(settings | {"auto.offset.reset": "earliest", "enable.auto.commit": False})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    state: dict[bytes, bytes | None] = {}
+    count, last = 0, -1
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        for message in consumer.consume(5_000, timeout=1.0):
+            error = message.error()
+            if error is not None:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                consumer.close()
+                return {key: value for key, value in state.items() if value is not None}, count
+            assert message.offset() > last, "offsets go up"
+            last = message.offset()
+            state[message.key()] = message.value()
+            count += 1
+    raise TimeoutError("the consumer did not reach the end")
+
+
+def workers_of(node: NodeProcess) -> list[int]:
+    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
+    return [
+        int(child) for child in children if "compaction.worker_process" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
+
+
+def referenced(data: Path) -> set[str]:
+    """Everything that a manifest names, by a copy of the metadata: a node keeps its own to itself."""
+    with TemporaryDirectory() as folder:
+        for name in (DATABASE, f"{DATABASE}-wal"):
+            shutil.copy(data / name, folder)
+        database = Database(Path(folder) / DATABASE, "page-cache")
+        found: set[str] = set()
+        for entry in database.range(keys.MANIFESTS).entries:
+            directory = directory_of(keys.partition_of_manifest(entry.key))
+            found.update(names_of(decode_manifest(entry.value, directory)))
+        database.close()
+        return found
+
+
+def objects(data: Path) -> set[str]:
+    return {path.relative_to(data).as_posix() for path in (data / "topics").rglob("*") if path.is_file()}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.02)
+
+
+def test_worker_and_node__killed_during_compaction_lose_nothing(make_node: MAKE) -> None:
+    chance = random.Random(4)
+    node = make_node(options=OPTIONS).start()
+    create(node, "topic", **COMPACTED)
+    producer = Producer({"bootstrap.servers": node.bootstrap, "enable.idempotence": True, "linger.ms": 2, "log_level": 0})
+    expected: dict[bytes, bytes] = {}
+    number = killed_workers = 0
+    for kill in range(8):
+        for _ in range(6_000):
+            number += 1
+            key = b"key-%d" % chance.randrange(KEYS)
+            if chance.random() < 0.1:
+                expected.pop(key, None)
+                producer.produce("topic", None, key)
+            else:
+                expected[key] = b"%d" % number + bytes(chance.randrange(120))
+                producer.produce("topic", expected[key], key)
+            producer.poll(0)
+        assert producer.flush(TIMEOUT_S) == 0
+        if kill % 4 == 3:
+            node.kill9()
+            node.restart()
+        else:
+            time.sleep(chance.random() / 5)
+            for worker in workers_of(node):
+                os.kill(worker, signal.SIGKILL)
+                killed_workers += 1
+        state, _ = state_of(node, "topic")
+        assert state == expected, kill
+    assert killed_workers >= 3
+    until(lambda: state_of(node, "topic")[1] < 3 * KEYS + 8_000)
+    assert state_of(node, "topic")[0] == expected
+    node.terminate()
+    assert [finding for finding in verify(node.data_dir) if not finding.is_leftover] == []
+    node.launch()
+    until(lambda: objects(node.data_dir) == referenced(node.data_dir))
+    assert state_of(node, "topic")[0] == expected
+
+
+def test_store__holds_nothing_but_what_manifests_name_after_everything_was_let_go(make_node: MAKE) -> None:
+    node = make_node(options=OPTIONS).start()
+    admin = create(node, "compacted", **COMPACTED)
+    old = {"retention.ms": "1000", "segment.bytes": "1048576", "message.timestamp.type": "CreateTime"}
+    for topic, config in {"retained": old, "sized": {"retention.bytes": "1", "segment.bytes": "1048576"}}.items():
+        create(node, topic, **config)
+    for topic in ("deleted records", "deleted"):
+        create(node, topic.replace(" ", "-"))
+    producer = Producer({"bootstrap.servers": node.bootstrap, "linger.ms": 5, "log_level": 0})
+    for topic in ("compacted", "retained", "sized", "deleted-records", "deleted"):
+        for number in range(9_000):
+            timestamp_ms = 1_000_000 if topic == "retained" else 0
+            producer.produce(topic, bytes(400), b"%d" % (number % 100), timestamp=timestamp_ms)
+            producer.poll(0)
+        assert producer.flush(TIMEOUT_S) == 0
+    end = TopicPartition("deleted-records", 0, -1)
+    admin.delete_records([end])[end].result(TIMEOUT_S)
+    admin.delete_topics(["deleted"])["deleted"].result(TIMEOUT_S)
+
+    def low(topic: str) -> int:
+        consumer = Consumer({"bootstrap.servers": node.bootstrap, "group.id": "watermarks"})
+        found: int = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=TIMEOUT_S)[0]
+        consumer.close()
+        return found
+
+    until(lambda: low("retained") == 9_000 and low("sized") > 0)
+    assert low("deleted-records") == 9_000
+    until(lambda: state_of(node, "compacted")[1] < 9_000)
+    starts = {topic: low(topic) for topic in ("retained", "sized", "deleted-records")}
+    for stop in (node.terminate, node.kill9):
+        stop()
+        node.restart()
+        until(lambda: objects(node.data_dir) == referenced(node.data_dir))
+        assert all(low(topic) >= start for topic, start in starts.items()), "the log start never goes back"
+    used = sum((node.data_dir / name).stat().st_size for name in objects(node.data_dir))
+    assert used < 5 * 1024 * 1024
