@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import os
 import resource
@@ -30,6 +31,7 @@ from bytemq.storage.by_url import open_store
 
 log = get_logger("compaction.worker")
 
+THREAD_STACK_BYTES = 512 * 1024
 OOM_SCORE_ADJUSTMENT = "800"
 """Of 1000: without memory the kernel ends this process, not the broker."""
 
@@ -44,6 +46,7 @@ def main() -> None:
 
 def _be_modest(setup: Setup) -> None:
     os.nice(setup.niceness)
+    threading.stack_size(THREAD_STACK_BYTES)  # of the limit below: by default a thread promises itself 8 MiB
     resource.setrlimit(resource.RLIMIT_DATA, (setup.memory_bytes, setup.memory_bytes))
     with contextlib.suppress(OSError):  # not on this system
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJUSTMENT)
@@ -67,8 +70,8 @@ async def _work(connection: socket.socket, setup: Setup) -> None:
 
     space = Workspace(store, setup.memory_bytes, announce)
     while True:
-        answer = await _run(await jobs.get(), space)
-        connection.sendall(encode(answer))
+        connection.sendall(encode(await _run(await jobs.get(), space)))
+        gc.collect()  # what a job held is gone before the next one begins
 
 
 async def _run(job: Job[Any], space: Workspace) -> Done | Failed:
