@@ -282,16 +282,21 @@ class Node:
         supervisor: Supervisor,
     ) -> Logs:
         from bytemq.storage import storage_metrics
+        from bytemq.storage.cache.scratch import ScratchBlocks
         from bytemq.storage.cluster_storage import ClusterStorage, Session
 
+        config = node_settings.storage_config(self.config)
+        scratch = ScratchBlocks(node_settings.scratch_folder(self.config) / "cache", config.storage_scratch_bytes)
+        parts.push_async_callback(scratch.close)
         logs = await ClusterStorage.open(
             shared,
             store,
             session=Session(membership.broker_id, membership.session_id),
-            config=node_settings.storage_config(self.config),
+            config=config,
             clock=self._clock,
             random=self._random,
             supervisor=supervisor,
+            scratch=scratch,
             restorer=None if self.tables is None else self.tables.restorer,
         )
         parts.push_async_callback(logs.close)

@@ -89,6 +89,11 @@ def sql_limits(config: BrokerConfig) -> SqlLimits:
     )
 
 
+def scratch_folder(config: BrokerConfig) -> Path:
+    """For what may be lost at any time."""
+    return Path(config.bytemq_scratch_dir or config.data_dir)
+
+
 def server_limits(config: BrokerConfig) -> ServerLimits:
     """Kafka's socket defaults are for its network threads: where nothing is set, ours hold."""
     unset = ServerLimits()

@@ -71,6 +71,7 @@ class OwnSettings:
     storage_open_files: int
     storage_reserve_bytes: int
     storage_retry_delay_ms: int
+    storage_scratch_bytes: int
     storage_segment_bytes: int
     storage_snapshot_inline_bytes: int
     storage_upkeep_interval_ms: int
@@ -280,6 +281,13 @@ OWN_BROKER_SETTINGS = (
         "Space held back so that a full disk still lets the node write behind and delete.",
     ),
     _size("storage.retry.delay.ms", 200, 1, "How long the storage refuses appends after a failed write."),
+    _size(
+        "storage.scratch.bytes",
+        2048 * _MIB,
+        0,
+        "With bytemq.storage: disk space for what storage.cache.bytes has no room for; it may be lost at any time. "
+        "0: none.",
+    ),
     _size(
         "storage.segment.bytes",
         64 * _MIB,

@@ -25,7 +25,7 @@ from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.cache.block_cache import BlockCache
+from bytemq.storage.cache.block_cache import BlockCache, ColdBlocks
 from bytemq.storage.cache.caching_store import CachingStore
 from bytemq.storage.flush_objects import FlushObjects
 from bytemq.storage.interface import ObjectStore
@@ -84,6 +84,7 @@ class ClusterStorage:
         random: Random,
         supervisor: Supervisor,
         restorer: Restorer,
+        scratch: ColdBlocks | None,
     ) -> None:
         """Use `open`."""
         self._metadata = metadata
@@ -97,7 +98,7 @@ class ClusterStorage:
         self._stored: dict[PartitionId, tuple[bytes, int]] = {}
         """Manifests as they were at the start, of logs that are not open."""
         session_id = session.session_id
-        self.cache = BlockCache(store, config.storage_cache_bytes)
+        self.cache = BlockCache(store, config.storage_cache_bytes, scratch)
         self._store = CachingStore(store, self.cache)
         segments = SegmentCache(self._store, config.open_files, config.chunk_bytes)
         self._segments = segments
@@ -140,13 +141,14 @@ class ClusterStorage:
         random: Random,
         supervisor: Supervisor,
         restorer: Restorer | None = None,
+        scratch: ColdBlocks | None = None,
     ) -> Self:
         """Begins the session's write-ahead log. Nothing is recovered before a log is opened.
 
         `supervisor` answers for the background tasks, and must not be closed before this is: a close needs them.
-        Raises Fenced when the session has ended, Unavailable.
+        `scratch` takes what the cache has no memory for. Raises Fenced when the session has ended, Unavailable.
         """
-        storage = cls(store, metadata, session, config, clock, random, supervisor, restorer or NoRestorer())
+        storage = cls(store, metadata, session, config, clock, random, supervisor, restorer or NoRestorer(), scratch)
         for entry in (await metadata.range(keys.MANIFESTS)).entries:
             storage._stored[keys.partition_of_manifest(entry.key)] = (entry.value, entry.revision)
         await storage._tail.begin()

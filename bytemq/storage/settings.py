@@ -29,6 +29,8 @@ class StorageConfig:
     """On an object store: write-behind also starts above half of so many flushes."""
     storage_cache_bytes: int = 256 * MIB
     """Memory for what was read from an object store."""
+    storage_scratch_bytes: int = 2048 * MIB
+    """Disk space for what the cache has no memory for."""
     storage_upkeep_interval_ms: int = 5_000
     """How often what was inherited from other sessions is written behind, and garbage looked for."""
     storage_garbage_grace_ms: int = 600_000

@@ -30,7 +30,7 @@ class BlockKey(NamedTuple):
 class ColdBlocks(Protocol):
     """Where blocks go that memory has no room for. It may lose any of them."""
 
-    def get(self, key: BlockKey) -> bytes | None: ...
+    async def get(self, key: BlockKey) -> bytes | None: ...
 
     def put(self, key: BlockKey, data: bytes) -> None: ...
 
@@ -101,7 +101,7 @@ class BlockCache:
 
     async def _fetch(self, key: BlockKey) -> bytes:
         try:
-            data = self._cold.get(key) if self._cold is not None else None
+            data = await self._cold.get(key) if self._cold is not None else None
             if data is None:
                 data = await self._store.read_range(key.name, key.number * BLOCK_BYTES, BLOCK_BYTES)
             self._keep(key, data)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from bytemq.errors import NotFound, Unavailable
 from bytemq.storage.cache import block_cache
-from bytemq.storage.cache.block_cache import BlockCache, BlockKey, CachedFile
+from bytemq.storage.cache.block_cache import BlockCache, CachedFile
+from bytemq.storage.cache.scratch import ScratchBlocks
 from bytemq.storage.remote import RemoteStore, RetryPolicy
 from tests.support.failing_driver import FailingDriver
 from tests.support.virtual_time import LoopClock, run_virtual
@@ -118,26 +120,58 @@ def test_failure__is_told_to_who_reads_and_forgotten() -> None:
     run(test)
 
 
-def test_blocks_without_room__go_to_scratch_and_come_back() -> None:
-    class Cold(dict[BlockKey, bytes]):
-        def put(self, key: BlockKey, data: bytes) -> None:
-            self[key] = data
+async def until_kept(cold: ScratchBlocks, size_bytes: int) -> None:
+    for _ in range(1000):
+        if cold.size_bytes >= size_bytes:
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("nothing comes to the scratch disk")
 
-        def forget(self, name: str) -> None:
-            for key in [key for key in self if key.name == name]:
-                del self[key]
 
-    async def test(bench: Bench) -> None:
-        cold = Cold()
-        bench.cache = BlockCache(bench.store, 300, cold)
-        for start in (0, 200, 400, 600):
-            await bench.cache.read("a", start, 10)
-        reads = bench.reads
-        assert bytes(await bench.cache.read("a", 0, 10)) == DATA[:10]
-        assert bench.reads == reads
-        bench.cache.forget("a")
-        assert not cold and bench.cache.size_bytes == 0
-        assert bytes(await bench.cache.read("a", 0, 10)) == DATA[:10]
-        assert bench.reads == reads + 1
+async def test_blocks_without_room__go_to_scratch_and_come_back(tmp_path: Path) -> None:
+    bench = Bench()
+    cold = ScratchBlocks(tmp_path / "scratch", 500)
+    cache = BlockCache(bench.store, 300, cold)
+    for start in (0, 200, 400, 600):
+        await cache.read("a", start, 10)
+    await until_kept(cold, 100)
+    reads = bench.reads
+    assert bytes(await cache.read("a", 0, 10)) == DATA[:10]
+    assert bench.reads == reads
+    await until_kept(cold, 200)
+    cache.forget("a")
+    assert cold.size_bytes == cache.size_bytes == 0
+    assert bytes(await cache.read("a", 0, 10)) == DATA[:10]
+    assert bench.reads == reads + 1
+    await cold.close()
+    assert not (tmp_path / "scratch").exists()
 
-    run(test)
+
+async def test_scratch__may_be_lost_or_changed_at_any_time_and_is_bounded(tmp_path: Path) -> None:
+    bench = Bench()
+    folder = tmp_path / "scratch"
+    cold = ScratchBlocks(folder, 300)
+    cache = BlockCache(bench.store, 100, cold)
+    for _ in range(3):
+        for start in range(0, 1000, 200):
+            assert bytes(await cache.read("a", start, 10)) == DATA[start : start + 10]
+            await asyncio.sleep(0.01)
+            assert cold.size_bytes <= 300
+            for number, path in enumerate(sorted(folder.glob("*"))):
+                if number % 2:
+                    path.unlink()
+                else:
+                    path.write_bytes(b"x" * 100)
+    await cold.close()
+
+
+async def test_scratch__that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    bench = Bench()
+    (tmp_path / "file").write_bytes(b"")
+    cold = ScratchBlocks(tmp_path / "file" / "scratch", 300)
+    cache = BlockCache(bench.store, 100, cold)
+    for start in (0, 200, 400, 0):
+        assert bytes(await cache.read("a", start, 10)) == DATA[start : start + 10]
+        await asyncio.sleep(0.01)
+    assert cold.size_bytes == 0
+    await cold.close()
