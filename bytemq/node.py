@@ -66,7 +66,7 @@ from bytemq.runtime.tasks import Supervisor
 from bytemq.scheduler import cluster_metrics
 from bytemq.scheduler.cluster_metrics import HasMembers, MemberWatch
 from bytemq.scheduler.controller import Controller
-from bytemq.scheduler.membership import Membership, SessionLost
+from bytemq.scheduler.membership import Membership, SessionLost, check_clock
 from bytemq.storage.interface import ObjectStore
 from bytemq.storage.local import LocalStore
 from bytemq.storage.log_storage import LogStorage
@@ -225,6 +225,7 @@ class Node:
             os.urandom(8).hex(),
             self.config.bytemq_capacity / 100,
         )
+        await check_clock(store, self._clock)
         ttl_s = self.config.broker_session_timeout_ms / 1000
         wanted = None if self.config.bytemq_node_id_auto else self.config.node_id
         membership = await Membership.join(store, self._clock, wanted, value, ttl_s)
@@ -239,8 +240,15 @@ class Node:
             return None
         from bytemq.storage.shared_store import open_shared_store
 
-        _, revision = await store.range(keys.CONFIGS)
-        shared = await open_shared_store(self.config.bytemq_storage, cluster_id, revision, self._clock, self._random)
+        manifests, revision = await store.range(keys.MANIFESTS)
+        shared = await open_shared_store(
+            self.config.bytemq_storage,
+            cluster_id,
+            revision,
+            self._clock,
+            self._random,
+            holds_logs=bool(manifests),
+        )
         parts.push_async_callback(shared.close)
         return shared
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, NoReturn
 
-from bytemq.errors import Fenced, Unavailable
+from bytemq.errors import Fenced, Invalid, Unavailable
 from bytemq.metadata import keys, values
 from bytemq.metadata.image import ClusterImage
+from bytemq.metadata.loads import decode_load
 from bytemq.metadata.standing import Standing
 from bytemq.metadata.store import Compare, MetadataStore, Put, Txn
 from bytemq.runtime.clock import Clock
@@ -25,6 +26,10 @@ RETRIES_PER_TTL = 15
 LEASE_CHECK_S = 0.2
 ENDED_WITHIN_TTLS = 2.5
 """A session of a dead process is gone by then: the store looks at its leases every half second or so."""
+
+
+CLOCKS_APART_S = 120.0
+"""What a broker told of its clock may be a quarter of a minute old, or a little more on a busy machine."""
 
 
 class SessionLost(Fenced):
@@ -134,6 +139,20 @@ class Membership:
         """Ends the session; what was owned under it is free at once."""
         self.standing.end()
         await self._store.revoke(self.lease)
+
+
+async def check_clock(store: MetadataStore, clock: Clock) -> None:
+    """Raises Invalid when this machine's clock is far from that of a broker that lives: timestamps, retention and the
+    time-outs of transactions would depend on who owns a partition.
+    """
+    for entry in (await store.range(keys.LOADS)).entries:
+        apart_s = (clock.wall_ms() - decode_load(entry.value).wall_ms) / 1000
+        if abs(apart_s) > CLOCKS_APART_S:
+            broker, where = entry.key[len(keys.LOADS) :], "ahead of" if apart_s > 0 else "behind"
+            raise Invalid(
+                f"this machine's clock is {abs(apart_s):.0f} s {where} that of broker {broker}. "
+                "Set the one that is wrong (NTP does), then start again."
+            )
 
 
 async def _register(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from random import Random
 
-from bytemq.errors import Corrupt, Invalid, Unavailable
+from bytemq.errors import Corrupt, Invalid, NotFound, Unavailable
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.by_url import open_store
@@ -21,16 +21,32 @@ MARK = "cluster/id"
 
 
 async def open_shared_store(
-    url: str, cluster_id: str, metadata_revision: int, clock: Clock, random: Random
+    url: str, cluster_id: str, metadata_revision: int, clock: Clock, random: Random, *, holds_logs: bool = False
 ) -> ObjectStore:
-    """Raises Invalid, Corrupt or Unavailable, each with a sentence for the user; nothing is left open then."""
+    """`holds_logs`: the metadata name logs, so that this cannot be a store that nobody has used.
+
+    Raises Invalid, Corrupt or Unavailable, each with a sentence for the user; nothing is left open then.
+    """
     store = await open_store(url, clock, random)
     try:
+        if holds_logs:
+            await _require_used(store, url)
         await _check(store, url, cluster_id, metadata_revision, clock, random)
     except BaseException:
         await store.close()
         raise
     return store
+
+
+async def _require_used(store: ObjectStore, url: str) -> None:
+    """Raises Invalid. Brokers of one cluster on two storages would not find each other's records."""
+    try:
+        await store.read(MARK)
+    except NotFound as error:
+        raise Invalid(
+            f"{url} was never used by a cluster, but these metadata name logs that are in a storage. Give the storage "
+            "that belongs to them, or metadata of their own: another prefix."
+        ) from error
 
 
 async def _check(

@@ -63,7 +63,7 @@ class EtcdStore:
         store = cls(parse_address(url, environment))
         give_up_at = asyncio.get_running_loop().time() + timeout_s
         try:
-            while not _are_usable(members := await store.members()):
+            while not are_usable(members := await store.members()):
                 if asyncio.get_running_loop().time() >= give_up_at:
                     raise Unavailable(
                         f"{members[0].problem}. Start etcd, or correct the address given with --metadata."
@@ -212,7 +212,7 @@ class EtcdStore:
         return Event(self._key(event.kv.key), None if deleted else event.kv.value, event.kv.mod_revision)
 
 
-def _are_usable(members: Sequence[MemberStatus]) -> bool:
+def are_usable(members: Sequence[MemberStatus]) -> bool:
     """False when none answers. Raises Invalid when one that does is not an etcd that we know."""
     answering = [member for member in members if not member.problem]
     for member in answering:

@@ -58,6 +58,21 @@ def test_cluster__whose_etcd_was_wiped_refuses_to_start_until_its_metadata_are_r
         assert error == 0 and len(batches) == 6
 
 
+def test_broker__on_another_storage_than_its_cluster_is_refused(
+    make_node: MAKE, etcd: EtcdProcess, tmp_path: Path
+) -> None:
+    url = etcd.url("c")
+    node = make_node(options=["--metadata", url, "--storage", f"file://{tmp_path / 'one'}"]).start()
+    with probe.connect(node.address) as wire:
+        assert probe.create_topic(wire, "t") == 0
+        assert probe.produce(wire, "t") == (0, 0)
+    options = ["--metadata", url, "--storage", f"file://{tmp_path / 'other'}", "--id", "1"]
+    other = make_node(tmp_path / "second", options=options)
+    other.launch()
+    assert other.wait_exit(PATIENCE_S) != 0
+    assert "was never used by a cluster" in other.log() and "Traceback" not in other.log()
+
+
 def test_doctor__tells_what_is_well_and_what_is_not(node: NodeProcess, etcd: EtcdProcess, tmp_path: Path) -> None:
     storage = f"file://{tmp_path / 'shared'}"
     taken = f"127.0.0.1:{node.port}"

@@ -6,6 +6,7 @@ import pytest
 
 from bytemq.errors import Invalid
 from bytemq.metadata.etcd.address import parse_address
+from bytemq.metadata.etcd.store import MemberStatus, are_usable
 
 
 def test_address__names_members_and_prefix() -> None:
@@ -26,6 +27,17 @@ def test_address__takes_credentials_from_the_url_or_the_environment() -> None:
 def test_address__is_encrypted_where_it_says_so_or_names_a_file(url: str) -> None:
     assert parse_address(url, {}).is_encrypted
     assert parse_address("etcd://one/c", {"ETCDCTL_CACERT": "ca.pem"}).is_encrypted
+
+
+@pytest.mark.parametrize("version", ["2.3.8", "3.3.27", "4.0.0", "", "nonsense"])
+def test_version__that_is_not_known_is_refused(version: str) -> None:
+    with pytest.raises(Invalid, match=r"version .*3\.4"):
+        are_usable([MemberStatus("one:2379", "3.5.21"), MemberStatus("two:2379", version)])
+
+
+def test_version__of_those_that_answer_is_what_counts() -> None:
+    assert are_usable([MemberStatus("one:2379", "3.6.1"), MemberStatus("two:2379", problem="is down")])
+    assert not are_usable([MemberStatus("one:2379", problem="is down")])
 
 
 def test_address__shows_no_password() -> None:

@@ -7,14 +7,15 @@ from typing import Any, cast
 
 import pytest
 
-from bytemq.errors import Fenced, Unavailable
+from bytemq.errors import Fenced, Invalid, Unavailable
 from bytemq.metadata import keys, values
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
+from bytemq.metadata.loads import IDLE, LoadReport, encode_load
 from bytemq.metadata.moves import RecordedMove, decode_moves
 from bytemq.metadata.store import MetadataStore, Put, Txn
 from bytemq.scheduler.controller import RELEASE_TIMEOUT_S, START_GRACE_S, Controller
-from bytemq.scheduler.membership import Membership
+from bytemq.scheduler.membership import Membership, check_clock
 from tests.support.metadata import broker_value, embedded_store, topic_id, topic_puts
 from tests.support.virtual_time import VirtualClock
 
@@ -111,6 +112,18 @@ async def test_controller__is_one_of_the_brokers_and_another_when_it_goes(cluste
     await cluster.store.txn([], topic_puts("t", T1, [1, 2]))
     await first.leave()
     await cluster.until(lambda: cluster.observer.image.controller_id == 2 and cluster.assigned() == [2, 2])
+
+
+@pytest.mark.parametrize(("apart_s", "word"), [(3600, "behind"), (-3600, "ahead of")])
+async def test_membership__of_a_machine_whose_clock_is_far_off_is_refused(
+    cluster: Cluster, apart_s: int, word: str
+) -> None:
+    now_ms = cluster.clock.wall_ms()
+    await cluster.store.txn([], [Put(keys.load(7), encode_load(LoadReport(now_ms - 20_000, IDLE)))])
+    await check_clock(cluster.store, cluster.clock)
+    await cluster.store.txn([], [Put(keys.load(7), encode_load(LoadReport(now_ms + apart_s * 1000, IDLE)))])
+    with pytest.raises(Invalid, match=rf"3600 s {word} .*broker 7"):
+        await check_clock(cluster.store, cluster.clock)
 
 
 async def test_membership__of_one_broker_id_is_one_session(cluster: Cluster) -> None:
