@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from tests.simulation.broker import planted as broker_planted
 from tests.simulation.broker import world as broker_world
+from tests.simulation.compaction import planted as compaction_planted
+from tests.simulation.compaction import world as compaction_world
 from tests.simulation.log import planted as log_planted
 from tests.simulation.log import world as log_world
 from tests.unit.coordinator import test_consumer_group_simulation as consumer_groups
@@ -44,6 +46,7 @@ def _by_name(planted: tuple[log_planted.Planted, ...]) -> dict[str, log_planted.
 WORLDS = {
     "log": World(log_world.simulate, _by_name(log_planted.PLANTED), 1400),
     "broker": World(broker_world.simulate, _by_name(broker_planted.PLANTED), 300),
+    "compaction": World(compaction_world.simulate, _by_name(compaction_planted.PLANTED), 150),
     "classic-groups": World(_machine(classic_groups.Simulation, classic_groups.STEPS), {}, 260),
     "consumer-groups": World(_machine(consumer_groups.Simulation, consumer_groups.STEPS), {}, 40),
 }
