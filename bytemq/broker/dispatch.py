@@ -63,6 +63,7 @@ HANDLERS: dict[ApiKey, str] = {
     ApiKey.CREATE_PARTITIONS: "create_partitions",
     ApiKey.DELETE_RECORDS: "delete_records",
     ApiKey.DESCRIBE_LOG_DIRS: "describe_log_dirs",
+    ApiKey.ALTER_REPLICA_LOG_DIRS: "alter_replica_log_dirs",
     ApiKey.DESCRIBE_PRODUCERS: "describe_producers",
     ApiKey.INIT_PRODUCER_ID: "init_producer_id",
     ApiKey.ELECT_LEADERS: "elect_leaders",

@@ -82,6 +82,7 @@ def _result(
     return CreatableTopicResult(
         name=spec.name,
         topic_id=ZERO_TOPIC_ID if validate_only else outcome.topic.topic_id,
+        error_message=None,
         num_partitions=outcome.topic.partitions,
         replication_factor=outcome.topic.replication_factor,
         configs=configs,

@@ -11,6 +11,7 @@ import pytest
 
 from bytemq.broker.handlers import (
     alter_partition_reassignments,
+    alter_replica_log_dirs,
     create_partitions,
     create_topics,
     delete_records,
@@ -27,6 +28,11 @@ from bytemq.protocol.messages.alter_partition_reassignments import (
     AlterPartitionReassignmentsRequest,
     ReassignablePartition,
     ReassignableTopic,
+)
+from bytemq.protocol.messages.alter_replica_log_dirs import (
+    AlterReplicaLogDir,
+    AlterReplicaLogDirsRequest,
+    AlterReplicaLogDirTopic,
 )
 from bytemq.protocol.messages.create_partitions import CreatePartitionsRequest, CreatePartitionsTopic
 from bytemq.protocol.messages.create_topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
@@ -171,6 +177,20 @@ async def test_describe_producers__lists_who_wrote(world: World) -> None:
     assert (empty.error_code, empty.active_producers) == (Code.NONE, [])
     assert missing.error_code == Code.UNKNOWN_TOPIC_OR_PARTITION
     assert response.topics[1].partitions[0].error_code == Code.INVALID_TOPIC_EXCEPTION
+
+
+async def test_alter_replica_log_dirs__leaves_partitions_where_they_are(world: World, tmp_path: Path) -> None:
+    here = AlterReplicaLogDir(str(tmp_path), [AlterReplicaLogDirTopic("t", [0, 7]), AlterReplicaLogDirTopic("x", [0])])
+    elsewhere = AlterReplicaLogDir("/elsewhere", [AlterReplicaLogDirTopic("t", [1])])
+    request = AlterReplicaLogDirsRequest([here, elsewhere])
+    response = alter_replica_log_dirs.handle(world.broker, world.context(2), request)
+    answers = {
+        (topic.topic_name, each.partition_index): each.error_code
+        for topic in response.results
+        for each in topic.partitions
+    }
+    unknown = Code.UNKNOWN_TOPIC_OR_PARTITION
+    assert answers == {("t", 0): 0, ("t", 7): unknown, ("x", 0): unknown, ("t", 1): Code.LOG_DIR_NOT_FOUND}
 
 
 async def test_describe_log_dirs__is_one_directory_with_what_was_asked_for(world: World, tmp_path: Path) -> None:

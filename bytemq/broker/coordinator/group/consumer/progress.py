@@ -44,14 +44,16 @@ def check_room(
 
 
 def assign_if_due(environment: GroupEnvironment, draft: Draft) -> None:
-    """Not more often than the assignment interval says: members that come together are assigned together."""
+    """Not more often than the assignment interval says: members that come together are assigned together. Who is alone
+    waits for nobody.
+    """
     group = draft.group
     if group.group_epoch <= group.assignment_epoch:
         return
     settings = environment.consumer_settings(group.group_id)
     now_ms = environment.wall_ms()
     waited_ms = now_ms - group.assignment_timestamp_ms
-    if 0 <= waited_ms < settings.assignment_interval_ms:
+    if len(group.members) > 1 and 0 <= waited_ms < settings.assignment_interval_ms:
         return
     assign(draft, environment.topics, settings.assignors[0], now_ms)
 
