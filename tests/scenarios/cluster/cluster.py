@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,17 +32,30 @@ def until(seen: Callable[[], Any], what: str = "", patience_s: float = PATIENCE_
 
 
 class Cluster:
-    def __init__(self, folder: Path, etcd: EtcdProcess, brokers: int = 3, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        etcd: EtcdProcess,
+        brokers: int = 3,
+        options: tuple[str, ...] = (),
+        *,
+        storage: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`storage`: its URL, and `environment` what is needed to reach it; None: a folder that all brokers share."""
         self.folder = folder
         self.etcd = etcd
         self.options = options
+        self.storage = storage or f"file://{folder / 'shared'}"
+        self.environment = environment
         self.nodes = [self._node(broker_id) for broker_id in range(brokers)]
 
     def _node(self, broker_id: int) -> NodeProcess:
         options = ["--id", str(broker_id), "--zone", "abc"[broker_id % 3], "--metadata", self.etcd.url("cluster")]
-        options += ["--storage", f"file://{self.folder / 'shared'}", *self.options]
+        options += ["--storage", self.storage, *self.options]
         folder = self.folder / f"broker-{broker_id}"
-        return NodeProcess(folder, options=options, log_path=self.folder / f"broker-{broker_id}.log")
+        log_path = self.folder / f"broker-{broker_id}.log"
+        return NodeProcess(folder, options=options, log_path=log_path, environment=self.environment)
 
     def start(self) -> Cluster:
         for node in self.nodes:
