@@ -49,21 +49,34 @@ class Catalog:
         self._root = root.rstrip("/")
         self._session_id = session_id
         self._keep_ms = keep_ms
+        self._started_ms = clock.wall_ms()
         self._made = 0
         self._tables: dict[bytes, _Table] = {}
         self._locks: dict[bytes, asyncio.Lock] = {}
 
-    async def load(self, topic: str, topic_id: bytes, partitions: Sequence[TablePartition]) -> IcebergMetadata:
-        """The metadata of the table as it is now. Raises BytemqError."""
+    async def load(
+        self, topic: str, topic_id: bytes, partitions: Sequence[TablePartition], changed_ms: int = 0
+    ) -> IcebergMetadata:
+        """The metadata of the table as it is now. Raises BytemqError.
+
+        A new snapshot says that it is of `changed_ms`, when the files changed, or of the start: it is made because
+        somebody reads, and readers whose transaction began a moment ago (DuckDB) would not take one that is of now.
+        """
         async with self._locks.setdefault(topic_id, asyncio.Lock()):
             files, offsets = _cut(partitions)
             known = self._tables.get(topic_id)
             if known is not None and known.files == files and known.offsets == offsets:
                 return known.metadata
-            return await self._write(topic, topic_id, files, offsets, known)
+            return await self._write(topic, topic_id, files, offsets, known, max(changed_ms, self._started_ms))
 
     async def _write(
-        self, topic: str, topic_id: bytes, files: tuple[IcebergFile, ...], offsets: str, known: _Table | None
+        self,
+        topic: str,
+        topic_id: bytes,
+        files: tuple[IcebergFile, ...],
+        offsets: str,
+        known: _Table | None,
+        changed_ms: int,
     ) -> IcebergMetadata:
         self._made += 1
         created: list[str] = []
@@ -75,7 +88,7 @@ class Catalog:
             unique=f"{self._made:08d}-{self._session_id:x}-i",
             files=files,
             offsets=offsets,
-            now_ms=self._clock.wall_ms(),
+            changed_ms=changed_ms,
             previous=known.metadata.text if known is not None else "",
             keep_ms=self._keep_ms,
         )

@@ -61,7 +61,7 @@ async def write(job: WriteIceberg, space: Workspace) -> IcebergMetadata:
     assert isinstance(metadata, TableMetadataV2)
     schema = metadata.schema()
     number = metadata.last_sequence_number + 1
-    snapshot_id = (job.now_ms << 16) | (number & 0xFFFF)
+    snapshot_id = (job.changed_ms << 16) | (number & 0xFFFF)
     written: list[_InMemory] = []
     prefix = f"{job.root}/{job.folder}metadata/{job.unique}"
     manifests = []
@@ -105,8 +105,8 @@ def _new(job: WriteIceberg) -> TableMetadataV2:
 def _with_snapshot(
     metadata: TableMetadataV2, job: WriteIceberg, snapshot_id: int, number: int, manifest_list: str
 ) -> TableMetadataV2:
-    now_ms = max(job.now_ms, metadata.last_updated_ms + 1)
-    kept = [old for old in metadata.snapshots if old.timestamp_ms >= now_ms - job.keep_ms]
+    time_ms = max(job.changed_ms, metadata.last_updated_ms + 1) if metadata.snapshots else job.changed_ms
+    kept = [old for old in metadata.snapshots if old.timestamp_ms >= time_ms - job.keep_ms]
     known = {old.snapshot_id for old in kept}
     parent = metadata.current_snapshot_id if metadata.current_snapshot_id in known else None
     records, size_bytes = sum(file.records for file in job.files), sum(file.size_bytes for file in job.files)
@@ -119,7 +119,7 @@ def _with_snapshot(
             "bytemq.offsets": job.offsets,
         },
     )
-    ids = {"snapshot-id": snapshot_id, "timestamp-ms": now_ms}
+    ids = {"snapshot-id": snapshot_id, "timestamp-ms": time_ms}
     snapshot = Snapshot.model_validate(
         {
             **ids,
@@ -133,7 +133,7 @@ def _with_snapshot(
     log = [entry for entry in metadata.snapshot_log if entry.snapshot_id in known]
     updated = metadata.model_copy(
         update={
-            "last_updated_ms": now_ms,
+            "last_updated_ms": time_ms,
             "last_sequence_number": number,
             "current_snapshot_id": snapshot_id,
             "snapshots": [*kept, snapshot],

@@ -38,7 +38,8 @@ class WriteIceberg(Job[IcebergMetadata]):
     files: tuple[IcebergFile, ...]
     offsets: str
     """The cut, as JSON: for each partition the log start offset and the end of its table."""
-    now_ms: int
+    changed_ms: int
+    """When it became what it is."""
     previous: str
     """Metadata to go on from; "" for none."""
     keep_ms: int

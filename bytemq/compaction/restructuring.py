@@ -103,6 +103,8 @@ class Restructuring:
         self._due: dict[LogFiles, int] = {}
         self._given_up: set[str] = set()
         self._locks: dict[LogFiles, asyncio.Lock] = {}
+        self.changed_ms: dict[LogFiles, int] = {}
+        """When the files of a log were last replaced, in this session."""
         self.conversions = self.failures = 0
         self.converted_bytes = 0
         """Of the inputs."""
@@ -215,6 +217,7 @@ class Restructuring:
                 log.error("files stay as they are, they cannot be converted", files=len(chosen), reason=str(error))
             raise
         await self._storage.replace_files(files, chosen, [written])
+        self.changed_ms[files] = self._clock.wall_ms()
         self.conversions += 1
         self.converted_bytes += sum(file.size_bytes for file in chosen)
         log.info(
@@ -229,7 +232,7 @@ class Restructuring:
         )
 
     def _forget_all_but(self, known: set[LogFiles]) -> None:
-        for table in (self._marks, self._due, self._locks):
+        for table in (self._marks, self._due, self._locks, self.changed_ms):
             for files in [files for files in table if files not in known]:
                 if files not in self._locks or not self._locks[files].locked():
                     del table[files]
