@@ -22,12 +22,12 @@ def test_cluster__goes_on_without_loss_when_a_broker_is_killed_and_when_it_is_ba
     cluster.create_topic("killed", 12)
     assert sorted(set(cluster.leaders("killed"))) == [0, 1, 2]
     producer = CountingProducer(cluster, "killed")
-    producer.wait_for_more()
+    producer.wait_for_more(500)
     cluster.nodes[1].kill9()
     killed_at = time.monotonic()
     until(lambda: {0, 2} == set(cluster.leaders("killed")), "all partitions have new owners")
     print(f"new owners after {time.monotonic() - killed_at:.2f} s")
-    producer.wait_for_more(200)
+    producer.wait_for_more(500)
     cluster.nodes[1].restart()
     producer.wait_for_more(200)
     producer.stop()
@@ -124,3 +124,18 @@ def patiently(call: object) -> None:
         except KafkaException as error:
             if not error.args[0].retriable() or time.monotonic() > give_up_at:
                 raise
+
+
+def test_cluster__gives_a_broker_that_is_added_its_share_under_load(cluster: Cluster) -> None:
+    """Metadata move, nothing else: what the topic has in the shared store is not written again."""
+    cluster.create_topic("grown", 12)
+    producer = CountingProducer(cluster, "grown")
+    producer.wait_for_more(200)
+    started_at = time.monotonic()
+    cluster.add()
+    until(lambda: cluster.leaders("grown").count(3) >= 2, "the new broker owns something")
+    print(f"a share {time.monotonic() - started_at:.1f} s after its start")
+    producer.wait_for_more(200)
+    producer.stop()
+    print(f"longest pause of a partition {producer.longest_pause_of_a_partition_s():.2f} s")
+    check_nothing_lost(producer, read_all(cluster, "grown"))
