@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ Result = TypeVar("Result")
 
 IDLE_S = 30.0
 LOWEST_PRIORITY = 19
+ALLOCATION = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+"""For glibc: large buffers go back to the system at once, whichever thread had them; memory is limited there."""
 WORKER_PROCESS = "bytemq.compaction.worker_process"
 
 
@@ -127,6 +130,7 @@ class _Process:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     start_new_session=True,
+                    env={**os.environ, **ALLOCATION},
                 )
             except OSError as error:
                 writer.close()
