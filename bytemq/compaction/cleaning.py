@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bytemq.compaction.clean_log import CleanedLog, CleaningStats, CleanLog
 from bytemq.compaction.job import Workspace
+from bytemq.compaction.merging import Merger, OpenBatch, can_be_merged
 from bytemq.compaction.pieces import Piece, pieces_of
 from bytemq.compaction.transactions import CleanedTransactions
 from bytemq.errors import Corrupt
@@ -151,7 +152,7 @@ class _Cleaning:
         if not is_marker or not transactions.is_empty_before(batch):
             return Kept(piece)
         if horizon_ms is None:
-            return self._with_horizon(batch, offset_map.shift, batch.records, (batch.record_count,))
+            return self._with_horizon(batch, _shifted, batch.records, (batch.record_count,))
         return Kept(piece, horizon_ms) if self._job.now_ms < horizon_ms else None
 
     def _kept_records_of(self, piece: Piece, batch: RecordBatch) -> Kept | None:
@@ -171,9 +172,13 @@ class _Cleaning:
         if tombstones and horizon_ms is None:
             return self._with_horizon(batch, self._newest.select, records, arguments)
         horizon_ms = horizon_ms if tombstones and horizon_ms is not None else NO_HORIZON
-        if selected is None:
-            return Kept(piece, horizon_ms)
-        return _rebuilt(batch, selected, count, batch.base_timestamp, newest_delta, batch.attributes, horizon_ms)
+        kept = Kept(piece, horizon_ms)
+        if selected is not None:
+            kept = _rebuilt(batch, selected, count, batch.base_timestamp, newest_delta, batch.attributes, horizon_ms)
+        if can_be_merged(batch):
+            newest_ms = batch.base_timestamp + newest_delta
+            kept = kept._replace(open=OpenBatch(batch, records if selected is None else selected, count, newest_ms))
+        return kept
 
     def _with_horizon(
         self, batch: RecordBatch, select: Callable[..., Selected], records: Bytes, arguments: tuple[int, ...]
@@ -195,6 +200,8 @@ class Kept(NamedTuple):
     piece: Piece
     horizon_ms: int = NO_HORIZON
     """When something of it may go."""
+    open: OpenBatch | None = None
+    """The same, where it may be merged with others."""
 
 
 def _rebuilt(
@@ -216,6 +223,10 @@ def _rebuilt(
         attributes=attributes,
     )
     return Kept(_as_piece(rebuilt), horizon_ms)
+
+
+def _shifted(records: Bytes, count: int, timestamps: int) -> Selected:
+    return offset_map.shift(records, count, timestamps, 0)
 
 
 def _header_of(batch: RecordBatch) -> Piece:
@@ -245,8 +256,27 @@ class _Output:
         self._builder = SegmentBuilder(job.chunk_bytes)
         self._created_ms = 0
         self._horizon_ms = NO_HORIZON
+        self._merger = Merger()
+        self._waiting: tuple[Kept, SegmentInfo] | None = None
+        """The newest that is in the merger, which goes out as it is where it stays alone."""
 
     async def add(self, kept: Kept, source: SegmentInfo) -> None:
+        if kept.open is None or not self._merger.admits(kept.open):
+            await self._add_merged()
+        if kept.open is None:
+            await self._add(kept, source)
+        else:
+            self._merger.add(kept.open)
+            self._waiting = kept, source
+
+    async def _add_merged(self) -> None:
+        """What was held back."""
+        if self._waiting is not None:
+            (kept, source), self._waiting = self._waiting, None
+            merged = self._merger.take()
+            await self._add(kept if merged is None else Kept(_as_piece(merged)), source)
+
+    async def _add(self, kept: Kept, source: SegmentInfo) -> None:
         piece = kept.piece
         if self._builder.size_bytes and self._builder.size_bytes + len(piece.view) > self._job.segment_bytes:
             await self._finish()
@@ -261,6 +291,7 @@ class _Output:
 
     async def end(self, next_offset: int) -> None:
         """The last file answers for all offsets below `next_offset`. Raises Corrupt where nothing is left of those."""
+        await self._add_merged()
         if not self._builder.size_bytes:
             raise Corrupt(f"the end of the log before offset {next_offset} is missing")
         self._builder.last_offset = next_offset - 1

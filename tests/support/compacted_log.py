@@ -157,6 +157,15 @@ class CompactedLog:
                     found.update({record.offset: record for record in iter_records(batch)})
         return found
 
+    async def batches_left(self) -> list[tuple[int, int, int]]:
+        """Base offset, last offset and number of records of each batch."""
+        found = []
+        for info in self.segments:
+            async for piece in pieces_of(self.store, info, CHUNK_BYTES):
+                batch = parse_header(piece.view)
+                found.append((batch.base_offset, batch.last_offset, batch.record_count))
+        return found
+
     async def markers(self) -> list[int]:
         """Offsets of the control records that are left."""
         found = []

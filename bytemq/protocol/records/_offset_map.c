@@ -176,35 +176,46 @@ static int64_t shifted_by(int64_t delta, int64_t shift)
     return (int64_t)((uint64_t)delta + (uint64_t)shift);
 }
 
-/* Where a record's offset delta begins: from there on a new timestamp leaves everything as it is. */
-static const uint8_t *after_timestamp(const uint8_t *start, const uint8_t *end)
+/* Where a record's key begins: from there on other deltas leave everything as it is. */
+static const uint8_t *after_deltas(const uint8_t *start, const uint8_t *end)
 {
     int64_t ignored;
     Cursor cursor = {start, end};
     read_varint(&cursor, &ignored);
     cursor.at++; /* attributes */
     read_varlong(&cursor, &ignored);
+    read_varint(&cursor, &ignored);
     return cursor.at;
 }
 
-static Py_ssize_t rewritten_bytes(const uint8_t *start, const uint8_t *end, int64_t timestamp_delta)
+static Py_ssize_t rewritten_bytes(const uint8_t *start, const uint8_t *end, int64_t timestamp_delta, int64_t offset_delta)
 {
-    int64_t body = 1 + varint_bytes(timestamp_delta) + (end - after_timestamp(start, end));
+    int64_t body = 1 + varint_bytes(timestamp_delta) + varint_bytes(offset_delta) + (end - after_deltas(start, end));
     return (Py_ssize_t)(varint_bytes(body) + body);
 }
 
-static uint8_t *rewrite(uint8_t *out, const uint8_t *start, const uint8_t *end, int64_t timestamp_delta)
+static uint8_t *rewrite(uint8_t *out, const uint8_t *start, const uint8_t *end, int64_t timestamp_delta, int64_t offset_delta)
 {
-    const uint8_t *rest = after_timestamp(start, end);
-    out = write_varint(out, 1 + varint_bytes(timestamp_delta) + (end - rest));
+    const uint8_t *rest = after_deltas(start, end);
+    out = write_varint(out, 1 + varint_bytes(timestamp_delta) + varint_bytes(offset_delta) + (end - rest));
     *out++ = 0; /* attributes: unused in v2 */
     out = write_varint(out, timestamp_delta);
+    out = write_varint(out, offset_delta);
     memcpy(out, rest, (size_t)(end - rest));
     return out + (end - rest);
 }
 
+typedef struct {
+    int64_t timestamp, offset;
+} Shift;
+
+static int is_shift(const Shift *shift)
+{
+    return shift->timestamp != 0 || shift->offset != 0;
+}
+
 /* Marks in `kept` what stays; a NULL map keeps everything. The records were checked. */
-static void mark(OffsetMap *map, Cursor cursor, int64_t count, int64_t base_offset, int drop_tombstones, int64_t shift,
+static void mark(OffsetMap *map, Cursor cursor, int64_t count, int64_t base_offset, int drop_tombstones, const Shift *shift,
                  uint8_t *kept, Selection *selection)
 {
     RecordView view;
@@ -218,16 +229,18 @@ static void mark(OffsetMap *map, Cursor cursor, int64_t count, int64_t base_offs
             if (base_offset + view.offset_delta + 1 < find_entry(map, &wanted)->next_offset)
                 continue;
         }
-        int64_t timestamp_delta = shifted_by(view.timestamp_delta, shift);
+        int64_t timestamp_delta = shifted_by(view.timestamp_delta, shift->timestamp);
         kept[i / 8] |= (uint8_t)(1 << (i % 8));
         if (selection->kept++ == 0 || timestamp_delta > selection->max_timestamp_delta)
             selection->max_timestamp_delta = timestamp_delta;
         selection->tombstones += view.value.length < 0;
-        selection->size_bytes += shift ? rewritten_bytes(start, cursor.at, timestamp_delta) : cursor.at - start;
+        selection->size_bytes += !is_shift(shift) ? cursor.at - start
+                                                  : rewritten_bytes(start, cursor.at, timestamp_delta,
+                                                                    shifted_by(view.offset_delta, shift->offset));
     }
 }
 
-static void copy_marked(Cursor cursor, int64_t count, int64_t shift, const uint8_t *kept, uint8_t *out)
+static void copy_marked(Cursor cursor, int64_t count, const Shift *shift, const uint8_t *kept, uint8_t *out)
 {
     RecordView view;
     for (int64_t i = 0; i < count; i++) {
@@ -235,8 +248,9 @@ static void copy_marked(Cursor cursor, int64_t count, int64_t shift, const uint8
         read_record(&cursor, &view);
         if (!(kept[i / 8] & (1 << (i % 8))))
             continue;
-        if (shift) {
-            out = rewrite(out, start, cursor.at, shifted_by(view.timestamp_delta, shift));
+        if (is_shift(shift)) {
+            out = rewrite(out, start, cursor.at, shifted_by(view.timestamp_delta, shift->timestamp),
+                          shifted_by(view.offset_delta, shift->offset));
         } else {
             memcpy(out, start, (size_t)(cursor.at - start));
             out += cursor.at - start;
@@ -245,7 +259,7 @@ static void copy_marked(Cursor cursor, int64_t count, int64_t shift, const uint8
 }
 
 static PyObject *selected(OffsetMap *map, const Py_buffer *data, int64_t count, int64_t base_offset, int64_t last_delta,
-                          int drop_tombstones, int64_t shift)
+                          int drop_tombstones, const Shift *shift)
 {
     Cursor cursor = {data->buf, (const uint8_t *)data->buf + data->len};
     Selection selection = {0, 0, 0, 0};
@@ -259,7 +273,7 @@ static PyObject *selected(OffsetMap *map, const Py_buffer *data, int64_t count, 
         return PyErr_NoMemory();
     mark(map, cursor, count, base_offset, drop_tombstones, shift, kept, &selection);
     PyObject *records = Py_None;
-    if (selection.kept == count && !shift) {
+    if (selection.kept == count && !is_shift(shift)) {
         Py_INCREF(records);
     } else {
         records = PyBytes_FromStringAndSize(NULL, selection.size_bytes);
@@ -275,11 +289,12 @@ static PyObject *selected(OffsetMap *map, const Py_buffer *data, int64_t count, 
 static PyObject *map_select(PyObject *self, PyObject *arguments)
 {
     Py_buffer data;
-    long long count, base_offset, last_delta, shift;
+    long long count, base_offset, last_delta, timestamp_shift;
     int drop_tombstones;
-    if (!PyArg_ParseTuple(arguments, "y*LLLpL", &data, &count, &base_offset, &last_delta, &drop_tombstones, &shift))
+    if (!PyArg_ParseTuple(arguments, "y*LLLpL", &data, &count, &base_offset, &last_delta, &drop_tombstones, &timestamp_shift))
         return NULL;
-    PyObject *result = selected((OffsetMap *)self, &data, count, base_offset, last_delta, drop_tombstones, shift);
+    Shift shift = {timestamp_shift, 0};
+    PyObject *result = selected((OffsetMap *)self, &data, count, base_offset, last_delta, drop_tombstones, &shift);
     PyBuffer_Release(&data);
     return result;
 }
@@ -287,11 +302,12 @@ static PyObject *map_select(PyObject *self, PyObject *arguments)
 static PyObject *shift_records(PyObject *module, PyObject *arguments)
 {
     Py_buffer data;
-    long long count, shift;
+    long long count, timestamp_shift, offset_shift;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "y*LL", &data, &count, &shift))
+    if (!PyArg_ParseTuple(arguments, "y*LLL", &data, &count, &timestamp_shift, &offset_shift))
         return NULL;
-    PyObject *result = selected(NULL, &data, count, 0, INT32_MAX, 0, shift);
+    Shift shift = {timestamp_shift, offset_shift};
+    PyObject *result = selected(NULL, &data, count, 0, INT32_MAX, 0, &shift);
     PyBuffer_Release(&data);
     return result;
 }
@@ -366,7 +382,7 @@ static int add_types(PyObject *module)
 }
 
 static PyMethodDef methods[] = {
-    {"shift", shift_records, METH_VARARGS, "shift(records, count, shift): see offset_map_pure"},
+    {"shift", shift_records, METH_VARARGS, "shift(records, count, timestamps, offsets): see offset_map_pure"},
     {NULL, NULL, 0, NULL},
 };
 

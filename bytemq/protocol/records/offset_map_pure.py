@@ -62,7 +62,8 @@ class OffsetMap:
         code, parsed = _checked(records, count, last_delta)
         if code != OK:
             return code, 0, 0, 0, None
-        return _kept(records, parsed, [self._keeps(record, base_offset, drop_tombstones) for record in parsed], shift)
+        keeps = [self._keeps(record, base_offset, drop_tombstones) for record in parsed]
+        return _kept(records, parsed, keeps, shift, 0)
 
     def _keeps(self, record: Parsed, base_offset: int, drop_tombstones: bool) -> bool:
         _, offset_delta, key, value, _ = record
@@ -74,10 +75,10 @@ class OffsetMap:
         return blake2b(key, digest_size=16, key=self._secret).digest()
 
 
-def shift(records: Buffer, count: int, shift: int) -> Selected:
-    """All records, with `shift` added to their timestamp deltas."""
+def shift(records: Buffer, count: int, timestamps: int, offsets: int) -> Selected:
+    """All records, with these added to their timestamp and offset deltas."""
     code, parsed = _checked(records, count, 0x7FFFFFFF)
-    return _kept(records, parsed, [True] * count, shift) if code == OK else (code, 0, 0, 0, None)
+    return _kept(records, parsed, [True] * count, timestamps, offsets) if code == OK else (code, 0, 0, 0, None)
 
 
 def _checked(records: Buffer, count: int, last_delta: int) -> tuple[int, list[Parsed]]:
@@ -92,37 +93,39 @@ def _checked(records: Buffer, count: int, last_delta: int) -> tuple[int, list[Pa
     return code, parsed
 
 
-def _kept(records: Buffer, parsed: list[Parsed], keeps: list[bool], shift: int) -> Selected:
+def _kept(records: Buffer, parsed: list[Parsed], keeps: list[bool], timestamps: int, offsets: int) -> Selected:
     kept = [record for record, stays in zip(parsed, keeps, strict=True) if stays]
-    deltas = [_signed_64(record[0] + shift) for record in kept]
+    deltas = [_signed_64(record[0] + timestamps) for record in kept]
     tombstones = sum(record[3] is None for record in kept)
-    data = None if len(kept) == len(parsed) and not shift else _copied(records, keeps, shift)
+    is_whole = len(kept) == len(parsed) and not timestamps and not offsets
+    data = None if is_whole else _copied(records, keeps, timestamps, offsets)
     return OK, len(kept), tombstones, max(deltas, default=0), data
 
 
-def _copied(records: Buffer, keeps: list[bool], shift: int) -> bytes:
+def _copied(records: Buffer, keeps: list[bool], timestamps: int, offsets: int) -> bytes:
     """The bytes of the records that stay."""
     view = memoryview(records)
     out = bytearray()
     start = 0
     for stays in keeps:
         _, end, [record] = parse(view, start, 1)
-        if stays and not shift:
+        if stays and not timestamps and not offsets:
             out += view[start:end]
         elif stays:
             body = bytearray(1)
-            write_varint(body, _signed_64(record[0] + shift))
-            body += view[_after_timestamp(view, start) : end]
+            write_varint(body, _signed_64(record[0] + timestamps))
+            write_varint(body, record[1] + offsets)
+            body += view[_after_deltas(view, start) : end]
             write_varint(out, len(body))
             out += body
         start = end
     return bytes(out)
 
 
-def _after_timestamp(view: memoryview, position: int) -> int:
-    """Where a record's offset delta begins: from there on a new timestamp leaves everything as it is."""
+def _after_deltas(view: memoryview, position: int) -> int:
+    """Where a record's key begins: from there on other deltas leave everything as it is."""
     position = _after_varint(view, position) + 1
-    return _after_varint(view, position)
+    return _after_varint(view, _after_varint(view, position))
 
 
 def _after_varint(view: memoryview, position: int) -> int:

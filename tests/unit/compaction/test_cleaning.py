@@ -131,6 +131,33 @@ async def test_rewritten_batch__keeps_its_compression_and_everything_else(codec:
     assert await log.problems() == []
 
 
+@pytest.mark.parametrize("codec", [0, 4])
+async def test_small_batches__become_one(codec: int) -> None:
+    log = CompactedLog()
+    for n in range(40):
+        log.append([Record(b"%d" % (n % 25), b"%d" % n, (("h", b"1"),), 700 - 3 * n)], codec=codec)
+    await log.seal()
+    before = await log.content()
+    await log.clean()
+    assert await log.content() == {offset: before[offset] for offset in range(15, 40)}
+    assert await log.batches_left() == [(15, 39, 25)]
+    assert await log.problems() == []
+
+
+async def test_batches_with_sequences_or_tombstones__stay_their_own() -> None:
+    log = CompactedLog()
+    log.append(values((b"a", b"1")))
+    log.append(values((b"b", b"1")), producer_id=5)
+    log.append(values((b"c", None)))
+    log.append(values((b"d", b"1")), producer_id=7, transactional=True)
+    log.end_transaction(7, committed=True)
+    log.append(values((b"e", b"1")), codec=1)
+    log.append(values((b"f", b"1")))
+    await log.seal()
+    await log.clean()
+    assert [count for _, _, count in await log.batches_left()] == [1] * 7
+
+
 async def test_full_table__ends_the_dirty_part_in_the_middle_of_a_segment() -> None:
     log = await sealed(*(values((b"%d" % (n % 12), b"%d" % n)) for n in range(24)))
     passes = 0

@@ -126,7 +126,7 @@ def test_shifted_timestamps__are_the_only_thing_that_changes(records: list[Recor
         newest = offsets.OffsetMap(1 << 20, 0.9, SECRET)
         assert newest.put(data, len(records), 1000, len(records) - 1) == (OK, True)
         results.append(newest.select(data, len(records), 1000, len(records) - 1, drop, shift))
-        results.append(offsets.shift(data, len(records), shift))
+        results.append(offsets.shift(data, len(records), shift, 300))
     assert results[:2] * (len(results) // 2) == results
     _, kept, tombstones, newest_delta, selected = results[0]
     wanted = {record.key: number for number, record in enumerate(records)}
@@ -140,8 +140,9 @@ def test_shifted_timestamps__are_the_only_thing_that_changes(records: list[Recor
     assert tombstones == sum(record.value is None for record in stays)
     if stays:
         assert newest_delta == max(record.timestamp_ms for record in stays) - base + shift
-    whole = results[1]
-    assert len(built(data if whole[4] is None else whole[4], whole[1])) == len(records)
+    whole = built(results[1][4] or b"", len(records), base_timestamp=base - shift)
+    assert [record.offset for record in whole] == [300 + number for number in range(len(records))]
+    assert [record.timestamp_ms for record in whole] == [record.timestamp_ms for record in records]
 
 
 @settings(max_examples=300, deadline=None)
