@@ -55,6 +55,11 @@ ifeq ($(SERVER),bytemq)
 	$(BIN)/python -m pytest tests/interop/test_differential.py --server kafka $(ARGS)
 endif
 	$(BIN)/python -m pytest tests/interop tests/ecosystem -m interop --server $(SERVER) $(ARGS)
+ifeq ($(SERVER),bytemq)
+	test -x .interop/bin/minio || GOBIN=$(CURDIR)/.interop/bin go install github.com/minio/minio@latest
+	MINIO=$(CURDIR)/.interop/bin/minio $(BIN)/python -m pytest -k minio $(ARGS) \
+	  tests/conformance/test_store.py tests/scenarios/cluster/test_cluster_on_s3.py
+endif
 
 # Programs of the Java and big-data world as wholes, killed and resumed; what is too long for `make interop` as well.
 ecosystem: setup

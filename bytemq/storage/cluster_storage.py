@@ -125,7 +125,7 @@ class ClusterStorage:
             supervisor,
         )
         self._wal = ObjectWal(
-            store, self._tail, config, clock, random, self._objects.add_own, self._write_behind.consider
+            store, self._tail, config, clock, random, self._objects.add_own, self._write_behind.consider, discard
         )
         self._tasks: list[asyncio.Task[object]] = []
 
@@ -160,12 +160,8 @@ class ClusterStorage:
 
     async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
         """See `logs`. Raises Corrupt also when something is missing that a manifest or tail names."""
-        files = self._logs.get(partition)
-        if files is not None and files.snapshot_source is not None:
-            await self.release_log(partition)  # a new owner's state is made from what is committed, as anybody's
-            files = None
-        if files is None:
-            files = await self._load(partition)
+        await self.release_log(partition)  # if it is open: a new owner's state is made from what is committed
+        files = await self._load(partition)
         self._logs[partition] = files  # from here on, what it has extents in is in use
         try:
             inherited = await self._attach(files)

@@ -52,6 +52,7 @@ class Flight(NamedTuple):
 class ObjectWal:
     """`committed(ref, body)` takes over a flush that was committed and returns the ordinal that extents refer to it by.
     `grown` is called after commits and failures: the moment to look whether something should be written behind.
+    `discard` is told of objects that may have been written and will never be committed.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ObjectWal:
         random: Random,
         committed: Callable[[FlushRef, bytes], int],
         grown: Callable[[], None],
+        discard: Callable[[Sequence[str]], None],
     ) -> None:
         self._store = store
         self._tail = tail
@@ -71,6 +73,7 @@ class ObjectWal:
         self._random = random
         self._committed = committed
         self._grown = grown
+        self._discard = discard
         self._staging = Staging(config)
         self._flights: deque[Flight] = deque()
         self._sequence = 0
@@ -244,6 +247,8 @@ class ObjectWal:
     def _refuse_all(self) -> None:
         """Everything pending comes to nothing; what is appended next goes on from what was committed."""
         doomed = [append for flight in self._flights for append in flight.flush.appends]
+        if not self.has_died:  # else one of them may have been committed, whoever asks next finds out
+            self._discard([flush_name(self._tail.session_id, flight.ref) for flight in self._flights])
         for flight in self._flights:
             flight.written.cancel()
             flight.written.add_done_callback(_retrieved)

@@ -29,7 +29,7 @@ TOOLS = [
     Tool(
         "go",
         ["version"],
-        "the franz-go client",
+        "the franz-go client, and MinIO, the other S3 server",
         "Go 1.26 or newer: apt-get install golang, or a release of the Go project",
     ),
     Tool("node", ["--version"], "the kafkajs client", "Node.js 20 or newer: apt-get install nodejs npm"),

@@ -188,6 +188,21 @@ def test_log_released_and_taken_back__by_the_same_session() -> None:
     run(test)
 
 
+def test_open__twice_keeps_what_was_inherited() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        written = await first.write(await first.storage.open_log(pid(1), 1), 3)
+        await dead(cluster, first)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        for epoch in (2, 3):
+            assert await content(await second.storage.open_log(pid(1), epoch)) == written
+        await dead(cluster, second)
+        third = await cluster.broker(3)
+        assert await content(await third.storage.open_log(pid(1), 4)) == written
+
+    run(test)
+
+
 def test_deleted_log__leaves_nothing() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await cluster.broker(1)
