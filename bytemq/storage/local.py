@@ -14,12 +14,12 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 from bytemq.errors import BytemqError, Full, Invalid, NotFound, Unavailable
 from bytemq.runtime.buffers import SMALLEST_POOLED_BYTES, BufferPool
+from bytemq.runtime.call_threads import CallThreads
 from bytemq.storage.interface import AppendFile, Buffer, ObjectInfo, ReadFile
 
 Result = TypeVar("Result")
@@ -50,7 +50,7 @@ class LocalFile:
 
     __slots__ = ("_memory", "_pool", "fd", "name")
 
-    def __init__(self, name: str, fd: int, pool: ThreadPoolExecutor, memory: BufferPool) -> None:
+    def __init__(self, name: str, fd: int, pool: CallThreads, memory: BufferPool) -> None:
         self.name = name
         self.fd = fd
         self._pool = pool
@@ -107,8 +107,8 @@ class LocalStore:
     def __init__(self, root: str | os.PathLike[str], *, threads: int = 6) -> None:
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
-        self._pool = ThreadPoolExecutor(threads, "storage")
-        self._urgent_pool = ThreadPoolExecutor(1, "storage-urgent")
+        self._pool = CallThreads(threads, "storage")
+        self._urgent_pool = CallThreads(1, "storage-urgent")
         self._memory = BufferPool(READ_MEMORY_BYTES)
         self._directories: set[str] = set()
         self._temporary = 0
@@ -177,7 +177,7 @@ class LocalStore:
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
         for pool in (self._urgent_pool, self._pool):
-            await loop.run_in_executor(None, pool.shutdown)
+            await loop.run_in_executor(None, pool.close)
 
     # What runs in threads.
 
@@ -297,9 +297,9 @@ class LocalStore:
         self._directories.add(os.fspath(self._path(name).parent))
 
 
-async def _in_thread(pool: ThreadPoolExecutor, what: str, call: Callable[[], Result]) -> Result:
+async def _in_thread(pool: CallThreads, what: str, call: Callable[[], Result]) -> Result:
     try:
-        return await asyncio.get_running_loop().run_in_executor(pool, call)
+        return await pool.run(call)
     except OSError as error:
         raise translated(error, what) from error
 
