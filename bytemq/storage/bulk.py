@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from bytemq.errors import BytemqError
+from bytemq.errors import BytemqError, Full
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
@@ -121,6 +121,8 @@ class BulkFiles:
         self._on_ended = on_ended
         self._supervisor = supervisor
         self._made = 0
+        self._retry_at = 0.0
+        """Until then no file is made, since one could not be; 0: they can be."""
         self._active: dict[LogFiles, BulkFile] = {}
         self._prepared: dict[LogFiles, BulkFile | None] = {}
         """The next file of a log; None while it is being made."""
@@ -185,6 +187,8 @@ class BulkFiles:
         """Makes the next file of a log ready."""
         if files in self._prepared or len(self._active) + len(self._prepared) >= MAX_ACTIVE:
             return
+        if self._clock.monotonic() < self._retry_at:
+            return
         self._prepared[files] = None
         self._made += 1
         directory = directory_of(files.partition)
@@ -195,14 +199,24 @@ class BulkFiles:
 
     async def _make(self, files: LogFiles, name: str) -> None:
         try:
+            if await self._store.free_bytes() < self._promised_bytes() + self._config.reserve_bytes:
+                raise Full("no space for another file of bulk")
             file = await self._store.create_append(name, urgent=True)
         except BytemqError as error:
             del self._prepared[files]  # the write-ahead log takes what comes
-            log.warning("no file for bulk could be made", file=name, reason=str(error))
+            if not self._retry_at:
+                log.warning("no file for bulk could be made", file=name, reason=str(error))
+            self._retry_at = self._clock.monotonic() + self._config.retry_delay_ms / 1000
             return
+        self._retry_at = 0.0
         bulk = BulkFile(file, self._wal_files.next_ordinal(), files, 0, is_own=True)
         self._prepared[files] = bulk
         self._register(bulk)
+
+    def _promised_bytes(self) -> int:
+        """What the files that are being filled, or are about to be, may still take."""
+        filling = sum(self._limit(files) - bulk.end_position for files, bulk in self._active.items())
+        return filling + sum(self._limit(files) for files in self._prepared)
 
     def _register(self, bulk: BulkFile) -> None:
         self.live[bulk.ordinal] = bulk

@@ -230,3 +230,15 @@ async def test_bulk__segment_ms_ends_a_file_by_the_time_of_records(bench: Bench)
     assert bench.storage is not None
     await bench.storage.checkpoint()
     assert await content(log) == whole
+
+
+async def test_bulk__leaves_the_reserve_of_the_disk_alone(bench: Bench) -> None:
+    bench.store.free = 100_000
+    log = await filled(bench, 3, reserve_bytes=95_000, wal_file_bytes=4096)
+    assert bulk_files(bench) == [], "8 KiB more could take what is held back"
+    bench.store.free = 1 << 40
+    await bench.write(log, LARGE)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await bench.write(log, LARGE)
+    assert len(bulk_files(bench)) == 1, "as soon as there is space"
