@@ -12,14 +12,16 @@ ARGS ?=
 WORKLOAD ?= produce-16k
 QUICK ?=
 ONLY ?=
+SOURCES ?= .suites
 
-.PHONY: setup run cluster test interop ecosystem simulate demo bench bench-kafka profile fuzz lint format types check lock clean help
+.PHONY: setup run cluster test interop suites ecosystem simulate demo bench bench-kafka profile fuzz lint format types check lock clean help
 
 help:
 	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
 	@echo "make cluster  etcd, an S3 server and three brokers in three zones, their files in ./dev-cluster"
 	@echo "make test     every test that needs Python only"
 	@echo "make interop  the tests that need Java, Maven, Go, Node.js and kcat as well"
+	@echo "make suites   the test suites of four public clients, checked out in SOURCES=$(SOURCES); see docs/compatibility.md"
 	@echo "make ecosystem  Kafka Streams, Connect, MirrorMaker 2, Flink and Spark at length"
 	@echo "make simulate  SEEDS=$(SEEDS) of each simulated world, by JOBS=$(JOBS) processes"
 	@echo "make demo     336,776 flights through the whole path, with a kill -9 in the middle"
@@ -62,6 +64,9 @@ ifeq ($(SERVER),bytemq)
 endif
 
 # Programs of the Java and big-data world as wholes, killed and resumed; what is too long for `make interop` as well.
+suites: setup
+	$(BIN)/python -m tests.suites --sources $(SOURCES) --server $(SERVER) $(ARGS)
+
 ecosystem: setup
 	$(BIN)/python -m tests.interop.tools
 	$(BIN)/python -m pytest tests/ecosystem --server $(SERVER) $(ARGS)
