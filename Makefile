@@ -14,7 +14,7 @@ QUICK ?=
 ONLY ?=
 SOURCES ?= .suites
 
-.PHONY: setup run cluster test interop suites ecosystem simulate demo bench bench-kafka profile fuzz lint format types check lock clean help
+.PHONY: setup run cluster test interop suites ecosystem simulate demo bench bench-kafka bench-table profile fuzz lint format types check lock clean help
 
 help:
 	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
@@ -26,6 +26,7 @@ help:
 	@echo "make simulate  SEEDS=$(SEEDS) of each simulated world, by JOBS=$(JOBS) processes"
 	@echo "make demo     336,776 flights through the whole path, with a kill -9 in the middle"
 	@echo "make bench    two minutes of load: throughput, latency, CPU for each request"
+	@echo "make bench-table  conversion to Parquet, reading back, size, look-ups"
 	@echo "make bench-kafka  bytemq and Apache Kafka side by side: the table in docs/benchmarks; QUICK=1, ONLY=\"names\""
 	@echo "make profile  a flame graph of a node under WORKLOAD=produce-16k"
 	@echo "make fuzz     fuzz for FUZZ_SECONDS=$(FUZZ_SECONDS) each target"
@@ -80,6 +81,9 @@ demo: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-table: setup
+	$(BIN)/python -m benchmarks.tables $(ARGS)
 
 # Needs what the interop tests need of Java (java, mvn), a C compiler, and kcat where there is one.
 bench-kafka: setup
