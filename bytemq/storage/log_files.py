@@ -115,12 +115,14 @@ class LogFiles:
 
     @property
     def segments(self) -> Sequence[SegmentInfo]:
-        """The segments, then the part in the write-ahead log, cut as segments would be."""
-        return [*self.manifest.segments, *self._future_segments()]
+        """The segments, then the part in the write-ahead log, cut as segments would be: it continues the open one."""
+        segments = self.manifest.segments
+        if segments and not segments[-1].sealed:
+            return [*segments[:-1], *self._future_segments(segments[-1])]
+        return [*segments, *self._future_segments(None)]
 
-    def _future_segments(self) -> Iterator[SegmentInfo]:
+    def _future_segments(self, current: SegmentInfo | None) -> Iterator[SegmentInfo]:
         table = self.wal
-        current: SegmentInfo | None = None
         for number in range(len(table)):
             chunk = table.chunk(number)
             if current is not None and self.rolls(current, chunk):

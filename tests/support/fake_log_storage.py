@@ -48,7 +48,7 @@ class StoredLog:
     def segments(self) -> Sequence[SegmentInfo]:
         """One batch, one segment: retention then cuts where a test wants."""
         return [
-            SegmentInfo(batch.base_offset, batch.last_offset, batch.size_bytes, batch.max_timestamp, 0, "segment")
+            SegmentInfo(batch.base_offset, batch.last_offset, batch.size_bytes, batch.max_timestamp, 0, "segment", True)
             for batch in self.batches
         ]
 

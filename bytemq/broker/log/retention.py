@@ -43,13 +43,13 @@ def retained_from(
 def could_retain_less(segments: Sequence[SegmentInfo], policy: RetentionPolicy, now_ms: int) -> bool:
     """Whether a log that is not open may have something to let go of: False is certain, True is worth opening it.
 
-    How the part in the write-ahead log will be cut into segments is its owner's to say. Here it is as old as its first
-    records are, and as small as it could be.
+    How what is not sealed will be cut into segments is its owner's to say. Here it is as old as its first records are,
+    and as small as it could be.
     """
     if not segments:
         return False
     oldest = segments[0]
-    if _is_in_wal(oldest):
+    if not oldest.sealed:
         total_bytes = sum(segment.size_bytes for segment in segments)
         too_much = policy.retention_bytes != UNLIMITED and total_bytes > policy.retention_bytes
         return too_much or _expired(oldest._replace(max_timestamp=oldest.created_ms), policy.retention_ms, now_ms)

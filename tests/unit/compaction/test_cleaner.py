@@ -65,6 +65,16 @@ async def test_newest_segment__is_never_cleaned(bench: CleanerBench) -> None:
     assert bench.worker.jobs == []
 
 
+async def test_open_segment__that_goes_on_is_not_written_behind_for_nothing(bench: CleanerBench) -> None:
+    bench.segment_bytes = 100_000
+    partition = await bench.open()
+    await bench.fill(5)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.fill(5)
+    assert not await bench.cleaner.clean_filthiest()
+    assert len(partition.files.wal) > 0
+
+
 async def test_open_transaction__keeps_everything_from_its_first_record(bench: CleanerBench) -> None:
     partition = await bench.open()
     await bench.fill(20)

@@ -65,7 +65,7 @@ def test_retained_from__keeps_records_without_timestamps_that_are_in_no_segment_
 def test_could_retain_less__of_segments_is_as_retained_from(
     retention_ms: int, retention_bytes: int, could: bool
 ) -> None:
-    segments = [segment._replace(name="segment") for segment in SEGMENTS]
+    segments = [segment._replace(name="segment", sealed=True) for segment in SEGMENTS]
     assert could_retain_less(segments, RetentionPolicy(retention_ms, retention_bytes), NOW_MS) is could
     assert not could_retain_less([], RetentionPolicy(retention_ms, retention_bytes), NOW_MS)
 

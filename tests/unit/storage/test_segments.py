@@ -298,6 +298,21 @@ async def test_segments__show_the_part_in_the_write_ahead_log_as_they_would_be_c
     assert [part.max_timestamp for part in log.segments] == [1009, 1019, 1029]
 
 
+async def test_segments__show_the_open_one_with_what_will_be_appended_to_it(bench: Bench) -> None:
+    await bench.start()
+    log = await bench.log()
+    written = await bench.write(log, bytes(500), timestamp_ms=1000)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    name = log.manifest.segments[0].name
+    written += await bench.write(log, bytes(500), timestamp_ms=2000)
+    [open_] = log.segments
+    assert (open_.name, open_.sealed, open_.size_bytes, open_.last_offset) == (name, False, len(written), 1)
+    log.segment_ms = 500
+    assert [(part.name, part.last_offset) for part in log.segments] == [(name, 0), ("", 1)]
+    await bench.storage.write_behind(log)  # type: ignore[union-attr]
+    assert [part.sealed for part in log.manifest.segments] == [True, False], "cut as it was shown"
+
+
 @pytest.mark.parametrize("checkpoint", [False, True])
 async def test_timestamps__find_the_first_batch_that_is_new_enough(bench: Bench, checkpoint: bool) -> None:
     await bench.start()
