@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +17,8 @@ from tests.ecosystem.topics import TIMEOUT_S, Output, Pair, create_topics, produ
 from tests.interop.conftest import Server, replication_factor
 from tests.interop.kafka_cli import TOOLS, Cli
 from tests.support.java import JavaProcess, compile_project, java_command
+from tests.support.node_process import running_node
 
-pytestmark = pytest.mark.interop
 PROJECT = Path(__file__).parent / "streams"
 WORDS = [f"word-{number}" for number in range(40)]
 
@@ -49,8 +51,26 @@ def reset(server: Server) -> None:
     assert offsets == {(topic, partition): 0 for topic in inputs for partition in range(3)}
 
 
+@pytest.mark.interop
 def test_streams__counts_and_joins_exactly_through_kills(make_server: Callable[..., Server], tmp_path: Path) -> None:
     server = make_server()
+
+    def kill_server() -> None:
+        server.kill9()
+        server.restart()
+
+    check_exact_results(server, kill_server, tmp_path)
+
+
+@pytest.mark.ecosystem
+def test_streams__counts_and_joins_exactly_on_three_brokers_of_which_one_dies(tmp_path: Path) -> None:
+    options = ["--brokers", "3", "--set", "group.initial.rebalance.delay.ms=0"]
+    with running_node(tmp_path / "data", options=options) as server:
+        check_exact_results(server, lambda: os.kill(server.broker_pids()[1], signal.SIGKILL), tmp_path)
+
+
+def check_exact_results(server: Server, kill_server: Callable[[], object], tmp_path: Path) -> None:
+    """Three waves of input, in which the program is killed twice and `kill_server` is called once."""
     create_topics(server.bootstrap, [f"app-{name}" for name in ("lines", "orders", "payments", "counts", "paid")])
     arguments = [server.bootstrap, "app", str(tmp_path / "state"), str(replication_factor(server))]
     command = java_command(compile_project(PROJECT), "ecosystem.WordsAndOrders", *arguments)
@@ -77,8 +97,7 @@ def test_streams__counts_and_joins_exactly_through_kills(make_server: Callable[.
         send(2)
         with start() as program:
             has_moved(4_000)
-            server.kill9()
-            server.restart()
+            kill_server()
             send(3)
             has_moved(2_000)
             program.kill9()

@@ -69,6 +69,15 @@ class NodeProcess:
     def pid(self) -> int:
         return self._running().pid
 
+    def broker_pids(self) -> dict[int, int]:
+        """Process ids by broker id of what was started with --brokers."""
+        found = {}
+        for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+            arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            if "--id" in arguments:  # not of one that was just forked, or has ended
+                found[int(arguments[arguments.index("--id") + 1])] = int(pid)
+        return found
+
     @property
     def command(self) -> list[str]:
         listeners = [part for listener in self.listen for part in ("--listen", listener)]

@@ -32,23 +32,13 @@ def start(node: NodeProcess) -> list[int]:
     return ports
 
 
-def children(node: NodeProcess) -> dict[int, int]:
-    """Process ids by broker id."""
-    found = {}
-    for pid in Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split():
-        arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        if "--id" in arguments:  # not of one that was just forked, or has ended
-            found[int(arguments[arguments.index("--id") + 1])] = int(pid)
-    return found
-
-
 def test_brokers__of_one_machine_are_several_to_clients_and_stop_together(brokers: NodeProcess) -> None:
     ports = start(brokers)
     with probe.connect(brokers.address) as wire:
         assert probe.brokers(wire) == [(index, "127.0.0.1", port) for index, port in enumerate(ports)]
         assert probe.create_topic(wire, "t", 6) == 0
         assert sorted(probe.leaders(wire, "t")) == [0, 0, 1, 1, 2, 2]
-    pids = children(brokers)
+    pids = brokers.broker_pids()
     assert brokers.terminate() == 0, brokers.log()
     assert not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
     start(brokers)
@@ -62,9 +52,9 @@ def test_brokers__one_that_is_killed_is_started_again_and_nothing_is_lost(broker
     admin.create_topics([NewTopic("t", 6, 1)], operation_timeout=60)["t"].result(60)
     producer = CountingProducer(brokers, "t")  # type: ignore[arg-type]
     producer.wait_for_more()
-    killed = children(brokers)[2]
+    killed = brokers.broker_pids()[2]
     os.kill(killed, signal.SIGKILL)
-    until(lambda: children(brokers).get(2, killed) != killed, "it is started again")
+    until(lambda: brokers.broker_pids().get(2, killed) != killed, "it is started again")
     producer.wait_for_more(100)
     producer.stop()
     check_nothing_lost(producer, read_all(brokers, "t"))  # type: ignore[arg-type]
@@ -72,7 +62,7 @@ def test_brokers__one_that_is_killed_is_started_again_and_nothing_is_lost(broker
 
 def test_brokers__end_with_their_supervisor(brokers: NodeProcess) -> None:
     start(brokers)
-    pids = children(brokers)
+    pids = brokers.broker_pids()
     brokers.kill9()
     until(lambda: not [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()], "the brokers are gone")
 
