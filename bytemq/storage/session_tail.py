@@ -90,7 +90,8 @@ class SessionTailKeeper:
             tail = with_flushes(self.tail, [ref for ref, _ in flushes])
             await self._publish(self._with_ready_index(tail))
         self._heads.extend(flushes)
-        if self._indexing is None and len(self._heads) >= INDEX_FLUSHES:
+        # One that is durable and not published yet has heads of its own: another would name them a second time.
+        if self._indexing is None and self._index is None and len(self._heads) >= INDEX_FLUSHES:
             self._indexing = self._supervisor.start("wal-index", self._write_index())
 
     async def release_below(self, sequence: int) -> Sequence[str]:
