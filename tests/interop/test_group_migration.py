@@ -22,7 +22,7 @@ from tests.support.node_process import NodeProcess
 
 NAME = Callable[[str], str]
 PARTITIONS = 6
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 PAUSE_S = 0.02
 SETTINGS = {
     "group.initial.rebalance.delay.ms": "0",
