@@ -38,7 +38,7 @@ from bytemq.broker.peers import Peers
 from bytemq.broker.server import BoundListener, Server, bind
 from bytemq.broker.topic_admin import TopicAdmin
 from bytemq.broker.transaction_admission import TransactionAdmission
-from bytemq.compaction import cleaner_metrics
+from bytemq.compaction import cleaner_metrics, table_metrics
 from bytemq.compaction.cleaner import Cleaner
 from bytemq.compaction.worker import Worker
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
@@ -466,6 +466,7 @@ class Node:
                 membership.session_id,
                 self.config.bytemq_table_grace_ms,
             )
+            table_metrics.register(self._metrics, restructuring)
             self._supervisor.keep_running("tables", restructuring.run)
         self._supervisor.keep_running("orphans", lambda: delete_orphans(store, follower.image, partitions))
 

@@ -105,9 +105,14 @@ class Restructuring:
         self._locks: dict[LogFiles, asyncio.Lock] = {}
         self.changed_ms: dict[LogFiles, int] = {}
         """When the files of a log were last replaced, in this session."""
-        self.conversions = self.failures = 0
+        self.conversions = self.failures = self.kept_raw = 0
         self.converted_bytes = 0
         """Of the inputs."""
+
+    @property
+    def given_up(self) -> int:
+        """How many files stay as they are, because they cannot be converted."""
+        return len(self._given_up)
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -219,6 +224,7 @@ class Restructuring:
         await self._storage.replace_files(files, chosen, [written])
         self.changed_ms[files] = self._clock.wall_ms()
         self.conversions += 1
+        self.kept_raw += table_file(written).kept_raw
         self.converted_bytes += sum(file.size_bytes for file in chosen)
         log.info(
             "converted",
