@@ -31,7 +31,9 @@ log = get_logger("broker.http")
 Result = TypeVar("Result")
 
 MAX_CONNECTIONS = 32
-MAX_BODY_BYTES = 256 * 1024
+MAX_BODY_BYTES = 1024
+MAX_ROUTE_BODY_BYTES = 256 * 1024
+"""Of a request to one of the routes: the text of a query."""
 MAX_HEADER_BYTES = 8 * 1024
 TIMEOUT_S = 10.0
 NO_CONTENT = 204
@@ -144,11 +146,15 @@ class HttpServer:
     ) -> Answer | StreamedAnswer | None:
         if not isinstance(request, Request):
             return request
-        route = self._routes.get("/" + request.path.split("/")[1]) if "/" in request.path else None
+        route = self._routes.get(_first_part(request.path))
         if route is None:
             return self._answer(request)
         deadline.cancel()  # it has limits of its own
         return await _unless_gone(route(request), reader)
+
+    def _route_of(self, request: "h11.Request | None") -> Route | None:
+        path = b"" if request is None else request.target.partition(b"?")[0]
+        return self._routes.get(_first_part(path.decode("ascii", "replace")))
 
     async def _stream(
         self,
@@ -193,7 +199,7 @@ class HttpServer:
                 request = event
             elif isinstance(event, h11.Data):
                 body += event.data
-                if len(body) > MAX_BODY_BYTES:
+                if len(body) > (MAX_BODY_BYTES if self._route_of(request) is None else MAX_ROUTE_BODY_BYTES):
                     return Answer(413, b"too large\n")
             elif isinstance(event, h11.EndOfMessage) and request is not None:
                 path, _, query = request.target.decode("ascii", "replace").partition("?")
@@ -223,6 +229,10 @@ class HttpServer:
 
 def _is_head(request: Request | Answer | None) -> bool:
     return isinstance(request, Request) and request.method == "HEAD"
+
+
+def _first_part(path: str) -> str:
+    return "/" + path.lstrip("/").partition("/")[0]
 
 
 async def _end_of(reader: asyncio.StreamReader) -> None:
