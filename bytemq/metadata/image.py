@@ -132,7 +132,7 @@ class ClusterImage:
         return {
             int(name)
             for (kind, name), configs in self.configs.items()
-            if kind == "broker" and name and configs.get(DRAINED) == "true"
+            if kind == "broker" and name.isdecimal() and configs.get(DRAINED) == "true"
         }
 
     def group_configs(self, group_id: str) -> Mapping[str, str]:
