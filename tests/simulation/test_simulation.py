@@ -11,7 +11,7 @@ import pytest
 from tests.simulation.worlds import WORLDS
 
 JOBS = "2"
-ENOUGH_SEEDS = {"log": "60", "broker": "150", "compaction": "60"}
+ENOUGH_SEEDS = {"log": "60", "broker": "150", "transactions": "60", "compaction": "60"}
 """Within these every planted bug must be found."""
 
 

@@ -39,13 +39,18 @@ def _machine(
     return simulate
 
 
+def _transactions(seed: int) -> tuple[list[str], BaseException | None]:
+    return broker_world.simulate(seed, broker_world.TransactionsWorld)
+
+
 def _by_name(planted: tuple[log_planted.Planted, ...]) -> dict[str, log_planted.Planted]:
     return {each.__name__: each for each in planted}  # type: ignore[attr-defined]
 
 
 WORLDS = {
     "log": World(log_world.simulate, _by_name(log_planted.PLANTED), 1400),
-    "broker": World(broker_world.simulate, _by_name(broker_planted.PLANTED), 300),
+    "broker": World(broker_world.simulate, _by_name(broker_planted.PLANTED), 260),
+    "transactions": World(_transactions, _by_name(broker_planted.IN_TRANSACTIONS), 40),
     "compaction": World(compaction_world.simulate, _by_name(compaction_planted.PLANTED), 150),
     "classic-groups": World(_machine(classic_groups.Simulation, classic_groups.STEPS), {}, 260),
     "consumer-groups": World(_machine(consumer_groups.Simulation, consumer_groups.STEPS), {}, 40),

@@ -20,6 +20,7 @@ from bytemq.broker.coordinator.outcome import Outcome
 from bytemq.broker.coordinator.runtime import ShardRuntime
 from bytemq.broker.coordinator.transaction import ending, transaction
 from bytemq.broker.coordinator.transaction.adding import Adding
+from bytemq.broker.coordinator.transaction.ending import Ending
 from bytemq.broker.coordinator.transaction.shard import TransactionShard
 from bytemq.protocol.error_codes import ErrorCode
 
@@ -44,6 +45,19 @@ def markers_not_sent_again_after_reload() -> AbstractContextManager[Any]:
         return []
 
     return patch.object(TransactionShard, "loaded", broken)
+
+
+def completed_before_all_markers() -> AbstractContextManager[Any]:
+    """The first marker that is written completes the transaction."""
+    marker_written = Ending.marker_written
+
+    def broken(self: Ending, ended: Any, partition: Any) -> Any:
+        entry = self._environment.entries.get(ended.transactional_id)
+        if entry is not None:
+            entry.unmarked.clear()
+        return marker_written(self, ended, partition)
+
+    return patch.object(Ending, "marker_written", broken)
 
 
 def abort_answered_as_commit() -> AbstractContextManager[Any]:
@@ -175,3 +189,6 @@ PLANTED: tuple[Planted, ...] = (
     partition_given_before_it_is_revoked,
     zombie_may_end_the_transaction,
 )
+
+IN_TRANSACTIONS: tuple[Planted, ...] = (completed_before_all_markers,)
+"""Those that take many transactions to be seen."""

@@ -25,7 +25,7 @@ from tests.simulation.broker.producers import IdempotentProducer, TransactionalP
 from tests.simulation.broker.readers import READ_COMMITTED, READ_UNCOMMITTED, Reader, stable_offsets
 from tests.simulation.failing_log_storage import FailingLogStorage
 from tests.simulation.transcript import Violation
-from tests.support.fake_log_storage import Disk
+from tests.support.fake_log_storage import Disk, StoredLog
 from tests.support.virtual_time import LoopClock
 
 GIVE_UP_S = 120.0
@@ -335,7 +335,7 @@ class World:
             last = Reader(self, f"last reader of {partition}", partition, READ_COMMITTED)
             await self._until(self.start(last.read_to_the_end()), f"a transaction in {partition} does not end")
             visible[partition] = last.values
-            stored = self.disk.logs[self._pid(partition)]
+            stored = self.disk.logs.get(self._pid(partition), StoredLog())
             found = {
                 record.offset: b"" if batch.is_control else record.value or b""
                 for batch in stored.batches
@@ -366,12 +366,29 @@ class World:
         self.errors.append(context.get("exception") or RuntimeError(f"{context['message']} {context.get('task')}"))
 
 
-def simulate(seed: int) -> tuple[list[str], BaseException | None]:
+class TransactionsWorld(World):
+    """Nothing but transactions over several partitions, by old clients, on two brokers of which one is often away:
+    markers of one transaction meet the records of the next.
+    """
+
+    def __init__(self, seed: int, loop: SimulationLoop) -> None:
+        super().__init__(seed, loop)
+        self.broker_count = 2
+        self.processor_count = self.plain_count = 0
+        self.partition_counts.update({SOURCE: 2, TARGET: 2})
+        self.idle_times_s = (0.0, 0.002, 0.02)
+
+    def _working_clients(self) -> list[IdempotentProducer | TransactionalProducer]:
+        partitions = self.partitions_of(SOURCE) + self.partitions_of(TARGET)
+        return [TransactionalProducer(self, f"tx-{number}", partitions, 8, bumping=False) for number in range(2)]
+
+
+def simulate(seed: int, kind: type[World] = World) -> tuple[list[str], BaseException | None]:
     """The transcript of this seed's run, and what went wrong in it."""
     worlds: list[World] = []
 
     async def main(loop: SimulationLoop) -> None:
-        world = World(seed, loop)
+        world = kind(seed, loop)
         worlds.append(world)
         await world.run()
 
