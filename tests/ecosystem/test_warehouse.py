@@ -56,7 +56,9 @@ class Source:
     """Writes numbered values in transactions, every fifth of which it aborts."""
 
     def __init__(self, bootstrap: str) -> None:
-        settings = {"transactional.id": "source", "reconnect.backoff.max.ms": 100, "linger.ms": 1}
+        # A transaction outlives every restart, however slow the machine is.
+        patience = {"transaction.timeout.ms": 300_000, "reconnect.backoff.max.ms": 100}
+        settings = {"transactional.id": "source", "linger.ms": 1, **patience}
         self._producer = Producer({"bootstrap.servers": bootstrap, **settings})
         self._producer.init_transactions(TIMEOUT_S)
         self._next = 0
