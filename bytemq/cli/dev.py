@@ -133,6 +133,8 @@ def run_cluster(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopping", flush=True)
     finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # impatience must not leave half of them running
         for service in reversed(services):
             service.stop()
     return 0

@@ -89,7 +89,9 @@ def test_dev_cluster__is_drained_under_load_without_an_error_and_stops_cleanly(d
 
     processes = dev.processes()
     assert len(processes) == 3
-    dev.process.send_signal(signal.SIGINT)
+    dev.process.send_signal(signal.SIGTERM)
+    until(lambda: "stopping" in dev.said, "it stops")
+    dev.process.send_signal(signal.SIGINT)  # an impatient user
     assert dev.process.wait(60) == 0
     assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()], "it leaves nothing running"
     for broker_id in range(3):
