@@ -33,6 +33,12 @@ def test_world__keeps_every_promise(first: int) -> None:
             raise AssertionError(f"seed {seed}: {violation}") from violation
 
 
+@pytest.mark.parametrize("seed", [5027])
+def test_world__keeps_them_where_it_once_did_not(seed: int) -> None:
+    """5027: two indexes of the same flushes, one durable but not published when the other was begun."""
+    run_seed(seed)
+
+
 Planted = Callable[[pytest.MonkeyPatch], None]
 
 
