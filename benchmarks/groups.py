@@ -199,7 +199,7 @@ async def reconnect(port: int, members: list[JoinGroupResponse]) -> None:
                 beat = HeartbeatRequest(
                     group_id="classics", generation_id=member.generation_id, member_id=member.member_id
                 )
-                while (await connection.ask(beat, HeartbeatResponse)).error_code in _NOT_SERVING:  # noqa: ASYNC110 - the other side is asked, nobody tells
+                while (await connection.ask(beat, HeartbeatResponse)).error_code in _NOT_SERVING:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
                 return time.monotonic() - began
             except (OSError, EOFError):
@@ -211,7 +211,7 @@ async def reconnect(port: int, members: list[JoinGroupResponse]) -> None:
 
 async def _find_coordinator(connection: Connection) -> None:
     request = FindCoordinatorRequest(key_type=0, coordinator_keys=["consumers", "classics"])
-    while any(each.error_code for each in (await connection.ask(request, FindCoordinatorResponse)).coordinators):  # noqa: ASYNC110 - the other side is asked, nobody tells
+    while any(each.error_code for each in (await connection.ask(request, FindCoordinatorResponse)).coordinators):  # noqa: ASYNC110
         await asyncio.sleep(0.1)
 
 
@@ -221,7 +221,7 @@ def _total(members: list[ConsumerMember]) -> int:
 
 async def _until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - the other side is asked, nobody tells
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
