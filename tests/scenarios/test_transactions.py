@@ -6,12 +6,17 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
 import pytest
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from kafka.protocol.admin import ListTransactionsRequest
+from kafka.protocol.producer import EndTxnRequest, InitProducerIdRequest
 
+from tests.interop.differential import build
+from tests.interop.wire import Wire
+from tests.support import probe
 from tests.support.node_process import NodeProcess
 
 MAKE = Callable[..., NodeProcess]
@@ -266,3 +271,35 @@ def position(mover: Transformer) -> int:
         return sum(max(each.offset, 0) for each in mover.consumer.committed(partitions, TIMEOUT_S))
     except KafkaException:
         return 0
+
+
+def test_expiration__forgets_ids_at_rest_and_tells_their_producers(make_node: MAKE) -> None:
+    settings = {
+        "transactional.id.expiration.ms": "1500",
+        "transaction.remove.expired.transaction.cleanup.interval.ms": "200",
+        "transaction.state.log.num.partitions": "1",
+    }
+    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    node = make_node(options=[*OPTIONS, *options]).start()
+    transactional(node, "app")  # makes the internal topic
+    with closing(probe.connect(node.address)) as wire:
+        identity = {"transactional_id": "idle", "transaction_timeout_ms": 60_000}
+        deadline = time.monotonic() + TIMEOUT_S
+        while (born := wire.call(build(InitProducerIdRequest, 4, identity))).error_code and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert born.error_code == 0
+        while "idle" in listed(wire) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert "idle" not in listed(wire)
+        who = {"transactional_id": "idle", "producer_id": born.producer_id, "producer_epoch": born.producer_epoch}
+        ended = wire.call(build(EndTxnRequest, 4, {**who, "committed": True}))
+        assert ended.error_code == 49  # INVALID_PRODUCER_ID_MAPPING
+    node.kill9()
+    node.restart()
+    with closing(probe.connect(node.address)) as wire:
+        assert "idle" not in listed(wire)
+
+
+def listed(wire: Wire) -> list[str]:
+    answer = wire.call(build(ListTransactionsRequest, 0, {"state_filters": [], "producer_id_filters": []}))
+    return [state.transactional_id for state in answer.transaction_states]
