@@ -48,12 +48,14 @@ def translated(error: OSError, what: str) -> BytemqError:
 class LocalFile:
     """One open file: `ReadFile`, and `AppendFile` when opened for writing."""
 
-    __slots__ = ("_memory", "_pool", "fd", "name")
+    __slots__ = ("_memory", "_pool", "_sync_pool", "fd", "name")
 
-    def __init__(self, name: str, fd: int, pool: CallThreads, memory: BufferPool) -> None:
+    def __init__(self, name: str, fd: int, pool: CallThreads, sync_pool: CallThreads, memory: BufferPool) -> None:
         self.name = name
         self.fd = fd
         self._pool = pool
+        self._sync_pool = sync_pool
+        """For a sync by itself: it takes long, and writes need not wait for it."""
         self._memory = memory
 
     def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
@@ -93,7 +95,7 @@ class LocalFile:
         await _in_thread(self._pool, self.name, lambda: _write(self.fd, buffers, position, sync=sync))
 
     async def sync(self) -> None:
-        await _in_thread(self._pool, self.name, lambda: os.fdatasync(self.fd))
+        await _in_thread(self._sync_pool, self.name, lambda: os.fdatasync(self.fd))
 
     async def close(self) -> None:
         if self.fd >= 0:
@@ -134,11 +136,11 @@ class LocalStore:
         self, name: str, *, size_bytes: int = 0, zeroed: bool = False, urgent: bool = False
     ) -> AppendFile:
         fd = await _in_thread(self._pool, name, lambda: self._allocate(name, size_bytes, zeroed))
-        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool, self._memory)
+        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool, self._pool, self._memory)
 
     async def open_append(self, name: str, *, urgent: bool = False) -> AppendFile:
         fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
-        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool, self._memory)
+        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool, self._pool, self._memory)
 
     async def write_all(self, writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]], *, sync: bool) -> None:
         if sync:  # side by side: the device takes several at once
@@ -159,7 +161,7 @@ class LocalStore:
 
     async def open_read(self, name: str) -> ReadFile:
         fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
-        return LocalFile(name, fd, self._pool, self._memory)
+        return LocalFile(name, fd, self._pool, self._pool, self._memory)
 
     async def size(self, name: str) -> int:
         return await _in_thread(self._pool, name, lambda: self._path(name).stat().st_size)

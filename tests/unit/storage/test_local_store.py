@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
 from pathlib import Path
+
+import pytest
 
 from bytemq.storage.local import LocalStore
 
@@ -14,4 +19,26 @@ async def test_delete__also_removes_what_a_killed_process_had_half_made(tmp_path
         (tmp_path / "topics/x" / half_made).write_bytes(b"half")
     await store.delete(["topics/x/a.log", "topics/x/b.log"])
     assert [path.name for path in (tmp_path / "topics/x").iterdir()] == ["other.log.123-3.creating"]
+    await store.close()
+
+
+async def test_local_store__an_urgent_write_does_not_wait_for_a_sync_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+    file = await store.create_append("wal/a", urgent=True)
+    under_way, over = threading.Event(), threading.Event()
+
+    def slow(fd: int) -> None:
+        under_way.set()
+        assert over.wait(20)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    syncing = asyncio.ensure_future(file.sync())
+    assert await asyncio.get_running_loop().run_in_executor(None, under_way.wait, 20)
+    await asyncio.wait_for(file.write([b"written"], 0, sync=False), 20)
+    assert not syncing.done()
+    over.set()
+    await syncing
+    await file.close()
     await store.close()
