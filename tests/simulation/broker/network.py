@@ -54,7 +54,8 @@ class Connection:
         self._client = ClientInfo(f"127.0.0.1:9092-127.0.0.1:1-{client}", "PLAINTEXT", "127.0.0.1", 1)
         self._asked: deque[_Asked] = deque()
         self._name = client
-        self._sent_at = self._answered_at = 0.0
+        self._sent_at = self._answered_at = self._late_at = 0.0
+        self._is_cut = False
         node.connections.append(self)
 
     async def ask(self, request: Message, version: int, response_class: type[R], timeout_s: float) -> R:
@@ -117,9 +118,12 @@ class Connection:
     def _arrive(self, asked: _Asked, key: int, version: int, body: memoryview) -> None:
         if not self.broken:
             self._deliver(asked, key, version, body)
-        elif self._arrives_late(key):
-            delay_s = self._random.choice((0.0, 0.05, 0.3))
-            self._loop.call_later(delay_s, self._deliver, asked, key, version, body, context=NOBODY)
+        elif not self._is_cut:
+            self._is_cut = not self._arrives_late(key)  # and nothing behind it arrives either
+            if not self._is_cut:
+                delay_s = self._random.choice((0.0, 0.05, 0.3))
+                self._late_at = max(self._late_at + _NEXT_S, self._loop.time() + delay_s)
+                self._loop.call_at(self._late_at, self._deliver, asked, key, version, body, context=NOBODY)
 
     def _deliver(self, asked: _Asked, key: int, version: int, body: memoryview) -> None:
         if not self.node.serving:
