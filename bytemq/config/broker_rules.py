@@ -36,6 +36,11 @@ def check_broker_config(config: BrokerConfig) -> None:
         config.queued_max_request_bytes <= 0 or config.queued_max_request_bytes >= config.socket_request_max_bytes,
         "queued.max.request.bytes must be larger or equal to socket.request.max.bytes",
     )
+    if config.bytemq_metadata and not config.bytemq_storage:
+        raise InvalidConfig(
+            "brokers that share their metadata share their records, too: "
+            "name the store by --storage (s3://BUCKET/PREFIX, or file:///FOLDER on a shared mount)"
+        )
     _ = config.endpoints, config.advertised_endpoints
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +25,14 @@ PATIENCE_S = 60.0
 
 
 @pytest.fixture
-def node(make_node: MAKE, etcd: EtcdProcess) -> NodeProcess:
-    return make_node(options=["--metadata", etcd.url("c")]).start()
+def options(etcd: EtcdProcess, tmp_path: Path) -> list[str]:
+    """Of every broker of the cluster."""
+    return ["--metadata", etcd.url("c"), "--storage", (tmp_path / "shared").as_uri()]
+
+
+@pytest.fixture
+def node(make_node: MAKE, options: list[str]) -> NodeProcess:
+    return make_node(options=options).start()
 
 
 def list_offset(wire: Wire) -> tuple[int, int]:
@@ -107,10 +114,10 @@ def test_broker__killed_and_started_again_waits_for_its_old_session_to_end(node:
         until(lambda: list_offset(wire) == (0, 1))
 
 
-def test_broker__whose_id_another_one_has_is_refused(node: NodeProcess, make_node: MAKE, etcd: EtcdProcess) -> None:
+def test_broker__whose_id_another_one_has_is_refused(node: NodeProcess, make_node: MAKE, options: list[str]) -> None:
     # As the lease is short, it is soon clear that the other one lives.
-    options = ["--metadata", etcd.url("c"), "--set", "broker.session.timeout.ms=2000"]
-    second = make_node(node.data_dir.with_name("second"), options=options)
+    short = [*options, "--set", "broker.session.timeout.ms=2000"]
+    second = make_node(node.data_dir.with_name("second"), options=short)
     second.launch()
     assert second.wait_exit(PATIENCE_S) != 0
     assert f"broker id 0 is in use by another node at {node.bootstrap.replace('127.0.0.1', 'localhost')}" in (
@@ -119,8 +126,7 @@ def test_broker__whose_id_another_one_has_is_refused(node: NodeProcess, make_nod
     assert "--id" in second.log() and "Traceback" not in second.log()
 
 
-def test_broker__claims_a_free_id_when_asked_to(node: NodeProcess, make_node: MAKE, etcd: EtcdProcess) -> None:
-    options = ["--metadata", etcd.url("c"), "--id", "auto"]
-    second = make_node(node.data_dir.with_name("second"), options=options).start()
+def test_broker__claims_a_free_id_when_asked_to(node: NodeProcess, make_node: MAKE, options: list[str]) -> None:
+    second = make_node(node.data_dir.with_name("second"), options=[*options, "--id", "auto"]).start()
     with probe.connect(second.address) as wire:
         until(lambda: [broker[0] for broker in probe.brokers(wire)] == [0, 1])

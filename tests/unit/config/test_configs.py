@@ -121,6 +121,7 @@ def test_topic_config__refuses_in_kafkas_words() -> None:
         ({"queued.max.request.bytes": "10"}, "must be larger or equal to socket.request.max.bytes"),
         ({"listeners": "A://h:1,A://h:2"}, "different name"),
         ({"advertised.listeners": "OTHER://h:1"}, "must be equal to or a subset"),
+        ({"bytemq.metadata": "etcd://h:2379/c"}, "name the store by --storage"),
     ],
 )
 def test_check_broker_config__refuses_what_cannot_run(static: dict[str, str], message: str) -> None:
