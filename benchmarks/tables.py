@@ -34,7 +34,7 @@ FIRST_MS = 1_700_000_000_000
 
 
 def events(large: bool) -> Iterator[bytes]:
-    """Of about 1 KB or about 100 bytes."""
+    """Of some 680 bytes, or of some 50."""
     rng = random.Random(1)
     number = 0
     while True:
@@ -135,8 +135,8 @@ def main() -> None:
     print(f"native columns: {'yes' if IS_NATIVE else 'no, install a C compiler'}")
     with tempfile.TemporaryDirectory(prefix="bytemq-bench-table-") as name:
         folder = Path(name)
-        measure(folder, "1 KB events", large=True, total_bytes=options.megabytes * MB)
-        measure(folder, "100 byte events", large=False, total_bytes=options.megabytes * MB // 4)
+        measure(folder, "large events", large=True, total_bytes=options.megabytes * MB)
+        measure(folder, "small events", large=False, total_bytes=options.megabytes * MB // 4)
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ OWN_BROKER_SETTINGS = (
         "bytemq.http.listen",
         ConfigType.STRING,
         "127.0.0.1:9464",
-        "HOST:PORT of metrics and health over HTTP; empty for none.",
+        "HOST:PORT of metrics, health, SQL and the Iceberg catalog over HTTP, which knows no users; empty for none.",
     ),
     OwnSetting(
         "bytemq.log.format",
