@@ -8,7 +8,7 @@ written (runtime.py).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from bytemq.broker.log.partition import Partition
 from bytemq.config import BrokerConfig
 from bytemq.config.group import GroupConfig
 from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
+from bytemq.metadata.replicas import replicas
 from bytemq.metadata.standing import Standing
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
 from bytemq.protocol.primitives import MalformedMessage
@@ -176,6 +177,19 @@ class ImageTopics:
 
     def names(self) -> Iterable[str]:
         return self._image().topics
+
+    def racks(self, topic_id: bytes) -> Sequence[frozenset[str]]:
+        """The zones of the brokers that clients are told as the partition's replicas."""
+        image = self._image()
+        topic = image.topics_by_id.get(TopicId(topic_id))
+        if topic is None:
+            return []
+        return [_zones(image, replicas(image, topic, index)) for index in range(len(topic.partitions))]
+
+
+def _zones(image: ClusterImage, brokers: Iterable[int]) -> frozenset[str]:
+    live = (image.brokers.get(broker) for broker in brokers)
+    return frozenset(broker.zone for broker in live if broker is not None and broker.zone is not None)
 
 
 def _info(topic: TopicImage | None) -> TopicInfo | None:

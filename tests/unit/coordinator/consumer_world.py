@@ -23,6 +23,7 @@ class FakeTopics:
     def __init__(self, **partitions: int) -> None:
         self.version = 1
         self._created = 0
+        self.rack_names: tuple[str, ...] = ()
         self._topics: dict[str, TopicInfo] = {}
         for name, count in partitions.items():
             self.create(name, count)
@@ -47,6 +48,13 @@ class FakeTopics:
 
     def names(self) -> list[str]:
         return list(self._topics)
+
+    def racks(self, topic_id: bytes) -> list[frozenset[str]]:
+        """As created: partitions take turns in them."""
+        topic = self.by_id(topic_id)
+        if topic is None or not self.rack_names:
+            return []
+        return [frozenset({self.rack_names[at % len(self.rack_names)]}) for at in range(topic.partition_count)]
 
 
 class ConsumerWorld(GroupWorld):
@@ -95,6 +103,7 @@ class Consumer:
         self.topics: list[str] = ["t"]
         self.regex: str | None = None
         self.assignor: str | None = None
+        self.rack: str | None = None
         self.owned: set[tuple[bytes, int]] = set()
         self.assigned: set[tuple[bytes, int]] = set()
         self.slow = False
@@ -107,6 +116,7 @@ class Consumer:
             member_id=self.member_id,
             member_epoch=self.epoch,
             instance_id=self.instance,
+            rack_id=self.rack if full else None,
             rebalance_timeout_ms=self.rebalance_ms if full else -1,
             subscribed_topic_names=list(self.topics) if full and self.regex is None else None,
             subscribed_topic_regex=self.regex if full else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from random import Random
 
@@ -117,3 +118,131 @@ def check_even(assigned: dict[str, Target], subscriptions: dict[str, set[bytes]]
         for topic in target:
             for taker in subscriptions:
                 assert topic not in subscriptions[taker] or load[giver] < load[taker] + 2, (giver, taker)
+
+
+# -- racks
+
+
+def in_racks(
+    members: Mapping[str, tuple[str | None, set[bytes]]],
+    racks: Mapping[bytes, list[str]],
+    before: Mapping[str, Target] | None = None,
+) -> AssignmentRequest:
+    """`racks` of each partition: "ab" for two. Members with their rack and what they are subscribed to."""
+    plain = request(
+        {name: topics for name, (_, topics) in members.items()},
+        {topic: len(of_topic) for topic, of_topic in racks.items()},
+        before,
+    )
+    return plain._replace(
+        members={name: member._replace(rack=members[name][0]) for name, member in plain.members.items()},
+        racks={topic: [frozenset(each) for each in of_topic] for topic, of_topic in racks.items()},
+    )
+
+
+def near(asked: AssignmentRequest, assigned: Mapping[str, Target]) -> int:
+    """Partitions whose reader is in a rack of theirs."""
+    return sum(
+        asked.members[member_id].rack in asked.racks[topic][index]
+        for member_id, target in assigned.items()
+        for topic, indexes in target.items()
+        for index in indexes
+    )
+
+
+@pytest.mark.parametrize("racks", [list("aaabbbccc"), list("abcabcabc"), list("cbacabbac"), ["ab", "bc", "ca"] * 3])
+def test_uniform__of_a_new_group_everything_is_near(racks: list[str]) -> None:
+    asked = in_racks({"x": ("a", {T}), "y": ("b", {T}), "z": ("c", {T})}, {T: racks})
+    assigned = ASSIGNORS["uniform"](asked)
+    assert loads(assigned) == {"x": 3, "y": 3, "z": 3}
+    assert near(asked, assigned) == 9
+
+
+@pytest.mark.parametrize("order", ["xyz", "zxy", "yzx"])
+def test_uniform__members_that_come_one_by_one_find_what_is_near(order: str) -> None:
+    rack = {"x": "a", "y": "b", "z": "c"}
+    assigned: Mapping[str, Target] = {}
+    for count in (1, 2, 3):
+        asked = in_racks({each: (rack[each], {T}) for each in order[:count]}, {T: list("abccbacab")}, assigned)
+        assigned = ASSIGNORS["uniform"](asked)
+    assert near(asked, assigned) == 9
+
+
+def test_uniform__balance_comes_before_racks() -> None:
+    asked = in_racks({"x": ("a", {T}), "y": ("b", {T})}, {T: list("aaaaab")})
+    assigned = ASSIGNORS["uniform"](asked)
+    assert loads(assigned) == {"x": 3, "y": 3}
+    assert near(asked, assigned) == 4
+
+
+def test_uniform__nothing_is_taken_from_a_member_because_of_racks() -> None:
+    before = {"x": {T: frozenset({0, 1})}, "y": {T: frozenset({2, 3})}}
+    asked = in_racks({"x": ("a", {T}), "y": ("b", {T})}, {T: list("bbaa")}, before)
+    assert ASSIGNORS["uniform"](asked) == before
+
+
+def test_uniform__who_has_no_rack_takes_what_is_left() -> None:
+    asked = in_racks({"x": (None, {T}), "y": ("b", {T})}, {T: list("bbaabb")})
+    assigned = ASSIGNORS["uniform"](asked)
+    assert loads(assigned) == {"x": 3, "y": 3}
+    assert near(asked, assigned) == 3
+
+
+def test_uniform__racks_of_nobody_change_nothing() -> None:
+    members: dict[str, tuple[str | None, set[bytes]]] = {"x": ("n", {T}), "y": (None, {T})}
+    asked = in_racks(members, {T: list("abab")})
+    assert ASSIGNORS["uniform"](asked) == ASSIGNORS["uniform"](asked._replace(racks={}))
+
+
+def test_range__lines_up_whatever_the_racks() -> None:
+    asked = in_racks({"x": ("a", {T, U}), "y": ("b", {T, U})}, {T: list("ba"), U: list("ab")})
+    assert ASSIGNORS["range"](asked) == {
+        "x": {T: frozenset({0}), U: frozenset({0})},
+        "y": {T: frozenset({1}), U: frozenset({1})},
+    }
+
+
+def test_uniform__racks_cost_neither_balance_nor_stickiness() -> None:
+    """Groups that change, with and without racks: as even, as few moves of what could have stayed, and nearer."""
+    random = Random(881)
+    before: dict[str, Target] = {}
+    got_nearer = 0
+    for _ in range(400):
+        names = random.sample("abcdefg", random.randint(1, 7))
+        everybody = set(random.sample((T, U, V), 2)) if random.random() < 0.5 else None
+        members = {
+            each: (
+                random.choice("rst") if random.random() < 0.9 else None,
+                everybody or set(random.sample((T, U, V), 2)),
+            )
+            for each in names
+        }
+        wanted = set().union(*(topics for _, topics in members.values()))
+        racks = {
+            topic: ["".join(random.sample("rst", random.randint(0, 3))) for _ in range(random.randint(0, 9))]
+            for topic in sorted(wanted)
+        }
+        asked = in_racks(members, racks, before)
+        assigned, without = ASSIGNORS["uniform"](asked), ASSIGNORS["uniform"](asked._replace(racks={}))
+        given = [(topic, index) for target in assigned.values() for topic in target for index in target[topic]]
+        assert sorted(given) == [(topic, index) for topic in sorted(wanted) for index in range(len(racks[topic]))]
+        assert all(assigned[each].keys() <= members[each][1] for each in names)
+        check_even(assigned, {each: topics for each, (_, topics) in members.items()})
+        if everybody:
+            assert moved(before, assigned) <= moved(before, without)
+            assert near(asked, assigned) >= near(asked, without)
+            got_nearer += near(asked, assigned) > near(asked, without)
+        before = assigned
+    assert got_nearer > 50
+
+
+def test_uniform__with_racks_1000_members_over_10000_partitions_take_little() -> None:
+    racks = {bytes([topic]): ["abc"[(topic + index) % 3] for index in range(100)] for topic in range(100)}
+    topics = set(racks)
+    asked = in_racks({f"{at:04}": ("abc"[at // 334], topics) for at in range(1000)}, racks)
+    started = time.process_time()
+    assigned = ASSIGNORS["uniform"](asked)
+    took_s = time.process_time() - started
+    assert set(loads(assigned).values()) == {10}
+    assert near(asked, assigned) > 9900
+    assert took_s < 2

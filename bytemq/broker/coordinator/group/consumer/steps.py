@@ -117,13 +117,17 @@ def assignment_request(group: ConsumerGroup, topics: Topics) -> AssignmentReques
         found = existing(topics, group.topics_of(subscription))
         ids_by_subscription[subscription] = frozenset(topic.topic_id for topic in found)
         counts.update((topic.topic_id, topic.partition_count) for topic in found)
+    racks = {}
+    if any(member.rack_id is not None for member in group.members.values()):
+        racks = {topic_id: topics.racks(topic_id) for topic_id in counts}
     members = {
         member_id: AssignedMember(
             member.instance_id,
             ids_by_subscription[member.topics, member.regex],
             group.targets.get(member_id, NO_TARGET),
+            member.rack_id,
         )
         for member_id, member in group.members.items()
     }
     is_homogeneous = len(set(ids_by_subscription.values())) <= 1
-    return AssignmentRequest(members, counts, is_homogeneous)
+    return AssignmentRequest(members, counts, is_homogeneous, racks)

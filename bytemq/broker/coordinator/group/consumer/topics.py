@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -26,6 +26,9 @@ class Topics(Protocol):
 
     def names(self) -> Iterable[str]: ...
 
+    def racks(self, topic_id: bytes) -> Sequence[frozenset[str]]:
+        """Of each partition those where it has a replica."""
+
 
 class NoTopics:
     """A cluster without any."""
@@ -41,6 +44,9 @@ class NoTopics:
     def names(self) -> Iterable[str]:
         return ()
 
+    def racks(self, topic_id: bytes) -> Sequence[frozenset[str]]:
+        return ()
+
 
 def existing(topics: Topics, names: Iterable[str]) -> list[TopicInfo]:
     """Those of them that there are, in the order of their ids."""
@@ -50,7 +56,7 @@ def existing(topics: Topics, names: Iterable[str]) -> list[TopicInfo]:
 
 def metadata_hash(topics: Topics, names: Iterable[str]) -> int:
     """Stands for everything about these topics that an assignment depends on; 0 when none of them exists. Signed, 64
-    bits.
+    bits. Racks are not among it: an assignor takes no partition from a member because of them.
     """
     found = existing(topics, names)
     if not found:

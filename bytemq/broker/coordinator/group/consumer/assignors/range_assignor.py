@@ -1,7 +1,8 @@
 """The range assignor: topic by topic, each member gets a run of partitions; runs of different topics line up. Pure.
 
 Members are in the order of their instance ids, those without one after them in the order of their member ids: the first
-partitions of every topic go to the first member. Linear in members and partitions.
+partitions of every topic go to the first member. Racks do not matter, as in Kafka: who asks for it wants runs that line
+up. Linear in members and partitions.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from bytemq.broker.coordinator.group.consumer.member import Target
+
+TopicPartition = tuple[bytes, int]
 
 
 class AssignedMember(NamedTuple):
@@ -14,6 +16,7 @@ class AssignedMember(NamedTuple):
     instance_id: str | None
     topics: frozenset[bytes]
     before: Target
+    rack: str | None = None
 
 
 class AssignmentRequest(NamedTuple):
@@ -22,6 +25,8 @@ class AssignmentRequest(NamedTuple):
     members: Mapping[str, AssignedMember]
     partition_counts: Mapping[bytes, int]
     is_homogeneous: bool
+    racks: Mapping[bytes, Sequence[frozenset[str]]] = {}
+    """Of each partition, by topic id; empty where they do not matter."""
 
 
 class Assignor(Protocol):

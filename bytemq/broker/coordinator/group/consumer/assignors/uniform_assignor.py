@@ -1,5 +1,7 @@
 """The uniform assignor: everybody gets the same number of partitions, and keeps what it has as far as that goes. Pure.
 
+Of what it has to give up, and of what nobody has, as much as can be goes to a member in a rack of the partition.
+
 With equal subscriptions one pass suffices: each member keeps at most its share, and what is left fills up those below
 theirs. With different ones, partitions move from members with more to subscribers with at least two less until no such
 move is left. Deterministic: members and topics are taken in the order of their ids.
@@ -8,35 +10,41 @@ move is left. Deterministic: members and topics are taken in the order of their 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from bytemq.broker.coordinator.group.consumer.assignors.specification import AssignmentRequest
+from bytemq.broker.coordinator.group.consumer.assignors.racks import Racks, bring_near
+from bytemq.broker.coordinator.group.consumer.assignors.specification import AssignmentRequest, TopicPartition
 from bytemq.broker.coordinator.group.consumer.member import Target
 
 _MOST_ROUNDS = 32
 """Of evening out. Each leaves the loads more equal; a group that needed more would still be correct."""
 
-_TopicPartition = tuple[bytes, int]
-
 
 def assign_uniformly(request: AssignmentRequest) -> dict[str, Target]:
     """See `Assignor`."""
-    return _assign_equal(request) if request.is_homogeneous else _Balance(request).assign()
+    racks = Racks(request)
+    assigned: Mapping[str, Collection[TopicPartition]]
+    assigned = _assign_equal(request, racks) if request.is_homogeneous else _Balance(request, racks).assign()
+    if racks.matter:
+        assigned = bring_near(request, racks, assigned)
+    return {member_id: _target(request.members[member_id].before, mine) for member_id, mine in assigned.items()}
 
 
-def _assign_equal(request: AssignmentRequest) -> dict[str, Target]:
+def _assign_equal(request: AssignmentRequest, racks: Racks) -> dict[str, list[TopicPartition]]:
     members = sorted(request.members)
     if not members:
         return {}
     share, extra = divmod(sum(request.partition_counts.values()), len(members))
-    taken: set[_TopicPartition] = set()
-    kept: dict[str, list[_TopicPartition]] = {}
+    taken: set[TopicPartition] = set()
+    kept: dict[str, list[TopicPartition]] = {}
     # Those who already have one more than the share may keep it, as long as there are such places.
     for member_id in members:
         mine = [partition for partition in _valid(request, member_id) if partition not in taken]
         limit = share
         if len(mine) > share and extra:
             limit, extra = share + 1, extra - 1
+        if len(mine) > limit and racks.matter:
+            mine.sort(key=lambda partition: racks.reluctance(partition, member_id), reverse=True)
         kept[member_id] = mine[:limit]
         taken.update(kept[member_id])
     free = (partition for partition in _all_partitions(request) if partition not in taken)
@@ -47,23 +55,24 @@ def _assign_equal(request: AssignmentRequest) -> dict[str, Target]:
             missing, extra = missing + 1, extra - 1
         for _ in range(missing):
             mine.append(next(free))
-    return {member_id: _target(request.members[member_id].before, kept[member_id]) for member_id in members}
+    return kept
 
 
 class _Balance:
     """Evens out the loads of members with different subscriptions."""
 
-    def __init__(self, request: AssignmentRequest) -> None:
+    def __init__(self, request: AssignmentRequest, racks: Racks) -> None:
         self._request = request
-        self._assigned: dict[str, set[_TopicPartition]] = {member_id: set() for member_id in request.members}
+        self._racks = racks
+        self._assigned: dict[str, set[TopicPartition]] = {member_id: set() for member_id in request.members}
         self._subscribers: dict[bytes, list[str]] = {topic_id: [] for topic_id in request.partition_counts}
         for member_id in sorted(request.members):
             for topic_id in request.members[member_id].topics:
                 if topic_id in self._subscribers:
                     self._subscribers[topic_id].append(member_id)
 
-    def assign(self) -> dict[str, Target]:
-        taken: set[_TopicPartition] = set()
+    def assign(self) -> dict[str, set[TopicPartition]]:
+        taken: set[TopicPartition] = set()
         for member_id in sorted(self._assigned):
             mine = {partition for partition in _valid(self._request, member_id) if partition not in taken}
             self._assigned[member_id] = mine
@@ -75,12 +84,9 @@ class _Balance:
         for _ in range(_MOST_ROUNDS):
             if not sum(self._even_out(topic_id) for topic_id in topics):
                 break
-        members = self._request.members
-        return {
-            member_id: _target(members[member_id].before, sorted(mine)) for member_id, mine in self._assigned.items()
-        }
+        return self._assigned
 
-    def _place(self, topic_id: bytes, taken: set[_TopicPartition]) -> None:
+    def _place(self, topic_id: bytes, taken: set[TopicPartition]) -> None:
         """Gives each free partition to the subscriber with the least."""
         loads = [(len(self._assigned[member_id]), member_id) for member_id in self._subscribers[topic_id]]
         if not loads:
@@ -102,7 +108,7 @@ class _Balance:
             mine = self._assigned[giver]
             if not least or len(mine) < least[0][0] + 2:
                 break  # nobody after it has more
-            for partition in sorted((each for each in mine if each[0] == topic_id), reverse=True):
+            for partition in self._as_given_up(giver, topic_id):
                 load, taker = least[0]
                 if len(mine) < load + 2:
                     break
@@ -112,8 +118,15 @@ class _Balance:
                 moved = True
         return moved
 
+    def _as_given_up(self, giver: str, topic_id: bytes) -> list[TopicPartition]:
+        """What the member has of the topic: first what it gives up most easily."""
+        mine = sorted((each for each in self._assigned[giver] if each[0] == topic_id), reverse=True)
+        if self._racks.matter:
+            mine.sort(key=lambda partition: self._racks.reluctance(partition, giver))
+        return mine
 
-def _valid(request: AssignmentRequest, member_id: str) -> Iterator[_TopicPartition]:
+
+def _valid(request: AssignmentRequest, member_id: str) -> Iterator[TopicPartition]:
     """What the member has and may still have, in order."""
     member = request.members[member_id]
     for topic_id in sorted(member.before):
@@ -124,13 +137,13 @@ def _valid(request: AssignmentRequest, member_id: str) -> Iterator[_TopicPartiti
                     yield topic_id, index
 
 
-def _all_partitions(request: AssignmentRequest) -> Iterator[_TopicPartition]:
+def _all_partitions(request: AssignmentRequest) -> Iterator[TopicPartition]:
     for topic_id in sorted(request.partition_counts):
         for index in range(request.partition_counts[topic_id]):
             yield topic_id, index
 
 
-def _target(before: Target, partitions: Iterable[_TopicPartition]) -> Target:
+def _target(before: Target, partitions: Iterable[TopicPartition]) -> Target:
     """The same object as before if nothing changed, so that who compares need not look inside."""
     by_topic: dict[bytes, list[int]] = {}
     for topic_id, index in partitions:
