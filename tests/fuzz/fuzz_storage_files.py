@@ -23,7 +23,7 @@ from bytemq.storage.manifest_codec import (
     encode_manifest,
     encode_snapshot,
 )
-from bytemq.storage.recovery import SessionRecovery
+from bytemq.storage.recovery import BulkByName, SessionRecovery
 from bytemq.storage.segment_format import encode_footer
 from bytemq.storage.segments import load_index
 from bytemq.storage.wal_files import WalFile
@@ -46,11 +46,14 @@ def _recover(data: bytes) -> None:
         store = PowerCutStore(Power(1))
         await store.create(file_name(1, 0), [data])
 
-        def apply(_: WalFile, flush: StoredFlush) -> None:
+        def apply(_: WalFile, flush: StoredFlush, bulk: BulkByName) -> None:
             for share in decode_shares(flush.head, flush.header):
-                assert share.size_bytes <= len(data)
+                if share.reference:
+                    assert bulk[share.reference] is None, "there is no such file"
+                else:
+                    assert share.size_bytes <= len(data)
 
-        await SessionRecovery(store, TailRecord(1, 0), lambda: 1, apply).run()
+        await SessionRecovery(store, TailRecord(1, 0), lambda: 1, lambda _: True, apply).run()
 
     asyncio.run(run())
     _dump("wal.log", data)
