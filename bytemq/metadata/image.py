@@ -110,9 +110,6 @@ class ClusterImage:
         self._parts: dict[TopicId, _TopicParts] = {}
         self._id_by_name: dict[str, TopicId] = {}
 
-    def topic_by_id(self, topic_id: TopicId) -> TopicImage | None:
-        return self.topics_by_id.get(topic_id)
-
     def collision(self, unified_name: str) -> str | None:
         """A topic whose name is this once '.' is written as '_' (the first by name)."""
         return min(self._collisions.get(unified_name, ()), default=None)

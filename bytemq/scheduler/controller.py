@@ -31,8 +31,6 @@ log = get_logger("scheduler.controller")
 
 CHUNKS_PER_TRANSACTION = 100
 RETRY_DELAY_S = 0.2
-
-
 LOOK_S = 1.0
 LOOK_SHARE = 0.05
 """Most of a broker's time that looking may take."""

@@ -26,8 +26,6 @@ RETRIES_PER_TTL = 15
 LEASE_CHECK_S = 0.2
 ENDED_WITHIN_TTLS = 2.5
 """A session of a dead process is gone by then: the store looks at its leases every half second or so."""
-
-
 CLOCKS_APART_S = 120.0
 """What a broker told of its clock may be a quarter of a minute old, or a little more on a busy machine."""
 

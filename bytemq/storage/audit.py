@@ -3,9 +3,9 @@
 Owns: what "as it was written" means over all objects together. Must not: write, or repair.
 
 Checks every checksum (flushes, batches, chunks, footers, manifests, indexes), that no offsets are missing but where the
-log was cleaned, that each object that metadata name is there, and which objects nothing names. What live sessions are
-about to publish is no finding. Metadata are read after the listing, and again where something looks wrong: what is
-superseded meanwhile is none either.
+log was cleaned, that each object that metadata name is there, and which objects of logs nothing names. Of Parquet files
+it is only asked whether they are there. What live sessions are about to publish is no finding. Metadata are read after
+the listing, and again where something looks wrong: what is superseded meanwhile is none either.
 """
 
 from __future__ import annotations

@@ -46,13 +46,13 @@ from bytemq.storage.unopened import segments_without_opening
 from bytemq.storage.wal import Wal
 from bytemq.storage.wal_files import WalFile, WalFiles
 from bytemq.storage.wal_index import StoredFlush, TailRecord, decode_tail
-from bytemq.types import PartitionId, parse_topic_id
+from bytemq.types import PartitionId
 
 log = get_logger("storage")
 
 
 class LogStorage:
-    """See the module's docstring. All methods are called on the event loop."""
+    """Implements `logs.Logs`. All methods are called on the event loop."""
 
     def __init__(
         self,
@@ -150,10 +150,7 @@ class LogStorage:
     # Logs.
 
     async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
-        """Publishes the owner's epoch and finds what its state is rebuilt from (`recovered`). Copies no data.
-
-        Raises Corrupt while its manifest is damaged: that log alone is offline. Fenced, Unavailable.
-        """
+        """See `logs`."""
         files = self._logs.get(partition)
         if files is None:
             files = self._logs[partition] = self._load(partition)
@@ -168,13 +165,7 @@ class LogStorage:
         return files
 
     def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
-        """Stages batches that were placed at the log's next offsets. The storage owns their bytes until `on_durable`.
-
-        `on_durable` is called on the loop, never before this returns, in the order of the appends: with None when the
-        bytes are durable and readable, or with an error, and then every later append in flight has failed too, and the
-        log's next offset is its `end_offset` again.
-        Raises Invalid for batches that are not at the next offset.
-        """
+        """See `logs`."""
         self._wal.append(files, batches, on_durable)
 
     async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
@@ -201,7 +192,7 @@ class LogStorage:
         """See `logs`. Here nobody else can open it before this session has ended."""
 
     async def delete_log(self, partition: PartitionId) -> None:
-        """Forgets the log, durably when this returns; its files go when nobody reads them."""
+        """See `logs`."""
         files = self._logs.get(partition)
         if files is None:
             if partition not in self._stored:
@@ -278,8 +269,7 @@ class LogStorage:
 
     async def _recover(self) -> None:
         for entry in (await self._metadata.range(keys.MANIFESTS)).entries:
-            topic, _, index = entry.key.removeprefix(keys.MANIFESTS).partition("/")
-            self._stored[PartitionId(parse_topic_id(topic), int(index))] = (entry.value, entry.revision)
+            self._stored[keys.partition_of_manifest(entry.key)] = (entry.value, entry.revision)
         entries = (await self._metadata.range(keys.WAL_TAILS)).entries
         tails = [(decode_tail(entry.value), entry.revision) for entry in entries]
         for tail, revision in sorted(tails):

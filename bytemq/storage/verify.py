@@ -33,7 +33,7 @@ from bytemq.storage.verify_tables import table_problems
 from bytemq.storage.verify_wal import verify_session
 from bytemq.storage.wal_files import SPARE_PREFIX
 from bytemq.storage.wal_index import TailRecord, decode_tail, newest_session
-from bytemq.types import PartitionId, parse_topic_id
+from bytemq.types import PartitionId
 
 DATABASE = "meta.db"
 
@@ -113,8 +113,7 @@ def _decode_metadata(
 ) -> Iterator[Finding]:
     """`offline` gets the folders of partitions whose manifest is damaged: nobody knows which files there are needed."""
     for entry in database.range(keys.MANIFESTS).entries:
-        topic, _, index = entry.key.removeprefix(keys.MANIFESTS).partition("/")
-        partition = PartitionId(parse_topic_id(topic), int(index))
+        partition = keys.partition_of_manifest(entry.key)
         try:
             manifests[partition] = decode_manifest(entry.value, directory_of(partition))
         except Corrupt as error:

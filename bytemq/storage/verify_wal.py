@@ -1,4 +1,4 @@
-"""Checking the write-ahead log of one session against its tail record, its indexes and the manifests.
+"""Checking the write-ahead log of one session, in files, against its tail record, its indexes and the manifests.
 
 Part of `verify`; must not write.
 """

@@ -17,7 +17,6 @@ from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.find_coordinator import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
 
 _BATCH_VERSION = 4
-_SHARE_VERSION = 6
 _NO_NODE = -1
 
 

@@ -44,8 +44,6 @@ SCHEMA = pa.schema(
         _field("delete_horizon_ms", pa.int64(), 17, nullable=True),
     ]
 )
-LAST_FIXED_FIELD_ID = 100
-"""Columns that a topic's records bring have ids above this."""
 
 
 def record_table(columns: Columns, records: int, headers: int, partition: int) -> pa.Table:
