@@ -1,7 +1,7 @@
 """A node's tables: workers, conversion in the background, reading back.
 
-Owns: their wiring and what a table is made of here: the partitions that this broker has opened. Must not: hold logic of
-its own.
+Owns: their wiring, and what a table is made of here: the partitions that this broker has opened, cut and read for
+queries as they are at one moment. Must not: convert, run a query, or speak HTTP.
 """
 
 from __future__ import annotations
