@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from tests.simulation.broker import planted as broker_planted
 from tests.simulation.broker import world as broker_world
+from tests.simulation.cluster_storage import planted as cluster_storage_planted
+from tests.simulation.cluster_storage import world as cluster_storage_world
 from tests.simulation.compaction import planted as compaction_planted
 from tests.simulation.compaction import world as compaction_world
 from tests.simulation.log import planted as log_planted
@@ -52,6 +54,7 @@ WORLDS = {
     "broker": World(broker_world.simulate, _by_name(broker_planted.PLANTED), 260),
     "transactions": World(_transactions, _by_name(broker_planted.IN_TRANSACTIONS), 40),
     "compaction": World(compaction_world.simulate, _by_name(compaction_planted.PLANTED), 150),
+    "cluster-storage": World(cluster_storage_world.simulate, _by_name(cluster_storage_planted.PLANTED), 30),
     "classic-groups": World(_machine(classic_groups.Simulation, classic_groups.STEPS), {}, 260),
     "consumer-groups": World(_machine(consumer_groups.Simulation, consumer_groups.STEPS), {}, 40),
 }

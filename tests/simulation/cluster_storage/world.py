@@ -8,7 +8,7 @@ missing, and what is left in the store is what metadata name.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from random import Random
 
 from bytemq.errors import BytemqError, Corrupt, Fenced, Unavailable
@@ -20,17 +20,17 @@ from bytemq.storage.remote import RetryPolicy
 from bytemq.storage.session_log import session_of
 from bytemq.storage.shared_garbage import writer_of
 from bytemq.types import PartitionId
+from tests.simulation.transcript import Transcript, Violation
 from tests.support.log_workload import snapshot_of
 from tests.support.power_cut_store import MemoryMetadata, Power
 from tests.support.virtual_time import LoopClock, run_virtual
 from tests.unit.storage.cluster.cluster_bench import Broker, Cluster, batch, content, pid
 
 PARTITIONS = 4
+ACTIONS = 120
+DEADLINE_S = 100_000
+"""Virtual; who has not come to an end by then never will."""
 QUICK = {"wal_flush_interval_ms": 20, "retry_delay_ms": 20, "storage_upkeep_interval_ms": 300}
-
-
-class Violation(AssertionError):
-    """What must never happen did."""
 
 
 class FailingMetadata(MemoryMetadata):
@@ -62,6 +62,9 @@ class World:
         self.chance = Random(seed)
         self.cluster = Cluster(LoopClock(), RetryPolicy(attempts=3, timeout_s=2.0))
         self.metadata = self.cluster.metadata = FailingMetadata(self.chance)
+        self.history = Transcript(self.cluster.clock.monotonic)
+        self._found: Violation | None = None
+        """What a callback has seen; the storage that called it must not be hurt by it."""
         self.handed: dict[PartitionId, dict[int, set[bytes]]] = {pid(n): {} for n in range(PARTITIONS)}
         self.acked: dict[PartitionId, dict[int, bytes]] = {pid(n): {} for n in range(PARTITIONS)}
         self.refused: dict[PartitionId, set[bytes]] = {pid(n): set() for n in range(PARTITIONS)}
@@ -78,7 +81,9 @@ class World:
         for _ in range(actions):
             await self._act()
             await self.cluster.clock.sleep(self.chance.choice((0, 0, 0.001, 0.02, 0.1, 0.5)))
+            self._raise_found()
         await self._check()
+        self._raise_found()
 
     async def _act(self) -> None:
         for partition in self.handed:
@@ -91,7 +96,9 @@ class World:
         elif action < 0.76:
             self._change_weather()
         elif action < 0.80:
-            await _attempt(self.chance.choice(self.brokers).storage.checkpoint())
+            broker = self.chance.choice(self.brokers)
+            self.history.note(f"{_name(broker)} checkpoints")
+            await _attempt(broker.storage.checkpoint())
         elif action < 0.88 and self.owned:
             await self._move(self.chance.choice(sorted(self.owned)))
         elif action < 0.93:
@@ -111,22 +118,27 @@ class World:
                 self.chance.choice(("refused", "lost", "twice", "late", "cut")) if self.chance.random() < rate else None
             )
             broker.driver.settle()
+            self.history.note(f"{rate:.0%} of what {_name(broker)} asks of the store fails")
         self.metadata.rate = self.chance.choice((0.0, 0.0, 0.3))
+        self.history.note(f"{self.metadata.rate:.0%} of the transactions fail")
 
     async def _start_broker(self) -> None:
         self._next_id += 1
         rate, self.metadata.rate = self.metadata.rate, 0.0
         self.brokers.append(await self.cluster.broker(self._next_id, **QUICK))
         self.metadata.rate = rate
+        self.history.note(f"{_name(self.brokers[-1])} has started")
 
     async def _open(self, partition: PartitionId, broker: Broker) -> None:
         self._epoch += 1
         try:
             log = await broker.storage.open_log(partition, self._epoch)
-        except (Unavailable, Fenced):
+        except (Unavailable, Fenced) as error:
+            self.history.note(f"{_name(broker)} cannot open {_number(partition)} now: {type(error).__name__}")
             return
         except Corrupt as error:
-            raise Violation(f"{partition.topic_id.hex()[-2:]} cannot be opened: {error}") from error
+            raise self.history.broken(f"{_number(partition)} cannot be opened: {error}") from error
+        self.history.note(f"{_name(broker)} has opened {_number(partition)}, which ends at {log.end_offset}")
         log.snapshot_source = lambda: snapshot_of(log)
         self.owned[partition] = (broker, log)
 
@@ -137,10 +149,14 @@ class World:
         data = bytes(made.view)
         self.handed[partition].setdefault(offset, set()).add(data)
 
+        what = f"batch {self._number} for {offset} of {_number(partition)}"
+        self.history.note(f"{_name(broker)} is given {what}")
+
         def on_durable(error: BytemqError | None) -> None:
+            self.history.note(f"{what}: {'durable' if error is None else type(error).__name__}")
             if error is None:
                 if self.acked[partition].setdefault(offset, data) != data:
-                    raise Violation(f"offset {offset} was acknowledged for two batches")
+                    self._found = self.history.broken(f"offset {offset} was acknowledged for two batches")
             elif not isinstance(error, Fenced) and not broker.storage._wal.has_died:
                 self.refused[partition].add(data)
 
@@ -155,6 +171,7 @@ class World:
         else:
             return
         del self.owned[partition]
+        self.history.note(f"{_name(broker)} releases {_number(partition)}")
         await broker.storage.release_log(partition)
         await self._open(partition, self.chance.choice(self.brokers))
 
@@ -165,14 +182,17 @@ class World:
         self.brokers.remove(broker)
         fate = self.chance.random()
         if fate < 0.4:
+            self.history.note(f"{_name(broker)} dies")
             await broker.kill()
             self.cluster.end(broker)
         elif fate < 0.6:
+            self.history.note(f"{_name(broker)} stops")
             broker.driver.fault = lambda operation, name: None
             rate, self.metadata.rate = self.metadata.rate, 0.0
             await broker.stop()
             self.metadata.rate = rate
         else:
+            self.history.note(f"{_name(broker)} is taken for dead, and goes on")
             self.cluster.end(broker)
             self.zombies.append((broker, logs))
         await self._start_broker()
@@ -188,12 +208,17 @@ class World:
         except Unavailable:
             return
         except Corrupt as error:
-            raise Violation(f"a committed batch cannot be read: {error}") from error
+            raise self.history.broken(f"a committed batch cannot be read: {error}") from error
         for offset, data in enumerate(found):
             if data not in self.handed[partition].get(offset, ()):
-                raise Violation(f"offset {offset} holds what nobody has written there")
+                raise self.history.broken(f"offset {offset} holds what nobody has written there")
+
+    def _raise_found(self) -> None:
+        if self._found is not None:
+            raise self._found
 
     async def _check(self) -> None:
+        self.history.note("all is well from now on")
         self.metadata.rate = 0.0
         for broker in self.brokers:
             broker.driver.fault = lambda operation, name: None
@@ -217,21 +242,21 @@ class World:
     async def _check_partition(self, partition: PartitionId) -> None:
         _, log = self.owned[partition]
         if log.manifest.holes:
-            raise Violation(f"offsets are lost: {log.manifest.holes}")
+            raise self.history.broken(f"offsets are lost: {log.manifest.holes}")
         try:
             found = await content(log)
         except Corrupt as error:
-            raise Violation(f"a committed batch cannot be read: {error}") from error
+            raise self.history.broken(f"a committed batch cannot be read: {error}") from error
         for offset, data in self.acked[partition].items():
             if offset >= len(found):
-                raise Violation(f"acknowledged at {offset}, the log ends at {len(found)}")
+                raise self.history.broken(f"acknowledged at {offset}, the log ends at {len(found)}")
             if found[offset] != data:
-                raise Violation(f"acknowledged at {offset}, where another batch is")
+                raise self.history.broken(f"acknowledged at {offset}, where another batch is")
         for offset, data in enumerate(found):
             if data not in self.handed[partition].get(offset, ()):
-                raise Violation(f"offset {offset} holds what nobody has written there")
+                raise self.history.broken(f"offset {offset} holds what nobody has written there")
             if data in self.refused[partition]:
-                raise Violation(f"offset {offset} holds what was refused")
+                raise self.history.broken(f"offset {offset} holds what was refused")
 
     def _check_store(self, live: int) -> None:
         named: set[str] = set()
@@ -242,29 +267,42 @@ class World:
                 )
         missing = sorted(named - set(self.cluster.objects))
         if missing:
-            raise Violation(f"objects are missing: {missing[:3]}")
+            raise self.history.broken(f"objects are missing: {missing[:3]}")
         tails = [int(key.removeprefix(keys.SESSION_LOGS)) for key in self.metadata.entries if keys.SESSION_LOGS in key]
         if tails != [live]:
-            raise Violation(f"logs of ended sessions are still there: {tails}")
+            raise self.history.broken(f"logs of ended sessions are still there: {tails}")
         for name in self.cluster.objects:
             session = session_of(name) or writer_of(name)
             if name not in named and session != live:
-                raise Violation(f"{name} is garbage, and nobody has found it")
+                raise self.history.broken(f"{name} is garbage, and nobody has found it")
 
 
-async def _attempt(work: object) -> None:
+async def _attempt(work: Awaitable[None]) -> None:
     try:
-        await work  # type: ignore[misc]
+        await work
     except (Unavailable, Fenced):
         return
 
 
-def run_seed(seed: int, actions: int = 120) -> None:
-    """Raises Violation."""
+def _name(broker: Broker) -> str:
+    return f"broker {broker.session.broker_id}"
+
+
+def _number(partition: PartitionId) -> str:
+    return f"partition {int.from_bytes(partition.topic_id, 'big')}"
+
+
+def simulate(seed: int) -> tuple[list[str], BaseException | None]:
+    """The transcript of this seed's run, and what went wrong in it."""
+    worlds: list[World] = []
 
     async def main() -> None:
-        world = World(seed)
-        async with asyncio.timeout(100_000):
-            await world.run(actions)
+        worlds.append(World(seed))
+        async with asyncio.timeout(DEADLINE_S):
+            await worlds[0].run(ACTIONS)
 
-    run_virtual(main())
+    try:
+        run_virtual(main())
+    except (Violation, AssertionError, RuntimeError, LookupError, TypeError, AttributeError, TimeoutError) as error:
+        return worlds[0].history.transcript, error
+    return worlds[0].history.transcript, None
