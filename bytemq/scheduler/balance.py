@@ -8,13 +8,17 @@ metadata, or place partitions that have no live broker (`planner.py` does, at on
 A partition's load is one number, its share of what the cluster does: the weighed mean of its shares of bytes in, bytes
 out, requests and partitions, as far as there are any. A broker's load is the sum of its partitions', over its capacity.
 The broker furthest above the mean gives to the one furthest below the partition that evens both out best.
+
+Traffic counts from a floor on, little for a broker: below it nothing is gained by a move, and each costs its clients a
+pause; then only the numbers of partitions are evened out. Once traffic has counted, a lull of some minutes moves
+nothing: what comes and goes must not move partitions to and fro.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bytemq.metadata.loads import IDLE, Rates
@@ -24,9 +28,6 @@ WEIGHTS = (0.45, 0.3, 0.2)
 """Of bytes in, bytes out and requests; what nobody does has none."""
 WEIGHT_OF_BEING = 0.05
 """Of the number of partitions: little, it must not make up for traffic."""
-_NEGLIGIBLE_BYTES_S = 10_000.0
-_NEGLIGIBLE_REQUESTS_S = 5.0
-"""In the whole cluster; below, load is no reason to move anything."""
 
 
 class PlacedPartition(NamedTuple):
@@ -68,6 +69,10 @@ class Limits(NamedTuple):
     """Or a hundredth of all partitions, if that is more."""
     stay_s: float = 60.0
     """How long a partition that was moved for its load stays at least."""
+    floors: Rates = Rates(1_000_000.0, 1_000_000.0, 300.0)
+    """Of the mean broker: traffic that has not reached this is no reason to move anything. Half of it is the end."""
+    lull_s: float = 300.0
+    """How long traffic that counted may be gone before the numbers of partitions count instead."""
 
 
 class Balancer:
@@ -78,6 +83,7 @@ class Balancer:
         self._moved_at: dict[PartitionId, float] = {}
         self._uneven_looks = 0
         self._is_working = False
+        self._traffic = _Traffic(self._limits)
 
     def plan(
         self, now_s: float, partitions: Sequence[PlacedPartition], brokers: Mapping[int, BrokerState]
@@ -86,13 +92,14 @@ class Balancer:
         usable = [broker for broker, state in brokers.items() if not state.evacuated]
         if not usable or not partitions:
             return []
-        board = _Board(partitions, brokers)
+        weigh = self._traffic.look(now_s, partitions, len(usable))
+        board = _Board(partitions, brokers, weigh)
         moves = _evacuate(board)
         moves += _spread_coordinators(board)
         if moves:
             return moves  # load is looked at when these have shown what they do
         self._moved_at = {partition: at for partition, at in self._moved_at.items() if now_s - at < self._limits.stay_s}
-        if self._may_move(board):
+        if self._may_move(board) and not self._traffic.is_lull:
             moves = _even_out(board, self._limits, self._moved_at)
             self._moved_at.update((move.partition, now_s) for move in moves)
         return moves
@@ -108,14 +115,44 @@ class Balancer:
         return self._is_working
 
 
+class _Traffic:
+    """Which of bytes in, bytes out and requests count."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._looks = [0, 0, 0]
+        """How many in a row were not below the floor, or below half of it where the traffic counts."""
+        self._counted_at = float("-inf")
+        self.is_lull = False
+        """There is no traffic that counts, and was until lately."""
+
+    def look(self, now_s: float, partitions: Sequence[PlacedPartition], broker_count: int) -> _Weigher:
+        totals = [0.0, 0.0, 0.0]
+        for placed in partitions:
+            if placed.rates is not IDLE:
+                for at, rate in enumerate(placed.rates):
+                    totals[at] += rate
+        weights = [0.0, 0.0, 0.0]
+        for at, floor in enumerate(self._limits.floors):
+            counts = self._looks[at] >= self._limits.patience
+            is_loud = totals[at] / broker_count >= (floor / 2 if counts else floor)
+            self._looks[at] = self._looks[at] + 1 if is_loud else 0
+            if self._looks[at] >= self._limits.patience:
+                weights[at] = WEIGHTS[at]
+                self._counted_at = now_s
+        self.is_lull = not any(weights) and now_s - self._counted_at < self._limits.lull_s
+        return _Weigher(weights, totals, len(partitions))
+
+
 class _Board:
     """The placement as the moves decided so far make it."""
 
-    def __init__(self, partitions: Sequence[PlacedPartition], brokers: Mapping[int, BrokerState]) -> None:
+    def __init__(
+        self, partitions: Sequence[PlacedPartition], brokers: Mapping[int, BrokerState], weigh: _Weigher
+    ) -> None:
         self.brokers = brokers
         self.usable = sorted(broker for broker, state in brokers.items() if not state.evacuated)
         self.zones = sorted({brokers[broker].zone or "" for broker in self.usable})
-        weigh = _weigher(partitions)
         self.held: dict[int, list[tuple[float, PlacedPartition]]] = {broker: [] for broker in brokers}
         self._sums = dict.fromkeys(brokers, 0.0)
         self._in_zone: Counter[tuple[bytes, str]] = Counter()
@@ -183,27 +220,17 @@ class _Board:
         return self.brokers[broker].zone or ""
 
 
-def _weigher(partitions: Iterable[PlacedPartition]) -> _Weigher:
-    totals, count = [0.0, 0.0, 0.0], 0
-    for placed in partitions:
-        rates = placed.rates
-        count += 1
-        if rates is not IDLE:
-            totals[0] += rates.bytes_in
-            totals[1] += rates.bytes_out
-            totals[2] += rates.requests
-    least = (_NEGLIGIBLE_BYTES_S, _NEGLIGIBLE_BYTES_S, _NEGLIGIBLE_REQUESTS_S)
-    weights = [weight if total >= low else 0.0 for weight, total, low in zip(WEIGHTS, totals, least, strict=True)]
-    whole = sum(weights) + WEIGHT_OF_BEING
-    factors = [weight / whole / max(total, 1.0) for weight, total in zip(weights, totals, strict=True)]
-    return _Weigher(factors[0], factors[1], factors[2], WEIGHT_OF_BEING / whole / max(count, 1))
-
-
 class _Weigher:
+    """From a partition's rates to its load; all of them together are 1."""
+
     __slots__ = ("_for_being", "_in", "_out", "_requests")
 
-    def __init__(self, bytes_in: float, bytes_out: float, requests: float, for_being: float) -> None:
-        self._in, self._out, self._requests, self._for_being = bytes_in, bytes_out, requests, for_being
+    def __init__(self, weights: Sequence[float], totals: Sequence[float], count: int) -> None:
+        whole = sum(weights) + WEIGHT_OF_BEING
+        self._in, self._out, self._requests = (
+            weight / whole / max(total, 1.0) for weight, total in zip(weights, totals, strict=True)
+        )
+        self._for_being = WEIGHT_OF_BEING / whole / max(count, 1)
 
     def __call__(self, rates: Rates) -> float:
         if rates is IDLE:
