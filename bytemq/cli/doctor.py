@@ -6,7 +6,6 @@ Owns this command. It changes nothing but for an object that the self-test of th
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import resource
 import time
@@ -54,6 +53,8 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    import asyncio
+
     findings = asyncio.run(_examine(options))
     rows = [finding._asdict() for finding in findings]
     show(rows, ("what", "verdict", "says"), as_json=options.json)
