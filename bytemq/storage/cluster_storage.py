@@ -14,7 +14,7 @@ Every transaction compares the session's key: what this session publishes, it pu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from random import Random
 from typing import NamedTuple, Self
 
@@ -51,7 +51,7 @@ from bytemq.storage.session_tail import SessionTailKeeper
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.shared_garbage import SharedGarbage
 from bytemq.storage.staging import OnDurable
-from bytemq.storage.unopened import segments_without_opening
+from bytemq.storage.unopened import UnopenedLogs
 from bytemq.types import PartitionId
 
 log = get_logger("storage")
@@ -95,8 +95,7 @@ class ClusterStorage:
         self._logs: dict[PartitionId, LogFiles] = {}
         self._handed_over: dict[PartitionId, LogFiles] = {}
         """Logs that this session has released while flushes of it held some of them."""
-        self._stored: dict[PartitionId, tuple[bytes, int]] = {}
-        """Manifests as they were at the start, of logs that are not open."""
+        self._unopened = UnopenedLogs(metadata)
         session_id = session.session_id
         self.cache = BlockCache(store, config.storage_cache_bytes, scratch)
         self._store = CachingStore(store, self.cache)
@@ -149,8 +148,6 @@ class ClusterStorage:
         `scratch` takes what the cache has no memory for. Raises Fenced when the session has ended, Unavailable.
         """
         storage = cls(store, metadata, session, config, clock, random, supervisor, restorer or NoRestorer(), scratch)
-        for entry in (await metadata.range(keys.MANIFESTS)).entries:
-            storage._stored[keys.partition_of_manifest(entry.key)] = (entry.value, entry.revision)
         await storage._tail.begin()
         storage._tasks.append(supervisor.start_essential("wal", storage._wal.run()))
         storage._tasks.append(supervisor.keep_running("storage-upkeep", storage._upkeep))
@@ -174,7 +171,6 @@ class ClusterStorage:
             self._logs.pop(partition, None)
             raise
         files.pending_entries = []
-        self._stored.pop(partition, None)
         self._handed_over.pop(partition, None)
         return files
 
@@ -204,6 +200,7 @@ class ClusterStorage:
 
     async def release_log(self, partition: PartitionId) -> None:
         """See `logs`. Its extents stay until whoever opens it has published that it inherits them."""
+        self._unopened.forget(partition)
         files = self._logs.pop(partition, None)
         if files is None:
             return
@@ -220,14 +217,13 @@ class ClusterStorage:
             files.deleted = True
             await self._publisher.publish(files, None)
         self._logs.pop(partition, None)
-        self._stored.pop(partition, None)
+        self._unopened.forget(partition)
         files.wal.drop_first(len(files.wal))
 
-    def partitions(self) -> Iterable[PartitionId]:
-        return {*self._logs, *self._stored}
-
-    def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
-        return segments_without_opening(partition, self._logs, self._stored)
+    async def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
+        """See `logs`."""
+        files = self._logs.get(partition)
+        return files.segments if files is not None else await self._unopened.segments_of(partition)
 
     async def checkpoint(self) -> None:
         await self._write_behind.run()

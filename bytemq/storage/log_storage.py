@@ -208,8 +208,8 @@ class LogStorage:
         """Every partition that has a log, opened or not: for comparing with the topics that exist."""
         return {*self._logs, *self._stored}
 
-    def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
-        """As `LogFiles.segments`, without opening the log. Raises Corrupt."""
+    async def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
+        """See `logs`."""
         return segments_without_opening(partition, self._logs, self._stored)
 
     async def checkpoint(self) -> None:

@@ -5,7 +5,7 @@ Owns: the contract. `log_storage` honours it for one node on local files, `clust
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from bytemq.errors import BytemqError
@@ -68,11 +68,11 @@ class Logs(Protocol):
     async def delete_log(self, partition: PartitionId) -> None:
         """Forgets the log, durably when this returns; its files go when nobody reads them."""
 
-    def partitions(self) -> Iterable[PartitionId]:
-        """Every partition that has a log, opened or not: for comparing with the topics that exist."""
+    async def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
+        """As `LogFiles.segments` of a log that this broker owns, without opening it. Raises Corrupt, Unavailable.
 
-    def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
-        """As `LogFiles.segments`, without opening the log. Raises Corrupt."""
+        `release_log` is called between an ownership and the next one, also of a log that was not open.
+        """
 
     async def checkpoint(self) -> None:
         """Writes everything committed so far to segments, whatever the limits. Raises Unavailable."""

@@ -179,7 +179,7 @@ class FakeLogStorage:
         await self.wait()
         self.disk.logs.pop(pid, None)
 
-    def segments_of(self, pid: PartitionId) -> Sequence[SegmentInfo]:
+    async def segments_of(self, pid: PartitionId) -> Sequence[SegmentInfo]:
         stored = self.disk.logs.get(pid)
         return stored.segments if stored is not None else ()
 

@@ -196,7 +196,7 @@ class PartitionTable:
         """
         for entry in self.entries():
             try:
-                if isinstance(entry, Partition) or self._worth_opening(entry):
+                if isinstance(entry, Partition) or await self._worth_opening(entry):
                     partition = await self._opened(entry)
                     await partition.apply_retention(self.services.clock.wall_ms())
                     partition.expire_producers(self.services.clock.wall_ms())
@@ -211,21 +211,25 @@ class PartitionTable:
             if not entry.config.is_compacted:
                 continue
             try:
-                segments = () if isinstance(entry, Partition) else self.services.storage.segments_of(entry.pid)
-                if isinstance(entry, Partition) or worth_opening(entry.config, segments):
+                if isinstance(entry, Partition) or worth_opening(entry.config, await self._segments_of(entry)):
                     found.append(await self._opened(entry))
             except (BytemqError, KafkaError) as error:
                 log.warning("compaction skipped", topic=entry.topic, partition=entry.pid.index, reason=str(error))
             await asyncio.sleep(0)
         return found
 
-    def _worth_opening(self, opening: Opening) -> bool:
+    async def _worth_opening(self, opening: Opening) -> bool:
         config = opening.config
         if not config.deletes_old_data:
             return False
         policy = RetentionPolicy(config.retention_ms, config.retention_bytes)
-        segments = self.services.storage.segments_of(opening.pid)
-        return could_retain_less(segments, policy, self.services.clock.wall_ms())
+        return could_retain_less(await self._segments_of(opening), policy, self.services.clock.wall_ms())
+
+    async def _segments_of(self, opening: Opening) -> Sequence[SegmentInfo]:
+        """Nothing when it was given up meanwhile: what others own is not asked for."""
+        if self._entry(opening.pid.topic_id, opening.pid.index) is not opening:
+            return ()
+        return await self.services.storage.segments_of(opening.pid)
 
     async def open_now(self, opening: Opening) -> Partition | ErrorCode:
         """For `Opening` alone: open its log and take its place. Raises BytemqError."""

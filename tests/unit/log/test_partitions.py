@@ -186,6 +186,21 @@ async def test_apply_retention__opens_only_what_may_have_expired() -> None:
     assert [(partition.pid.index, partition.log_start_offset) for partition in node.table.open_partitions()] == [(7, 1)]
 
 
+async def test_apply_retention__asks_for_nothing_that_was_given_up_meanwhile() -> None:
+    node = Node()
+    await node.own(3)
+    asked: list[int] = []
+
+    async def segments_of(pid: PartitionId) -> tuple[()]:
+        asked.append(pid.index)
+        await node.table.release(PartitionId(TOPIC, 1))
+        return ()
+
+    node.storage.segments_of = segments_of  # type: ignore[method-assign, assignment]
+    await node.table.apply_retention()
+    assert asked == [0, 2]
+
+
 async def test_close__releases_everything() -> None:
     node = Node()
     await node.own(3)

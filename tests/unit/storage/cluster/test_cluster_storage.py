@@ -253,6 +253,80 @@ def test_garbage__of_ended_sessions_is_found_and_what_is_needed_is_not() -> None
     run(test)
 
 
+def test_segments_of__a_log_that_came_later_is_what_its_manifest_says_now() -> None:
+    async def test(cluster: Cluster) -> None:
+        first, second = await cluster.broker(1), await cluster.broker(2)
+        for epoch, (owner, next_owner) in enumerate([(first, second), (second, first), (first, second)]):
+            log = await owner.storage.open_log(pid(1), epoch)
+            await owner.write(log, 2)
+            assert sum(one.last_offset + 1 - one.base_offset for one in await owner.storage.segments_of(pid(1))) >= 2
+            await owner.storage.checkpoint()
+            await owner.storage.release_log(pid(1))
+            segments = manifest_of(cluster, pid(1)).segments
+            assert segments[-1].last_offset == log.end_offset - 1
+            assert tuple(await next_owner.storage.segments_of(pid(1))) == segments
+        assert not await second.storage.segments_of(pid(2)), "it has no log yet"
+
+    run(test)
+
+
+def test_segments_of__reads_a_manifest_once_in_an_ownership_and_none_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        for number in range(3):
+            await first.write(await first.storage.open_log(pid(number), 1), 1)
+        await first.storage.checkpoint()
+        await dead(cluster, first)
+        read: list[str] = []
+        get, range_ = cluster.metadata.get, cluster.metadata.range
+
+        async def counting_get(key: str):  # type: ignore[no-untyped-def]
+            read.append(key)
+            return await get(key)
+
+        async def counting_range(prefix: str):  # type: ignore[no-untyped-def]
+            read.append(prefix)
+            return await range_(prefix)
+
+        monkeypatch.setattr(cluster.metadata, "get", counting_get)
+        monkeypatch.setattr(cluster.metadata, "range", counting_range)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        assert not [key for key in read if key.startswith(keys.MANIFESTS)]
+        for _ in range(3):
+            assert await second.storage.segments_of(pid(1))
+        assert [key for key in read if key.startswith(keys.MANIFESTS)] == [keys.manifest(pid(1))]
+
+    run(test)
+
+
+def test_segments_of__a_release_while_the_manifest_is_read_leaves_nothing_stale(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        first, second = await cluster.broker(1), await cluster.broker(2)
+        answered, get = asyncio.Event(), cluster.metadata.get
+
+        async def slow(key: str):  # type: ignore[no-untyped-def]
+            entry = await get(key)
+            await answered.wait()
+            return entry
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cluster.metadata, "get", slow)
+            asked = asyncio.ensure_future(second.storage.segments_of(pid(1)))
+            await cluster.clock.sleep(1)
+        await second.storage.release_log(pid(1))
+        await first.write(await first.storage.open_log(pid(1), 1), 2)
+        await first.storage.checkpoint()
+        answered.set()
+        assert not await asked, "as it was when it was asked for"
+        assert tuple(await second.storage.segments_of(pid(1))) == manifest_of(cluster, pid(1)).segments
+
+    run(test)
+
+
 def test_missing_or_damaged_index__is_said_and_never_taken_for_an_end() -> None:
     async def test(cluster: Cluster) -> None:
         first = await cluster.broker(1)
