@@ -134,8 +134,12 @@ def with_leader_epoch(manifest: Manifest, leader_epoch: int) -> Manifest:
 def with_owner(
     manifest: Manifest, leader_epoch: int, owner_session: int, inherited: Sequence[InheritedRange]
 ) -> Manifest:
-    """After a session has opened the log: `inherited` is all that follows the segments."""
-    return replace(with_leader_epoch(manifest, leader_epoch), owner_session=owner_session, inherited=tuple(inherited))
+    """After a session has opened the log: `inherited` is all that followed the segments when it looked.
+
+    What was written behind since is in segments: naming it again would name a session whose log may be gone.
+    """
+    owned = replace(with_leader_epoch(manifest, leader_epoch), owner_session=owner_session, inherited=tuple(inherited))
+    return with_inherited_from(owned, owned.end_offset)
 
 
 def with_inherited_from(manifest: Manifest, offset: int) -> Manifest:

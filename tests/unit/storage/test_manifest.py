@@ -6,6 +6,7 @@ import pytest
 
 from bytemq.errors import Unavailable
 from bytemq.storage.manifest import (
+    InheritedRange,
     Manifest,
     PartitionSnapshot,
     SegmentInfo,
@@ -13,6 +14,7 @@ from bytemq.storage.manifest import (
     with_holes,
     with_leader_epoch,
     with_log_start,
+    with_owner,
     with_replaced,
     with_segments,
 )
@@ -37,6 +39,12 @@ def test_segments__below_the_log_start_by_now_are_left_out() -> None:
     assert moved.segments == ()
     after = with_segments(moved, [segment(25, 30), segment(31, 40, sealed=False)], None)
     assert [one.base_offset for one in after.segments] == [31]
+
+
+def test_owner__inherits_nothing_that_was_written_behind_while_the_log_was_being_opened() -> None:
+    found = [InheritedRange(7, 20, 22), InheritedRange(8, 22, 30)]
+    assert with_owner(MANIFEST, 6, 9, found).inherited == (InheritedRange(8, 25, 30),)
+    assert with_owner(MANIFEST, 6, 9, found[:1]).inherited == ()
 
 
 def test_log_start__drops_whole_segments_and_never_moves_back() -> None:
