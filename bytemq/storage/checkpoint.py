@@ -33,7 +33,7 @@ from bytemq.storage.manifest import (
 )
 from bytemq.storage.manifest_codec import directory_of
 from bytemq.storage.publisher import Publisher
-from bytemq.storage.segments import BulkSegmentWriter, SegmentWriter
+from bytemq.storage.segments import BulkSegmentWriter, SegmentWriter, begun_with
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.wal import Wal
 from bytemq.storage.wal_files import WalFiles
@@ -287,7 +287,7 @@ class WriteBehind:
                 writer = await self._new_segment(files, chunks[start])
                 writers.append(writer)
             stop, info = start, writer.info
-            while stop < len(chunks) and not (info.size_bytes and self._is_full(files, info, chunks[stop])):
+            while stop < len(chunks) and not (info.size_bytes and files.rolls(info, chunks[stop])):
                 info = info._replace(size_bytes=info.size_bytes + chunks[stop].size_bytes)
                 stop += 1
             if stop > start:
@@ -295,10 +295,6 @@ class WriteBehind:
             if stop < len(chunks):
                 await writer.write_footer(snapshot.aborted if snapshot is not None else (), sealed=True)
             start = stop
-
-    def _is_full(self, files: LogFiles, info: SegmentInfo, chunk: Chunk) -> bool:
-        """Whether `chunk` goes into another segment."""
-        return info.size_bytes + chunk.size_bytes > self._config.segment_bytes or files.rolls(info, chunk)
 
     async def _continued(
         self, files: LogFiles, seen: tuple[SegmentInfo, ...], writers: list[SegmentWriter]
@@ -323,8 +319,7 @@ class WriteBehind:
         base = first.base_offset
         name = f"{directory_of(files.partition)}{base:020d}-{self._session_id:x}-{self._segments_made:x}.log"
         file = await self._store.create_append(name)
-        created_ms = first.max_timestamp if first.max_timestamp >= 0 else self._clock.wall_ms()
-        info = SegmentInfo(base, base - 1, 0, -1, created_ms, name)
+        info = begun_with(first, self._clock.wall_ms(), name)
         return SegmentWriter(file, info, self._config.chunk_bytes, None)
 
     async def _sync(self, writers: Sequence[SegmentWriter]) -> None:

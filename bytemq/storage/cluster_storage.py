@@ -109,7 +109,8 @@ class ClusterStorage:
         )
         self._objects = FlushObjects(session_id, self.cache, config.wal_memory_bytes)
         restored = RestoredUnits(self._store, restorer, config.restored_bytes, config.chunk_bytes)
-        self._files = Files(segments, restored, self._objects.by_ordinal, self._publisher.advance_log_start)
+        advance = self._publisher.advance_log_start
+        self._files = Files(segments, restored, self._objects.by_ordinal, advance, config.segment_bytes)
         self._session_logs = SessionLogs(store, metadata)
         self._write_behind = ObjectWriteBehind(
             store,

@@ -21,7 +21,7 @@ from bytemq.storage.manifest import FileKind, PartitionSnapshot, SegmentInfo
 from bytemq.storage.manifest_codec import StoredManifest
 from bytemq.storage.reading import Plan, Read, assemble, plan_extents, plan_segment
 from bytemq.storage.restored import RestoredUnits
-from bytemq.storage.segments import Segment, SegmentCache
+from bytemq.storage.segments import Segment, SegmentCache, begun_with
 from bytemq.storage.shared_file import SharedFile
 from bytemq.types import PartitionId
 
@@ -43,7 +43,7 @@ class RecoveredLog:
 class Files:
     """What all logs of a session are read from, and the one change that a log's owner asks of its log directly."""
 
-    __slots__ = ("advance_log_start", "restored", "segments", "wal")
+    __slots__ = ("advance_log_start", "restored", "segment_bytes", "segments", "wal")
 
     def __init__(
         self,
@@ -51,12 +51,15 @@ class Files:
         restored: RestoredUnits,
         wal: Mapping[int, SharedFile],
         advance_log_start: Callable[[LogFiles, int], Coroutine[None, None, None]],
+        segment_bytes: int,
     ) -> None:
         self.segments = segments
         self.restored = restored
         self.wal = wal
         """Write-ahead-log files by ordinal."""
         self.advance_log_start = advance_log_start
+        self.segment_bytes = segment_bytes
+        """No segment gets larger, whatever a topic asks for."""
 
 
 class LogFiles:
@@ -110,6 +113,10 @@ class LogFiles:
         return max(self.wal.end_offset, self.manifest.log_start_offset)
 
     @property
+    def segment_limit_bytes(self) -> int:
+        return min(self.segment_bytes or self._files.segment_bytes, self._files.segment_bytes)
+
+    @property
     def size_bytes(self) -> int:
         return self.wal.size_bytes + sum(segment.size_bytes for segment in self.manifest.segments)
 
@@ -129,7 +136,7 @@ class LogFiles:
                 yield current
                 current = None
             if current is None:
-                current = SegmentInfo(chunk.base_offset, 0, 0, -1, max(chunk.max_timestamp, 0))
+                current = begun_with(chunk, 0)
             current = current._replace(
                 last_offset=chunk.next_offset - 1,
                 size_bytes=current.size_bytes + chunk.size_bytes,
@@ -139,8 +146,10 @@ class LogFiles:
             yield current
 
     def rolls(self, current: SegmentInfo, chunk: Chunk) -> bool:
-        """Whether segment.bytes or segment.ms (of record time, as in Kafka) ask for a new segment before `chunk`."""
-        if self.segment_bytes and current.size_bytes + chunk.size_bytes > self.segment_bytes:
+        """Whether `chunk` goes into another segment than the one so far: by segment.bytes, or by segment.ms (of record
+        time, as in Kafka). The one rule for what is written behind and for how that will be cut.
+        """
+        if current.size_bytes + chunk.size_bytes > self.segment_limit_bytes:
             return True
         return bool(self.segment_ms) and chunk.max_timestamp - current.created_ms > self.segment_ms
 

@@ -80,7 +80,8 @@ class LogStorage:
         self._garbage = Garbage(store, segments, restored, session_id, clock, supervisor, config.table_grace_ms)
         self._publisher = Publisher(store, metadata, session_id, config, self._garbage.discard, supervisor)
         self._wal_files = WalFiles(store, metadata, session_id, config, supervisor)
-        self._files = Files(segments, restored, self._wal_files.by_ordinal, self._publisher.advance_log_start)
+        advance = self._publisher.advance_log_start
+        self._files = Files(segments, restored, self._wal_files.by_ordinal, advance, config.segment_bytes)
         self._bulk = BulkFiles(
             store,
             self._wal_files,

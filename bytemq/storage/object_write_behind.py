@@ -26,7 +26,7 @@ from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifest import Manifest, PartitionSnapshot, SegmentInfo, with_inherited_from, with_segments
 from bytemq.storage.manifest_codec import directory_of
 from bytemq.storage.publisher import Publisher
-from bytemq.storage.segments import SegmentWriter
+from bytemq.storage.segments import SegmentWriter, begun_with
 from bytemq.storage.session_tail import SessionTailKeeper
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.write_behind_reading import read_chunks
@@ -181,11 +181,11 @@ class ObjectWriteBehind:
                     raise Unavailable("the storage is being closed")
                 chunks, views, offset = await read_chunks(files, self._objects.by_ordinal, offset, end_offset, holes)
                 for chunk, view in zip(chunks, views, strict=True):
-                    if made.size_bytes and made.size_bytes + chunk.size_bytes > self._limit(files):
+                    if made.info is not None and files.rolls(made.info, chunk):
                         segments.append(await self._create(files, made, snapshot))
                         made = _SegmentInMemory(self._config.chunk_bytes)
                     await made.add(chunk, view, self._clock.wall_ms())
-            if made.size_bytes:
+            if made.info is not None:
                 segments.append(await self._create(files, made, snapshot))
         except BaseException as error:
             self._discard([segment.name for segment in segments])
@@ -193,9 +193,6 @@ class ObjectWriteBehind:
                 return None
             raise
         return Written(files, segments, start_offset, end_offset, snapshot, holes)
-
-    def _limit(self, files: LogFiles) -> int:
-        return min(files.segment_bytes or self._config.segment_bytes, self._config.segment_bytes)
 
     async def _create(self, files: LogFiles, made: _SegmentInMemory, snapshot: PartitionSnapshot | None) -> SegmentInfo:
         info, parts = await made.finish(snapshot)
@@ -251,13 +248,13 @@ class _SegmentInMemory:
         self._writer: SegmentWriter | None = None
 
     @property
-    def size_bytes(self) -> int:
-        return self._writer.info.size_bytes if self._writer is not None else 0
+    def info(self) -> SegmentInfo | None:
+        """None while it holds nothing."""
+        return self._writer.info if self._writer is not None else None
 
     async def add(self, chunk: Chunk, view: memoryview, now_ms: int) -> None:
         if self._writer is None:
-            info = SegmentInfo(chunk.base_offset, chunk.base_offset - 1, 0, -1, now_ms)
-            self._writer = SegmentWriter(self, info, self._chunk_bytes, None)
+            self._writer = SegmentWriter(self, begun_with(chunk, now_ms), self._chunk_bytes, None)
         await self._writer.append([chunk], [view])
 
     async def finish(self, snapshot: PartitionSnapshot | None) -> tuple[SegmentInfo, Sequence[Buffer]]:

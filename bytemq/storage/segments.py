@@ -100,6 +100,12 @@ class SegmentCache:
             await self.forget(name)
 
 
+def begun_with(first: Chunk, now_ms: int, name: str = "") -> SegmentInfo:
+    """An empty segment that `first` will begin: as old as its records, or as `now_ms` where they have no timestamps."""
+    created_ms = first.max_timestamp if first.max_timestamp >= 0 else now_ms
+    return SegmentInfo(first.base_offset, first.base_offset - 1, 0, -1, created_ms, name)
+
+
 class SegmentWriter:
     """Appends to one segment and seals it. `info` and `added` say what a manifest and an index must learn of it."""
 

@@ -298,6 +298,19 @@ async def test_segments__show_the_part_in_the_write_ahead_log_as_they_would_be_c
     assert [part.max_timestamp for part in log.segments] == [1009, 1019, 1029]
 
 
+@pytest.mark.parametrize(("segment_bytes", "segment_ms"), [(0, 0), (2000, 0), (0, 9), (2000, 3)])
+async def test_segments__are_cut_as_they_were_shown(bench: Bench, segment_bytes: int, segment_ms: int) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    log.segment_bytes, log.segment_ms = segment_bytes, segment_ms
+    for number in range(30):
+        await bench.write(log, bytes(500), timestamp_ms=1000 + number)
+    shown = [segment[:5] for segment in log.segments]
+    assert len(shown) > 1
+    await storage.write_behind(log)
+    assert [segment[:5] for segment in log.manifest.segments] == shown
+
+
 async def test_segments__show_the_open_one_with_what_will_be_appended_to_it(bench: Bench) -> None:
     await bench.start()
     log = await bench.log()

@@ -109,6 +109,22 @@ def test_write_behind__makes_segments_and_releases_the_flushes() -> None:
     run(test)
 
 
+@pytest.mark.parametrize(("segment_bytes", "segment_ms"), [(0, 0), (900, 0), (0, 4), (900, 2)])
+def test_write_behind__cuts_segments_as_they_were_shown(segment_bytes: int, segment_ms: int) -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        log = await broker.storage.open_log(pid(1), 1)
+        log.segment_bytes, log.segment_ms = segment_bytes, segment_ms
+        await broker.write(log, 20, 150)
+        shown = [segment[:5] for segment in log.segments]
+        assert len(shown) > 1
+        await broker.storage.write_behind(log)
+        assert [segment[:5] for segment in manifest_of(cluster, pid(1)).segments] == shown
+        assert shown[0][4] == 1000, "as old as its first record"
+
+    run(test)
+
+
 def test_write_behind__uploads_each_byte_once_more() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await cluster.broker(1)
