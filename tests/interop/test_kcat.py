@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.interop.conftest import Server
-from tests.interop.kafka_process import require_tool
+from tests.support.java import require_tool
 
 pytestmark = pytest.mark.interop
 NAME = Callable[[str], str]
