@@ -2,22 +2,24 @@
 
 Owns: what "as it was written" means over all objects together. Must not: write, or repair.
 
-Checks every checksum (flushes, batches, chunks, footers, manifests, indexes), that no offsets are missing but where the
-log was cleaned, that each object that metadata name is there, and which objects of logs nothing names. Of Parquet files
-it is only asked whether they are there. What live sessions are about to publish is no finding. Metadata are read after
-the listing, and again where something looks wrong: what is superseded meanwhile is none either.
+Checks every checksum (flushes, batches, chunks, footers, manifests, indexes, companions), every row of Parquet files,
+that no offsets are missing but where the log was cleaned, that each object that metadata name is there, and which
+objects nothing names. What live sessions are about to publish is no finding. Metadata are read after the listing, and
+again where something looks wrong: what is superseded meanwhile is none either.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 from bytemq.errors import Corrupt, NotFound
 from bytemq.metadata import keys
 from bytemq.metadata.store import MetadataStore
 from bytemq.storage.format import check_head, decode_header, decode_shares, payload_errors
 from bytemq.storage.interface import ObjectStore
-from bytemq.storage.manifest import FileKind, contradictions
+from bytemq.storage.manifest import FileKind, SegmentInfo, contradictions
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, decode_snapshot, directory_of, names_of
 from bytemq.storage.session_log import (
     FOLDER,
@@ -30,25 +32,33 @@ from bytemq.storage.session_log import (
     session_of,
 )
 from bytemq.storage.shared_garbage import TOPICS, writer_of
+from bytemq.storage.table_file import TABLES, partition_folder_of
 from bytemq.storage.verify import Finding, segment_problems
+from bytemq.storage.verify_tables import objects_known_of, table_problems
 from bytemq.types import PartitionId
+
+COPY_BYTES = 8 * 1024 * 1024
 
 
 async def audit(store: ObjectStore, metadata: MetadataStore) -> AsyncIterator[Finding]:
     """Everything that is wrong, as it is found. Raises Unavailable."""
-    listed = [info.name for folder in (FOLDER, TOPICS) for info in await store.list(folder)]
+    listed = [info.name for folder in (FOLDER, TOPICS, TABLES) for info in await store.list(folder)]
     live = {entry.revision for entry in (await metadata.range(keys.BROKERS)).entries}
     named: set[str] = set()
-    offline: list[str] = []
+    unknown: set[str] = set()
+    """Folders of partitions whose manifest does not say what is needed."""
     for entry in (await metadata.range(keys.MANIFESTS)).entries:
         partition = keys.partition_of_manifest(entry.key)
         try:
             stored = decode_manifest(entry.value, directory_of(partition))
         except Corrupt as error:
-            offline.append(directory_of(partition))
+            unknown.add(directory_of(partition))
             yield Finding(entry.key, f"{error}; the partition is offline")
             continue
-        named.update(names_of(stored))
+        try:
+            named.update(names_of(stored))
+        except Corrupt:  # which is reported with the file
+            unknown.add(directory_of(partition))
         async for finding in _partition(store, metadata, partition, stored, entry.revision):
             yield finding
     for entry in (await metadata.range(keys.SESSION_LOGS)).entries:
@@ -61,7 +71,7 @@ async def audit(store: ObjectStore, metadata: MetadataStore) -> AsyncIterator[Fi
             yield finding
     for name in sorted(set(listed) - named):
         session = session_of(name) if name.startswith(FOLDER) else writer_of(name)
-        if session not in live and not name.startswith(tuple(offline)):
+        if session not in live and partition_folder_of(name) not in unknown:
             yield Finding(name, "nothing refers to this object; a running broker removes it", is_leftover=True)
 
 
@@ -86,12 +96,47 @@ async def _partition(
                 view = memoryview(await store.read(segment.name))
                 found.extend(Finding(segment.name, problem) for problem in segment_problems(view, segment))
             else:
-                await store.size(segment.name)
+                found.extend(await _table_findings(store, segment))
         except NotFound:
             found.append(Finding(segment.name, "is missing"))
     if found and await _is_unchanged(metadata, key, revision):
         for finding in found:
             yield finding
+
+
+async def _table_findings(store: ObjectStore, info: SegmentInfo) -> list[Finding]:
+    """With copies on local files: Parquet is not read from one end to the other."""
+    with tempfile.TemporaryDirectory(prefix="bytemq-verify-") as folder:
+        for name in objects_known_of(info):
+            await _copy(store, name, Path(folder) / name)
+        return [Finding(*problem) for problem in table_problems(Path(folder), info)]
+
+
+async def _copy(store: ObjectStore, name: str, path: Path) -> None:
+    """What is not there is not there in the copy either."""
+    try:
+        source = await store.open_read(name)
+    except NotFound:
+        return
+    copied_bytes = 0
+    try:
+        while data := await source.read(copied_bytes, COPY_BYTES):
+            _append(path, data)
+            copied_bytes += len(data)
+    except NotFound:
+        _remove(path)
+    finally:
+        await source.close()
+
+
+def _append(path: Path, data: memoryview) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 async def _session(

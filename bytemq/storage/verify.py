@@ -28,8 +28,7 @@ from bytemq.storage.batch_walk import walk
 from bytemq.storage.manifest import FileKind, SegmentInfo, contradictions
 from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, decode_snapshot, directory_of
 from bytemq.storage.segment_format import decode_footer
-from bytemq.storage.table_file import objects_of
-from bytemq.storage.verify_tables import table_problems
+from bytemq.storage.verify_tables import objects_known_of, table_problems
 from bytemq.storage.verify_wal import verify_session
 from bytemq.storage.wal_files import SPARE_PREFIX
 from bytemq.storage.wal_index import TailRecord, decode_tail, newest_session
@@ -143,7 +142,7 @@ def _verify_partition(root: Path, partition: PartitionId, stored: StoredManifest
         yield Finding(stored.snapshot_name or key, str(error))
     for segment in stored.manifest.segments:
         if segment.kind is FileKind.PARQUET:
-            named.update(_objects_of(segment))
+            named.update(objects_known_of(segment))
             yield from (Finding(*problem) for problem in table_problems(root, segment))
             continue
         named.add(segment.name)
@@ -158,13 +157,6 @@ def _verify_partition(root: Path, partition: PartitionId, stored: StoredManifest
                 yield Finding(segment.name, problem)
         except (OSError, ValueError) as error:
             yield Finding(segment.name, f"cannot be read: {error}")
-
-
-def _objects_of(segment: SegmentInfo) -> list[str]:
-    try:
-        return objects_of(segment)
-    except Corrupt:  # which is reported with the file
-        return [segment.name]
 
 
 def segment_problems(view: memoryview, segment: SegmentInfo) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Checking Parquet files and their companions against the manifest: a part of `verify`.
+"""Checking Parquet files and their companions against the manifest: a part of `verify` and `audit`.
 
 Owns: what can be wrong with such a file. Must not: need pyarrow; without it the rows are not looked at.
 """
@@ -12,11 +12,19 @@ from bytemq.errors import Corrupt
 from bytemq.storage.batch_walk import walk
 from bytemq.storage.companion import NO_ROW_GROUP, decode_companion, index_bytes
 from bytemq.storage.manifest import SegmentInfo
-from bytemq.storage.table_file import TableFile, table_file
+from bytemq.storage.table_file import TableFile, objects_of, table_file
+
+
+def objects_known_of(info: SegmentInfo) -> list[str]:
+    """As `objects_of`, also where the manifest makes no sense, which `table_problems` reports."""
+    try:
+        return objects_of(info)
+    except Corrupt:
+        return [info.name]
 
 
 def table_problems(root: Path, info: SegmentInfo) -> Iterator[tuple[str, str]]:
-    """(name of an object, problem)."""
+    """(name of an object, problem). The objects are below `root`, under their names."""
     try:
         table = table_file(info)
     except Corrupt as error:
@@ -25,12 +33,16 @@ def table_problems(root: Path, info: SegmentInfo) -> Iterator[tuple[str, str]]:
     try:
         row_groups = _check_companion(root, info, table)
     except (Corrupt, OSError) as error:
-        yield table.companion, str(error)
+        yield table.companion, _problem(error)
         row_groups = None
     try:
         _check_parquet(root, info, table, row_groups)
     except (Corrupt, OSError) as error:
-        yield info.name, str(error)
+        yield info.name, _problem(error)
+
+
+def _problem(error: Corrupt | OSError) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else str(error)
 
 
 def _check_companion(root: Path, info: SegmentInfo, table: TableFile) -> int:

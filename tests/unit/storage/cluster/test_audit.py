@@ -6,8 +6,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from bytemq.compaction.job import Workspace
+from bytemq.compaction.restructurer import convert
+from bytemq.compaction.table_jobs import Convert
 from bytemq.metadata import keys
 from bytemq.storage.audit import audit
+from bytemq.storage.table_file import new_names
 from tests.support.log_workload import snapshot_of
 from tests.support.virtual_time import run_virtual
 from tests.unit.storage.cluster.cluster_bench import Broker, Cluster, pid
@@ -24,6 +28,19 @@ async def found(cluster: Cluster, broker: Broker) -> dict[str, str]:
     return {finding.name: finding.problem async for finding in audit(broker.store, cluster.metadata)}
 
 
+async def with_table(cluster: Cluster, broker: Broker) -> None:
+    """A log that is a Parquet file and its companion."""
+    log = await broker.storage.open_log(pid(3), 1)
+    log.snapshot_source = lambda: snapshot_of(log)
+    await broker.write(log, 20, 100)
+    await broker.storage.write_behind(log)
+    before = tuple(log.manifest.segments)
+    names = new_names("events", pid(3), 0, broker.session.session_id, 1)
+    job = Convert(before, 0, names, (), row_group_bytes=1000, codec="zstd", max_decompressed_bytes=1 << 20)
+    table = await convert(job, Workspace(broker.store, 1 << 30, lambda name: None))
+    await broker.storage.replace_files(log, before, [table])
+
+
 async def with_everything(cluster: Cluster) -> Broker:
     """Segments, a snapshot of its own, an index, flushes, and ranges inherited from an ended session."""
     first = await cluster.broker(1)
@@ -33,6 +50,7 @@ async def with_everything(cluster: Cluster) -> Broker:
         await first.write(log, 43, 100)
         if number == 1:
             await first.storage.checkpoint()
+    await with_table(cluster, first)
     await cluster.clock.sleep(15)  # what was superseded is deleted
     await first.kill()
     cluster.end(first)
@@ -49,7 +67,7 @@ def test_audit__finds_nothing_wrong_where_nothing_is() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("kind", [".log", ".flush", ".index", ".snapshot"])
+@pytest.mark.parametrize("kind", [".log", ".flush", ".index", ".snapshot", ".parquet", ".companion"])
 def test_audit__finds_every_changed_and_missing_object(kind: str) -> None:
     async def test(cluster: Cluster) -> None:
         broker = await with_everything(cluster)
@@ -57,7 +75,8 @@ def test_audit__finds_every_changed_and_missing_object(kind: str) -> None:
         assert names
         for name in names:
             data, token = cluster.objects[name]
-            for position in (len(data) // 2, len(data) - 1):
+            middle = 500 if kind == ".parquet" else len(data) // 2  # of the rows: the footer has no checksum
+            for position in (middle, len(data) - 1):
                 changed = bytearray(data)
                 changed[position] ^= 1
                 cluster.objects[name] = (bytes(changed), token)
@@ -79,6 +98,21 @@ def test_audit__tells_leftovers_from_what_live_sessions_are_about_to_publish() -
         assert list(await found(cluster, broker)) == [ended]
         leftovers = [finding.is_leftover async for finding in audit(broker.store, cluster.metadata)]
         assert leftovers == [True]
+
+    run(test)
+
+
+def test_audit__finds_leftovers_among_tables() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await with_everything(cluster)
+        left = new_names("events", pid(3), 0, 1, 99)
+        for name in left:
+            cluster.objects[name] = (b"", "")
+        assert set(await found(cluster, broker)) == set(left)
+        key = keys.manifest(pid(3))
+        entry = cluster.metadata.entries[key]
+        cluster.metadata.entries[key] = entry._replace(value=entry.value[:-1] + b"?")
+        assert list(await found(cluster, broker)) == [key], "nobody knows what a damaged manifest names"
 
     run(test)
 
