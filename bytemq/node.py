@@ -32,7 +32,7 @@ from bytemq.broker.http import HttpServer, Route
 from bytemq.broker.load_reporter import LoadReporter
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.services import LogServices
-from bytemq.broker.orphans import delete_orphans
+from bytemq.broker.orphans import Orphans
 from bytemq.broker.ownership import Ownership
 from bytemq.broker.peers import Peers
 from bytemq.broker.server import BoundListener, Server, bind
@@ -468,7 +468,8 @@ class Node:
             )
             table_metrics.register(self._metrics, restructuring)
             self._supervisor.keep_running("tables", restructuring.run)
-        self._supervisor.keep_running("orphans", lambda: delete_orphans(store, follower.image, partitions))
+        orphans = Orphans(store, follower, partitions, membership.broker_id, membership.session_id, self._clock)
+        self._supervisor.keep_running("orphans", orphans.run)
 
     def _check_session(self, membership: Membership, image: ClusterImage) -> None:
         try:

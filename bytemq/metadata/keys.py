@@ -79,6 +79,11 @@ def manifest(partition: PartitionId) -> str:
     return f"{MANIFESTS}{format_topic_id(partition.topic_id)}/{partition.index}"
 
 
+def manifests(topic_id: TopicId) -> str:
+    """What the keys of all manifests of a topic begin with."""
+    return f"{MANIFESTS}{format_topic_id(topic_id)}/"
+
+
 def partition_of_manifest(key: str) -> PartitionId:
     """The inverse of `manifest`. Raises ValueError."""
     topic_id, _, index = key[len(MANIFESTS) :].partition("/")

@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 
 from bytemq.broker.log.partition import Partition
-from bytemq.broker.orphans import delete_orphans
+from bytemq.broker.orphans import Orphans
 from bytemq.metadata import keys
 from bytemq.metadata.store import Put
 from bytemq.metadata.topics import TopicSpec
+from bytemq.metadata.values import encode_assignments, encode_broker
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.storage.manifest import Manifest
+from bytemq.storage.manifest_codec import StoredManifest, directory_of, encode_manifest
 from bytemq.types import PartitionId, TopicId
 from tests.support.fake_log_storage import Disk
+from tests.support.metadata import broker_value
 from tests.unit.topics.world import World, session, until
 
 
@@ -144,16 +148,85 @@ async def test_ownership__closes_what_it_no_longer_holds(world: World) -> None:
     assert isinstance(partition, Partition) and partition.is_closed
 
 
-async def test_orphans__data_of_topics_that_are_gone_is_freed(world: World) -> None:
-    (outcome,) = await world.topics.create([TopicSpec("t")])
-    assert outcome.topic is not None
-    kept, orphan = PartitionId(outcome.topic.topic_id, 0), PartitionId(TopicId(b"o" * 16), 3)
-    await world.store.txn([], [Put(keys.manifest(kept), b"m"), Put(keys.manifest(orphan), b"m")])
-    deleted: list[PartitionId] = []
-
+def orphans_of(world: World, deleted: list[PartitionId]) -> Orphans:
     async def delete_log(pid: PartitionId) -> None:
         deleted.append(pid)
+        await world.store.txn([], [], [keys.manifest(pid)])
 
     world.storage.delete_log = delete_log  # type: ignore[method-assign]
-    assert await delete_orphans(world.store, world.follower.image, world.partitions) == 1
-    assert deleted == [orphan]
+    return Orphans(world.store, world.follower, world.partitions, 0, world.membership.session_id, world.clock)
+
+
+async def left_by(world: World, pid: PartitionId, session_id: int) -> None:
+    """A manifest, as that session would have published it last."""
+    stored = StoredManifest(Manifest(1, owner_session=session_id))
+    await world.store.txn([], [Put(keys.manifest(pid), encode_manifest(stored, directory_of(pid)))])
+
+
+def orphan(number: int) -> PartitionId:
+    return PartitionId(TopicId(b"o" * 16), number)
+
+
+async def test_orphans__data_of_topics_that_are_gone_is_freed_at_the_start(world: World) -> None:
+    (outcome,) = await world.topics.create([TopicSpec("t")])
+    assert outcome.topic is not None
+    kept = PartitionId(outcome.topic.topic_id, 0)
+    for pid in (kept, orphan(3)):
+        await left_by(world, pid, 0)
+    deleted: list[PartitionId] = []
+    task = asyncio.ensure_future(orphans_of(world, deleted).run())
+    await until(world, lambda: bool(deleted))
+    task.cancel()
+    assert deleted == [orphan(3)]
+
+
+async def test_orphans__data_of_a_deleted_topic_whose_owner_is_dead_is_freed_while_the_cluster_runs(
+    world: World,
+) -> None:
+    deleted: list[PartitionId] = []
+    orphans = orphans_of(world, deleted)
+    (outcome,) = await world.topics.create([TopicSpec("t", 2)])
+    assert outcome.topic is not None
+    topic_id = outcome.topic.topic_id
+    await world.topics.delete(topic_id)
+    deleted.clear()  # by the owner; but two have been left by one that is dead
+    left = [PartitionId(topic_id, index) for index in range(2)]
+    for pid in left:
+        await left_by(world, pid, 1 << 40)
+    assert await orphans.free() == 2
+    assert deleted == left
+    assert await orphans.free() == 0
+
+
+async def test_orphans__are_freed_by_whoever_wrote_them_last_or_else_by_the_controller(world: World) -> None:
+    (outcome,) = await world.topics.create([TopicSpec("t")])
+    assert outcome.topic is not None
+    deleted: list[PartitionId] = []
+    orphans = orphans_of(world, deleted)
+    own, dead = world.membership.session_id, 1 << 40
+    await world.store.txn([], [Put(keys.broker(7), encode_broker(broker_value()))])
+    await until(world, lambda: 7 in world.follower.image.brokers)
+    live = world.follower.image.brokers[7].epoch
+    for number, session_id in enumerate((own, dead, live)):
+        await left_by(world, orphan(number), session_id)
+    await world.store.txn([], [Put(keys.manifest(orphan(3)), b"damaged")])
+    orphans._gone.add(orphan(0).topic_id)
+    world.follower.image.controller_id = 7
+    assert await orphans.free() == 1
+    assert deleted == [orphan(0)]
+    world.follower.image.controller_id = 0
+    assert await orphans.free() == 2
+    assert deleted == [orphan(0), orphan(1), orphan(3)], "the session that lives frees its own"
+    await world.store.txn([], [], [keys.broker(7)])
+    await until(world, lambda: 7 not in world.follower.image.brokers)
+    assert await orphans.free() == 1
+
+
+async def test_orphans__a_topic_that_the_image_does_not_show_yet_keeps_its_data(world: World) -> None:
+    deleted: list[PartitionId] = []
+    orphans = orphans_of(world, deleted)
+    await left_by(world, orphan(0), 1 << 40)
+    orphans._gone.add(orphan(0).topic_id)
+    await world.store.txn([], [Put(keys.assignments(orphan(0).topic_id, 0), encode_assignments([7]))])
+    assert await orphans.free() == 0
+    assert deleted == []

@@ -239,6 +239,26 @@ def test_deleted_log__leaves_nothing() -> None:
     run(test)
 
 
+def test_deleted_log__whose_owner_is_dead_leaves_nothing_of_it() -> None:
+    async def test(cluster: Cluster) -> None:
+        first, second = await cluster.broker(1), await cluster.broker(2)
+        log = await first.storage.open_log(pid(1), 1)
+        await first.write(log, 5)
+        await first.storage.checkpoint()
+        await first.write(log, 2)
+        tail_key = keys.session_log(first.session.session_id)
+        await dead(cluster, first)
+        await cluster.clock.sleep(30)
+        assert tail_key in cluster.metadata.entries
+        await second.storage.delete_log(pid(1))
+        await eventually(cluster.clock, lambda: not cluster.objects)
+        assert tail_key not in cluster.metadata.entries
+        assert keys.manifest(pid(1)) not in cluster.metadata.entries
+        assert not second.failures
+
+    run(test)
+
+
 def test_garbage__of_ended_sessions_is_found_and_what_is_needed_is_not() -> None:
     async def test(cluster: Cluster) -> None:
         first = await cluster.broker(1)
