@@ -35,7 +35,17 @@ Opened = Callable[["Partition | ErrorCode"], None]
 class Opening:
     """A partition that is ours but not open yet. Hot paths use `then`; who can wait uses `PartitionTable.open`."""
 
-    __slots__ = ("_table", "_task", "_waiting", "config", "leader_epoch", "least_end_offset", "pid", "topic")
+    __slots__ = (
+        "_table",
+        "_task",
+        "_waiting",
+        "config",
+        "is_in_segments",
+        "leader_epoch",
+        "least_end_offset",
+        "pid",
+        "topic",
+    )
 
     def __init__(
         self,
@@ -51,6 +61,8 @@ class Opening:
         self.leader_epoch = leader_epoch
         self.config = config
         self.least_end_offset = least_end_offset
+        self.is_in_segments = least_end_offset <= 0
+        """Whether all that its last owner has said of it is known to be in segments."""
         self._table = table
         self._task: asyncio.Task[None] | None = None
         self._waiting: list[Opened] = []
@@ -215,6 +227,24 @@ class PartitionTable:
                     found.append(await self._opened(entry))
             except (BytemqError, KafkaError) as error:
                 log.warning("compaction skipped", topic=entry.topic, partition=entry.pid.index, reason=str(error))
+            await asyncio.sleep(0)
+        return found
+
+    async def handed_over(self) -> list[PartitionId]:
+        """What is not open, and whose last owner released it with more than its segments hold: the rest is in that
+        owner's write-ahead log. One that is not is asked for once: nothing changes before it is opened.
+        """
+        found = []
+        for entry in self.entries():
+            if isinstance(entry, Partition) or entry.is_in_segments:
+                continue
+            try:
+                segments = await self._segments_of(entry)
+            except BytemqError:
+                continue  # the next round asks again; a manifest that is damaged is reported by whoever opens the log
+            entry.is_in_segments = bool(segments) and segments[-1].last_offset + 1 >= entry.least_end_offset
+            if not entry.is_in_segments:
+                found.append(entry.pid)
             await asyncio.sleep(0)
         return found
 

@@ -3,15 +3,18 @@
 import asyncio
 import gc
 import tracemalloc
+from collections.abc import Sequence
 
 import pytest
 
+from bytemq.broker.adoption import INTERVAL_S, adopt
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import Opening, PartitionTable
 from bytemq.broker.log.services import LogServices
-from bytemq.errors import Unavailable
+from bytemq.errors import Corrupt, Unavailable
 from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.storage.manifest import SegmentInfo
 from bytemq.types import PartitionId, TopicId
 from tests.support.fake_log_storage import FakeLogStorage
 from tests.support.virtual_time import VirtualClock
@@ -199,6 +202,39 @@ async def test_apply_retention__asks_for_nothing_that_was_given_up_meanwhile() -
     node.storage.segments_of = segments_of  # type: ignore[method-assign, assignment]
     await node.table.apply_retention()
     assert asked == [0, 2]
+
+
+async def test_adopt__opens_what_was_handed_over_with_more_than_its_segments_hold() -> None:
+    node = Node()
+    node.storage.held_logs = ()  # type: ignore[attr-defined]
+    await node.own(4)
+    for index in range(4):
+        partition = await node.table.open("events", index)
+        partition.append(memoryview(batch()), Answer())
+    node.storage.settle()
+    ends = [await node.table.release(PartitionId(TOPIC, index)) for index in range(4)]
+    asked: list[int] = []
+    segments_of = node.storage.segments_of
+
+    async def in_write_ahead_log(pid: PartitionId) -> Sequence[SegmentInfo]:
+        asked.append(pid.index)
+        if pid.index == 0:
+            raise Corrupt("its manifest is damaged")
+        return () if pid.index == 1 else await segments_of(pid)
+
+    node.storage.segments_of = in_write_ahead_log  # type: ignore[method-assign]
+    for index, end_offset in enumerate(ends):
+        await node.table.own(PartitionId(TOPIC, index), "events", 1, CONFIG, least_end_offset=end_offset)
+    assert (await node.table.open("events", 3)).end_offset == 1
+    assert await node.table.handed_over() == [PartitionId(TOPIC, 1)]
+    task = asyncio.ensure_future(adopt(node.table, node.clock))
+    for _ in range(3):
+        for _ in range(20):
+            await asyncio.sleep(0)
+        node.clock.advance(INTERVAL_S)
+    task.cancel()
+    assert sorted(partition.pid.index for partition in node.table.open_partitions()) == [1, 3]
+    assert asked.count(2) == 1, "what it was told does not change"
 
 
 async def test_close__releases_everything() -> None:
