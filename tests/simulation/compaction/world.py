@@ -186,7 +186,14 @@ class World:
 
     async def _read_once(self) -> None:
         began_ms, end = self.bench.clock.wall_ms(), self.bench.partition.last_stable_offset
-        self.history.read(await self.bench.consume(isolation=1), end, began_ms)
+        records = await self.bench.consume(isolation=1)
+        answered = [record for record in records if record.offset < self.history.end_offset]
+        self.history.read(answered, end, began_ms)
+        # A reader may be faster than the producer's answer.
+        early = [(record.key, record.value) for record in records[len(answered) :]]
+        sent = self.on_its_way
+        if early and not (isinstance(sent, _Batch) and early == sent.records):
+            raise self.history.broken(f"{early} was given at {self.history.end_offset}, where {sent} is on its way")
 
     async def _clean(self) -> None:
         while True:
