@@ -17,10 +17,10 @@ from bytemq.compaction.clean_log import CleanLog
 from bytemq.compaction.worker import Worker
 from bytemq.protocol.records.batch import parse_header
 from bytemq.protocol.records.builder import Record, build_batch, with_records
-from bytemq.storage.batch_walk import batch_at
-from bytemq.storage.local import LocalStore
-from bytemq.storage.manifest import Manifest, SegmentInfo
-from bytemq.storage.segment_builder import SegmentBuilder
+from bytemq.storage.manifests.manifest import Manifest, SegmentInfo
+from bytemq.storage.segments.batch_walk import batch_at
+from bytemq.storage.segments.segment_builder import SegmentBuilder
+from bytemq.storage.stores.local import LocalStore
 
 MIB = 1024 * 1024
 MEMORY_BYTES = 256 * MIB

@@ -67,12 +67,12 @@ from bytemq.scheduler import cluster_metrics
 from bytemq.scheduler.cluster_metrics import HasMembers, MemberWatch
 from bytemq.scheduler.controller import Controller
 from bytemq.scheduler.membership import Membership, SessionLost, check_clock
-from bytemq.storage.interface import ObjectStore
-from bytemq.storage.local import LocalStore
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.logs import Logs
 from bytemq.storage.settings import Durability
-from bytemq.storage.wal_index import newest_session
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.stores.local import LocalStore
+from bytemq.storage.wal.wal_index import newest_session
 
 log = get_logger("node")
 
@@ -238,7 +238,7 @@ class Node:
         """None: this node keeps its records in its data folder."""
         if not self.config.bytemq_storage:
             return None
-        from bytemq.storage.shared_store import open_shared_store
+        from bytemq.storage.objects.shared_store import open_shared_store
 
         manifests, revision = await store.range(keys.MANIFESTS)
         shared = await open_shared_store(

@@ -19,7 +19,7 @@ from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.config.listeners import parse_endpoint
 from bytemq.query.queries import SqlLimits
 from bytemq.storage.settings import MIB, StorageConfig
-from bytemq.storage.table_file import Codec
+from bytemq.storage.tables.table_file import Codec
 
 MOST_SQL_THREADS = 4
 """Of one query, which is there beside the broker, not in place of it."""

@@ -28,10 +28,10 @@ from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.query.cuts import PartitionCut, cut_of
 from bytemq.query.queries import READ_BYTES, Queries, SqlLimits
 from bytemq.runtime.clock import Clock
-from bytemq.storage.batch_walk import walk
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.logs import Logs
-from bytemq.storage.manifest import AbortedTxn, FileKind
+from bytemq.storage.manifests.manifest import AbortedTxn, FileKind
+from bytemq.storage.segments.batch_walk import walk
 
 WORKER_MEMORY_BYTES = 512 * 1024 * 1024
 RESTORE_NICENESS = 10

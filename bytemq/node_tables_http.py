@@ -21,8 +21,8 @@ from bytemq.errors import BytemqError, Invalid
 from bytemq.node_tables import Tables
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.query.queries import Queries, Query
-from bytemq.storage.manifest import FileKind
-from bytemq.storage.table_file import table_file
+from bytemq.storage.manifests.manifest import FileKind
+from bytemq.storage.tables.table_file import table_file
 
 FORMATS = ("csv", "json", "arrow", "table")
 JSON = "application/json"

@@ -18,7 +18,7 @@ from bytemq.metadata.image import ImageChange
 from bytemq.metadata.store import KeyValue, MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
-from bytemq.storage.manifest_codec import decode_manifest, directory_of
+from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of
 from bytemq.types import PartitionId, TopicId
 
 log = get_logger("broker.orphans")

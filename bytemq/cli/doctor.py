@@ -159,8 +159,8 @@ async def _storage(url: str) -> Finding:
     import random
 
     from bytemq.runtime.clock import SystemClock
-    from bytemq.storage.by_url import open_store
-    from bytemq.storage.self_test import self_test
+    from bytemq.storage.stores.by_url import open_store
+    from bytemq.storage.stores.self_test import self_test
 
     clock, chance = SystemClock(), random.SystemRandom()
     try:

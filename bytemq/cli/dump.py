@@ -29,8 +29,8 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from bytemq.storage.dump import dump
-    from bytemq.storage.verify import require_readable
+    from bytemq.storage.checks.dump import dump
+    from bytemq.storage.checks.verify import require_readable
 
     checked: set[Path] = set()
     for path in options.files:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
     from bytemq.metadata.store import MetadataStore
-    from bytemq.storage.verify import Finding
+    from bytemq.storage.checks.verify import Finding
 
 _DESCRIPTION = """\
 Check every checksum, the continuity of offsets, and the index against the log: in the data folder of a node, which
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         import asyncio
 
         return asyncio.run(_run_shared(options))
-    from bytemq.storage.verify import verify
+    from bytemq.storage.checks.verify import verify
 
     folder = Path(options.data)
     if not folder.is_dir():
@@ -59,8 +59,8 @@ async def _run_shared(options: argparse.Namespace) -> int:
     from random import SystemRandom
 
     from bytemq.runtime.clock import SystemClock
-    from bytemq.storage.audit import audit
-    from bytemq.storage.by_url import open_store
+    from bytemq.storage.checks.audit import audit
+    from bytemq.storage.stores.by_url import open_store
 
     found = 0
     async with AsyncExitStack() as parts:

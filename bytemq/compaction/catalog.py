@@ -19,8 +19,8 @@ from bytemq.compaction.iceberg_jobs import IcebergFile, IcebergMetadata, WriteIc
 from bytemq.compaction.restructuring import TablePartition
 from bytemq.compaction.worker import Worker
 from bytemq.runtime.clock import Clock
-from bytemq.storage.manifest import FileKind
-from bytemq.storage.table_file import folder_of, table_file
+from bytemq.storage.manifests.manifest import FileKind
+from bytemq.storage.tables.table_file import folder_of, table_file
 
 
 @dataclass(slots=True)

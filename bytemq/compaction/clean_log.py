@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bytemq.compaction.job import Job
-from bytemq.storage.manifest import AbortedTxn, SegmentInfo
+from bytemq.storage.manifests.manifest import AbortedTxn, SegmentInfo
 
 
 class CleaningStats(NamedTuple):

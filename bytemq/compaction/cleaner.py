@@ -22,8 +22,8 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.logs import Logs
-from bytemq.storage.manifest import AbortedTxn, SegmentInfo
-from bytemq.storage.manifest_codec import directory_of
+from bytemq.storage.manifests.manifest import AbortedTxn, SegmentInfo
+from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.types import PartitionId
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ from bytemq.protocol.records.control import parse_end_transaction
 from bytemq.protocol.records.offset_map import OffsetMap
 from bytemq.protocol.records.reader import iter_records
 from bytemq.protocol.records.walk_codes import OK
-from bytemq.storage.batch_walk import batch_at
-from bytemq.storage.manifest import SegmentInfo
-from bytemq.storage.segment_builder import SegmentBuilder
+from bytemq.storage.manifests.manifest import SegmentInfo
+from bytemq.storage.segments.batch_walk import batch_at
+from bytemq.storage.segments.segment_builder import SegmentBuilder
 
 if TYPE_CHECKING:
     from bytemq.protocol.records.offset_map import Selected

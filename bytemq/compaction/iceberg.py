@@ -41,9 +41,9 @@ from pyiceberg.typedef import Record
 
 from bytemq.compaction.iceberg_jobs import IcebergFile, IcebergMetadata, WriteIceberg
 from bytemq.compaction.job import Workspace
-from bytemq.storage.interface import ObjectStore
-from bytemq.storage.local import LocalStore
 from bytemq.storage.parquet.record_schema import SCHEMA
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.stores.local import LocalStore
 
 VERSION: Final = 2
 PROPERTIES = {"write.format.default": "parquet", "write.parquet.compression-codec": "zstd"}

@@ -32,7 +32,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
-from bytemq.storage.interface import Buffer, ObjectStore
+from bytemq.storage.stores.interface import Buffer, ObjectStore
 
 Result_co = TypeVar("Result_co", covariant=True)
 

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
 from bytemq.errors import Corrupt
-from bytemq.storage.batch_walk import StoredBatch, salvage, walk
-from bytemq.storage.extents import Chunk, SparseIndex
-from bytemq.storage.interface import ObjectStore
-from bytemq.storage.manifest import SegmentInfo
+from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.storage.reading import is_sound
-from bytemq.storage.segments import load_index
+from bytemq.storage.segments.batch_walk import StoredBatch, salvage, walk
+from bytemq.storage.segments.segment_files import load_index
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.wal.extents import Chunk, SparseIndex
 
 WINDOW_BYTES = 1024 * 1024
 

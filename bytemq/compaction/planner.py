@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bytemq.storage.manifest import FileKind, SegmentInfo
+from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 
 
 class CleaningPolicy(NamedTuple):

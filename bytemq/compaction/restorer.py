@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bytemq.compaction.table_jobs import Restore
 from bytemq.compaction.worker import Worker
-from bytemq.storage.interface import ObjectStore
-from bytemq.storage.local import LocalStore
-from bytemq.storage.restored import RestoredFile
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.stores.local import LocalStore
+from bytemq.storage.tables.restored import RestoredFile
 
 BATCH_BYTES = 64 * 1024
 """Of the batches that consumers get: not below what `max.partition.fetch.bytes` of any of them may be for long."""

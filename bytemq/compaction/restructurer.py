@@ -15,15 +15,15 @@ import pyarrow as pa
 
 from bytemq.compaction.job import Workspace
 from bytemq.compaction.table_jobs import Convert, Restore
-from bytemq.storage.interface import ObjectStore
-from bytemq.storage.local import LocalStore
-from bytemq.storage.manifest import FileKind, SegmentInfo
+from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 from bytemq.storage.parquet.restoring import restored
 from bytemq.storage.parquet.settings import ParquetSettings
 from bytemq.storage.parquet.sources import Input, ParquetInput, SegmentInput
 from bytemq.storage.parquet.writing import write_table
-from bytemq.storage.restored import RestoredFile
-from bytemq.storage.table_file import TableFile, encode_details, table_file
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.stores.local import LocalStore
+from bytemq.storage.tables.restored import RestoredFile
+from bytemq.storage.tables.table_file import TableFile, encode_details, table_file
 
 pa.set_cpu_count(1)  # low priority is no licence to take every core
 

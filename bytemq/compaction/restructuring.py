@@ -22,8 +22,8 @@ from bytemq.errors import BytemqError, Corrupt, Invalid
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.manifest import AbortedTxn, FileKind, Manifest, SegmentInfo
-from bytemq.storage.table_file import new_names, table_file
+from bytemq.storage.manifests.manifest import AbortedTxn, FileKind, Manifest, SegmentInfo
+from bytemq.storage.tables.table_file import new_names, table_file
 
 log = get_logger("compaction.tables")
 

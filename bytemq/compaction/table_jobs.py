@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bytemq.compaction.job import Job
-from bytemq.storage.manifest import SegmentInfo
-from bytemq.storage.restored import RestoredFile
-from bytemq.storage.table_file import Codec, NewNames
+from bytemq.storage.manifests.manifest import SegmentInfo
+from bytemq.storage.tables.restored import RestoredFile
+from bytemq.storage.tables.table_file import Codec, NewNames
 
 
 @dataclass(frozen=True)

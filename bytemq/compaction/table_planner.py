@@ -17,8 +17,8 @@ from collections.abc import Collection, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from bytemq.storage.manifest import FileKind, SegmentInfo
-from bytemq.storage.table_file import Codec
+from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
+from bytemq.storage.tables.table_file import Codec
 
 TIER_RATIO = 8
 SMALLEST_TIER_BYTES = 64 * 1024

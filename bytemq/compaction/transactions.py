@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from operator import itemgetter
 
 from bytemq.protocol.records.batch import RecordBatch
-from bytemq.storage.manifest import AbortedTxn
+from bytemq.storage.manifests.manifest import AbortedTxn
 
 
 class CleanedTransactions:

@@ -27,7 +27,7 @@ from bytemq.compaction.job import Job, Workspace
 from bytemq.runtime import logging
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.logging import get_logger
-from bytemq.storage.by_url import open_store
+from bytemq.storage.stores.by_url import open_store
 
 log = get_logger("compaction.worker")
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.manifest import AbortedTxn, FileKind
-from bytemq.storage.table_file import table_file
+from bytemq.storage.manifests.manifest import AbortedTxn, FileKind
+from bytemq.storage.tables.table_file import table_file
 
 
 class CutFile(NamedTuple):

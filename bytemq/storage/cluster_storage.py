@@ -27,11 +27,9 @@ from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.cache.block_cache import BlockCache, ColdBlocks
 from bytemq.storage.cache.caching_store import CachingStore
-from bytemq.storage.flush_objects import FlushObjects
-from bytemq.storage.interface import ObjectStore
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import recovered_log
-from bytemq.storage.manifest import (
+from bytemq.storage.manifests.manifest import (
     InheritedRange,
     Manifest,
     SegmentInfo,
@@ -39,19 +37,21 @@ from bytemq.storage.manifest import (
     with_open_segment_given_up,
     with_owner,
 )
-from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
-from bytemq.storage.object_wal import ObjectWal
-from bytemq.storage.object_write_behind import ObjectWriteBehind
-from bytemq.storage.publisher import Publisher
-from bytemq.storage.restored import NoRestorer, RestoredUnits, Restorer
-from bytemq.storage.segments import SegmentCache
-from bytemq.storage.session_log import SessionTail
-from bytemq.storage.session_logs import CommittedShare, SessionLogs
-from bytemq.storage.session_tail import SessionTailKeeper
+from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of
+from bytemq.storage.manifests.publisher import Publisher
+from bytemq.storage.manifests.unopened import UnopenedLogs
+from bytemq.storage.objects.flush_objects import FlushObjects
+from bytemq.storage.objects.object_wal import ObjectWal
+from bytemq.storage.objects.object_write_behind import ObjectWriteBehind
+from bytemq.storage.objects.session_log import SessionTail
+from bytemq.storage.objects.session_logs import CommittedShare, SessionLogs
+from bytemq.storage.objects.session_tail import SessionTailKeeper
+from bytemq.storage.objects.shared_garbage import SharedGarbage
+from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.settings import StorageConfig
-from bytemq.storage.shared_garbage import SharedGarbage
-from bytemq.storage.staging import OnDurable
-from bytemq.storage.unopened import UnopenedLogs
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.tables.restored import NoRestorer, RestoredUnits, Restorer
+from bytemq.storage.wal.staging import OnDurable
 from bytemq.types import PartitionId
 
 log = get_logger("storage")

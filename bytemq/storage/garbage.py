@@ -17,14 +17,14 @@ from bytemq.errors import BytemqError, Corrupt
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.bulk import BulkFiles
-from bytemq.storage.interface import Store
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.manifest_codec import decode_manifest, directory_of, names_of
-from bytemq.storage.restored import RestoredUnits
-from bytemq.storage.segments import SegmentCache
-from bytemq.storage.table_file import TABLES, partition_folder_of
-from bytemq.storage.wal_files import WalFiles
+from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of, names_of
+from bytemq.storage.segments.segment_files import SegmentCache
+from bytemq.storage.stores.interface import Store
+from bytemq.storage.tables.restored import RestoredUnits
+from bytemq.storage.tables.table_file import TABLES, partition_folder_of
+from bytemq.storage.wal.bulk import BulkFiles
+from bytemq.storage.wal.wal_files import WalFiles
 from bytemq.types import PartitionId
 
 log = get_logger("storage.garbage")

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 
 from bytemq.errors import Corrupt, Invalid, NotFound
 from bytemq.protocol.records.batch import RecordBatch, parse_header
-from bytemq.storage.batch_walk import walk
-from bytemq.storage.extents import Chunk, ExtentTable
-from bytemq.storage.manifest import FileKind, PartitionSnapshot, SegmentInfo
-from bytemq.storage.manifest_codec import StoredManifest
+from bytemq.storage.manifests.manifest import FileKind, PartitionSnapshot, SegmentInfo
+from bytemq.storage.manifests.manifest_codec import StoredManifest
 from bytemq.storage.reading import Plan, Read, assemble, plan_extents, plan_segment
-from bytemq.storage.restored import RestoredUnits
-from bytemq.storage.segments import Segment, SegmentCache, begun_with
+from bytemq.storage.segments.batch_walk import walk
+from bytemq.storage.segments.segment_files import Segment, SegmentCache, begun_with
 from bytemq.storage.shared_file import SharedFile
+from bytemq.storage.tables.restored import RestoredUnits
+from bytemq.storage.wal.extents import Chunk, ExtentTable
 from bytemq.types import PartitionId
 
 

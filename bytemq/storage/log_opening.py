@@ -9,12 +9,12 @@ from __future__ import annotations
 from bytemq.errors import Corrupt
 from bytemq.protocol.records.batch import HEADER_BYTES, RecordBatch, parse_header
 from bytemq.runtime.logging import get_logger
-from bytemq.storage.batch_walk import walk
-from bytemq.storage.format import decode_entries
-from bytemq.storage.interface import ObjectStore
 from bytemq.storage.log_files import LogFiles, RecoveredLog
-from bytemq.storage.manifest import PartitionSnapshot
-from bytemq.storage.manifest_codec import decode_snapshot
+from bytemq.storage.manifests.manifest import PartitionSnapshot
+from bytemq.storage.manifests.manifest_codec import decode_snapshot
+from bytemq.storage.segments.batch_walk import walk
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.wal.format import decode_entries
 
 log = get_logger("storage")
 

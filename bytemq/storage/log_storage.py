@@ -21,31 +21,31 @@ from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.bulk import BulkFiles
-from bytemq.storage.checkpoint import WriteBehind
-from bytemq.storage.format import Share, decode_shares
 from bytemq.storage.garbage import Garbage
-from bytemq.storage.interface import AppendFile, Store
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import as_recovered, recovered_log
-from bytemq.storage.manifest import (
+from bytemq.storage.manifests.manifest import (
     Manifest,
     SegmentInfo,
     with_holes,
     with_leader_epoch,
     with_open_segment_given_up,
 )
-from bytemq.storage.manifest_codec import StoredManifest, decode_manifest, directory_of
-from bytemq.storage.publisher import Publisher
-from bytemq.storage.recovery import BulkByName, SessionRecovery
-from bytemq.storage.restored import NoRestorer, RestoredUnits, Restorer
-from bytemq.storage.segments import SegmentCache
+from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of
+from bytemq.storage.manifests.publisher import Publisher
+from bytemq.storage.manifests.unopened import segments_without_opening
+from bytemq.storage.segments.segment_files import SegmentCache
+from bytemq.storage.segments.write_behind import WriteBehind
 from bytemq.storage.settings import Durability, StorageConfig
-from bytemq.storage.staging import OnDurable
-from bytemq.storage.unopened import segments_without_opening
-from bytemq.storage.wal import Wal
-from bytemq.storage.wal_files import WalFile, WalFiles
-from bytemq.storage.wal_index import StoredFlush, TailRecord, decode_tail
+from bytemq.storage.stores.interface import AppendFile, Store
+from bytemq.storage.tables.restored import NoRestorer, RestoredUnits, Restorer
+from bytemq.storage.wal.bulk import BulkFiles
+from bytemq.storage.wal.format import Share, decode_shares
+from bytemq.storage.wal.recovery import BulkByName, SessionRecovery
+from bytemq.storage.wal.staging import OnDurable
+from bytemq.storage.wal.wal import Wal
+from bytemq.storage.wal.wal_files import WalFile, WalFiles
+from bytemq.storage.wal.wal_index import StoredFlush, TailRecord, decode_tail
 from bytemq.types import PartitionId
 
 log = get_logger("storage")

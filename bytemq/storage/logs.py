@@ -11,8 +11,8 @@ from typing import Protocol
 from bytemq.errors import BytemqError
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.manifest import SegmentInfo
-from bytemq.storage.staging import OnDurable
+from bytemq.storage.manifests.manifest import SegmentInfo
+from bytemq.storage.wal.staging import OnDurable
 from bytemq.types import PartitionId
 
 

@@ -18,9 +18,9 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from bytemq.errors import Corrupt
-from bytemq.storage.batch_walk import StoredBatch, crc_matches, walk
-from bytemq.storage.extents import Chunk, ExtentTable, SparseIndex
+from bytemq.storage.segments.batch_walk import StoredBatch, crc_matches, walk
 from bytemq.storage.shared_file import SharedFile
+from bytemq.storage.wal.extents import Chunk, ExtentTable, SparseIndex
 
 MAX_GAP_BYTES = 16 * 1024
 """Chunks of one file that are not further apart are read together: a copy is cheaper than a system call."""

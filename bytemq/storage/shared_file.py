@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from bytemq.storage.interface import AppendFile, ReadFile
+from bytemq.storage.stores.interface import AppendFile, ReadFile
 
 
 class SharedFile:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 
 from bytemq.runtime.metrics import Metrics, Sample
 from bytemq.storage.cluster_storage import ClusterStorage
-from bytemq.storage.interface import ObjectStore
-from bytemq.storage.remote import RemoteStore, Traffic
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.stores.remote import RemoteStore, Traffic
 
 
 def register(metrics: Metrics, storage: ClusterStorage, store: ObjectStore) -> None:

@@ -14,11 +14,11 @@ import pytest
 
 from bytemq.errors import Invalid, NotFound
 from bytemq.runtime.clock import SystemClock
-from bytemq.storage.by_url import open_store
-from bytemq.storage.interface import ObjectStore, Store
-from bytemq.storage.local import IOV_MAX, LocalStore
-from bytemq.storage.remote import RemoteStore
-from bytemq.storage.self_test import self_test
+from bytemq.storage.stores.by_url import open_store
+from bytemq.storage.stores.interface import ObjectStore, Store
+from bytemq.storage.stores.local import IOV_MAX, LocalStore
+from bytemq.storage.stores.remote import RemoteStore
+from bytemq.storage.stores.self_test import self_test
 from tests.support.failing_driver import FailingDriver
 from tests.support.power_cut_store import Power, PowerCutStore
 from tests.support.s3_server import S3Server, minio_program, running_s3

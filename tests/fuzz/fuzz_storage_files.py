@@ -12,22 +12,22 @@ import tempfile
 from pathlib import Path
 
 from bytemq.errors import Corrupt
-from bytemq.storage.dump import dump
-from bytemq.storage.extents import Chunk, SparseIndex
-from bytemq.storage.format import decode_shares, encode_head, shares_to_write
-from bytemq.storage.manifest import Manifest, PartitionSnapshot, ProducerSnapshot, SegmentInfo
-from bytemq.storage.manifest_codec import (
+from bytemq.storage.checks.dump import dump
+from bytemq.storage.manifests.manifest import Manifest, PartitionSnapshot, ProducerSnapshot, SegmentInfo
+from bytemq.storage.manifests.manifest_codec import (
     StoredManifest,
     decode_manifest,
     decode_snapshot,
     encode_manifest,
     encode_snapshot,
 )
-from bytemq.storage.recovery import BulkByName, SessionRecovery
-from bytemq.storage.segment_format import encode_footer
-from bytemq.storage.segments import load_index
-from bytemq.storage.wal_files import WalFile
-from bytemq.storage.wal_index import (
+from bytemq.storage.segments.segment_files import load_index
+from bytemq.storage.segments.segment_format import encode_footer
+from bytemq.storage.wal.extents import Chunk, SparseIndex
+from bytemq.storage.wal.format import decode_shares, encode_head, shares_to_write
+from bytemq.storage.wal.recovery import BulkByName, SessionRecovery
+from bytemq.storage.wal.wal_files import WalFile
+from bytemq.storage.wal.wal_index import (
     StoredFlush,
     TailRecord,
     decode_index,

@@ -16,8 +16,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from bytemq.metadata import keys
 from bytemq.metadata.database import Database
-from bytemq.storage.manifest_codec import decode_manifest, directory_of, names_of
-from bytemq.storage.verify import DATABASE, verify
+from bytemq.storage.checks.verify import DATABASE, verify
+from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of, names_of
 from tests.support.node_process import NodeProcess
 
 MAKE = Callable[..., NodeProcess]

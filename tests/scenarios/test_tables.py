@@ -19,8 +19,8 @@ from bytemq.config import BrokerConfig
 from bytemq.metadata.topics import TopicSpec
 from bytemq.node import Node
 from bytemq.protocol.records.builder import Record, build_batch
-from bytemq.storage.manifest import FileKind
-from bytemq.storage.verify import verify
+from bytemq.storage.checks.verify import verify
+from bytemq.storage.manifests.manifest import FileKind
 from tests.unit.storage.parquet.shapes import identities, parsed
 
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1

@@ -13,7 +13,7 @@ import confluent_kafka
 
 import bytemq
 from bytemq.query.client import Connection
-from bytemq.storage.verify import verify
+from bytemq.storage.checks.verify import verify
 from tests.support.node_process import NodeProcess, free_port
 
 MAKE = Callable[..., NodeProcess]

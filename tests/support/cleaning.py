@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bytemq.storage.batch_walk import StoredBatch, walk
-from bytemq.storage.interface import Buffer
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_storage import LogStorage
-from bytemq.storage.manifest import SegmentInfo
-from bytemq.storage.manifest_codec import directory_of
-from bytemq.storage.segment_builder import SegmentBuilder
+from bytemq.storage.manifests.manifest import SegmentInfo
+from bytemq.storage.manifests.manifest_codec import directory_of
+from bytemq.storage.segments.batch_walk import StoredBatch, walk
+from bytemq.storage.segments.segment_builder import SegmentBuilder
+from bytemq.storage.stores.interface import Buffer
 from tests.support.power_cut_store import PowerCutStore
 
 

@@ -13,10 +13,10 @@ from bytemq.protocol.records.batch import parse_header
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
 from bytemq.protocol.records.reader import iter_records
-from bytemq.storage.batch_walk import batch_at
-from bytemq.storage.manifest import AbortedTxn, Manifest, SegmentInfo, contradictions
-from bytemq.storage.segment_builder import SegmentBuilder
-from bytemq.storage.verify import segment_problems
+from bytemq.storage.checks.verify import segment_problems
+from bytemq.storage.manifests.manifest import AbortedTxn, Manifest, SegmentInfo, contradictions
+from bytemq.storage.segments.batch_walk import batch_at
+from bytemq.storage.segments.segment_builder import SegmentBuilder
 from tests.support.object_store import MemoryObjectStore
 
 CHUNK_BYTES = 400

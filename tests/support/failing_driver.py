@@ -15,8 +15,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from bytemq.errors import Invalid, NotFound, Unavailable
-from bytemq.storage.interface import ObjectInfo
-from bytemq.storage.remote import Head
+from bytemq.storage.stores.interface import ObjectInfo
+from bytemq.storage.stores.remote import Head
 
 Fault = Callable[[str, str], str | None]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bytemq.errors import BytemqError, NotFound, Unavailable
 from bytemq.protocol.records.batch import HEADER_BYTES, RecordBatch, parse_header
 from bytemq.storage.log_files import RecoveredLog
-from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo
+from bytemq.storage.manifests.manifest import PartitionSnapshot, SegmentInfo
 from bytemq.storage.reading import Read
 from bytemq.types import PartitionId
 

@@ -18,7 +18,7 @@ from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_storage import LogStorage
-from bytemq.storage.manifest import PartitionSnapshot, ProducerSnapshot
+from bytemq.storage.manifests.manifest import PartitionSnapshot, ProducerSnapshot
 from bytemq.storage.settings import StorageConfig
 from bytemq.types import PartitionId, TopicId
 from tests.support.power_cut_store import MemoryMetadata, PowerCutStore

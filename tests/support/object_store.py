@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bytemq.errors import Invalid, NotFound
-from bytemq.storage.interface import Buffer, ObjectInfo
+from bytemq.storage.stores.interface import Buffer, ObjectInfo
 
 
 class MemoryObject:

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from bytemq.errors import BytemqError, Invalid, NotFound
 from bytemq.metadata.store import Compare, Event, KeyValue, Listing, Put, Txn
-from bytemq.storage.interface import AppendFile, Buffer, ObjectInfo
+from bytemq.storage.stores.interface import AppendFile, Buffer, ObjectInfo
 
 SECTOR_BYTES = 512
 Fault = Callable[[str, str], BytemqError | None]

@@ -27,7 +27,7 @@ from bytemq.broker.log.timestamps import OffsetFinder
 from bytemq.broker.log.waiters import Waiters
 from bytemq.errors import BytemqError
 from bytemq.protocol.error_codes import ErrorCode
-from bytemq.storage.manifest import AbortedTxn, PartitionSnapshot, SegmentInfo
+from bytemq.storage.manifests.manifest import AbortedTxn, PartitionSnapshot, SegmentInfo
 from bytemq.types import PartitionId
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from bytemq.errors import BytemqError, Corrupt
 from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.runtime.logging import get_logger
-from bytemq.storage.manifest import SegmentInfo
+from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.types import PartitionId
 
 log = get_logger("broker.log")

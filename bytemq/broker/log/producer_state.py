@@ -21,7 +21,7 @@ from bytemq.broker.log.transactions import Transactions
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.protocol.records.control import EndTransactionMarker
-from bytemq.storage.manifest import AbortedTxn, ProducerSnapshot
+from bytemq.storage.manifests.manifest import AbortedTxn, ProducerSnapshot
 
 RETAINED_BATCHES = 5
 """Kafka's NUM_BATCHES_TO_RETAIN: max.in.flight.requests.per.connection of an idempotent producer is at most this."""

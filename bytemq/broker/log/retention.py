@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bytemq.storage.manifest import SegmentInfo
+from bytemq.storage.manifests.manifest import SegmentInfo
 
 UNLIMITED = -1
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from bytemq.protocol.records.control import EndTransactionMarker
-from bytemq.storage.manifest import AbortedTxn
+from bytemq.storage.manifests.manifest import AbortedTxn
 
 _COMMITTED = 1 << 31
 _EPOCH_MASK = _COMMITTED - 1

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from bytemq.errors import BytemqError
 from bytemq.runtime.logging import get_logger
-from bytemq.storage.interface import ObjectStore
+from bytemq.storage.stores.interface import ObjectStore
 
 log = get_logger("storage.cache")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bytemq.storage.cache.block_cache import BlockCache, CachedFile
-from bytemq.storage.interface import Buffer, ObjectInfo, ObjectStore, ReadFile
+from bytemq.storage.stores.interface import Buffer, ObjectInfo, ObjectStore, ReadFile
 
 
 class CachingStore:

@@ -18,11 +18,11 @@ from crc32c import crc32c
 
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.protocol.records.columns import Columns, encode_batches
-from bytemq.storage.companion import NO_ROW_GROUP, Unit
-from bytemq.storage.extents import Chunk, SparseIndex
 from bytemq.storage.parquet.record_schema import SCHEMA, record_columns
 from bytemq.storage.parquet.sources import companion_batches, opened_parquet, read_companion
-from bytemq.storage.segment_format import encode_footer
+from bytemq.storage.segments.segment_format import encode_footer
+from bytemq.storage.tables.companion import NO_ROW_GROUP, Unit
+from bytemq.storage.wal.extents import Chunk, SparseIndex
 
 Piece = tuple[memoryview | bytearray, int, int]
 """Bytes of whole batches, their first offset, their maximum timestamp."""

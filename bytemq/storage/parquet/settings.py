@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bytemq.storage.table_file import Codec
+from bytemq.storage.tables.table_file import Codec
 
 
 class ParquetSettings(NamedTuple):

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from bytemq.errors import Corrupt, NotFound
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.protocol.records.batch import RecordBatch, check_crc, parse_header
-from bytemq.storage.batch_walk import walk
-from bytemq.storage.companion import Companion, decode_companion, index_bytes
+from bytemq.storage.segments.batch_walk import walk
+from bytemq.storage.tables.companion import Companion, decode_companion, index_bytes
 
 
 @dataclass(frozen=True, slots=True)

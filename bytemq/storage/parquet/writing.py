@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from bytemq.protocol.records.batch import NO_TIMESTAMP, RecordBatch
 from bytemq.protocol.records.columns import RecordColumns
-from bytemq.storage.companion import NO_ROW_GROUP, Unit, encode_companion
 from bytemq.storage.parquet.record_schema import SCHEMA, record_table
 from bytemq.storage.parquet.settings import ParquetSettings
 from bytemq.storage.parquet.sources import (
@@ -31,6 +30,7 @@ from bytemq.storage.parquet.sources import (
     row_groups,
     segment_batches,
 )
+from bytemq.storage.tables.companion import NO_ROW_GROUP, Unit, encode_companion
 
 _DICTIONARY = ["partition", "timestamp_type", "key", "headers.list.element.key", "producer_id", "producer_epoch"]
 _ENCODINGS = dict.fromkeys(("offset", "timestamp", "timestamp_ms", "sequence"), "DELTA_BINARY_PACKED")

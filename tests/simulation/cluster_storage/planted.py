@@ -10,15 +10,15 @@ from unittest.mock import patch
 
 from bytemq.errors import Unavailable
 from bytemq.metadata.store import Compare, Put
-from bytemq.storage.flush_objects import FlushObjects
-from bytemq.storage.interface import Buffer
-from bytemq.storage.object_wal import ObjectWal
-from bytemq.storage.object_write_behind import ObjectWriteBehind
-from bytemq.storage.remote import RemoteStore
-from bytemq.storage.session_log import SessionTail, encode_tail
-from bytemq.storage.session_tail import SessionTailKeeper
-from bytemq.storage.shared_garbage import SharedGarbage
-from bytemq.storage.staging import Staging
+from bytemq.storage.objects.flush_objects import FlushObjects
+from bytemq.storage.objects.object_wal import ObjectWal
+from bytemq.storage.objects.object_write_behind import ObjectWriteBehind
+from bytemq.storage.objects.session_log import SessionTail, encode_tail
+from bytemq.storage.objects.session_tail import SessionTailKeeper
+from bytemq.storage.objects.shared_garbage import SharedGarbage
+from bytemq.storage.stores.interface import Buffer
+from bytemq.storage.stores.remote import RemoteStore
+from bytemq.storage.wal.staging import Staging
 from tests.simulation.cluster_storage.world import FailingMetadata
 
 Planted = Callable[[], AbstractContextManager[Any]]

@@ -15,10 +15,10 @@ from bytemq.errors import BytemqError, Corrupt, Fenced, Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.store import Compare, Put, Txn
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.manifest_codec import decode_manifest, directory_of, names_of
-from bytemq.storage.remote import RetryPolicy
-from bytemq.storage.session_log import session_of
-from bytemq.storage.shared_garbage import writer_of
+from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of, names_of
+from bytemq.storage.objects.session_log import session_of
+from bytemq.storage.objects.shared_garbage import writer_of
+from bytemq.storage.stores.remote import RetryPolicy
 from bytemq.types import PartitionId
 from tests.simulation.transcript import Transcript, Violation
 from tests.support.log_workload import snapshot_of

@@ -21,7 +21,7 @@ from bytemq.protocol.records.batch import split_batches
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
 from bytemq.protocol.records.reader import iter_records
-from bytemq.storage.manifest_codec import names_of
+from bytemq.storage.manifests.manifest_codec import names_of
 from bytemq.types import PartitionId
 from tests.support.virtual_time import VirtualClock
 from tests.unit.log.harness import HeldExecutor, topic_config

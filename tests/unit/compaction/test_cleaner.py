@@ -11,7 +11,7 @@ import pytest
 from bytemq.errors import Unavailable
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.builder import Record, build_batch
-from bytemq.storage.manifest import contradictions
+from bytemq.storage.manifests.manifest import contradictions
 from tests.unit.compaction.bench import CleanerBench
 from tests.unit.storage.bench import pid
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bytemq.compaction.planner import CleaningPolicy, plan_cleaning, within
-from bytemq.storage.manifest import FileKind, SegmentInfo
+from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 
 NOW_MS = 1_000_000
 POLICY = CleaningPolicy(min_dirty_ratio=0.5, min_lag_ms=0, max_lag_ms=1 << 60, delete_retention_ms=1000)

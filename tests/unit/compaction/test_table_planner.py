@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bytemq.compaction.table_planner import TableSettings, next_files
-from bytemq.storage.manifest import FileKind, SegmentInfo
+from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 
 KIB, MIB = 1024, 1024 * 1024
 SETTINGS = TableSettings(True, 1000, 0, 128 * MIB, 32 * MIB, "zstd")

@@ -14,9 +14,9 @@ from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.local import LocalStore
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.settings import StorageConfig
+from bytemq.storage.stores.local import LocalStore
 from tests.support.power_cut_store import MemoryMetadata, Power
 from tests.unit.log.harness import PID, HeldExecutor, batch, sequenced, topic_config
 from tests.unit.log.test_transactions import LetIn

@@ -14,7 +14,7 @@ from bytemq.broker.log.services import LogServices
 from bytemq.errors import Corrupt, Unavailable
 from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
-from bytemq.storage.manifest import SegmentInfo
+from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.types import PartitionId, TopicId
 from tests.support.fake_log_storage import FakeLogStorage
 from tests.support.virtual_time import VirtualClock

@@ -3,7 +3,7 @@
 import pytest
 
 from bytemq.broker.log.retention import RetentionPolicy, could_retain_less, retained_from
-from bytemq.storage.manifest import SegmentInfo
+from bytemq.storage.manifests.manifest import SegmentInfo
 
 NOW_MS = 1_000_000
 SEGMENTS = [

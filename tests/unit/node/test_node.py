@@ -14,7 +14,7 @@ from bytemq.metadata import keys
 from bytemq.metadata.database import Database
 from bytemq.metadata.topics import TopicSpec
 from bytemq.node import Node
-from bytemq.storage.verify import verify
+from bytemq.storage.checks.verify import verify
 
 
 def config(folder: Path, **configs: str) -> BrokerConfig:

@@ -12,7 +12,7 @@ from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_storage import LogStorage
-from bytemq.storage.manifest_codec import names_of
+from bytemq.storage.manifests.manifest_codec import names_of
 from bytemq.storage.settings import Durability, StorageConfig
 from bytemq.types import PartitionId, TopicId
 from tests.support.log_workload import until

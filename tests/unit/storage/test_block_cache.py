@@ -13,7 +13,7 @@ from bytemq.errors import NotFound, Unavailable
 from bytemq.storage.cache import block_cache
 from bytemq.storage.cache.block_cache import BlockCache, CachedFile
 from bytemq.storage.cache.scratch import ScratchBlocks
-from bytemq.storage.remote import RemoteStore, RetryPolicy
+from bytemq.storage.stores.remote import RemoteStore, RetryPolicy
 from tests.support.failing_driver import FailingDriver
 from tests.support.virtual_time import LoopClock, run_virtual
 

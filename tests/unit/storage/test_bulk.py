@@ -13,13 +13,13 @@ from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.dump import dump
-from bytemq.storage.local import LocalStore
+from bytemq.storage.checks.dump import dump
+from bytemq.storage.checks.verify import verify
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_storage import LogStorage
-from bytemq.storage.manifest import contradictions
+from bytemq.storage.manifests.manifest import contradictions
 from bytemq.storage.settings import Durability
-from bytemq.storage.verify import verify
+from bytemq.storage.stores.local import LocalStore
 from tests.unit.storage.bench import CONFIG, Bench, batch_at, content, pid
 
 LARGE = b"x" * 1500

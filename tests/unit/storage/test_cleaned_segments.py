@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from bytemq.errors import Corrupt, Unavailable
-from bytemq.storage.batch_walk import StoredBatch
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_opening import headers_after
-from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo, contradictions
-from bytemq.storage.segments import walk_segment
+from bytemq.storage.manifests.manifest import PartitionSnapshot, SegmentInfo, contradictions
+from bytemq.storage.segments.batch_walk import StoredBatch
+from bytemq.storage.segments.segment_files import walk_segment
 from bytemq.types import PartitionId
 from tests.support.cleaning import clean_by_hand
 from tests.unit.storage.bench import CONFIG, Bench, batch_at, content

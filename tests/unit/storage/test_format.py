@@ -8,8 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytemq.errors import Corrupt
-from bytemq.storage.extents import Chunk, SparseIndex
-from bytemq.storage.format import (
+from bytemq.storage.manifests.manifest import AbortedTxn, Manifest, PartitionSnapshot, ProducerSnapshot, SegmentInfo
+from bytemq.storage.manifests.manifest_codec import (
+    StoredManifest,
+    decode_manifest,
+    decode_snapshot,
+    directory_of,
+    encode_manifest,
+    encode_snapshot,
+)
+from bytemq.storage.segments.segment_format import decode_footer, encode_footer
+from bytemq.storage.wal.extents import Chunk, SparseIndex
+from bytemq.storage.wal.format import (
     FLUSH_HEADER_BYTES,
     check_head,
     decode_entries,
@@ -19,17 +29,7 @@ from bytemq.storage.format import (
     payload_errors,
     shares_to_write,
 )
-from bytemq.storage.manifest import AbortedTxn, Manifest, PartitionSnapshot, ProducerSnapshot, SegmentInfo
-from bytemq.storage.manifest_codec import (
-    StoredManifest,
-    decode_manifest,
-    decode_snapshot,
-    directory_of,
-    encode_manifest,
-    encode_snapshot,
-)
-from bytemq.storage.segment_format import decode_footer, encode_footer
-from bytemq.storage.wal_index import TailRecord, decode_index, decode_tail, encode_index, encode_tail
+from bytemq.storage.wal.wal_index import TailRecord, decode_index, decode_tail, encode_index, encode_tail
 from tests.unit.storage.bench import batch_at, pid
 
 

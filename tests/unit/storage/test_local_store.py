@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemq.storage.local import LocalStore
+from bytemq.storage.stores.local import LocalStore
 
 
 async def test_delete__also_removes_what_a_killed_process_had_half_made(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bytemq.errors import Unavailable
-from bytemq.storage.manifest import (
+from bytemq.storage.manifests.manifest import (
     InheritedRange,
     Manifest,
     PartitionSnapshot,

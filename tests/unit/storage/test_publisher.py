@@ -8,7 +8,7 @@ import pytest
 
 from bytemq.errors import BytemqError, Fenced, Invalid, Unavailable
 from bytemq.metadata import keys
-from bytemq.storage.manifest import Manifest, with_holes, with_leader_epoch
+from bytemq.storage.manifests.manifest import Manifest, with_holes, with_leader_epoch
 from tests.unit.storage.bench import Bench, pid
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bytemq.errors import Corrupt, Invalid
-from bytemq.storage.format import FLUSH_HEADER_BYTES, MAGIC
+from bytemq.storage.wal.format import FLUSH_HEADER_BYTES, MAGIC
 from tests.unit.storage.bench import Bench, content
 
 

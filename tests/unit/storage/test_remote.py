@@ -10,9 +10,9 @@ from random import Random
 import pytest
 
 from bytemq.errors import Invalid, NotFound, Unavailable
-from bytemq.storage.interface import Buffer
-from bytemq.storage.remote import RemoteStore, RetryPolicy, within
-from bytemq.storage.self_test import self_test
+from bytemq.storage.stores.interface import Buffer
+from bytemq.storage.stores.remote import RemoteStore, RetryPolicy, within
+from bytemq.storage.stores.self_test import self_test
 from tests.support.failing_driver import FailingDriver
 from tests.support.virtual_time import LoopClock, run_virtual
 

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from bytemq.errors import Corrupt, NotFound, Unavailable
-from bytemq.storage.manifest import PartitionSnapshot, SegmentInfo
-from bytemq.storage.segments import walk_segment
+from bytemq.storage.manifests.manifest import PartitionSnapshot, SegmentInfo
+from bytemq.storage.segments.segment_files import walk_segment
 from tests.support.log_workload import until
 from tests.unit.storage.bench import Bench, batch_at, content, pid
 

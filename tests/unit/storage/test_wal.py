@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from bytemq.errors import BytemqError, Full, Invalid, Unavailable
-from bytemq.storage.interface import Buffer
-from bytemq.storage.manifest import PartitionSnapshot
+from bytemq.storage.manifests.manifest import PartitionSnapshot
+from bytemq.storage.stores.interface import Buffer
 from tests.support.log_workload import until
 from tests.support.power_cut_store import MemoryFile
 from tests.unit.storage.bench import Bench, batch_at, content

@@ -9,8 +9,8 @@ import pytest
 
 from bytemq.errors import BytemqError, Unavailable
 from bytemq.metadata import keys
-from bytemq.storage.wal_files import WalFiles
-from bytemq.storage.wal_index import TailRecord, decode_tail
+from bytemq.storage.wal.wal_files import WalFiles
+from bytemq.storage.wal.wal_index import TailRecord, decode_tail
 from tests.support.log_workload import until
 from tests.support.power_cut_store import MemoryFile
 from tests.unit.storage.bench import CONFIG, Bench, content, pid

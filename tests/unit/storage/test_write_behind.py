@@ -8,7 +8,7 @@ import pytest
 
 from bytemq.errors import Corrupt
 from bytemq.runtime.clock import Clock, SystemClock
-from bytemq.storage.manifest import contradictions
+from bytemq.storage.manifests.manifest import contradictions
 from tests.unit.storage.bench import Bench
 
 

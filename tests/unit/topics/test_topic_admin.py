@@ -13,8 +13,8 @@ from bytemq.metadata.store import Put
 from bytemq.metadata.topics import TopicSpec
 from bytemq.metadata.values import encode_assignments, encode_broker
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
-from bytemq.storage.manifest import Manifest
-from bytemq.storage.manifest_codec import StoredManifest, directory_of, encode_manifest
+from bytemq.storage.manifests.manifest import Manifest
+from bytemq.storage.manifests.manifest_codec import StoredManifest, directory_of, encode_manifest
 from bytemq.types import PartitionId, TopicId
 from tests.support.fake_log_storage import Disk
 from tests.support.metadata import broker_value

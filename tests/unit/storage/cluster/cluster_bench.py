@@ -20,9 +20,9 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.cluster_storage import ClusterStorage, Session
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.remote import RemoteStore, RetryPolicy
-from bytemq.storage.session_log import SessionTail, decode_tail
+from bytemq.storage.objects.session_log import SessionTail, decode_tail
 from bytemq.storage.settings import StorageConfig
+from bytemq.storage.stores.remote import RemoteStore, RetryPolicy
 from bytemq.types import PartitionId, TopicId
 from tests.support.failing_driver import FailingDriver
 from tests.support.power_cut_store import MemoryMetadata, Power

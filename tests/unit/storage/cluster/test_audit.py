@@ -10,8 +10,8 @@ from bytemq.compaction.job import Workspace
 from bytemq.compaction.restructurer import convert
 from bytemq.compaction.table_jobs import Convert
 from bytemq.metadata import keys
-from bytemq.storage.audit import audit
-from bytemq.storage.table_file import new_names
+from bytemq.storage.checks.audit import audit
+from bytemq.storage.tables.table_file import new_names
 from tests.support.log_workload import snapshot_of
 from tests.support.virtual_time import run_virtual
 from tests.unit.storage.cluster.cluster_bench import Broker, Cluster, pid

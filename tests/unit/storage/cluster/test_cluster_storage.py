@@ -9,8 +9,8 @@ import pytest
 
 from bytemq.errors import Corrupt, NotFound
 from bytemq.metadata import keys
-from bytemq.storage.manifest import InheritedRange
-from bytemq.storage.manifest_codec import decode_manifest, directory_of
+from bytemq.storage.manifests.manifest import InheritedRange
+from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of
 from bytemq.types import PartitionId
 from tests.support.log_workload import snapshot_of
 from tests.support.virtual_time import run_virtual

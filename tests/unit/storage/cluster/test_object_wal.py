@@ -9,7 +9,7 @@ import pytest
 
 from bytemq.errors import Fenced, Unavailable
 from bytemq.metadata import keys
-from bytemq.storage.remote import RetryPolicy
+from bytemq.storage.stores.remote import RetryPolicy
 from tests.support.virtual_time import run_virtual
 from tests.unit.storage.cluster.cluster_bench import Cluster, batch, content, eventually, failures, pid
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from bytemq.metadata.store import Compare, MetadataStore, Put, Txn
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.interface import ObjectStore
-from bytemq.storage.session_log import FlushRef, SessionTail
-from bytemq.storage.session_tail import INDEX_FLUSHES, SessionTailKeeper
+from bytemq.storage.objects.session_log import FlushRef, SessionTail
+from bytemq.storage.objects.session_tail import INDEX_FLUSHES, SessionTailKeeper
+from bytemq.storage.stores.interface import ObjectStore
 from tests.support.virtual_time import VirtualClock
 
 

@@ -19,7 +19,7 @@ from bytemq.storage.parquet.restoring import restored
 from bytemq.storage.parquet.settings import ParquetSettings
 from bytemq.storage.parquet.sources import ParquetInput, SegmentInput, read_companion
 from bytemq.storage.parquet.writing import WrittenTable, write_table
-from bytemq.storage.segment_format import decode_footer
+from bytemq.storage.segments.segment_format import decode_footer
 from tests.unit.storage.parquet.shapes import Log, fingerprint, identities, logs, parsed
 
 EXAMPLES = int(os.environ.get("BYTEMQ_CONVERSION_EXAMPLES", "60"))

@@ -1,0 +1,1 @@
+"""Looking at what is stored from outside: is it whole, and what is in it."""

@@ -1,0 +1,195 @@
+"""Checking everything on a shared store against the metadata, while brokers run or not.
+
+Owns: what "as it was written" means over all objects together. Must not: write, or repair.
+
+Checks every checksum (flushes, batches, chunks, footers, manifests, indexes, companions), every row of Parquet files,
+that no offsets are missing but where the log was cleaned, that each object that metadata name is there, and which
+objects nothing names. What live sessions are about to publish is no finding. Metadata are read after the listing, and
+again where something looks wrong: what is superseded meanwhile is none either.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from bytemq.errors import Corrupt, NotFound
+from bytemq.metadata import keys
+from bytemq.metadata.store import MetadataStore
+from bytemq.storage.checks.verify import Finding, segment_problems
+from bytemq.storage.checks.verify_tables import objects_known_of, table_problems
+from bytemq.storage.manifests.manifest import FileKind, SegmentInfo, contradictions
+from bytemq.storage.manifests.manifest_codec import (
+    StoredManifest,
+    decode_manifest,
+    decode_snapshot,
+    directory_of,
+    names_of,
+)
+from bytemq.storage.objects.session_log import (
+    FOLDER,
+    FlushRef,
+    SessionTail,
+    decode_index,
+    decode_tail,
+    flush_name,
+    index_name,
+    session_of,
+)
+from bytemq.storage.objects.shared_garbage import TOPICS, writer_of
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.tables.table_file import TABLES, partition_folder_of
+from bytemq.storage.wal.format import check_head, decode_header, decode_shares, payload_errors
+from bytemq.types import PartitionId
+
+COPY_BYTES = 8 * 1024 * 1024
+
+
+async def audit(store: ObjectStore, metadata: MetadataStore) -> AsyncIterator[Finding]:
+    """Everything that is wrong, as it is found. Raises Unavailable."""
+    listed = [info.name for folder in (FOLDER, TOPICS, TABLES) for info in await store.list(folder)]
+    live = {entry.revision for entry in (await metadata.range(keys.BROKERS)).entries}
+    named: set[str] = set()
+    unknown: set[str] = set()
+    """Folders of partitions whose manifest does not say what is needed."""
+    for entry in (await metadata.range(keys.MANIFESTS)).entries:
+        partition = keys.partition_of_manifest(entry.key)
+        try:
+            stored = decode_manifest(entry.value, directory_of(partition))
+        except Corrupt as error:
+            unknown.add(directory_of(partition))
+            yield Finding(entry.key, f"{error}; the partition is offline")
+            continue
+        try:
+            named.update(names_of(stored))
+        except Corrupt:  # which is reported with the file
+            unknown.add(directory_of(partition))
+        async for finding in _partition(store, metadata, partition, stored, entry.revision):
+            yield finding
+    for entry in (await metadata.range(keys.SESSION_LOGS)).entries:
+        try:
+            tail = decode_tail(entry.value)
+        except Corrupt as error:
+            yield Finding(entry.key, str(error))
+            continue
+        async for finding in _session(store, metadata, tail, entry.revision, named):
+            yield finding
+    for name in sorted(set(listed) - named):
+        session = session_of(name) if name.startswith(FOLDER) else writer_of(name)
+        if session not in live and partition_folder_of(name) not in unknown:
+            yield Finding(name, "nothing refers to this object; a running broker removes it", is_leftover=True)
+
+
+async def _partition(
+    store: ObjectStore, metadata: MetadataStore, partition: PartitionId, stored: StoredManifest, revision: int
+) -> AsyncIterator[Finding]:
+    key, manifest = keys.manifest(partition), stored.manifest
+    for problem in contradictions(manifest):
+        yield Finding(key, problem)
+    for first, last in manifest.holes:
+        yield Finding(key, f"offsets {first}..{last} are lost to earlier damage")
+    found: list[Finding] = []
+    try:
+        snapshot = await store.read(stored.snapshot_name) if stored.snapshot_name else stored.snapshot
+        if snapshot and decode_snapshot(snapshot).offset != stored.snapshot_offset:
+            found.append(Finding(key, "the producer snapshot is of another offset than the manifest says"))
+    except (Corrupt, NotFound) as error:
+        found.append(Finding(stored.snapshot_name, f"cannot be read: {error}"))
+    for segment in manifest.segments:
+        try:
+            if segment.kind is FileKind.SEGMENT:
+                view = memoryview(await store.read(segment.name))
+                found.extend(Finding(segment.name, problem) for problem in segment_problems(view, segment))
+            else:
+                found.extend(await _table_findings(store, segment))
+        except NotFound:
+            found.append(Finding(segment.name, "is missing"))
+    if found and await _is_unchanged(metadata, key, revision):
+        for finding in found:
+            yield finding
+
+
+async def _table_findings(store: ObjectStore, info: SegmentInfo) -> list[Finding]:
+    """With copies on local files: Parquet is not read from one end to the other."""
+    with tempfile.TemporaryDirectory(prefix="bytemq-verify-") as folder:
+        for name in objects_known_of(info):
+            await _copy(store, name, Path(folder) / name)
+        return [Finding(*problem) for problem in table_problems(Path(folder), info)]
+
+
+async def _copy(store: ObjectStore, name: str, path: Path) -> None:
+    """What is not there is not there in the copy either."""
+    try:
+        source = await store.open_read(name)
+    except NotFound:
+        return
+    copied_bytes = 0
+    try:
+        while data := await source.read(copied_bytes, COPY_BYTES):
+            _append(path, data)
+            copied_bytes += len(data)
+    except NotFound:
+        _remove(path)
+    finally:
+        await source.close()
+
+
+def _append(path: Path, data: memoryview) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+async def _session(
+    store: ObjectStore, metadata: MetadataStore, tail: SessionTail, revision: int, named: set[str]
+) -> AsyncIterator[Finding]:
+    """Adds what the session's log consists of to `named`."""
+    found: list[Finding] = []
+    flushes: list[FlushRef] = []
+    for index in tail.indexes:
+        name = index_name(tail.session_id, index)
+        named.add(name)
+        try:
+            flushes.extend(flush.ref for flush in decode_index(await store.read(name), tail.session_id))
+        except (Corrupt, NotFound) as error:
+            found.append(Finding(name, f"cannot be read: {error}"))
+    flushes.extend(tail.flushes)
+    previous: FlushRef | None = None
+    for flush in flushes:
+        if flush.sequence < tail.first_sequence:
+            continue
+        name = flush_name(tail.session_id, flush)
+        named.add(name)
+        try:
+            found.extend(Finding(name, problem) for problem in _flush_problems(await store.read(name), flush, previous))
+        except (Corrupt, NotFound) as error:
+            found.append(Finding(name, f"cannot be read: {error}"))
+        previous = flush
+    if found and await _is_unchanged(metadata, keys.session_log(tail.session_id), revision):
+        for finding in found:
+            yield finding
+
+
+def _flush_problems(data: bytes, flush: FlushRef, previous: FlushRef | None) -> Iterator[str]:
+    header = decode_header(data)
+    check_head(data, header)
+    if len(data) != flush.size_bytes or header.crc != flush.crc or header.sequence != flush.sequence:
+        yield "is not the flush that was committed"
+    if previous is not None and (header.previous_crc, header.sequence - 1) != (previous.crc, previous.sequence):
+        yield "does not follow the flush before it"
+    payload = memoryview(data)[header.head_bytes :]
+    for share in decode_shares(data, header):
+        problem = payload_errors(share, payload[share.position : share.position + share.size_bytes])
+        if problem is not None:
+            yield problem
+
+
+async def _is_unchanged(metadata: MetadataStore, key: str, revision: int) -> bool:
+    """What looks wrong may be superseded by now."""
+    entry = await metadata.get(key)
+    return entry is not None and entry.revision == revision

@@ -1,0 +1,1 @@
+"""Manifests: what a log's files are, and how that changes."""

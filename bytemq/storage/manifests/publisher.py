@@ -1,0 +1,273 @@
+"""Publishing manifests: the one place where they change.
+
+Owns: manifests in the metadata store, in few transactions, and the deletion of what a published manifest no longer
+names. Must not: decide what changes.
+
+Changes are functions from manifest to manifest. Those that arrive while a transaction is under way share the next one.
+A transaction compares the revision of each manifest that it replaces. One whose outcome is unknown is read back before
+anything else is published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from bytemq.errors import BytemqError, Fenced, Invalid, NotFound, Unavailable
+from bytemq.metadata import keys
+from bytemq.metadata.store import MAX_VALUE_BYTES, Compare, MetadataStore, Put
+from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.manifests.manifest import Manifest, SegmentInfo, with_log_start, with_replaced
+from bytemq.storage.manifests.manifest_codec import (
+    StoredManifest,
+    decode_manifest,
+    directory_of,
+    encode_manifest,
+    encode_snapshot,
+    names_of,
+)
+from bytemq.storage.settings import StorageConfig
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.tables.table_file import objects_of
+
+log = get_logger("storage.manifests")
+
+Change = Callable[[Manifest], Manifest]
+_MAX_BYTES = 1024 * 1024
+
+
+class _Request(NamedTuple):
+    files: LogFiles
+    change: Change | None
+    """None: delete the manifest."""
+    applied: Callable[[], None] | None
+    done: asyncio.Future[None]
+
+
+class _Prepared(NamedTuple):
+    files: LogFiles
+    requests: Sequence[_Request]
+    stored: StoredManifest | None
+    value: bytes
+
+
+class Publisher:
+    """`discard` is told the names that no manifest names any more. `fence` is compared by every transaction: while it
+    does not hold, nothing is published."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        metadata: MetadataStore,
+        session_id: int,
+        config: StorageConfig,
+        discard: Callable[[Sequence[str]], None],
+        supervisor: Supervisor,
+        fence: Sequence[Compare] = (),
+    ) -> None:
+        self._store = store
+        self._fence = fence
+        self._metadata = metadata
+        self._session_id = session_id
+        self._config = config
+        self._discard = discard
+        self._supervisor = supervisor
+        self._released: set[LogFiles] = set()
+        self._snapshots = 0
+        self._requests: list[_Request] = []
+        self._worker: asyncio.Task[object] | None = None
+
+    async def publish(self, files: LogFiles, change: Change | None, applied: Callable[[], None] | None = None) -> None:
+        """Durable when it returns. `applied` is called in one step with the change of `files.manifest`.
+
+        Raises Fenced, Unavailable, NotFound after deletion."""
+        done = asyncio.get_running_loop().create_future()
+        self._requests.append(_Request(files, change, applied, done))
+        if self._worker is None:
+            self._worker = self._supervisor.start("manifest-publisher", self._work())
+        await done
+
+    async def advance_log_start(self, files: LogFiles, offset: int) -> None:
+        if offset <= files.log_start_offset:
+            return
+        await self.publish(
+            files, lambda manifest: with_log_start(manifest, offset), lambda: files.drop_wal_below(offset)
+        )
+
+    async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
+        """See `logs`."""
+        names = [name for segment in after for name in objects_of(segment)]
+        read = files.opened(before)
+        is_known_to_fail = True
+
+        def change(manifest: Manifest) -> Manifest:
+            nonlocal is_known_to_fail
+            changed = with_replaced(manifest, before, after)
+            is_known_to_fail = False
+            return changed
+
+        try:
+            await self.publish(files, change)
+        except BytemqError:
+            if is_known_to_fail:
+                self._discard(names)
+            raise
+        live = set(names_of(files.stored))
+        self._discard([name for name in names if name not in live])
+        for file in read:
+            await file.unpinned()
+
+    async def release(self, files: LogFiles) -> None:
+        """Nothing more is published for the log when this returns."""
+        self._released.add(files)
+        await self.idle()
+        self._released.discard(files)
+
+    async def idle(self) -> None:
+        """Returns when nothing is being published."""
+        while self._worker is not None:
+            await asyncio.wait([self._worker])
+
+    async def _work(self) -> None:
+        try:
+            while self._requests:
+                by_log: dict[LogFiles, list[_Request]] = {}
+                for request in self._requests:
+                    if request.files in by_log or len(by_log) < self._config.manifests_per_transaction:
+                        by_log.setdefault(request.files, []).append(request)
+                taken = {id(request) for requests in by_log.values() for request in requests}
+                self._requests = [request for request in self._requests if id(request) not in taken]
+                await self._publish(by_log)
+        finally:
+            self._worker = None
+
+    async def _publish(self, by_log: dict[LogFiles, list[_Request]]) -> None:
+        prepared: list[_Prepared] = []
+        size_bytes = 0
+        for files, requests in by_log.items():
+            one = await self._prepared_or_failed(files, requests)
+            if one is None:
+                continue
+            if prepared and size_bytes + len(one.value) > _MAX_BYTES:
+                await self._transact(prepared)
+                prepared, size_bytes = [], 0
+            prepared.append(one)
+            size_bytes += len(one.value)
+        if prepared:
+            await self._transact(prepared)
+
+    async def _prepared_or_failed(self, files: LogFiles, requests: Sequence[_Request]) -> _Prepared | None:
+        """None when it failed and the requests were told so: what is wrong with one log must not keep all others."""
+        try:
+            one = await self._prepare(files, requests)
+            if len(one.value) <= MAX_VALUE_BYTES:
+                return one
+            raise Invalid(f"the manifest of {files.partition} has {len(one.value)} bytes, above {MAX_VALUE_BYTES}")
+        except BytemqError as error:
+            _fail(requests, error)
+        except Exception as error:
+            log.error("a manifest could not be made", partition=files.partition, error=error)
+            _fail(requests, Unavailable(f"the manifest of {files.partition} could not be made: {error!r}"))
+        return None
+
+    async def _prepare(self, files: LogFiles, requests: Sequence[_Request]) -> _Prepared:
+        if files.deleted and not any(request.change is None for request in requests):
+            raise NotFound("the log was deleted")
+        if files in self._released:
+            raise Fenced(f"{files.partition} is owned by this session no longer")
+        await self.refresh(files)
+        manifest = files.manifest
+        for request in requests:
+            if request.change is None:
+                return _Prepared(files, requests, None, b"")
+            manifest = request.change(manifest)
+        stored = files.stored
+        if manifest.snapshot is not None:
+            stored = await self._store_snapshot(files, manifest)
+        stored = stored._replace(manifest=replace(manifest, snapshot=None))
+        return _Prepared(files, requests, stored, encode_manifest(stored, directory_of(files.partition)))
+
+    async def _store_snapshot(self, files: LogFiles, manifest: Manifest) -> StoredManifest:
+        """A large snapshot becomes an object of its own."""
+        assert manifest.snapshot is not None
+        offset, data = manifest.snapshot.offset, encode_snapshot(manifest.snapshot)
+        if len(data) <= self._config.snapshot_inline_bytes:
+            return StoredManifest(manifest, offset, data)
+        self._snapshots += 1
+        directory = directory_of(files.partition)
+        name = f"{directory}{offset:020d}-{self._session_id:x}-{self._snapshots:x}.snapshot"
+        await self._store.create(name, [data])
+        return StoredManifest(manifest, offset, b"", name)
+
+    async def _transact(self, prepared: Sequence[_Prepared]) -> None:
+        compares = [Compare(keys.manifest(one.files.partition), one.files.revision) for one in prepared]
+        compares.extend(self._fence)
+        puts = [Put(keys.manifest(one.files.partition), one.value) for one in prepared if one.stored is not None]
+        deletes = [keys.manifest(one.files.partition) for one in prepared if one.stored is None]
+        try:
+            outcome = await self._metadata.txn(compares, puts, deletes)
+        except BytemqError as error:
+            for one in prepared:
+                one.files.revision = -1
+                _fail(one.requests, error)
+            return
+        if not outcome.succeeded and len(prepared) > 1:
+            for one in prepared:  # so that it is known whose it was
+                await self._transact([one])
+            return
+        if not outcome.succeeded:
+            await self._changed_elsewhere(prepared[0])
+            return
+        for one in prepared:
+            self._applied(one, outcome.revision)
+
+    async def _changed_elsewhere(self, one: _Prepared) -> None:
+        """By whom? An earlier transaction of ours, whose outcome was unknown, may have been applied late."""
+        files, known = one.files, one.files.stored
+        error: BytemqError = Fenced(f"the manifest of {files.partition} was changed by somebody else")
+        if self._fence:
+            files.revision = -1
+            try:
+                await self.refresh(files)
+                if files.stored != known and files.manifest.owner_session == self._session_id:
+                    error = Unavailable(f"the manifest of {files.partition} was changed by an earlier attempt")
+            except BytemqError as failure:
+                error = failure
+        _fail(one.requests, error)
+
+    def _applied(self, one: _Prepared, revision: int) -> None:
+        before, files = one.files.stored, one.files
+        kept: set[str] = set()
+        if one.stored is not None:
+            files.stored, files.manifest, files.revision = one.stored, one.stored.manifest, revision
+            kept.update(names_of(one.stored))
+        obsolete = [name for name in names_of(before) if name not in kept]
+        if obsolete:
+            self._discard(obsolete)
+        for request in one.requests:
+            if request.applied is not None:
+                request.applied()
+            if not request.done.done():
+                request.done.set_result(None)
+
+    async def refresh(self, files: LogFiles) -> None:
+        """After a transaction of unknown outcome: what is published is what the store says now."""
+        if files.revision >= 0:
+            return
+        entry = await self._metadata.get(keys.manifest(files.partition))
+        if entry is None:
+            files.revision = 0
+            return
+        files.stored = decode_manifest(entry.value, directory_of(files.partition))
+        files.manifest, files.revision = files.stored.manifest, entry.revision
+        files.drop_wal_below(files.manifest.end_offset)
+
+
+def _fail(requests: Sequence[_Request], error: BytemqError) -> None:
+    for request in requests:
+        if not request.done.done():
+            request.done.set_exception(error)

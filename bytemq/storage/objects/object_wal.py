@@ -1,0 +1,269 @@
+"""The writer of the write-ahead log in objects: one object a flush, committed by a metadata transaction.
+
+Owns: when a flush starts, how many are on their way, the order of commits, and what happens when one fails. Must not:
+know what a log is beyond where its committed bytes are, or decide what is written behind.
+
+A flush takes what is staged, gathered by partition. It starts at once when the last one started an interval ago or
+longer, and before that only when it is full: so a lone append waits for nothing, and a busy broker pays for few
+requests. Several objects are written at the same time and committed in order: one transaction commits all leading ones
+that are written.
+
+When an object cannot be written, it and everything behind it fails, once everything before it is decided, and the
+offsets of every log involved roll back to what is committed. The object may still appear in the store later: no tail
+names it, and its name is never used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from bytemq.errors import BytemqError, Fenced, Invalid, Unavailable
+from bytemq.protocol.records.batch import RecordBatch
+from bytemq.runtime.clock import Clock, TimerHandle
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.objects.session_log import FlushRef, flush_name
+from bytemq.storage.objects.session_tail import SessionTailKeeper
+from bytemq.storage.settings import StorageConfig
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.wal.extents import Chunk
+from bytemq.storage.wal.format import encode_head
+from bytemq.storage.wal.staging import Flush, OnDurable, Staging
+
+log = get_logger("storage.wal")
+
+NEVER = -1e9
+
+
+class Flight(NamedTuple):
+    """A flush on its way."""
+
+    flush: Flush
+    ref: FlushRef
+    head: bytes
+    body: bytes
+    written: asyncio.Future[None]
+
+
+class ObjectWal:
+    """`committed(ref, body)` takes over a flush that was committed and returns the ordinal that extents refer to it by.
+    `grown` is called after commits and failures: the moment to look whether something should be written behind.
+    `discard` is told of objects that may have been written and will never be committed.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        tail: SessionTailKeeper,
+        config: StorageConfig,
+        clock: Clock,
+        random: Random,
+        committed: Callable[[FlushRef, bytes], int],
+        grown: Callable[[], None],
+        discard: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._store = store
+        self._tail = tail
+        self._config = config
+        self._clock = clock
+        self._random = random
+        self._committed = committed
+        self._grown = grown
+        self._discard = discard
+        self._staging = Staging(config)
+        self._flights: deque[Flight] = deque()
+        self._sequence = 0
+        self._link = 0
+        self._started_at = NEVER
+        self._retry_at = NEVER
+        self._closing = False
+        self._timer: TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self._flown = asyncio.Event()
+        self.failure: BytemqError | None = None
+        """Why the last flush failed; None once something could be written again."""
+        self.has_died = False
+        """Whether the session was fenced, or `run` has ended otherwise: everything appended is refused then."""
+
+    # Appending.
+
+    def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
+        if self._closing:
+            raise Invalid("an append needs a storage that is open")
+        self._staging.add(files, batches, on_durable)
+        if self.has_died:
+            asyncio.get_running_loop().call_soon(self._refuse_all)
+        self._changed.set()
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._staging.pending_bytes
+
+    @property
+    def overloaded(self) -> bool:
+        return self._staging.overloaded
+
+    def notify_when_drained(self, callback: Callable[[], None]) -> None:
+        """Calls back once, when the storage is no longer overloaded."""
+        self._staging.notify_when_drained(callback)
+
+    async def run(self) -> None:
+        """Writes and commits until `stop` was called and nothing is left.
+
+        Raises Fenced when the session has ended, and what nobody had foreseen; then what is pending was answered, and
+        everything later is refused.
+        """
+        starting = asyncio.ensure_future(self._start_flushes())
+        committing = asyncio.ensure_future(self._commit_in_order())
+        try:
+            await asyncio.wait([starting, committing], return_when=asyncio.FIRST_EXCEPTION)
+            for task in (committing, starting):
+                if task.done():
+                    task.result()
+        except BaseException as error:
+            self._die(error)
+            raise
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            starting.cancel()
+            committing.cancel()
+            await asyncio.gather(starting, committing, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Makes `run` return when everything staged was decided."""
+        self._closing = True
+        self._changed.set()
+        self._flown.set()
+
+    # Writing.
+
+    async def _start_flushes(self) -> None:
+        while self._staging or not self._closing:
+            self._changed.clear()
+            now = self._clock.monotonic()
+            if self._staging and self.failure is not None and now < self._retry_at:
+                if not self._flights:
+                    self._staging.fail(self._staging.take_all(), self.failure)
+            elif self._staging and self._may_start(now):
+                self._start(now)
+                continue
+            if self._staging or not self._closing:
+                await self._changed.wait()
+        self._flown.set()
+
+    def _may_start(self, now: float) -> bool:
+        """Whether a flush starts now. Where only time is missing, a timer looks again."""
+        if len(self._flights) >= self._config.wal_flush_in_flight:
+            return False
+        due_in_s = self._started_at + self._config.wal_flush_interval_ms / 1000 - now
+        if due_in_s <= 0 or self._closing or self._staging.staged_bytes >= self._config.wal_flush_bytes:
+            return True
+        if self._timer is None:
+            self._timer = self._clock.call_later(due_in_s, self._interval_over)
+        return False
+
+    def _interval_over(self) -> None:
+        self._timer = None
+        self._changed.set()
+
+    def _start(self, now: float) -> None:
+        flush = self._staging.gather()
+        self._sequence += 1
+        session_id = self._tail.session_id
+        head, crc = encode_head(session_id, self._sequence, self._sequence - 1, self._link, flush.shares)
+        self._link = crc
+        body = b"".join([head, *(batch.view for share in flush.shares for batch in share.batches)])
+        ref = FlushRef(self._sequence, self._random.getrandbits(64), len(body), len(head), crc)
+        written = asyncio.ensure_future(self._store.create(flush_name(session_id, ref), [body]))
+        self._flights.append(Flight(flush, ref, head, body, written))
+        self._started_at = now
+        self._flown.set()
+
+    # Committing.
+
+    async def _commit_in_order(self) -> None:
+        while self._flights or self._staging or not self._closing:
+            if not self._flights:
+                self._flown.clear()
+                await self._flown.wait()
+                continue
+            await asyncio.wait([self._flights[0].written])
+            error = self._flights[0].written.exception()
+            if isinstance(error, BytemqError):
+                self._fail(error)
+            elif error is not None:
+                raise error
+            else:
+                await self._commit(self._leading_written())
+            self._changed.set()
+            self._grown()
+
+    def _leading_written(self) -> list[Flight]:
+        ready = []
+        for flight in self._flights:
+            if not flight.written.done() or flight.written.exception() is not None:
+                break
+            ready.append(flight)
+        return ready
+
+    async def _commit(self, ready: Sequence[Flight]) -> None:
+        await self._tail.commit([(flight.ref, flight.head) for flight in ready])
+        self.failure = None
+        for flight in ready:
+            self._flights.popleft()
+            self._apply(flight)
+
+    def _apply(self, flight: Flight) -> None:
+        """The flush counts: makes its bytes readable, then tells the appenders, in order."""
+        ordinal = self._committed(flight.ref, flight.body)
+        flush, position = flight.flush, len(flight.head)
+        for files, (_, batches, size_bytes, newest, checksum) in zip(flush.logs, flush.shares, strict=True):
+            chunk = Chunk(batches[0].base_offset, batches[-1].next_offset, position, size_bytes, newest)
+            files.wal.append(chunk, ordinal, checksum, verified=True)
+            position += size_bytes
+        self._staging.finish(flush.appends, None)
+
+    # Failing.
+
+    def _fail(self, error: BytemqError) -> None:
+        """The flush at the front cannot be written: it and all behind it come to nothing."""
+        log.error("appends failed", flushes=len(self._flights), reason=str(error))
+        self.failure = error
+        delay_s = self._config.retry_delay_ms / 1000
+        self._retry_at = self._clock.monotonic() + delay_s
+        self._clock.call_later(delay_s, self._try_again)
+        self._refuse_all()
+
+    def _try_again(self) -> None:
+        if not self.has_died:
+            self.failure = None
+            self._changed.set()
+
+    def _refuse_all(self) -> None:
+        """Everything pending comes to nothing; what is appended next goes on from what was committed."""
+        doomed = [append for flight in self._flights for append in flight.flush.appends]
+        if not self.has_died:  # else one of them may have been committed, whoever asks next finds out
+            self._discard([flush_name(self._tail.session_id, flight.ref) for flight in self._flights])
+        for flight in self._flights:
+            flight.written.cancel()
+            flight.written.add_done_callback(_retrieved)
+        self._flights.clear()
+        self._sequence, self._link = self._tail.tail.last_sequence, self._tail.tail.last_crc
+        self._staging.fail([*doomed, *self._staging.take_all()], self.failure)
+
+    def _die(self, error: BaseException) -> None:
+        self.has_died = True
+        ended = Unavailable(f"the write-ahead log has ended: {error!r}")
+        self.failure = error if isinstance(error, Fenced) else ended
+        self._refuse_all()
+
+
+def _retrieved(written: asyncio.Future[None]) -> None:
+    """Nobody waits for it any more."""
+    if not written.cancelled():
+        written.exception()

@@ -1,0 +1,303 @@
+"""Write-behind on an object store: from flushes, which hold many partitions, to segments, which hold one.
+
+Owns: when it happens, what goes into which segment, and which flushes of this session are released. Must not: change a
+log otherwise.
+
+A segment is a new object each time, made in memory and written once. For a group of logs: the objects are created, then
+the manifests published in few transactions; only then the extents are dropped, and what no log has extents in any more
+is released: first in the tail record, then the objects. A crash at any point leaves the log as manifests and tails tell
+it, and at most objects that nothing names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import NamedTuple
+
+from bytemq.errors import BytemqError, Fenced, NotFound, Unavailable
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.manifests.manifest import (
+    Manifest,
+    PartitionSnapshot,
+    SegmentInfo,
+    with_inherited_from,
+    with_segments,
+)
+from bytemq.storage.manifests.manifest_codec import directory_of
+from bytemq.storage.manifests.publisher import Publisher
+from bytemq.storage.objects.flush_objects import FlushObjects, used_ordinals
+from bytemq.storage.objects.session_tail import SessionTailKeeper
+from bytemq.storage.segments.segment_files import SegmentWriter, begun_with
+from bytemq.storage.segments.write_behind_reading import read_chunks
+from bytemq.storage.settings import StorageConfig
+from bytemq.storage.stores.interface import Buffer, ObjectStore
+from bytemq.storage.wal.extents import Chunk
+from bytemq.types import PartitionId
+
+log = get_logger("storage.write_behind")
+
+LOGS_AT_ONCE = 8
+"""Segments that are made and written at the same time: bounds the memory they take."""
+
+
+class Written(NamedTuple):
+    """What was written for one log and has to be published."""
+
+    files: LogFiles
+    segments: Sequence[SegmentInfo]
+    start_offset: int
+    end_offset: int
+    snapshot: PartitionSnapshot | None
+    holes: Sequence[tuple[int, int]]
+
+
+class ObjectWriteBehind:
+    """`discard` is told of objects that nothing names."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        objects: FlushObjects,
+        tail: SessionTailKeeper,
+        publisher: Publisher,
+        logs: Mapping[PartitionId, LogFiles],
+        handed_over: Mapping[PartitionId, LogFiles],
+        discard: Callable[[Sequence[str]], None],
+        config: StorageConfig,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> None:
+        """`logs` are those that this session owns, `handed_over` those whose extents another owner still needs."""
+        self._store = store
+        self._objects = objects
+        self._tail = tail
+        self._publisher = publisher
+        self._logs = logs
+        self._handed_over = handed_over
+        self._discard = discard
+        self._config = config
+        self._clock = clock
+        self._supervisor = supervisor
+        self._segments_made = 0
+        self._lock = asyncio.Lock()
+        self._stopping = False
+        self._task: asyncio.Task[object] | None = None
+        self.written_bytes = 0
+
+    def consider(self) -> None:
+        """Starts writing behind in the background if the write-ahead log has grown too much."""
+        if self._task is None and not self._stopping and self._due():
+            self._task = self._supervisor.start("write-behind", self._in_background())
+
+    def _due(self) -> set[int]:
+        """Ordinals of the flushes to be written behind: above half of what may be retained, down to a quarter."""
+        config = self._config
+        bytes_, flushes = config.wal_retained_bytes, config.wal_retained_flushes
+        if self._objects.own_bytes <= bytes_ // 2 and len(self._objects) <= flushes // 2:
+            return set()
+        return self._objects.due_ordinals(bytes_ // 4, flushes // 4)
+
+    async def _in_background(self) -> None:
+        try:
+            async with self._lock:
+                await self._run(self._due())
+        except BytemqError as error:
+            if not self._stopping:
+                log.error("write-behind failed, it will be tried again", reason=str(error))
+        finally:
+            self._task = None
+
+    async def stop(self) -> None:
+        """Ends what runs, soon: what is written is published, what is not is left to whoever owns the logs next."""
+        self._stopping = True
+        async with self._lock:
+            pass
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def run(self) -> None:
+        """Writes behind everything that is committed. Raises Unavailable."""
+        async with self._lock:
+            await self._run(used_ordinals(self._logs.values()))
+
+    async def run_log(self, files: LogFiles) -> None:
+        """Writes behind all of one log. Raises Unavailable."""
+        async with self._lock:
+            await self._write_group([files], used_ordinals([files]))
+
+    async def run_inherited(self) -> None:
+        """Writes behind what is in other sessions' logs, so that those can go. Raises Unavailable."""
+        async with self._lock:
+            inherited = used_ordinals(self._logs.values()) - self._objects.own_ordinals()
+            if inherited:
+                await self._run(inherited)
+
+    async def _run(self, due: Set[int]) -> None:
+        """`due`: ordinals of the flushes whose extents go.
+
+        Some of them at a time: what memory has lost is read again, once, and not once for each log.
+        """
+        failure: BytemqError | None = None
+        for window in self._objects.windows(due, self._config.storage_cache_bytes * 3 // 4):
+            logs = [files for files in self._logs.values() if _due_extents(files, window)]
+            for group in _groups(logs, self._config.manifests_per_transaction):
+                try:
+                    await self._write_group(group, window)
+                except BytemqError as error:  # what is wrong with one group must not keep the log of all others
+                    failure = error
+        await self._release()
+        if failure is not None:
+            raise failure
+
+    async def _write_group(self, group: Sequence[LogFiles], due: Set[int]) -> None:
+        gate = asyncio.Semaphore(LOGS_AT_ONCE)
+
+        async def write(files: LogFiles) -> Written | None:
+            async with gate:
+                return await self._write_log(files, due)
+
+        outcomes = await asyncio.gather(*(write(files) for files in group), return_exceptions=True)
+        written = [outcome for outcome in outcomes if isinstance(outcome, Written)]
+        published = await asyncio.gather(*(self._publish(one) for one in written), return_exceptions=True)
+        for outcome in (*outcomes, *published):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _write_log(self, files: LogFiles, due: Set[int]) -> Written | None:
+        """Creates the segments of one log's due extents. None: nothing to do any more."""
+        await self._publisher.refresh(files)
+        files.drop_wal_below(files.manifest.end_offset)
+        count = _due_extents(files, due)
+        if not count or self._logs.get(files.partition) is not files:
+            return None
+        snapshot = files.snapshot_source() if files.snapshot_source is not None else None
+        start_offset = offset = files.wal.bases[0]
+        end_offset = files.wal.chunk(count - 1).next_offset
+        segments: list[SegmentInfo] = []
+        holes: list[tuple[int, int]] = []
+        made = _SegmentInMemory(self._config.chunk_bytes)
+        try:
+            # The log start may advance meanwhile.
+            while len(files.wal) and (offset := max(offset, files.wal.bases[0])) < end_offset:
+                if self._stopping:
+                    raise Unavailable("the storage is being closed")
+                chunks, views, offset = await read_chunks(files, self._objects.by_ordinal, offset, end_offset, holes)
+                for chunk, view in zip(chunks, views, strict=True):
+                    if made.info is not None and files.rolls(made.info, chunk):
+                        segments.append(await self._create(files, made, snapshot))
+                        made = _SegmentInMemory(self._config.chunk_bytes)
+                    await made.add(chunk, view, self._clock.wall_ms())
+            if made.info is not None:
+                segments.append(await self._create(files, made, snapshot))
+        except BaseException as error:
+            self._discard([segment.name for segment in segments])
+            if isinstance(error, NotFound) and files.deleted:
+                return None
+            raise
+        return Written(files, segments, start_offset, end_offset, snapshot, holes)
+
+    async def _create(self, files: LogFiles, made: _SegmentInMemory, snapshot: PartitionSnapshot | None) -> SegmentInfo:
+        info, parts = await made.finish(snapshot)
+        self._segments_made += 1
+        session = f"{self._tail.session_id:x}-{self._segments_made:x}"
+        info = info._replace(name=f"{directory_of(files.partition)}{info.base_offset:020d}-{session}.log")
+        await self._store.create(info.name, parts)
+        self.written_bytes += info.size_bytes
+        return info
+
+    async def _publish(self, one: Written) -> None:
+        def change(manifest: Manifest) -> Manifest:
+            if manifest.end_offset > max(one.start_offset, manifest.log_start_offset):
+                raise Unavailable("the log's segments changed while it was written behind")
+            return with_inherited_from(with_segments(manifest, one.segments, one.snapshot, one.holes), one.end_offset)
+
+        names = [segment.name for segment in one.segments]
+        try:
+            await self._publisher.publish(one.files, change, lambda: one.files.drop_wal_below(one.end_offset))
+        except (NotFound, Fenced):
+            self._discard(names)
+            if self._logs.get(one.files.partition) is one.files and not one.files.deleted:
+                raise
+            return  # deleted or released meanwhile
+        live = {segment.name for segment in one.files.manifest.segments}
+        self._discard([name for name in names if name not in live])
+
+    async def release(self) -> None:
+        """Releases what no log has extents in any more. Raises Fenced."""
+        async with self._lock:  # what is being read is not to go
+            await self._release()
+
+    async def _release(self) -> None:
+        first = self._objects.first_needed(self._all_logs(), self._tail.tail.last_sequence + 1)
+        names = list(await self._tail.release_below(first))
+        names.extend(await self._objects.release_own(first))
+        self._discard(names)
+        await self._objects.forget_unused(self._all_logs())  # not those of before: others were opened meanwhile
+
+    def _all_logs(self) -> Iterator[LogFiles]:
+        yield from self._logs.values()
+        yield from self._handed_over.values()
+
+
+class _SegmentInMemory:
+    """A segment that is made to be created as a whole: an `AppendFile` for its writer."""
+
+    name = "in memory"
+
+    def __init__(self, chunk_bytes: int) -> None:
+        self._parts: list[Buffer] = []
+        self._chunk_bytes = chunk_bytes
+        self._writer: SegmentWriter | None = None
+
+    @property
+    def info(self) -> SegmentInfo | None:
+        """None while it holds nothing."""
+        return self._writer.info if self._writer is not None else None
+
+    async def add(self, chunk: Chunk, view: memoryview, now_ms: int) -> None:
+        if self._writer is None:
+            self._writer = SegmentWriter(self, begun_with(chunk, now_ms), self._chunk_bytes, None)
+        await self._writer.append([chunk], [view])
+
+    async def finish(self, snapshot: PartitionSnapshot | None) -> tuple[SegmentInfo, Sequence[Buffer]]:
+        assert self._writer is not None, "a segment holds something"
+        await self._writer.write_footer(snapshot.aborted if snapshot is not None else (), sealed=True)
+        return self._writer.info, self._parts
+
+    def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
+        return None
+
+    async def read(self, position: int, size_bytes: int) -> memoryview:
+        raise AssertionError("nobody reads what is being made")
+
+    def write_now(self, buffers: Sequence[Buffer], position: int) -> None:
+        self._parts.extend(buffers)
+
+    async def write(self, buffers: Sequence[Buffer], position: int, *, sync: bool) -> None:
+        self._parts.extend(buffers)
+
+    async def sync(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+
+def _due_extents(files: LogFiles, due: Set[int]) -> int:
+    """How many of its first extents go: up to the last one that is in a flush which is due."""
+    if files.deleted:
+        return 0
+    ordinals = files.wal.files
+    for number in range(len(ordinals) - 1, -1, -1):
+        if ordinals[number] in due:
+            return number + 1
+    return 0
+
+
+def _groups(logs: Sequence[LogFiles], size: int) -> Iterator[Sequence[LogFiles]]:
+    for start in range(0, len(logs), size):
+        yield logs[start : start + size]

@@ -1,0 +1,159 @@
+"""Reading what sessions have committed to their write-ahead logs: by their tails and indexes, no batch is read.
+
+Owns: loading the index of a session once for all partitions that are opened from it. Must not: publish, or keep what
+nobody opens any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from crc32c import crc32c
+
+from bytemq.errors import Corrupt, NotFound
+from bytemq.metadata import keys
+from bytemq.metadata.store import MetadataStore
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.objects.session_log import (
+    FlushRef,
+    IndexedFlush,
+    IndexRef,
+    SessionTail,
+    checked_flush,
+    decode_index,
+    decode_tail,
+    flush_name,
+    index_name,
+)
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.wal.format import Share, decode_shares
+from bytemq.types import PartitionId
+
+log = get_logger("storage.recovery")
+
+READS_AT_ONCE = 16
+SESSIONS_KEPT = 8
+SLICE_FLUSHES = 256
+"""Flushes handled before the event loop may do something else."""
+
+
+class CommittedShare(NamedTuple):
+    """A chunk of one partition in a committed flush."""
+
+    ref: FlushRef
+    payload_position: int
+    share: Share
+
+
+class _Loaded(NamedTuple):
+    revision: int
+    is_final: bool
+    """Whether the session had ended before its tail was read: nothing can be added to its log any more."""
+    shares: dict[PartitionId, list[CommittedShare]]
+
+
+class SessionLogs:
+    """Keeps the indexes of the sessions that logs were opened from lately."""
+
+    def __init__(self, store: ObjectStore, metadata: MetadataStore) -> None:
+        self._store = store
+        self._metadata = metadata
+        self._loaded: OrderedDict[int, _Loaded] = OrderedDict()
+        self._locks: dict[int, asyncio.Lock] = {}
+        self._gate = asyncio.Semaphore(READS_AT_ONCE)
+        self.read_bytes = 0
+        """Of indexes and heads."""
+
+    async def shares_of(self, session_id: int, partition: PartitionId) -> Sequence[CommittedShare]:
+        """What the session has committed of the partition by now, in order, less what was released.
+
+        Raises Corrupt when its tail is missing although a manifest names the session, or an index is damaged;
+        Unavailable.
+        """
+        async with self._locks.setdefault(session_id, asyncio.Lock()):
+            loaded = self._loaded.get(session_id)
+            if loaded is None or not loaded.is_final:
+                loaded = self._loaded[session_id] = await self._refreshed(session_id, loaded)
+                while len(self._loaded) > SESSIONS_KEPT:
+                    self._loaded.popitem(last=False)
+            self._loaded.move_to_end(session_id)
+            return loaded.shares.get(partition, ())
+
+    async def _refreshed(self, session_id: int, loaded: _Loaded | None) -> _Loaded:
+        tail, revision = await self._tail(session_id)
+        if loaded is not None and loaded.revision == revision:
+            return loaded
+        holder = await self._metadata.get(keys.broker(tail.broker_id))
+        is_final = holder is None or holder.revision != session_id
+        if is_final:
+            tail, revision = await self._tail(session_id)  # again: what it committed before its end
+        return _Loaded(revision, is_final, await self._load(tail))
+
+    async def _tail(self, session_id: int) -> tuple[SessionTail, int]:
+        entry = await self._metadata.get(keys.session_log(session_id))
+        if entry is None:
+            raise Corrupt(f"the write-ahead log of session {session_id} is not in the metadata any more")
+        return decode_tail(entry.value), entry.revision
+
+    def forget(self, session_id: int) -> None:
+        """The session's log is gone."""
+        self._loaded.pop(session_id, None)
+        self._locks.pop(session_id, None)
+
+    async def _load(self, tail: SessionTail) -> dict[PartitionId, list[CommittedShare]]:
+        indexed = await asyncio.gather(*(self._index(tail.session_id, index) for index in tail.indexes))
+        loose = await asyncio.gather(*(self._head(tail.session_id, flush) for flush in tail.flushes))
+        flushes = [flush for flushes in indexed for flush in flushes] + list(loose)
+        flushes = [flush for flush in flushes if flush.ref.sequence >= tail.first_sequence]
+        _check_chain(tail, flushes)
+        shares: dict[PartitionId, list[CommittedShare]] = {}
+        for count, flush in enumerate(flushes):
+            for share in decode_shares(flush.head, flush.header):
+                shares.setdefault(share.partition, []).append(CommittedShare(flush.ref, flush.header.head_bytes, share))
+            if count % SLICE_FLUSHES == SLICE_FLUSHES - 1:
+                await asyncio.sleep(0)
+        log.info(
+            "write-ahead log of a session read", session=tail.session_id, flushes=len(flushes), partitions=len(shares)
+        )
+        return shares
+
+    async def _index(self, session_id: int, index: IndexRef) -> list[IndexedFlush]:
+        name = index_name(session_id, index)
+        async with self._gate:
+            data = await self._read(name, None)
+        if crc32c(data) != index.crc:
+            raise Corrupt(f"{name} is not the index that was committed")
+        return decode_index(data, session_id)
+
+    async def _head(self, session_id: int, flush: FlushRef) -> IndexedFlush:
+        async with self._gate:
+            head = await self._read(flush_name(session_id, flush), flush.head_bytes)
+        return checked_flush(flush, session_id, head)
+
+    async def _read(self, name: str, size_bytes: int | None) -> bytes:
+        try:
+            if size_bytes is None:
+                data = await self._store.read(name)
+            else:
+                data = await self._store.read_range(name, 0, size_bytes)
+        except NotFound as error:
+            raise Corrupt(f"{name} is missing: it was committed and not released") from error
+        self.read_bytes += len(data)
+        return data
+
+
+def _check_chain(tail: SessionTail, flushes: Sequence[IndexedFlush]) -> None:
+    """Raises Corrupt unless each flush follows the one before it, up to the last that was committed."""
+    previous: IndexedFlush | None = None
+    for flush in flushes:
+        if previous is not None and (
+            flush.header.sequence != previous.header.sequence + 1 or flush.header.previous_crc != previous.header.crc
+        ):
+            raise Corrupt(f"session {tail.session_id}: flush {flush.header.sequence} does not follow its predecessor")
+        previous = flush
+    last = previous.header.sequence if previous is not None else tail.first_sequence - 1
+    if last != tail.last_sequence and tail.last_sequence >= tail.first_sequence:
+        raise Corrupt(f"session {tail.session_id}: flushes {last + 1} to {tail.last_sequence} are missing")

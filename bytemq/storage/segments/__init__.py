@@ -1,0 +1,1 @@
+"""Segments: their format, making and reading them, writing behind into local ones."""

@@ -1,0 +1,347 @@
+"""A store on the local file system.
+
+Owns: every system call on files, the threads that sit in them, and which names are synced when. Must not: know what is
+in a file.
+
+Threads only sit in system calls; nothing here runs Python for long. A new name is durable once its directory was
+synced, so that happens wherever the contract promises a durable name. A file is created whole by a temporary file,
+fsync and link, which is atomic and never overwrites.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from bytemq.errors import BytemqError, Full, Invalid, NotFound, Unavailable
+from bytemq.runtime.buffers import SMALLEST_POOLED_BYTES, BufferPool
+from bytemq.runtime.call_threads import CallThreads
+from bytemq.storage.stores.interface import AppendFile, Buffer, ObjectInfo, ReadFile
+
+Result = TypeVar("Result")
+
+IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if os.sysconf("SC_IOV_MAX") > 0 else 1024
+READ_MEMORY_BYTES = 16 * 1024 * 1024
+"""Most memory kept for further reads."""
+TEMPORARY = ".creating"
+"""Suffix of files that are not objects yet; found at a start, they are what a crash left."""
+_ZEROS = bytes(1024 * 1024)
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+def translated(error: OSError, what: str) -> BytemqError:
+    """The error by what the caller must do."""
+    message = f"{what}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Full(message)
+    if error.errno == errno.ENOENT:
+        return NotFound(message)
+    if error.errno == errno.EEXIST:
+        return Invalid(message)
+    return Unavailable(message)
+
+
+class LocalFile:
+    """One open file: `ReadFile`, and `AppendFile` when opened for writing."""
+
+    __slots__ = ("_memory", "_pool", "_sync_pool", "fd", "name")
+
+    def __init__(self, name: str, fd: int, pool: CallThreads, sync_pool: CallThreads, memory: BufferPool) -> None:
+        self.name = name
+        self.fd = fd
+        self._pool = pool
+        self._sync_pool = sync_pool
+        """For a sync by itself: it takes long, and writes need not wait for it."""
+        self._memory = memory
+
+    def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
+        if not _NOWAIT:
+            return None
+        view = self._buffer(size_bytes)
+        try:
+            got = os.preadv(self.fd, [view], position, _NOWAIT)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+                return None
+            raise translated(error, self.name) from error
+        return view if got == size_bytes else None
+
+    async def read(self, position: int, size_bytes: int) -> memoryview:
+        view = self._buffer(size_bytes)
+        return await _in_thread(self._pool, self.name, lambda: _read(self.fd, position, view))
+
+    def _buffer(self, size_bytes: int) -> memoryview:
+        """Memory to read into. The pool gets it back at once, and gives it away when nobody has a view on it any more:
+        pages that were used before need not be found and cleared.
+        """
+        if size_bytes <= SMALLEST_POOLED_BYTES:
+            return memoryview(bytearray(size_bytes))
+        buffer = self._memory.take(size_bytes)
+        view = memoryview(buffer)[:size_bytes]
+        self._memory.give_back(buffer)
+        return view
+
+    def write_now(self, buffers: Sequence[Buffer], position: int) -> None:
+        try:
+            _write(self.fd, buffers, position)
+        except OSError as error:
+            raise translated(error, self.name) from error
+
+    async def write(self, buffers: Sequence[Buffer], position: int, *, sync: bool) -> None:
+        await _in_thread(self._pool, self.name, lambda: _write(self.fd, buffers, position, sync=sync))
+
+    async def sync(self) -> None:
+        await _in_thread(self._sync_pool, self.name, lambda: os.fdatasync(self.fd))
+
+    async def close(self) -> None:
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            await _in_thread(self._pool, self.name, lambda: os.close(fd))
+
+
+class LocalStore:
+    """See `interface.Store`. `root` is created if it does not exist."""
+
+    def __init__(self, root: str | os.PathLike[str], *, threads: int = 6) -> None:
+        self.root = Path(root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._pool = CallThreads(threads, "storage")
+        self._urgent_pool = CallThreads(1, "storage-urgent")
+        self._memory = BufferPool(READ_MEMORY_BYTES)
+        self._directories: set[str] = set()
+        self._temporary = 0
+
+    async def create(self, name: str, data: Sequence[Buffer]) -> None:
+        self._temporary += 1
+        temporary = f"{name}.{os.getpid()}-{self._temporary}{TEMPORARY}"
+        await _in_thread(self._pool, name, lambda: self._create(name, temporary, data))
+
+    async def read(self, name: str) -> bytes:
+        return await _in_thread(self._pool, name, lambda: self._path(name).read_bytes())
+
+    async def read_range(self, name: str, position: int, size_bytes: int) -> bytes:
+        return await _in_thread(self._pool, name, lambda: self._read_range(name, position, size_bytes))
+
+    async def list(self, prefix: str) -> Sequence[ObjectInfo]:
+        return await _in_thread(self._pool, prefix, lambda: self._list(prefix))
+
+    async def delete(self, names: Sequence[str]) -> None:
+        await _in_thread(self._pool, "delete", lambda: self._delete(names))
+
+    async def create_append(
+        self, name: str, *, size_bytes: int = 0, zeroed: bool = False, urgent: bool = False
+    ) -> AppendFile:
+        fd = await _in_thread(self._pool, name, lambda: self._allocate(name, size_bytes, zeroed))
+        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool, self._pool, self._memory)
+
+    async def open_append(self, name: str, *, urgent: bool = False) -> AppendFile:
+        fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
+        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool, self._pool, self._memory)
+
+    async def write_all(self, writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]], *, sync: bool) -> None:
+        if sync:  # side by side: the device takes several at once
+            outcomes = await asyncio.gather(
+                *(self._write_in_pool(*one) for one in writes),
+                return_exceptions=True,
+            )
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+        else:  # in one go: a thread for each would cost more than the writes
+            await _in_thread(self._urgent_pool, "write", lambda: _write_files(writes))
+
+    async def _write_in_pool(self, file: AppendFile, buffers: Sequence[Buffer], position: int) -> None:
+        assert isinstance(file, LocalFile)
+        fd = file.fd
+        await _in_thread(self._pool, file.name, lambda: _write(fd, buffers, position, sync=True))
+
+    async def open_read(self, name: str) -> ReadFile:
+        fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
+        return LocalFile(name, fd, self._pool, self._pool, self._memory)
+
+    async def size(self, name: str) -> int:
+        return await _in_thread(self._pool, name, lambda: self._path(name).stat().st_size)
+
+    async def rename(self, name: str, new_name: str) -> None:
+        await _in_thread(self._pool, name, lambda: self._rename(name, new_name))
+
+    async def free_bytes(self) -> int:
+        def free() -> int:
+            status = os.statvfs(self.root)
+            return status.f_bavail * status.f_frsize
+
+        return await _in_thread(self._pool, "statvfs", free)
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        for pool in (self._urgent_pool, self._pool):
+            await loop.run_in_executor(None, pool.close)
+
+    # What runs in threads.
+
+    def _path(self, name: str) -> Path:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise Invalid(f"not a name in the store: {name!r}")
+        return self.root / name
+
+    def _read_range(self, name: str, position: int, size_bytes: int) -> bytes:
+        fd = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return bytes(_read(fd, position, memoryview(bytearray(size_bytes))))
+        finally:
+            os.close(fd)
+
+    def _create(self, name: str, temporary: str, data: Sequence[Buffer]) -> None:
+        self._make_directory(name)
+        path, temporary_path = self._path(name), self._path(temporary)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            fd = os.open(temporary_path, flags, 0o644)
+        except FileNotFoundError:  # another node has taken the directory for an empty one
+            self._directories.discard(os.fspath(path.parent))
+            self._make_directory(name)
+            fd = os.open(temporary_path, flags, 0o644)
+        try:
+            try:
+                _write(fd, data, 0)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.link(temporary_path, path)
+        finally:
+            os.unlink(temporary_path)
+        _sync_directory(path.parent)
+
+    def _allocate(self, name: str, size_bytes: int, zeroed: bool) -> int:
+        self._make_directory(name)
+        path = self._path(name)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            if size_bytes:
+                os.posix_fallocate(fd, 0, size_bytes)
+                for position in range(0, size_bytes if zeroed else 0, len(_ZEROS)):
+                    os.pwrite(fd, memoryview(_ZEROS)[: size_bytes - position], position)
+                os.fsync(fd)
+            _sync_directory(path.parent)
+        except OSError:
+            os.close(fd)
+            os.unlink(path)
+            raise
+        return fd
+
+    def _list(self, prefix: str) -> Sequence[ObjectInfo]:
+        found = []
+        root = os.fspath(self.root)
+        pending = [prefix.rstrip("/")]
+        while pending:
+            directory = pending.pop()
+            try:
+                entries = list(os.scandir(os.path.join(root, directory)))
+            except FileNotFoundError:
+                continue
+            for entry in entries:
+                name = f"{directory}/{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(name)
+                else:
+                    found.append(ObjectInfo(name, entry.stat(follow_symlinks=False).st_size))
+        return sorted(found)
+
+    def _delete(self, names: Sequence[str]) -> None:
+        self._delete_half_made(names)
+        for name in names:
+            path = self._path(name)
+            path.unlink(missing_ok=True)
+            for directory in path.parents:
+                if directory in (self.root, self.root / path.relative_to(self.root).parts[0]):
+                    break
+                try:
+                    directory.rmdir()
+                except OSError:
+                    break  # not empty, or another thread was first
+                self._directories.discard(os.fspath(directory))
+
+    def _delete_half_made(self, names: Sequence[str]) -> None:
+        """What a process left that was killed while it created one of these."""
+        wanted = {self._path(name) for name in names}
+        for directory in {path.parent for path in wanted}:
+            for found in directory.glob(f"*{TEMPORARY}"):
+                stem = found.name.removesuffix(TEMPORARY).rpartition(".")[0]
+                if directory / stem in wanted:
+                    found.unlink(missing_ok=True)
+
+    def _rename(self, name: str, new_name: str) -> None:
+        self._make_directory(new_name)
+        path, new_path = self._path(name), self._path(new_name)
+        if new_path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        os.rename(path, new_path)
+        _sync_directory(new_path.parent)
+        if path.parent != new_path.parent:
+            _sync_directory(path.parent)
+
+    def _make_directory(self, name: str) -> None:
+        """The directory of `name`, durable: each new directory is a name in its parent."""
+        directory = self._path(name).parent
+        if os.fspath(directory) in self._directories:
+            return
+        missing = []
+        while not directory.exists():
+            missing.append(directory)
+            directory = directory.parent
+        for new in reversed(missing):
+            new.mkdir(exist_ok=True)
+            _sync_directory(new.parent)
+        self._directories.add(os.fspath(self._path(name).parent))
+
+
+async def _in_thread(pool: CallThreads, what: str, call: Callable[[], Result]) -> Result:
+    try:
+        return await pool.run(call)
+    except OSError as error:
+        raise translated(error, what) from error
+
+
+def _read(fd: int, position: int, buffer: memoryview) -> memoryview:
+    filled = 0
+    while filled < len(buffer):
+        got = os.preadv(fd, [buffer[filled:]], position + filled)
+        if not got:
+            break
+        filled += got
+    return buffer[:filled]
+
+
+def _write(fd: int, buffers: Sequence[Buffer], position: int, *, sync: bool = False) -> None:
+    """All of `buffers`, however many the kernel takes at once."""
+    for start in range(0, len(buffers), IOV_MAX):
+        part = buffers[start : start + IOV_MAX]
+        expected = sum(len(buffer) for buffer in part)
+        written = os.pwritev(fd, part, position)
+        position += written
+        if written < expected:
+            rest = memoryview(b"".join(part))[written:]
+            while rest:
+                written = os.pwrite(fd, rest, position)
+                position += written
+                rest = rest[written:]
+    if sync:
+        os.fdatasync(fd)
+
+
+def _write_files(writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]]) -> None:
+    for file, buffers, position in writes:
+        assert isinstance(file, LocalFile)
+        _write(file.fd, buffers, position)
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
