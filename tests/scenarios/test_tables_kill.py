@@ -19,6 +19,8 @@ from tests.support.node_process import NodeProcess, free_port
 MAKE = Callable[..., NodeProcess]
 KILLS = int(os.environ.get("BYTEMQ_TABLE_KILLS", "3"))
 """`make test` has few; more were run before each change of how files are published."""
+MOST_KILLS = 8 * KILLS
+"""On a slow machine the first ones come before a worker has got anywhere; each lets it live a little longer."""
 RECORDS = 600
 """Before each kill."""
 
@@ -36,15 +38,16 @@ def test_tables__killed_at_random_moments_of_conversion_and_merging(make_node: M
     node = make_node(options=options).start()
     moments = random.Random(3)
     sent: list[bytes] = []
-    conversions = 0
-    for _ in range(KILLS):
+    conversions = kills = 0
+    while kills < KILLS or (not conversions and kills < MOST_KILLS):
+        kills += 1
         producer = confluent_kafka.Producer({"bootstrap.servers": node.bootstrap, "linger.ms": 5})
         for _ in range(RECORDS):
             sent.append(b"%d:" % len(sent) + b"x" * moments.randrange(400))
             producer.produce("t", sent[-1])
             producer.poll(0)
         assert producer.flush(60) == 0
-        time.sleep(moments.uniform(0.8, 2.5))
+        time.sleep(moments.uniform(0.8, 2.0 + kills / 2))
         node.kill9()
         node.restart()
         conversions = len(files(bytemq.connect(http)))
