@@ -33,6 +33,7 @@ DROPPED = {
 NAMED = {"session_id", "member_id", "leader"}
 UNORDERED = {"partitions"}
 NOW_SLACK_MS = 3_600_000
+COORDINATOR_S = 60.0
 SILENT_S = 3.0
 ABSENT = "<absent>"
 SHOWN_CHARACTERS = 40
@@ -215,12 +216,14 @@ class Subject:
 
 def wait_for_coordinator(subject: Subject, group: str) -> None:
     """Until the group's partition is loaded: before, an honest server says so (14, 15 or 16)."""
-    for _ in range(500):
+    deadline = time.monotonic() + COORDINATOR_S
+    while time.monotonic() < deadline:
         found = subject.quiet(FindCoordinatorRequest, 1, {"key": group, "key_type": 0})
         if found.error_code == 0:
             described = subject.quiet(DescribeGroupsRequest, 5, {"groups": [group]})
             if described.groups[0].error_code not in (14, 15, 16):
                 return
+        time.sleep(0.01)
     raise AssertionError("no coordinator")
 
 
