@@ -8,16 +8,13 @@ whoever asked decides.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import socket
-import sys
 from typing import Any, TypeVar
 
 from bytemq.compaction.frames import LENGTH, Created, Done, Failed, Setup, decode, encode
 from bytemq.compaction.job import Job
 from bytemq.errors import Unavailable
 from bytemq.runtime import logging
+from bytemq.runtime.child_process import ChildProcess
 
 Result = TypeVar("Result")
 
@@ -90,7 +87,7 @@ class Worker:
             setup = Setup(
                 self._store_url, self._memory_bytes, self._niceness, logging.levels(), logging.current_format()
             )
-            self._process = await _Process.start(setup)
+            self._process = _Process(await ChildProcess.start(WORKER_PROCESS, ALLOCATION), setup)
         return self._process
 
     async def _end(self) -> None:
@@ -106,53 +103,28 @@ class Worker:
 
 
 class _Process:
-    """A process that was started and has our socket."""
+    """A process that was started, and was told how to work."""
 
-    def __init__(
-        self, child: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, child: ChildProcess, setup: Setup) -> None:
         self._child = child
-        self._reader = reader
-        self._writer = writer
-
-    @classmethod
-    async def start(cls, setup: Setup) -> _Process:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            reader, writer = await asyncio.open_connection(sock=ours)
-            try:
-                child = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    WORKER_PROCESS,
-                    str(theirs.fileno()),
-                    pass_fds=[theirs.fileno()],
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    start_new_session=True,
-                    env={**os.environ, **ALLOCATION},
-                )
-            except OSError as error:
-                writer.close()
-                raise Unavailable(f"no worker process could be started: {error.strerror}") from error
-        writer.write(encode(setup))
-        return cls(child, reader, writer)
+        child.writer.write(encode(setup))
 
     @property
     def process_id(self) -> int:
-        return self._child.pid
+        return self._child.process_id
 
     @property
     def has_ended(self) -> bool:
-        return self._child.returncode is not None
+        return self._child.has_ended
 
     async def answer(self, job: Job[Any], created: list[str]) -> Done | Failed:
         """Raises Unavailable if the process ends before it answers."""
-        self._writer.write(encode(job))
+        reader = self._child.reader
+        self._child.writer.write(encode(job))
         try:
             while True:
-                (size_bytes,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
-                message: Created | Done | Failed = decode(await self._reader.readexactly(size_bytes))
+                (size_bytes,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+                message: Created | Done | Failed = decode(await reader.readexactly(size_bytes))
                 if not isinstance(message, Created):
                     return message
                 created.append(message.name)
@@ -160,12 +132,8 @@ class _Process:
             raise Unavailable(f"the worker process died while it did {type(job).__name__}") from error
 
     async def kill(self) -> None:
-        """Returns when it is gone: nothing that it was doing goes on."""
-        with contextlib.suppress(ProcessLookupError):
-            self._child.kill()
-        await self._child.wait()
-        self._writer.close()
+        await self._child.kill()
 
     def hang_up(self) -> None:
         """It ends by itself then."""
-        self._writer.close()
+        self._child.writer.close()

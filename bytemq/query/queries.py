@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
-import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from bytemq.errors import BytemqError, Invalid, Unavailable
 from bytemq.query.cuts import PartitionCut
 from bytemq.query.messages import LENGTHS, Message, decode, encode, lengths
+from bytemq.runtime.child_process import ChildProcess
 from bytemq.runtime.logging import get_logger
 
 log = get_logger("query")
@@ -173,55 +172,29 @@ class Queries:
 
 
 class _Process:
-    def __init__(
-        self, child: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, child: ChildProcess) -> None:
         self._child = child
-        self._reader = reader
-        self._writer = writer
 
     @classmethod
     async def start(cls) -> _Process:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            reader, writer = await asyncio.open_connection(sock=ours)
-            try:
-                child = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    QUERY_PROCESS,
-                    str(theirs.fileno()),
-                    pass_fds=[theirs.fileno()],
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                writer.close()
-                raise Unavailable(f"no process could be started for the query: {error.strerror}") from error
-            except BaseException:
-                writer.close()
-                raise
-        return cls(child, reader, writer)
+        return cls(await ChildProcess.start(QUERY_PROCESS))
 
     @property
     def has_ended(self) -> bool:
-        return self._child.returncode is not None
+        return self._child.has_ended
 
     async def send(self, message: Message) -> None:
-        self._writer.writelines(encode(message))
-        await self._writer.drain()
+        self._child.writer.writelines(encode(message))
+        await self._child.writer.drain()
 
     async def receive(self) -> Message:
         """Raises Unavailable when the process has ended, or sends what is no message."""
+        reader = self._child.reader
         try:
-            content, payload = lengths(await self._reader.readexactly(LENGTHS.size))
-            return decode(await self._reader.readexactly(content), await self._reader.readexactly(payload))
+            content, payload = lengths(await reader.readexactly(LENGTHS.size))
+            return decode(await reader.readexactly(content), await reader.readexactly(payload))
         except (asyncio.IncompleteReadError, OSError, ValueError) as error:
             raise Unavailable("the query's process ended: it may have needed more memory than it may use") from error
 
     async def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._child.kill()
-        await self._child.wait()
-        self._writer.close()
+        await self._child.kill()
