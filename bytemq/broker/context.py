@@ -1,6 +1,6 @@
 """What a handler sees: the broker it works for, and the request that it answers.
 
-Owns no behaviour. node.py builds the one `Broker`; connection.py builds a `RequestContext` for each request.
+Owns no behaviour. node/broker.py builds the one `Broker`; connection.py builds a `RequestContext` for each request.
 """
 
 from dataclasses import dataclass, field

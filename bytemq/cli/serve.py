@@ -1,6 +1,6 @@
 """A node in this process until it is told to stop: the event loop, signals, the ready line and the exit code.
 
-What a node is made of is node.py's.
+What a node is made of is node/node.py's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from bytemq import __version__
 from bytemq.cli.options import Failed
 from bytemq.config import BrokerConfig, Endpoint
-from bytemq.node import Node
+from bytemq.node.node import Node
 from bytemq.scheduler.membership import SessionLost
 
 STOP_TIMEOUT_S = 4.5

@@ -12,7 +12,7 @@ from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.table import Table
 
 from bytemq.metadata.topics import TopicSpec
-from bytemq.node import Node
+from bytemq.node.node import Node
 from tests.scenarios.test_sql import with_sql
 from tests.scenarios.test_tables import bootstrap, build, consume_all, produce, produce_transactions
 

@@ -18,7 +18,7 @@ import pytest
 import bytemq
 from bytemq.errors import BytemqError
 from bytemq.metadata.topics import TopicSpec
-from bytemq.node import Node
+from bytemq.node.node import Node
 from bytemq.query.client import Connection
 from tests.scenarios.test_tables import bootstrap, build, produce, produce_transactions, running
 

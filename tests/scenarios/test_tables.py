@@ -17,7 +17,7 @@ from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.results import AppendResult
 from bytemq.config import BrokerConfig
 from bytemq.metadata.topics import TopicSpec
-from bytemq.node import Node
+from bytemq.node.node import Node
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.storage.checks.verify import verify
 from bytemq.storage.manifests.manifest import FileKind

@@ -1,4 +1,4 @@
-"""One broker of the simulation: the parts that `bytemq/node.py` joins, but for sockets, threads and files.
+"""One broker of the simulation: the parts that `bytemq/node/` joins, but for sockets, threads and files.
 
 A node is a process: it is killed with everything it is doing, and nothing of it is left but what it wrote.
 """

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bytemq import node_settings
 from bytemq.config import BrokerConfig
 from bytemq.errors import BytemqError, Corrupt, Fenced
 from bytemq.metadata import keys
 from bytemq.metadata.database import Database
 from bytemq.metadata.topics import TopicSpec
-from bytemq.node import Node
+from bytemq.node import settings
+from bytemq.node.node import Node
 from bytemq.storage.checks.verify import verify
 
 
@@ -87,7 +87,7 @@ async def test_node__insists_on_an_http_address_only_where_somebody_chose_it(
         chosen = config(tmp_path, **{"bytemq.http.listen": address})
         static = {name: value for name, value in chosen.static.items() if name != "bytemq.http.listen"}
         unasked = BrokerConfig(static)
-        monkeypatch.setattr(node_settings, "http_address", lambda _: taken.getsockname())  # as if that were the default
+        monkeypatch.setattr(settings, "http_address", lambda _: taken.getsockname())  # as if that were the default
         node = await Node.start(unasked)
         try:
             assert node.http_address is None

@@ -77,7 +77,7 @@ class FakeTopics:
 
 @dataclass
 class Cluster:
-    """One broker's parts, put together as node.py does."""
+    """One broker's parts, put together as bytemq/node does."""
 
     broker: Broker
     storage: Storage

@@ -1,4 +1,4 @@
-"""One broker's topics as node.py joins them: a real metadata store, real partitions over storage in memory."""
+"""One broker's topics as bytemq/node joins them: a real metadata store, real partitions over storage in memory."""
 
 from __future__ import annotations
 

@@ -2,24 +2,24 @@ from __future__ import annotations
 
 import pytest
 
-from bytemq import node_settings
 from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import Listener
 from bytemq.config import BrokerConfig, InvalidConfig
+from bytemq.node import settings
 from bytemq.storage.settings import StorageConfig
 
 
 def test_storage_config__takes_each_setting_that_a_config_names() -> None:
     config = BrokerConfig({"wal.file.bytes": "1048576", "storage.segment.bytes": "123456"})
-    storage = node_settings.storage_config(config)
+    storage = settings.storage_config(config)
     assert (storage.wal_file_bytes, storage.segment_bytes) == (1048576, 123456)
-    assert node_settings.storage_config(BrokerConfig()) == StorageConfig(), "both sides have the same defaults"
+    assert settings.storage_config(BrokerConfig()) == StorageConfig(), "both sides have the same defaults"
 
 
 def test_server_limits__kafkas_socket_defaults_hold_only_where_somebody_set_them() -> None:
-    unset = node_settings.server_limits(BrokerConfig())
+    unset = settings.server_limits(BrokerConfig())
     assert unset.socket_send_buffer_bytes == ServerLimits().socket_send_buffer_bytes
-    given = node_settings.server_limits(
+    given = settings.server_limits(
         BrokerConfig(
             {"socket.send.buffer.bytes": "4096", "max.connections.per.ip.overrides": "10.0.0.1:5,::1:7, :x,junk"}
         )
@@ -35,9 +35,9 @@ def test_listeners__each_has_its_own_advertised_address() -> None:
             "advertised.listeners": "INSIDE://kafka:9092",
         }
     )
-    assert node_settings.listeners(config)[1] == Listener("OUTSIDE", "127.0.0.1", 0)
+    assert settings.listeners(config)[1] == Listener("OUTSIDE", "127.0.0.1", 0)
     bound = {"INSIDE": ("0.0.0.0", 1001), "OUTSIDE": ("127.0.0.1", 1002), "ANY": ("0.0.0.0", 1003)}
-    assert node_settings.advertised(config, bound, "my-host") == {
+    assert settings.advertised(config, bound, "my-host") == {
         "INSIDE": ("kafka", 9092),
         "OUTSIDE": ("127.0.0.1", 1002),
         "ANY": ("my-host", 1003),
@@ -45,7 +45,7 @@ def test_listeners__each_has_its_own_advertised_address() -> None:
 
 
 def test_http_address__may_be_switched_off() -> None:
-    assert node_settings.http_address(BrokerConfig({"bytemq.http.listen": "127.0.0.1:0"})) == ("127.0.0.1", 0)
-    assert node_settings.http_address(BrokerConfig({"bytemq.http.listen": ""})) is None
+    assert settings.http_address(BrokerConfig({"bytemq.http.listen": "127.0.0.1:0"})) == ("127.0.0.1", 0)
+    assert settings.http_address(BrokerConfig({"bytemq.http.listen": ""})) is None
     with pytest.raises(InvalidConfig):
-        node_settings.http_address(BrokerConfig({"bytemq.http.listen": "nonsense"}))
+        settings.http_address(BrokerConfig({"bytemq.http.listen": "nonsense"}))

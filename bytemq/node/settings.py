@@ -18,7 +18,7 @@ from bytemq.compaction.table_planner import TableSettings
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.config.listeners import parse_endpoint
 from bytemq.query.queries import SqlLimits
-from bytemq.storage.settings import MIB, StorageConfig
+from bytemq.storage.settings import MIB, Durability, StorageConfig
 from bytemq.storage.tables.table_file import Codec
 
 MOST_SQL_THREADS = 4
@@ -76,6 +76,10 @@ def table_settings(config: TopicConfig, *, is_internal: bool) -> TableSettings:
         config.bytemq_table_row_group_bytes,
         cast(Codec, config.bytemq_table_codec),
     )
+
+
+def durability(config: BrokerConfig) -> Durability:
+    return "page-cache" if config.bytemq_durability == "page-cache" else "fsync"
 
 
 def sql_limits(config: BrokerConfig) -> SqlLimits:

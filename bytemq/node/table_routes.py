@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from bytemq.broker.http import Answer, Request, StreamedAnswer
 from bytemq.errors import BytemqError, Invalid
-from bytemq.node_tables import Tables
+from bytemq.node.tables import Tables
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.query.queries import Queries, Query
 from bytemq.storage.manifests.manifest import FileKind

@@ -23,7 +23,7 @@ from bytemq.compaction.worker import Worker
 from bytemq.errors import Invalid, Unavailable
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
-from bytemq.node_settings import table_settings
+from bytemq.node.settings import table_settings
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.query.cuts import PartitionCut, cut_of
 from bytemq.query.queries import READ_BYTES, Queries, SqlLimits

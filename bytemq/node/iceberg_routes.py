@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from bytemq.broker.http import Answer, Request
 from bytemq.errors import BytemqError
-from bytemq.node_tables import Tables
+from bytemq.node.tables import Tables
 from bytemq.protocol.error_codes import KafkaError
 
 NAMESPACE = "bytemq"

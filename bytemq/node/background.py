@@ -1,0 +1,80 @@
+"""What a node does by itself, beside answering requests: each a task that is started again when it crashes.
+
+Owns: the list of these tasks. Must not: do their work.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from functools import partial
+
+from bytemq.broker.adoption import adopt
+from bytemq.broker.context import Broker
+from bytemq.broker.load_reporter import LoadReporter
+from bytemq.broker.orphans import Orphans
+from bytemq.broker.ownership import Ownership
+from bytemq.compaction import cleaner_metrics, table_metrics
+from bytemq.compaction.cleaner import Cleaner
+from bytemq.compaction.worker import Worker
+from bytemq.node import settings
+from bytemq.node.foundation import Foundation
+from bytemq.node.tables import Tables
+from bytemq.scheduler import cluster_metrics
+from bytemq.scheduler.cluster_metrics import HasMembers, MemberWatch
+from bytemq.scheduler.controller import Controller
+from bytemq.storage.logs import Logs
+
+
+def start_membership(base: Foundation, controller: Controller) -> None:
+    """What keeps the node in its cluster, and the cluster in order."""
+    tasks = base.supervisor
+    tasks.start_essential("metadata follower", base.follower.run())
+    tasks.start_essential("session", base.membership.run())
+    tasks.keep_running("controller", controller.run)
+    tasks.keep_running("balance", controller.run_looks)
+    cluster_metrics.register(base.metrics, lambda: base.image, base.membership, controller)
+    if isinstance(base.store, HasMembers):
+        members = MemberWatch(base.store.members, base.clock)
+        members.register(base.metrics)
+        tasks.keep_running("metadata members", members.run)
+
+
+def start_housekeeping(base: Foundation, broker: Broker, ownership: Ownership) -> None:
+    """What keeps the broker's own partitions in order."""
+    tasks, membership, partitions = base.supervisor, base.membership, broker.partitions
+    reporter = LoadReporter(broker, membership.session_id, membership.lease)
+    tasks.keep_running("load report", reporter.run)
+    tasks.keep_running("ownership", ownership.run)
+    tasks.keep_running("retention", partial(_retain, base, broker))
+    tasks.keep_running("adoption", lambda: adopt(partitions, base.clock))
+    orphans = Orphans(base.store, base.follower, partitions, base.broker_id, membership.session_id, base.clock)
+    tasks.keep_running("orphans", orphans.run)
+
+
+def start_cleaner(parts: AsyncExitStack, base: Foundation, broker: Broker, logs: Logs) -> None:
+    config = base.config
+    memory_bytes = settings.worker_memory_bytes(config.now)
+    worker = Worker("background", settings.store_url(config.now), memory_bytes=memory_bytes)
+    parts.push_async_callback(worker.close)
+    cleaner = Cleaner(broker.partitions, logs, worker, base.clock, lambda: settings.cleaner_settings(config.now))
+    cleaner_metrics.register(base.metrics, cleaner, worker)
+    base.supervisor.keep_running("cleaner", cleaner.run)
+
+
+def start_restructuring(base: Foundation, broker: Broker, logs: Logs, tables: Tables) -> None:
+    restructuring = tables.attach(
+        broker.partitions,
+        lambda: base.image,
+        logs,
+        base.clock,
+        base.membership.session_id,
+        base.config.now.bytemq_table_grace_ms,
+    )
+    table_metrics.register(base.metrics, restructuring)
+    base.supervisor.keep_running("tables", restructuring.run)
+
+
+async def _retain(base: Foundation, broker: Broker) -> None:
+    while True:
+        await base.clock.sleep(base.config.now.log_retention_check_interval_ms / 1000)
+        await broker.partitions.apply_retention()

@@ -1,0 +1,53 @@
+"""A node's HTTP port: metrics, health, tables, SQL and the Iceberg catalog.
+
+Owns: what is answered at which path, and what a port that is taken means. Must not: answer anything itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from bytemq.broker.http import HttpServer, Route
+from bytemq.errors import Invalid
+from bytemq.node import settings
+from bytemq.node.foundation import Foundation
+from bytemq.node.iceberg_routes import IcebergRoutes
+from bytemq.node.table_routes import TableRoutes
+from bytemq.node.tables import Tables
+from bytemq.runtime.logging import get_logger
+
+log = get_logger("node")
+
+
+async def start_http(
+    parts: AsyncExitStack, base: Foundation, tables: Tables | None, not_ready: Callable[[], str | None]
+) -> tuple[str, int] | None:
+    """Where it listens; None: nowhere. `not_ready`: why health is bad, None when it is not. Raises Invalid."""
+    config = base.config.now
+    address = settings.http_address(config)
+    if address is None:
+        return None
+    http = HttpServer(base.metrics, not_ready, base.clock, _routes(parts, base, tables))
+    parts.push_async_callback(http.stop)
+    try:
+        return await http.start(*address)
+    except OSError as error:
+        problem = (
+            f"cannot listen on {address[0]}:{address[1]} for metrics and health: {error.strerror}. "
+            "Choose another address with --set bytemq.http.listen=HOST:PORT, or none with an empty one."
+        )
+        if "bytemq.http.listen" in config.static:
+            raise Invalid(problem) from error
+        # Nobody asked for the default address: a second node on this machine is no reason not to start.
+        log.warning("no metrics and no health over HTTP", reason=problem)
+        return None
+
+
+def _routes(parts: AsyncExitStack, base: Foundation, tables: Tables | None) -> dict[str, Route]:
+    if tables is None:
+        return {}
+    queries = tables.queries(settings.sql_limits(base.config.now))
+    parts.push_async_callback(queries.close)
+    routes = TableRoutes(tables, queries)
+    return {"/tables": routes.tables, "/sql": routes.sql, "/iceberg": IcebergRoutes(tables).iceberg}
