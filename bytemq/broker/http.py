@@ -1,7 +1,8 @@
 """HTTP for operators: GET /metrics, /health, /ready, GET and PUT /log-level. Loopback unless configured otherwise.
 
-Owns its own listener and strict limits: few connections, small requests, short time. HTTP itself is h11's, imported
-with the first client. Others may add routes (tables, SQL); what they do must not disturb the brokers' clients either.
+Owns its own listener and strict limits: few connections, small requests, short time; whose requests are answered at
+all is `http_callers.py`'s. HTTP itself is h11's, imported with the first client. Others may add routes (tables, SQL);
+what they do must not disturb the brokers' clients either.
 
     GET /health      200 while the event loop runs
     GET /ready       200 when the node serves clients, else 503 and the reason
@@ -13,11 +14,12 @@ with the first client. Others may add routes (tables, SQL); what they do must no
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from bytemq.broker.config_resources import ROOT_LOGGER
+from bytemq.broker.http_callers import why_refused
 from bytemq.errors import BytemqError
 from bytemq.runtime.clock import Clock, TimerHandle
 from bytemq.runtime.logging import get_logger, levels, set_level
@@ -36,6 +38,9 @@ MAX_ROUTE_BODY_BYTES = 256 * 1024
 """Of a request to one of the routes: the text of a query."""
 MAX_HEADER_BYTES = 8 * 1024
 TIMEOUT_S = 10.0
+"""For a request to come in, and for an answer that is no stream to be taken."""
+FOR_ANYBODY = ("/health", "/ready")
+"""They tell nothing, and probes come by any name."""
 NO_CONTENT = 204
 TEXT = "text/plain; charset=utf-8"
 
@@ -72,14 +77,18 @@ class HttpServer:
         why_not_ready: Callable[[], str | None],
         clock: Clock,
         routes: Mapping[str, Route] | None = None,
+        names: Collection[str] = (),
     ) -> None:
-        """`routes` by the first part of their path: "/tables"."""
+        """`routes` by the first part of their path: "/tables". `names`: see `why_refused`."""
         self._metrics = metrics
         self._routes = routes or {}
         self._why_not_ready = why_not_ready
         self._clock = clock
+        self._names = names
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self._asking: dict[asyncio.StreamWriter, None] = {}
+        """Whose requests have not come in yet, the oldest first."""
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listens; returns the address bound. Raises OSError."""
@@ -98,9 +107,14 @@ class HttpServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= MAX_CONNECTIONS:
-            writer.transport.abort()
-            return
+            if not self._asking:
+                writer.transport.abort()
+                return
+            oldest = next(iter(self._asking))  # who dawdles shuts nobody out
+            del self._asking[oldest]
+            oldest.transport.abort()
         self._open.add(writer)
+        self._asking[writer] = None
         deadline = self._clock.call_later(TIMEOUT_S, writer.transport.abort)
         try:
             await self._converse(reader, writer, deadline)
@@ -108,6 +122,7 @@ class HttpServer:
             log.debug("http client went away")
         finally:
             deadline.cancel()
+            self._asking.pop(writer, None)
             self._open.discard(writer)
             writer.close()
 
@@ -122,6 +137,7 @@ class HttpServer:
         request: Request | Answer | None = None
         try:
             request = await self._request_of(connection, reader)
+            self._asking.pop(writer, None)
             answer = await self._answer_to(request, reader, deadline)
         except h11.RemoteProtocolError as error:
             answer = Answer(error.error_status_hint, b"bad request\n")
@@ -130,16 +146,8 @@ class HttpServer:
         if isinstance(answer, StreamedAnswer):
             await self._stream(answer, connection, reader, writer)
             return
-        headers = [("connection", "close")]
-        if answer.status != NO_CONTENT:
-            headers += [("content-type", answer.content_type), ("content-length", str(len(answer.body)))]
-        if connection.our_state is h11.ERROR:
-            return
-        writer.write(connection.send(h11.Response(status_code=answer.status, headers=headers)) or b"")
-        if answer.body and connection.their_state is not h11.ERROR and not _is_head(request):
-            writer.write(connection.send(h11.Data(answer.body)) or b"")
-        writer.write(connection.send(h11.EndOfMessage()) or b"")
-        await writer.drain()
+        with _deadline(self._clock, writer):
+            await _send(answer, connection, writer, with_body=not _is_head(request))
 
     async def _answer_to(
         self, request: Request | Answer | None, reader: asyncio.StreamReader, deadline: TimerHandle
@@ -197,6 +205,10 @@ class HttpServer:
                 connection.receive_data(received)
             elif isinstance(event, h11.Request):
                 request = event
+                if event.target.partition(b"?")[0].decode("ascii", "replace") not in FOR_ANYBODY:
+                    refused = why_refused(dict(event.headers), self._names)
+                    if refused is not None:
+                        return Answer(refused[0], f"{refused[1]}\n".encode())
             elif isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > (MAX_BODY_BYTES if self._route_of(request) is None else MAX_ROUTE_BODY_BYTES):
@@ -225,6 +237,31 @@ class HttpServer:
             return Answer(200, "".join(f"{part or ROOT_LOGGER}={level}\n" for part, level in levels().items()).encode())
         known = " ".join(["/metrics", "/health", "/ready", "/log-level", *self._routes])
         return Answer(404, f"not found; there are {known}\n".encode())
+
+
+@contextlib.contextmanager
+def _deadline(clock: Clock, writer: asyncio.StreamWriter) -> Iterator[None]:
+    """Whoever does not take an answer in time is cut off."""
+    timer = clock.call_later(TIMEOUT_S, writer.transport.abort)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+async def _send(answer: Answer, connection: "h11.Connection", writer: asyncio.StreamWriter, *, with_body: bool) -> None:
+    import h11
+
+    headers = [("connection", "close")]
+    if answer.status != NO_CONTENT:
+        headers += [("content-type", answer.content_type), ("content-length", str(len(answer.body)))]
+    if connection.our_state is h11.ERROR:
+        return
+    writer.write(connection.send(h11.Response(status_code=answer.status, headers=headers)) or b"")
+    if answer.body and connection.their_state is not h11.ERROR and with_body:
+        writer.write(connection.send(h11.Data(answer.body)) or b"")
+    writer.write(connection.send(h11.EndOfMessage()) or b"")
+    await writer.drain()
 
 
 def _is_head(request: Request | Answer | None) -> bool:

@@ -42,6 +42,7 @@ class OwnSettings:
     bytemq_data_dir: str
     bytemq_drained: bool
     bytemq_durability: str
+    bytemq_http_hosts: tuple[str, ...]
     bytemq_http_listen: str
     bytemq_log_format: str
     bytemq_log_level: str
@@ -192,6 +193,14 @@ OWN_BROKER_SETTINGS = (
         "What an acknowledgement means: fsync, the record is on the device; page-cache, it is in the kernel, which is "
         "what Kafka promises of one replica.",
         _one_of("fsync", "page-cache"),
+    ),
+    OwnSetting(
+        "bytemq.http.hosts",
+        ConfigType.LIST,
+        "",
+        "Names by which HTTP clients may call this node in their Host header, besides addresses, localhost, the name "
+        "of the machine and the hosts of bytemq.http.listen and of advertised listeners; * for any. It keeps out web "
+        "pages that point a name of theirs here.",
     ),
     OwnSetting(
         "bytemq.http.listen",

@@ -5,6 +5,7 @@ Owns: what is answered at which path, and what a port that is taken means. Must 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -28,7 +29,8 @@ async def start_http(
     address = settings.http_address(config)
     if address is None:
         return None
-    http = HttpServer(base.metrics, not_ready, base.clock, _routes(parts, base, tables))
+    names = settings.http_names(config, socket.gethostname())
+    http = HttpServer(base.metrics, not_ready, base.clock, _routes(parts, base, tables), names)
     parts.push_async_callback(http.stop)
     try:
         return await http.start(*address)

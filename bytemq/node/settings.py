@@ -158,6 +158,13 @@ def http_address(config: BrokerConfig) -> tuple[str, int] | None:
     return endpoint.host, endpoint.port
 
 
+def http_names(config: BrokerConfig, host_name: str) -> frozenset[str]:
+    """Names that HTTP clients may call this node by: those that its operator gave it, and the machine's own."""
+    endpoints = [parse_endpoint(config.bytemq_http_listen, setting="bytemq.http.listen"), *config.advertised_endpoints]
+    names = {host_name, *config.bytemq_http_hosts, *(endpoint.host for endpoint in endpoints)}
+    return frozenset(name.lower().removesuffix(".") for name in names)
+
+
 def _overrides(text: str) -> tuple[tuple[str, int], ...]:
     """Kafka's "host:count,host:count"."""
     pairs = [part.strip().rpartition(":") for part in text.split(",") if part.strip()]

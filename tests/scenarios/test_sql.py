@@ -136,7 +136,7 @@ async def test_sql__a_client_that_leaves_ends_its_query(tmp_path: Path) -> None:
         assert node.http_address is not None
         _, writer = await asyncio.open_connection(*node.http_address)
         query = b"select count(*) from range(100000000000) a, range(100000) b"
-        writer.write(b"POST /sql HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(query), query))
+        writer.write(b"POST /sql HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: %d\r\n\r\n%s" % (len(query), query))
         await writer.drain()
         await until_children(1)
         writer.close()
