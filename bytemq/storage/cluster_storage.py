@@ -44,7 +44,7 @@ from bytemq.storage.objects.flush_objects import FlushObjects
 from bytemq.storage.objects.object_wal import ObjectWal
 from bytemq.storage.objects.object_write_behind import ObjectWriteBehind
 from bytemq.storage.objects.session_log import SessionTail
-from bytemq.storage.objects.session_logs import CommittedShare, SessionLogs
+from bytemq.storage.objects.session_logs import SessionLogs, attach_shares
 from bytemq.storage.objects.session_tail import SessionTailKeeper
 from bytemq.storage.objects.shared_garbage import SharedGarbage
 from bytemq.storage.segments.segment_files import SegmentCache
@@ -309,26 +309,10 @@ class ClusterStorage:
     async def _attach_session(self, files: LogFiles, session_id: int, next_offset: int | None) -> list[InheritedRange]:
         """What a session has committed of the log behind what is known, up to `next_offset`."""
         start = files.end_offset
-        for committed in await self._session_logs.shares_of(session_id, files.partition):
-            if next_offset is not None and committed.share.base_offset >= next_offset:
-                break
-            self._attach_share(files, session_id, committed)
-        if next_offset is not None and files.end_offset < next_offset:
-            _report_hole(files, files.end_offset, next_offset - 1)
-            files.drop_wal_below(next_offset)
-        files.staged_end = files.end_offset
+        shares = await self._session_logs.shares_of(session_id, files.partition)
+        for hole in attach_shares(files, session_id, shares, self._objects.ordinal_of, next_offset):
+            _report_hole(files, *hole)
         return [InheritedRange(session_id, start, files.end_offset)] if files.end_offset > start else []
-
-    def _attach_share(self, files: LogFiles, session_id: int, committed: CommittedShare) -> None:
-        share, table = committed.share, files.wal
-        if share.next_offset > files.stored.snapshot_offset:
-            files.pending_entries.append(share.entries)
-        if share.next_offset <= files.end_offset:
-            return
-        if share.base_offset > files.end_offset:
-            _report_hole(files, files.end_offset, share.base_offset - 1)
-        ordinal = self._objects.ordinal_of(session_id, committed.ref)
-        table.append(share.chunk(committed.payload_position), ordinal, share.checksum, verified=False)
 
     # Background.
 

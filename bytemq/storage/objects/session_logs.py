@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -17,6 +17,7 @@ from bytemq.errors import Corrupt, NotFound
 from bytemq.metadata import keys
 from bytemq.metadata.store import MetadataStore
 from bytemq.runtime.logging import get_logger
+from bytemq.storage.log_files import LogFiles
 from bytemq.storage.objects.session_log import (
     FlushRef,
     IndexedFlush,
@@ -46,6 +47,37 @@ class CommittedShare(NamedTuple):
     ref: FlushRef
     payload_position: int
     share: Share
+
+
+def attach_shares(
+    files: LogFiles,
+    session_id: int,
+    shares: Sequence[CommittedShare],
+    ordinal_of: Callable[[int, FlushRef], int],
+    next_offset: int | None = None,
+) -> list[tuple[int, int]]:
+    """Puts the extents that follow what is known of a log behind it, up to `next_offset`.
+
+    Returns the (first, last) offsets that are nowhere: lost, or written behind and released since the manifest was
+    read.
+    """
+    missing: list[tuple[int, int]] = []
+    for ref, payload_position, share in shares:
+        if next_offset is not None and share.base_offset >= next_offset:
+            break
+        if share.next_offset > files.stored.snapshot_offset:
+            files.pending_entries.append(share.entries)
+        if share.next_offset <= files.end_offset:
+            continue
+        if share.base_offset > files.end_offset:
+            missing.append((files.end_offset, share.base_offset - 1))
+        ordinal = ordinal_of(session_id, ref)
+        files.wal.append(share.chunk(payload_position), ordinal, share.checksum, verified=False)
+    if next_offset is not None and files.end_offset < next_offset:
+        missing.append((files.end_offset, next_offset - 1))
+        files.drop_wal_below(next_offset)
+    files.staged_end = files.end_offset
+    return missing
 
 
 class _Loaded(NamedTuple):
@@ -82,21 +114,37 @@ class SessionLogs:
             self._loaded.move_to_end(session_id)
             return loaded.shares.get(partition, ())
 
+    async def tail_of(self, session_id: int) -> tuple[SessionTail, int]:
+        """What its tail record says now, and the record's revision. Raises Corrupt, Unavailable."""
+        entry = await self._metadata.get(keys.session_log(session_id))
+        if entry is None:
+            raise Corrupt(f"the write-ahead log of session {session_id} is not in the metadata any more")
+        return decode_tail(entry.value), entry.revision
+
+    async def flushes_of(self, tail: SessionTail, above: int = 0) -> list[IndexedFlush]:
+        """The committed flushes behind the sequence `above` that were not released, with their heads.
+
+        Raises Corrupt, also when something of it is gone meanwhile; Unavailable.
+        """
+        indexes = [index for index in tail.indexes if index.last_sequence > above]
+        indexed = await asyncio.gather(*(self._index(tail.session_id, index) for index in indexes))
+        newest = [flush for flush in tail.flushes if flush.sequence > above]
+        loose = await asyncio.gather(*(self._head(tail.session_id, flush) for flush in newest))
+        flushes = [flush for flushes in indexed for flush in flushes] + list(loose)
+        first = max(tail.first_sequence, above + 1)
+        flushes = [flush for flush in flushes if flush.ref.sequence >= first]
+        _check_chain(tail, flushes, first)
+        return flushes
+
     async def _refreshed(self, session_id: int, loaded: _Loaded | None) -> _Loaded:
-        tail, revision = await self._tail(session_id)
+        tail, revision = await self.tail_of(session_id)
         if loaded is not None and loaded.revision == revision:
             return loaded
         holder = await self._metadata.get(keys.broker(tail.broker_id))
         is_final = holder is None or holder.revision != session_id
         if is_final:
-            tail, revision = await self._tail(session_id)  # again: what it committed before its end
+            tail, revision = await self.tail_of(session_id)  # again: what it committed before its end
         return _Loaded(revision, is_final, await self._load(tail))
-
-    async def _tail(self, session_id: int) -> tuple[SessionTail, int]:
-        entry = await self._metadata.get(keys.session_log(session_id))
-        if entry is None:
-            raise Corrupt(f"the write-ahead log of session {session_id} is not in the metadata any more")
-        return decode_tail(entry.value), entry.revision
 
     def forget(self, session_id: int) -> None:
         """The session's log is gone."""
@@ -104,11 +152,7 @@ class SessionLogs:
         self._locks.pop(session_id, None)
 
     async def _load(self, tail: SessionTail) -> dict[PartitionId, list[CommittedShare]]:
-        indexed = await asyncio.gather(*(self._index(tail.session_id, index) for index in tail.indexes))
-        loose = await asyncio.gather(*(self._head(tail.session_id, flush) for flush in tail.flushes))
-        flushes = [flush for flushes in indexed for flush in flushes] + list(loose)
-        flushes = [flush for flush in flushes if flush.ref.sequence >= tail.first_sequence]
-        _check_chain(tail, flushes)
+        flushes = await self.flushes_of(tail)
         shares: dict[PartitionId, list[CommittedShare]] = {}
         for count, flush in enumerate(flushes):
             for share in decode_shares(flush.head, flush.header):
@@ -145,7 +189,7 @@ class SessionLogs:
         return data
 
 
-def _check_chain(tail: SessionTail, flushes: Sequence[IndexedFlush]) -> None:
+def _check_chain(tail: SessionTail, flushes: Sequence[IndexedFlush], first: int) -> None:
     """Raises Corrupt unless each flush follows the one before it, up to the last that was committed."""
     previous: IndexedFlush | None = None
     for flush in flushes:
@@ -154,6 +198,6 @@ def _check_chain(tail: SessionTail, flushes: Sequence[IndexedFlush]) -> None:
         ):
             raise Corrupt(f"session {tail.session_id}: flush {flush.header.sequence} does not follow its predecessor")
         previous = flush
-    last = previous.header.sequence if previous is not None else tail.first_sequence - 1
-    if last != tail.last_sequence and tail.last_sequence >= tail.first_sequence:
+    last = previous.header.sequence if previous is not None else first - 1
+    if last != tail.last_sequence and tail.last_sequence >= first:
         raise Corrupt(f"session {tail.session_id}: flushes {last + 1} to {tail.last_sequence} are missing")
