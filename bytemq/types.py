@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from enum import StrEnum
 from typing import NamedTuple, NewType
 
 TopicId = NewType("TopicId", bytes)
@@ -11,6 +12,22 @@ TopicId = NewType("TopicId", bytes)
 
 ZERO_TOPIC_ID = TopicId(bytes(16))
 """Kafka's ``Uuid.ZERO_UUID``: "no topic id"."""
+
+
+class Role(StrEnum):
+    """What a broker of a cluster does for it; usually all of this."""
+
+    WRITE = "write"
+    """It owns partitions of ordinary topics."""
+    READ = "read"
+    """It serves consumers from partitions that others own."""
+    COORDINATE = "coordinate"
+    """It owns partitions of internal topics, and so coordinates groups and transactions."""
+    CONTROL = "control"
+    """It may be the controller."""
+
+
+ALL_ROLES = frozenset(Role)
 
 
 class PartitionId(NamedTuple):

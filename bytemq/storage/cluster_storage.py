@@ -27,6 +27,7 @@ from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.cache.block_cache import BlockCache, ColdBlocks
 from bytemq.storage.cache.caching_store import CachingStore
+from bytemq.storage.following.followed_logs import FollowedLogs
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import recovered_log
 from bytemq.storage.manifests.manifest import (
@@ -127,6 +128,8 @@ class ClusterStorage:
         self._wal = ObjectWal(
             store, self._tail, config, clock, random, self._objects.add_own, self._write_behind.consider, discard
         )
+        self.followed = FollowedLogs(store, metadata, self.cache, segments, restored, config, clock, supervisor)
+        """The logs that others own, for readers."""
         self._tasks: list[asyncio.Task[object]] = []
 
     @classmethod
@@ -152,6 +155,7 @@ class ClusterStorage:
         await storage._tail.begin()
         storage._tasks.append(supervisor.start_essential("wal", storage._wal.run()))
         storage._tasks.append(supervisor.keep_running("storage-upkeep", storage._upkeep))
+        storage._tasks.append(supervisor.keep_running("storage-following", storage.followed.run))
         return storage
 
     # Logs.
@@ -231,6 +235,7 @@ class ClusterStorage:
 
     async def close(self) -> None:
         """A clean stop: what is staged is written. What is not written behind is left to whoever comes next."""
+        self.followed.close()
         self._wal.stop()
         await asyncio.wait(self._tasks[:1], timeout=CLOSE_TIMEOUT_S)
         for task in self._tasks:

@@ -240,6 +240,7 @@ class LogStorage:
     # What the node shows and limits.
 
     held_logs: Collection[PartitionId] = ()
+    followed = None
     """See `logs`. Here the start takes over the logs of ended sessions at once."""
 
     @property

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from bytemq.errors import BytemqError
 from bytemq.protocol.records.batch import RecordBatch
+from bytemq.storage.following.followed_logs import FollowedLogs
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.storage.wal.staging import OnDurable
@@ -83,6 +84,10 @@ class Logs(Protocol):
     @property
     def held_logs(self) -> Collection[PartitionId]:
         """Logs that keep the write-ahead logs of ended sessions from going: their owners should open them."""
+
+    @property
+    def followed(self) -> FollowedLogs | None:
+        """What serves readers of logs that others own; None where nobody else has any."""
 
     @property
     def pending_bytes(self) -> int:

@@ -18,6 +18,10 @@ def register(metrics: Metrics, storage: ClusterStorage, store: ObjectStore) -> N
     cache = storage.cache
     metrics.gauge("bytemq_wal_flushes", "Objects of the write-ahead log in use", lambda: storage.wal_flushes)
     metrics.gauge("bytemq_wal_memory_bytes", "Newest part of the WAL in memory", lambda: storage.tail_memory_bytes)
+    followed = storage.followed
+    metrics.gauge(
+        "bytemq_followed_memory_bytes", "Newest part of other brokers' WAL in memory", lambda: followed.memory_bytes
+    )
     metrics.gauge("bytemq_cache_bytes", "Blocks of objects in memory", lambda: cache.size_bytes)
     metrics.gauge("bytemq_cache_hits_total", "Blocks found in memory", lambda: cache.hits)
     metrics.gauge("bytemq_cache_misses_total", "Blocks read from the store", lambda: cache.misses)

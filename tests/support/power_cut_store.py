@@ -269,6 +269,8 @@ class MemoryMetadata:
         self.power = power
         self.entries: dict[str, KeyValue] = {}
         self.revision = 1
+        self.history: list[Event] = []
+        self.changed = asyncio.Event()
         self.fault: Callable[[], BytemqError | None] | None = None
         self.fault_after: Callable[[], BytemqError | None] | None = None
 
@@ -295,8 +297,12 @@ class MemoryMetadata:
         revision = self.revision
         for key, value, _ in puts:
             self.entries[key] = KeyValue(key, value, revision)
+            self.history.append(Event(key, value, revision))
         for key in deletes:
-            self.entries.pop(key, None)
+            if self.entries.pop(key, None) is not None:
+                self.history.append(Event(key, None, revision))
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
         self._check(self.fault_after)
         await self.power.step()
         return Txn(True, revision)
@@ -308,8 +314,14 @@ class MemoryMetadata:
             raise error
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncIterator[list[Event]]:
-        raise AssertionError("the storage watches nothing")
-        yield []
+        while True:
+            changed = self.changed
+            new = [event for event in self.history if event.revision > after_revision and event.key.startswith(prefix)]
+            if new:
+                yield new
+                after_revision = new[-1].revision
+            else:
+                await changed.wait()
 
     async def grant_lease(self, ttl_s: float) -> int:
         raise AssertionError("the storage has no leases")

@@ -45,6 +45,11 @@ class FlushObjects:
         self.own_bytes += ref.size_bytes
         return ordinal
 
+    def keep(self, session_id: int, ref: FlushRef, body: bytes) -> None:
+        """Another session's flush was read whole: its readers find it in memory, while there is room."""
+        if (session_id, ref.sequence) not in self._ordinals:
+            self._memory.keep(self.by_ordinal[self._ordinal(session_id, ref, body)])
+
     def ordinal_of(self, session_id: int, ref: FlushRef) -> int:
         """Of a flush of any session."""
         known = self._ordinals.get((session_id, ref.sequence))

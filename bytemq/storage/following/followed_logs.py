@@ -1,0 +1,411 @@
+"""Logs that other sessions own, kept up to date for readers.
+
+Owns: which logs are followed, where each one's committed end is, and beginning anew where something is not understood.
+Must not: publish anything, know watermarks of transactions, or serve anybody.
+
+A log is what its manifest says and what its owner's session has committed behind that. The manifest is read first and
+the session's shares are taken after it, so that whatever was written behind meanwhile is found in both, and at worst a
+piece is missing in between: then it begins anew. From there on the session's commits come one after the other, and a
+watch on the manifests of the topic says what moved into segments, what is gone, and that another session owns the log
+now. The committed part of a log never changes and never shrinks at its end, so that what is known of it is late at
+worst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Protocol
+
+from bytemq.errors import BytemqError, Corrupt, NotFound, Unavailable
+from bytemq.metadata import keys
+from bytemq.metadata.store import Compacted, MetadataStore
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import LogGate, get_logger
+from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.cache.block_cache import BlockCache
+from bytemq.storage.following.followed_session import FollowedSession
+from bytemq.storage.log_files import Files, LogFiles
+from bytemq.storage.log_opening import recovered_log
+from bytemq.storage.manifests.manifest import Manifest
+from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of
+from bytemq.storage.objects.flush_objects import FlushObjects
+from bytemq.storage.objects.session_logs import CommittedShare, SessionLogs, attach_shares
+from bytemq.storage.segments.segment_files import SegmentCache
+from bytemq.storage.settings import StorageConfig
+from bytemq.storage.shared_file import SharedFile
+from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.tables.restored import RestoredUnits
+from bytemq.types import PartitionId, TopicId
+
+log = get_logger("storage.following")
+
+ATTEMPTS = 5
+"""To find manifest and session in agreement, while the owner writes behind."""
+RETRY_S = 0.2
+LOOK_S = 1.0
+"""A session that was not heard of for so long is asked: the watch may hang."""
+NOBODY = 0
+"""No session: ids are revisions, which begin at 1."""
+
+
+class Follower(Protocol):
+    """Who is told of one log, in the order in which things happened."""
+
+    def begun(self, files: LogFiles) -> None:
+        """The log, with what its state is made from in `files.recovered`; again when following had to begin anew."""
+
+    def committed(self, entries: bytes | memoryview, next_offset: int) -> None:
+        """The log goes on, up to `next_offset`; `entries` are those of its batches (`wal.format.decode_entries`)."""
+
+    def trimmed(self, log_start_offset: int, first_dirty_offset: int) -> None:
+        """What is below is gone; of aborted transactions, also what is below the first dirty offset."""
+
+
+class _Followed:
+    """One log. `files` is what it is read through."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.follower = follower
+        self.files: LogFiles | None = None
+        self.beginning: LogFiles | None = None
+        """What will be `files`."""
+        self.end_offset = 0
+        self.session_id = NOBODY
+        self.is_beginning = True
+        self.is_stale = False
+        """What it begins with is out of date already: once more."""
+        self.waiting: list[tuple[int, CommittedShare]] = []
+        self.newest: tuple[bytes, int] | None = None
+        """What came while it was beginning: shares, and value and revision of the newest manifest."""
+        self.task: asyncio.Task[object] | None = None
+        """It begins anew."""
+        self.is_deleted = False
+        self.replaced: list[SharedFile] = []
+        self.is_trimming = False
+
+
+class FollowedLogs:
+    """Call `follow` and `unfollow`; `run` is a task."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        metadata: MetadataStore,
+        cache: BlockCache,
+        segments: SegmentCache,
+        restored: RestoredUnits,
+        config: StorageConfig,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> None:
+        """`store` is read past the cache; `segments`, `restored` and `cache` are shared with whoever else reads."""
+        self._store = store
+        self._metadata = metadata
+        self._clock = clock
+        self._supervisor = supervisor
+        self._session_logs = SessionLogs(store, metadata)
+        self._objects = FlushObjects(NOBODY, cache, config.wal_memory_bytes)
+        self._files = Files(segments, restored, self._objects.by_ordinal, _not_ours, config.segment_bytes)
+        self._logs: dict[PartitionId, _Followed] = {}
+        self._sessions: dict[int, asyncio.Future[FollowedSession]] = {}
+        self._topics: dict[TopicId, asyncio.Task[object]] = {}
+        """The watches on manifests."""
+        self._running: dict[int, asyncio.Task[object]] = {}
+        self._said = LogGate(clock.monotonic, burst=1, interval_s=60.0)
+
+    def __len__(self) -> int:
+        return len(self._logs)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._objects.memory_bytes
+
+    async def follow(self, partition: PartitionId, follower: Follower) -> None:
+        """Begins; `follower.begun` was called when this returns. What fails later is tried again by itself.
+
+        Raises Unavailable, Corrupt; then nothing is followed.
+        """
+        one = self._logs[partition] = _Followed(follower)
+        try:
+            await self._begin(partition, one)
+        except BaseException:
+            if self._logs.get(partition) is one:
+                self.unfollow(partition)
+            raise
+
+    def unfollow(self, partition: PartitionId) -> None:
+        one = self._logs.pop(partition, None)
+        if one is None:
+            return
+        self._detach(partition, one)
+        if one.task is not None:
+            one.task.cancel()
+        if not any(other.topic_id == partition.topic_id for other in self._logs):
+            watching = self._topics.pop(partition.topic_id, None)
+            if watching is not None:
+                watching.cancel()
+
+    def doubt(self, partition: PartitionId) -> None:
+        """Something that should be there was not: begins anew."""
+        one = self._logs.get(partition)
+        if one is not None and not one.is_beginning:
+            self._begin_anew(partition, one)
+
+    async def refresh(self, partition: PartitionId) -> None:
+        """Whatever is committed at this moment is known when this returns. Raises Unavailable, Corrupt."""
+        one = self._logs.get(partition)
+        if one is None:
+            return
+        entry = await self._metadata.get(keys.manifest(partition))
+        if entry is not None:
+            self._manifest_is(partition, one, entry.value, entry.revision)
+        if one.task is not None:
+            await asyncio.wait([one.task])
+        elif one.session_id in self._sessions:
+            session = await self._session(one.session_id)
+            await session.refresh()
+
+    async def run(self) -> None:
+        """Asks where nothing is heard, begins anew what is broken, and lets go of what nobody needs."""
+        while True:
+            await self._clock.sleep(LOOK_S)
+            for session_id, opened in list(self._sessions.items()):
+                if opened.done() and opened.exception() is None:
+                    await self._look(session_id, opened.result())
+            await self._objects.forget_unused(self._all_files())
+
+    def _all_files(self) -> Iterator[LogFiles]:
+        for one in self._logs.values():
+            yield from (files for files in (one.files, one.beginning) if files is not None)
+
+    async def _look(self, session_id: int, session: FollowedSession) -> None:
+        if session.takers and not session.is_broken and self._clock.monotonic() - session.heard_at >= LOOK_S:
+            try:
+                await session.refresh()
+            except BytemqError as error:
+                log.info("cannot follow a session just now", session=session_id, reason=str(error))
+        if session.is_broken or not session.takers:
+            self._drop_session(session_id)
+            for partition in list(session.takers):
+                self._begin_anew(partition, self._logs[partition])
+
+    def close(self) -> None:
+        for partition in list(self._logs):
+            self.unfollow(partition)
+        for session_id in list(self._sessions):
+            self._drop_session(session_id)
+
+    # Beginning.
+
+    async def _begin(self, partition: PartitionId, one: _Followed) -> None:
+        one.is_beginning, one.waiting = True, []
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                await self._clock.sleep(RETRY_S)
+            entry = await self._metadata.get(keys.manifest(partition))
+            value, revision = (entry.value, entry.revision) if entry is not None else (b"", 0)
+            self._watch(partition.topic_id, revision)
+            stored = decode_manifest(value, directory_of(partition)) if value else StoredManifest(Manifest(-1))
+            files = one.beginning = LogFiles(partition, stored, revision, self._files)
+            try:
+                if not await self._attach(files, one):
+                    continue
+                files.recovered = await recovered_log(self._store, files)
+            except NotFound:
+                continue  # written behind and gone since the manifest was read
+            files.pending_entries = []
+            self._is_begun(partition, one, files)
+            return
+        raise Unavailable(f"{partition} cannot be followed just now: its files change all the time")
+
+    async def _attach(self, files: LogFiles, one: _Followed) -> bool:
+        """Finds what follows the segments; from then on `one` is told what comes. False when something is missing."""
+        partition, manifest = files.partition, files.manifest
+        missing: list[tuple[int, int]] = []
+        for session_id, _, next_offset in manifest.inherited:
+            shares = await self._session_logs.shares_of(session_id, partition)
+            missing += attach_shares(files, session_id, shares, self._objects.ordinal_of, next_offset)
+        self._detach(partition, one)
+        one.waiting = []
+        if manifest.owner_session:
+            session = await self._session(manifest.owner_session)
+            await session.refresh()
+            if session.is_broken or not self._is_open(session):
+                return False
+            if self._logs.get(partition) is not one:
+                raise Unavailable(f"{partition} is not followed any more")
+            # In one step: what is there now is attached, and what comes is told.
+            shares = session.shares.get(partition, ())
+            missing += attach_shares(files, session.session_id, shares, self._objects.ordinal_of)
+            one.session_id = session.session_id
+            session.takers[partition] = lambda session_id, share: self._taken(partition, one, session_id, share)
+        return all(gap in manifest.holes for gap in missing)
+
+    def _is_begun(self, partition: PartitionId, one: _Followed, files: LogFiles) -> None:
+        if self._logs.get(partition) is not one:
+            raise Unavailable(f"{partition} is not followed any more")
+        one.files, one.beginning, one.end_offset, one.is_beginning = files, None, files.end_offset, False
+        waiting, one.waiting = one.waiting, []
+        one.follower.begun(files)
+        files.recovered = None
+        for session_id, committed in waiting:
+            self._taken(partition, one, session_id, committed)
+        if one.newest is not None:
+            self._manifest_is(partition, one, *one.newest)
+
+    def _begin_anew(self, partition: PartitionId, one: _Followed) -> None:
+        if self._logs.get(partition) is not one:
+            return
+        self._detach(partition, one)
+        one.is_beginning = one.is_stale = True
+        if one.task is None:
+            one.task = self._supervisor.start("follow anew", self._beginning_anew(partition, one))
+
+    async def _beginning_anew(self, partition: PartitionId, one: _Followed) -> None:
+        try:
+            while self._logs.get(partition) is one and one.is_stale and not one.is_deleted:
+                one.is_stale = False
+                try:
+                    await self._begin(partition, one)
+                except BytemqError as error:
+                    kept_back = self._said.allow(partition)
+                    if kept_back is not None:
+                        log.warning("a log cannot be followed just now", partition=partition, reason=str(error))
+                    one.is_stale = True
+                    await self._clock.sleep(LOOK_S)
+        finally:
+            one.task = None
+
+    def _detach(self, partition: PartitionId, one: _Followed) -> None:
+        opened = self._sessions.get(one.session_id)
+        if opened is not None and opened.done() and opened.exception() is None:
+            opened.result().takers.pop(partition, None)
+        one.session_id = NOBODY
+
+    # What comes.
+
+    def _taken(self, partition: PartitionId, one: _Followed, session_id: int, committed: CommittedShare) -> None:
+        if one.is_beginning:
+            one.waiting.append((session_id, committed))
+            return
+        share, files = committed.share, one.files
+        assert files is not None
+        if share.next_offset <= one.end_offset:
+            return
+        if share.base_offset > one.end_offset:
+            self._begin_anew(partition, one)
+            return
+        if share.next_offset > files.end_offset:
+            ordinal = self._objects.ordinal_of(session_id, committed.ref)
+            files.wal.append(share.chunk(committed.payload_position), ordinal, share.checksum, verified=False)
+        one.end_offset = share.next_offset
+        one.follower.committed(share.entries, share.next_offset)
+
+    def _manifest_is(self, partition: PartitionId, one: _Followed, value: bytes, revision: int) -> None:
+        files = one.files
+        if files is None or one.is_beginning:
+            one.newest = value, revision
+            return
+        one.newest = None
+        if revision <= files.revision:
+            return
+        stored = decode_manifest(value, directory_of(partition))
+        manifest = stored.manifest
+        if manifest.owner_session != one.session_id or manifest.log_start_offset > one.end_offset:
+            self._begin_anew(partition, one)
+            return
+        one.replaced += files.opened([info for info in files.manifest.segments if info not in manifest.segments])
+        files.stored, files.manifest, files.revision = stored, manifest, revision
+        files.drop_wal_below(manifest.end_offset)
+        if not one.is_trimming:
+            one.is_trimming = True
+            if one.replaced:
+                self._supervisor.start("followed readers", self._trim_behind_readers(one))
+            else:
+                self._trim(one)
+
+    async def _trim_behind_readers(self, one: _Followed) -> None:
+        """Whoever still reads replaced files needs to know of the aborted transactions in them."""
+        while one.replaced:
+            await one.replaced.pop().unpinned()
+        self._trim(one)
+
+    def _trim(self, one: _Followed) -> None:
+        one.is_trimming = False
+        if one.files is not None:
+            manifest = one.files.manifest
+            one.follower.trimmed(manifest.log_start_offset, manifest.first_dirty_offset)
+
+    # Sessions and watches.
+
+    async def _session(self, session_id: int) -> FollowedSession:
+        """Followed already, or from now on. Raises Corrupt, Unavailable."""
+        opened = self._sessions.get(session_id)
+        if opened is not None and opened.done() and (opened.exception() is not None or opened.result().is_broken):
+            self._drop_session(session_id)
+            opened = None
+        if opened is None:
+            opened = self._sessions[session_id] = asyncio.ensure_future(self._open_session(session_id))
+        return await asyncio.shield(opened)
+
+    async def _open_session(self, session_id: int) -> FollowedSession:
+        session = FollowedSession(
+            session_id, self._store, self._metadata, self._session_logs, self._objects, self._clock
+        )
+        await session.begin()
+        self._running[session_id] = self._supervisor.start("follow a session", session.run())
+        return session
+
+    def _is_open(self, session: FollowedSession) -> bool:
+        opened = self._sessions.get(session.session_id)
+        return opened is not None and opened.done() and opened.exception() is None and opened.result() is session
+
+    def _drop_session(self, session_id: int) -> None:
+        self._sessions.pop(session_id, None)
+        running = self._running.pop(session_id, None)
+        if running is not None:
+            running.cancel()
+
+    def _watch(self, topic_id: TopicId, revision: int) -> None:
+        if topic_id not in self._topics:
+            self._topics[topic_id] = self._supervisor.start("follow manifests", self._watch_topic(topic_id, revision))
+
+    async def _watch_topic(self, topic_id: TopicId, revision: int) -> None:
+        prefix = keys.manifests(topic_id)
+        while True:
+            try:
+                async for events in self._metadata.watch(prefix, revision):
+                    for event in events:
+                        revision = max(revision, event.revision)
+                        self._heard(event.key, event.value, event.revision)
+            except Compacted:
+                pass
+            except BytemqError as error:
+                log.info("cannot watch manifests just now", reason=str(error))
+                await self._clock.sleep(RETRY_S)
+            try:
+                entries, revision = await self._metadata.range(prefix)
+                for entry in entries:
+                    self._heard(entry.key, entry.value, entry.revision)
+            except BytemqError:
+                await self._clock.sleep(RETRY_S)
+
+    def _heard(self, key: str, value: bytes | None, revision: int) -> None:
+        partition = keys.partition_of_manifest(key)
+        one = self._logs.get(partition)
+        if one is None:
+            return
+        if value is None:
+            one.is_deleted = True
+            if one.files is not None:
+                one.files.deleted = True
+            return
+        try:
+            self._manifest_is(partition, one, value, revision)
+        except Corrupt as error:
+            log.error("a manifest cannot be read", partition=partition, reason=str(error))
+
+
+async def _not_ours(files: LogFiles, offset: int) -> None:
+    raise AssertionError("whoever follows a log changes nothing of it")

@@ -1,0 +1,258 @@
+"""Logs that another session owns, followed: everything committed comes, in order, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from bytemq.metadata import keys
+from bytemq.storage.following.followed_logs import FollowedLogs
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.wal.format import decode_entries
+from bytemq.types import PartitionId
+from tests.support.log_workload import snapshot_of
+from tests.support.virtual_time import run_virtual
+from tests.unit.storage.cluster.cluster_bench import Broker, Cluster, batch, content, eventually, pid
+
+Test = Callable[[Cluster, Broker, Broker], Awaitable[None]]
+HUGE = 1 << 30
+
+
+def run(test: Test, **changes: int) -> None:
+    async def main() -> None:
+        cluster = Cluster()
+        owner = await cluster.broker(1, **changes)
+        reader = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        await test(cluster, owner, reader)
+        assert reader.failures == []
+
+    run_virtual(main())
+
+
+class Watcher:
+    """A follower that checks what it is told: the log goes on where it was."""
+
+    def __init__(self) -> None:
+        self.files: LogFiles
+        self.offsets: list[int] = []
+        self.end_offset = 0
+        self.log_start_offset = 0
+        self.beginnings = 0
+
+    def begun(self, files: LogFiles) -> None:
+        assert files.recovered is not None
+        assert files.recovered.end_offset >= self.end_offset, "what was committed was there before"
+        self.files, self.end_offset = files, files.recovered.end_offset
+        self.beginnings += 1
+
+    def committed(self, entries: bytes | memoryview, next_offset: int) -> None:
+        batches = list(decode_entries(entries))
+        assert batches[0].base_offset == self.end_offset
+        self.offsets += [one.base_offset for one in batches]
+        self.end_offset = next_offset
+
+    def trimmed(self, log_start_offset: int, first_dirty_offset: int) -> None:
+        self.log_start_offset = log_start_offset
+
+
+async def followed(reader: Broker, partition: PartitionId) -> Watcher:
+    watcher = Watcher()
+    await reader.storage.followed.follow(partition, watcher)
+    return watcher
+
+
+def logs_of(reader: Broker) -> FollowedLogs:
+    return reader.storage.followed
+
+
+def gets(broker: Broker) -> list[str]:
+    return [name for operation, name in broker.driver.calls if operation == "get"]
+
+
+def test_follow__is_told_of_each_commit_and_reads_each_flush_once() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        logs = [await owner.storage.open_log(pid(number), 1) for number in range(3)]
+        watchers = [await followed(reader, pid(number)) for number in range(3)]
+        written: list[list[bytes]] = [[], [], []]
+        for _ in range(20):
+            batches = [batch(log.staged_end) for log in logs]
+            for number, one in enumerate(batches):
+                written[number].append(bytes(one.view))
+            await asyncio.gather(*(owner.append(log, one) for log, one in zip(logs, batches, strict=True)))
+        await eventually(cluster.clock, lambda: all(watcher.end_offset == 20 for watcher in watchers), 1.0)
+        assert len([name for name in gets(reader) if name.endswith(".flush")]) == owner.tail.last_sequence
+        assert [await content(watcher.files) for watcher in watchers] == written
+
+    run(test, wal_retained_bytes=HUGE)
+
+
+def test_follow__knows_what_was_acknowledged_before_it_began() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        written = await owner.write(log, 100)
+        watcher = await followed(reader, pid(1))
+        assert watcher.end_offset == 100
+        assert await content(watcher.files) == written
+
+    run(test)
+
+
+def test_follow__goes_on_while_the_owner_writes_behind_and_deletes_flushes() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        log.snapshot_source = lambda: snapshot_of(log)
+        watcher = await followed(reader, pid(1))
+        written = []
+        for _ in range(12):
+            written += await owner.write(log, 10, 300)
+            await owner.storage.checkpoint()
+        await eventually(cluster.clock, lambda: watcher.end_offset == len(written))
+        assert await content(watcher.files) == written
+        assert len(watcher.files.manifest.segments) > 3
+        assert watcher.beginnings == 1
+
+    run(test)
+
+
+def test_follow__goes_on_with_the_next_owner_after_a_kill() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        watcher = await followed(reader, pid(1))
+        written = await owner.write(log, 10)
+        await owner.kill()
+        cluster.end(owner)
+        second = await cluster.broker(3)
+        log = await second.storage.open_log(pid(1), 2)
+        written += await second.write(log, 10)
+        await eventually(cluster.clock, lambda: watcher.end_offset == 20)
+        assert await content(watcher.files) == written
+        back = await cluster.broker(1)
+        await second.storage.release_log(pid(1))
+        log = await back.storage.open_log(pid(1), 3)
+        written += await back.write(log, 10)
+        await eventually(cluster.clock, lambda: watcher.end_offset == 30)
+        assert await content(watcher.files) == written
+
+    run(test, wal_retained_bytes=HUGE)
+
+
+def test_follow__begins_anew_when_it_slept_through_the_deletion_of_what_it_had_not_read() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        log.snapshot_source = lambda: snapshot_of(log)
+        written = await owner.write(log, 5)
+        watcher = await followed(reader, pid(1))
+        reader.driver.fault = lambda operation, name: "refused" if operation == "get" else None
+        written += await owner.write(log, 50, 300)
+        await owner.storage.checkpoint()
+        await cluster.clock.sleep(60)
+        written += await owner.write(log, 5)
+        assert watcher.end_offset < 60
+        reader.driver.fault = lambda operation, name: None
+        await eventually(cluster.clock, lambda: watcher.end_offset == 60)
+        assert await content(watcher.files) == written
+        assert watcher.beginnings > 1
+
+    run(test, storage_upkeep_interval_ms=500)
+
+
+def test_follow__hears_within_seconds_though_its_watch_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+
+        async def hang(prefix: str, after_revision: int):  # type: ignore[no-untyped-def]
+            await asyncio.get_running_loop().create_future()
+            yield []
+
+        monkeypatch.setattr(cluster.metadata, "watch", hang)
+        watcher = await followed(reader, pid(1))
+        await owner.write(log, 5)
+        await eventually(cluster.clock, lambda: watcher.end_offset == 5, 2.5)
+
+    run(test)
+
+
+def test_follow__of_a_log_that_nobody_has_opened_begins_when_somebody_does() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        watcher = await followed(reader, pid(1))
+        assert watcher.end_offset == 0
+        log = await owner.storage.open_log(pid(1), 1)
+        written = await owner.write(log, 5)
+        await eventually(cluster.clock, lambda: watcher.end_offset == 5)
+        assert await content(watcher.files) == written
+
+    run(test)
+
+
+def test_follow__is_told_where_the_log_begins_now() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        watcher = await followed(reader, pid(1))
+        await owner.write(log, 10)
+        await log.advance_log_start(7)
+        await eventually(cluster.clock, lambda: watcher.log_start_offset == 7)
+        assert watcher.files.log_start_offset == 7
+
+    run(test)
+
+
+def test_follow__reads_nothing_more_when_it_is_unfollowed() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        await followed(reader, pid(1))
+        await owner.write(log, 5)
+        logs_of(reader).unfollow(pid(1))
+        await cluster.clock.sleep(5)
+        seen = len(gets(reader))
+        await owner.write(log, 5)
+        await cluster.clock.sleep(5)
+        assert len(gets(reader)) == seen
+        assert logs_of(reader).memory_bytes == 0
+
+    run(test)
+
+
+def test_follow__of_little_in_a_busy_log_reads_heads_in_place_of_flushes() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        quiet, busy = [await owner.storage.open_log(pid(number), 1) for number in range(2)]
+        watcher = await followed(reader, pid(0))
+        await owner.write(quiet, 1)
+        before = reader.store.traffic.read_bytes
+        await owner.write(busy, 40, 3000)
+        await eventually(cluster.clock, lambda: owner.tail.last_sequence == 41)
+        await cluster.clock.sleep(2)
+        assert reader.store.traffic.read_bytes - before < 40 * 3000 / 3
+        await owner.write(quiet, 1)
+        await eventually(cluster.clock, lambda: watcher.end_offset == 2)
+        assert len(await content(watcher.files)) == 2
+
+    run(test, wal_retained_bytes=HUGE)
+
+
+def test_follow__memory_keeps_to_its_limit_and_what_is_beyond_is_read_again() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        watcher = await followed(reader, pid(1))
+        written = []
+        for _ in range(30):
+            written += await owner.write(log, 1, 3000)
+            await cluster.clock.sleep(0.05)
+            assert logs_of(reader).memory_bytes <= reader.config.wal_memory_bytes
+        await eventually(cluster.clock, lambda: watcher.end_offset == 30)
+        assert await content(watcher.files) == written
+
+    run(test, wal_retained_bytes=HUGE)
+
+
+def test_follow__of_a_deleted_log_says_so() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        watcher = await followed(reader, pid(1))
+        await owner.write(log, 5)
+        await owner.storage.delete_log(pid(1))
+        await eventually(cluster.clock, lambda: watcher.files.deleted)
+        assert keys.manifest(pid(1)) not in cluster.metadata.entries
+
+    run(test)
