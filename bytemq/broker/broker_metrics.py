@@ -21,6 +21,12 @@ def register(broker: Broker) -> None:
     metrics.gauge(
         "bytemq_partitions_open", "Partitions opened since", lambda: sum(1 for _ in partitions.open_partitions())
     )
+    followers = broker.followers
+    metrics.gauge(
+        "bytemq_partitions_followed",
+        "Partitions of other brokers that are served to readers here",
+        lambda: 0 if followers is None else len(followers),
+    )
     metrics.gauges(
         "bytemq_groups",
         "Consumer groups coordinated here, by state",

@@ -8,18 +8,21 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from bytemq.broker.metadata_encoding import EncodedTopics
+from bytemq.broker.nearest_reader import NearestReaders
 from bytemq.runtime.budget import MemoryBudget
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.deadlines import Deadlines
 from bytemq.runtime.metrics import Counter, Metrics
 from bytemq.runtime.tasks import Supervisor
 from bytemq.runtime.turns import Turns
+from bytemq.types import Role
 
 if TYPE_CHECKING:
     from bytemq.broker.coordinator.group_coordinators import GroupCoordinators
     from bytemq.broker.coordinator.marker_writer import MarkerWriter
     from bytemq.broker.coordinator.transaction_coordinators import TransactionCoordinators
     from bytemq.broker.fetch_sessions import FetchSessions
+    from bytemq.broker.followers import Followers
     from bytemq.broker.log.partitions import PartitionTable
     from bytemq.broker.topic_admin import TopicAdmin
     from bytemq.broker.transaction_admission import TransactionAdmission
@@ -85,6 +88,15 @@ class Broker:
     standing: "Standing"
     encoded_topics: EncodedTopics = field(default_factory=EncodedTopics)
     turns: Turns = field(default_factory=Turns)
+    nearest_readers: NearestReaders = field(default_factory=NearestReaders)
+    followers: "Followers | None" = None
+    """None: partitions of others are not served."""
+
+    @property
+    def serves_readers(self) -> bool:
+        """Whether consumers read here what this broker owns, unless they have a nearer one."""
+        known = self.image.brokers.get(self.node_id)
+        return known is None or Role.READ in known.roles
 
     @property
     def cluster_id(self) -> str:

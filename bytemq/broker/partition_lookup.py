@@ -5,9 +5,14 @@ came through.
 """
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.followers import Beginning
+from bytemq.broker.log.followed_partition import FollowedPartition
+from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import Entry
+from bytemq.broker.nearest_reader import serves_readers
 from bytemq.metadata.image import TopicImage
 from bytemq.metadata.values import NO_BROKER
 from bytemq.protocol.error_codes import ErrorCode
@@ -63,6 +68,41 @@ def locate(broker: Broker, name: str | None, topic_id: bytes | None, index: int)
     if not 0 <= index < len(topic.partitions):
         return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
     return ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+class Reader(NamedTuple):
+    """Who fetches."""
+
+    rack: str
+    may_be_sent_on: bool
+    """A consumer whose version of Fetch knows of preferred replicas (KIP-392)."""
+
+
+Readable = Partition | FollowedPartition
+
+
+def locate_to_read(
+    broker: Broker, reader: Reader, name: str | None, topic_id: bytes | None, index: int
+) -> Entry | FollowedPartition | Beginning | ErrorCode:
+    """As `locate`, and also what others own, for consumers that read it here."""
+    found = locate(broker, name, topic_id, index)
+    if found is not ErrorCode.NOT_LEADER_OR_FOLLOWER or broker.followers is None or not reader.may_be_sent_on:
+        return found
+    topic = find_topic(broker, name, topic_id)
+    if topic is None or not serves_readers(broker.image, topic, index, broker.node_id, reader.rack):
+        return found
+    return broker.followers.get(topic, index) or found
+
+
+def preferred_reader(broker: Broker, reader: Reader, partition: Partition) -> int:
+    """Where a consumer of a partition of ours should read instead; -1: here."""
+    if not reader.may_be_sent_on or (not reader.rack and broker.serves_readers):
+        return NO_BROKER
+    topic = broker.image.topics_by_id.get(partition.pid.topic_id)
+    if topic is None:
+        return NO_BROKER
+    chosen = broker.nearest_readers.choose(broker.image, topic, partition.pid.index, reader.rack)
+    return NO_BROKER if chosen == broker.node_id else chosen
 
 
 def find_topic(broker: Broker, name: str | None, topic_id: bytes | None) -> TopicImage | None:

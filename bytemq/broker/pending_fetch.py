@@ -10,12 +10,28 @@ from functools import partial
 from bytemq.broker.context import Broker
 from bytemq.broker.exchange import Exchange
 from bytemq.broker.fetch_sessions import FetchContext, WantedPartition, group_by_topic
+from bytemq.broker.followers import Beginning
+from bytemq.broker.log.followed_partition import FollowedPartition
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import Opening
 from bytemq.broker.log.results import Fetched
-from bytemq.broker.partition_lookup import HINTED_ERRORS, current_leader, locate, node_endpoints
+from bytemq.broker.partition_lookup import (
+    HINTED_ERRORS,
+    Readable,
+    Reader,
+    current_leader,
+    locate_to_read,
+    node_endpoints,
+    preferred_reader,
+)
 from bytemq.protocol.error_codes import ErrorCode
-from bytemq.protocol.fetch import LEADER_HINTS_FROM, FetchRequest, PartitionData, encode_fetch_response
+from bytemq.protocol.fetch import (
+    LEADER_HINTS_FROM,
+    PREFERRED_REPLICA_FROM,
+    FetchRequest,
+    PartitionData,
+    encode_fetch_response,
+)
 from bytemq.protocol.leader_hints import NodeEndpoint
 from bytemq.runtime.budget import Waiter
 from bytemq.runtime.clock import TimerHandle
@@ -54,6 +70,7 @@ class PendingFetch:
         "_must_answer",
         "_open_errors",
         "_openings",
+        "_reader",
         "_refuses_all",
         "_sizes",
         "_starved",
@@ -72,8 +89,9 @@ class PendingFetch:
         self._min_bytes = min(request.min_bytes, self._max_bytes)
         self._max_wait_s = request.max_wait_ms / 1000
         self._refuses_all = request.replica_id >= 0  # no broker is a replica of another, nor of itself
+        self._reader = Reader(request.rack_id, exchange.api_version >= PREFERRED_REPLICA_FROM)
         self._answers: Answers = []
-        self._sizes: list[tuple[Partition, int]] = []  # of what the answers hold
+        self._sizes: list[tuple[Readable, int]] = []  # of what the answers hold
         self._total_bytes = 0
         self._must_answer = False
         self._granted_bytes = 0
@@ -81,7 +99,7 @@ class PendingFetch:
         self._open_errors: dict[WantedPartition, ErrorCode] = {}
         self._waits = False  # for records; else the next pass answers whatever it finds
         self._wakes_soon = False
-        self._available: dict[Partition, tuple[WantedPartition, int]] = {}
+        self._available: dict[Readable, tuple[WantedPartition, int]] = {}
         self._available_bytes = 0
         self._timer: TimerHandle | None = None
         self._memory_waiter: Waiter | None = None
@@ -95,13 +113,16 @@ class PendingFetch:
 
     def _open_all(self) -> None:
         for wanted in self._context.wanted:
-            found = locate(self._broker, wanted.name, wanted.topic_id, wanted.index)
-            if isinstance(found, Opening):
+            found = self._locate(wanted)
+            if isinstance(found, Opening | Beginning):
                 self._openings += 1
                 found.then(partial(self._opened, wanted))
         self._opening_done()
 
-    def _opened(self, wanted: WantedPartition, outcome: Partition | ErrorCode) -> None:
+    def _locate(self, wanted: WantedPartition) -> Readable | Opening | Beginning | ErrorCode:
+        return locate_to_read(self._broker, self._reader, wanted.name, wanted.topic_id, wanted.index)
+
+    def _opened(self, wanted: WantedPartition, outcome: Readable | ErrorCode) -> None:
         if isinstance(outcome, ErrorCode):
             self._open_errors[wanted] = outcome
         self._opening_done()
@@ -170,7 +191,7 @@ class PendingFetch:
             self._add(wanted, partition, fetched)
         self._read_all()
 
-    def _read_cached(self, wanted: WantedPartition, partition: Partition, limit_bytes: int) -> Fetched | None:
+    def _read_cached(self, wanted: WantedPartition, partition: Readable, limit_bytes: int) -> Fetched | None:
         """None for what is not in memory, or too much to be copied here."""
         if self._total_bytes + limit_bytes <= LOOP_READ_BYTES or self._fits_the_loop(wanted, partition):
             return partition.read_cached(
@@ -187,7 +208,7 @@ class PendingFetch:
         """The next partition gives one batch, whatever its size: nothing was read yet, and there is memory."""
         return not self._total_bytes and not self._starved
 
-    def _fits_the_loop(self, wanted: WantedPartition, partition: Partition) -> bool:
+    def _fits_the_loop(self, wanted: WantedPartition, partition: Readable) -> bool:
         available = partition.available_bytes(wanted.fetch_offset, self._isolation)
         return self._total_bytes + available <= LOOP_READ_BYTES
 
@@ -221,12 +242,12 @@ class PendingFetch:
         if not self._exchange.abandoned:
             self._read_all()
 
-    def _find(self, wanted: WantedPartition) -> Partition | PartitionData:
+    def _find(self, wanted: WantedPartition) -> Readable | PartitionData:
         """The partition, or the answer where there is none to read."""
         if self._refuses_all:
             return PartitionData(wanted.index, ErrorCode.NOT_LEADER_OR_FOLLOWER)
-        found = locate(self._broker, wanted.name, wanted.topic_id, wanted.index)
-        if isinstance(found, Opening):
+        found = self._locate(wanted)
+        if isinstance(found, Opening | Beginning):
             return PartitionData(wanted.index, self._open_errors.get(wanted, ErrorCode.NOT_LEADER_OR_FOLLOWER))
         if isinstance(found, ErrorCode):
             return PartitionData(wanted.index, found, aborted_transactions=())
@@ -234,6 +255,13 @@ class PendingFetch:
             error = found.check_leader_epoch(wanted.current_leader_epoch)
             if error is not ErrorCode.NONE:
                 return PartitionData(wanted.index, error)
+        if isinstance(found, FollowedPartition):
+            if wanted.fetch_offset > found.high_watermark:
+                return found  # what its epoch is will be known when that is
+        elif found.log_start_offset <= wanted.fetch_offset <= found.high_watermark:
+            preferred = preferred_reader(self._broker, self._reader, found)
+            if preferred >= 0:
+                return _read_there(found, wanted, preferred)
         if wanted.last_fetched_epoch >= 0:
             return _diverging(found, wanted) or found
         return found
@@ -245,11 +273,14 @@ class PendingFetch:
             answer = answer._replace(current_leader=leader)
         self._answers.append((wanted, answer))
 
-    def _add(self, wanted: WantedPartition, partition: Partition, fetched: Fetched) -> None:
+    def _add(self, wanted: WantedPartition, partition: Readable, fetched: Fetched) -> None:
         if fetched.error is not ErrorCode.NONE:
             self._add_refusal(wanted, PartitionData(wanted.index, fetched.error))
             return
         _, buffers, size_bytes, high_watermark, last_stable_offset, log_start_offset, aborted = fetched
+        if wanted.fetch_offset > high_watermark and not self._waits:  # it did not come to be known here in time
+            self._add_refusal(wanted, PartitionData(wanted.index, ErrorCode.OFFSET_NOT_AVAILABLE))
+            return
         self._total_bytes += size_bytes
         answer = PartitionData(wanted.index, 0, high_watermark, last_stable_offset, log_start_offset, buffers, aborted)
         self._answers.append((wanted, answer))
@@ -288,13 +319,13 @@ class PendingFetch:
             self._register(wanted, partition)
         self._timer = self._broker.clock.call_later(self._max_wait_s, self._wake)
 
-    def _register(self, wanted: WantedPartition, partition: Partition) -> None:
+    def _register(self, wanted: WantedPartition, partition: Readable) -> None:
         size_bytes = partition.available_bytes(wanted.fetch_offset, self._isolation)
         self._available[partition] = (wanted, size_bytes)
         self._available_bytes += size_bytes
         partition.waiters.register(self._grown)
 
-    def _grown(self, partition: Partition) -> None:
+    def _grown(self, partition: Readable) -> None:
         """A partition has committed more, or is closed."""
         wanted, before = self._available[partition]
         now = partition.available_bytes(wanted.fetch_offset, self._isolation)
@@ -358,7 +389,19 @@ class PendingFetch:
         )
 
 
-def _diverging(partition: Partition, wanted: WantedPartition) -> PartitionData | None:
+def _read_there(partition: Partition, wanted: WantedPartition, preferred: int) -> PartitionData:
+    """KIP-392: no records; the client goes on at the preferred replica at once."""
+    return PartitionData(
+        wanted.index,
+        ErrorCode.NONE,
+        partition.high_watermark,
+        partition.last_stable_offset,
+        partition.log_start_offset,
+        preferred_read_replica=preferred,
+    )
+
+
+def _diverging(partition: Readable, wanted: WantedPartition) -> PartitionData | None:
     """KIP-320, KIP-595: the answer to a client whose last epoch ends below the offset that it asks for."""
     end = partition.offset_for_leader_epoch(wanted.last_fetched_epoch, -1)
     if end.error is not ErrorCode.NONE:

@@ -7,8 +7,8 @@ registered with before it is read, in one step: whatever is committed after that
 from functools import partial
 
 from bytemq.broker.fetch_sessions import WantedPartition
+from bytemq.broker.followers import Beginning
 from bytemq.broker.log.partitions import Opening
-from bytemq.broker.partition_lookup import locate
 from bytemq.broker.pending_fetch import GRANT_DIVISOR, LEAST_GRANT_BYTES, PendingFetch
 from bytemq.protocol.fetch import PartitionData
 
@@ -40,8 +40,8 @@ class WideFetch(PendingFetch):
                 if self._exchange.abandoned:
                     return
             left -= 1
-            found = locate(self._broker, wanted.name, wanted.topic_id, wanted.index)
-            if isinstance(found, Opening):
+            found = self._locate(wanted)
+            if isinstance(found, Opening | Beginning):
                 left -= SLICE_PARTITIONS // OPENINGS_PER_SLICE
                 self._openings += 1
                 found.then(partial(self._opened, wanted))

@@ -20,7 +20,7 @@ from bytemq.errors import Corrupt
 from bytemq.metadata import keys, values
 from bytemq.metadata.store import Event, KeyValue
 from bytemq.metadata.topic_names import unify_collision_characters
-from bytemq.types import TopicId, parse_topic_id
+from bytemq.types import ALL_ROLES, Role, TopicId, parse_topic_id
 
 DRAINED = "bytemq.drained"
 """The dynamic config of a broker that shall own nothing."""
@@ -63,6 +63,7 @@ class BrokerImage:
     """The broker's session id."""
     capacity: float = 1.0
     """How much of the load it is to carry, relative to others."""
+    roles: frozenset[Role] = ALL_ROLES
 
     @property
     def rack(self) -> str | None:
@@ -230,7 +231,9 @@ class ClusterImage:
             self.brokers.pop(broker_id, None)
             return
         decoded = values.decode_broker(value)
-        self.brokers[broker_id] = BrokerImage(broker_id, decoded.zone, decoded.endpoints, revision, decoded.capacity)
+        self.brokers[broker_id] = BrokerImage(
+            broker_id, decoded.zone, decoded.endpoints, revision, decoded.capacity, decoded.roles
+        )
 
     def _apply_configs(self, resource: tuple[str, str], value: bytes | None) -> None:
         if value is None:

@@ -1,7 +1,7 @@
 """Which brokers stand as a partition's replicas where the protocol asks for some. Pure.
 
-The replicas are the store's, so any live broker can serve: clients are told min(replication factor, live brokers) of
-them, the owner first, then as many zones as there are, all in sync.
+The replicas are the store's, so any live broker with the role `read` can serve: clients are told min(replication
+factor, live brokers) of them, the owner first, then as many zones as there are, all in sync.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 
 from bytemq.metadata.image import ClusterImage, TopicImage
 from bytemq.metadata.values import NO_BROKER
+from bytemq.types import Role
 
 
 def replicas(image: ClusterImage, topic: TopicImage, index: int) -> list[int]:
@@ -23,13 +24,19 @@ def replicas(image: ClusterImage, topic: TopicImage, index: int) -> list[int]:
     live = sorted(image.brokers)
     if first not in image.brokers and live:
         first = live[index % len(live)]
-    others = [broker for broker in live if broker != first]
-    wanted = min(topic.replication_factor - 1, len(others))
+    others = [broker for broker in live if broker != first and Role.READ in image.brokers[broker].roles]
+    wanted = min(max(topic.replication_factor - 1, _least_others(image, first)), len(others))
     if wanted <= 0:
         return [first]
     start = index // len(live) % len(others)
     others = others[start:] + others[:start]
     return [first, *(others if wanted == len(others) else _spread(image, first, others, wanted))]
+
+
+def _least_others(image: ClusterImage, owner: int) -> int:
+    """An owner that does not serve readers names somebody who does, whatever the replication factor."""
+    known = image.brokers.get(owner)
+    return 0 if known is None or Role.READ in known.roles else 1
 
 
 def _spread(image: ClusterImage, first: int, others: list[int], wanted: int) -> list[int]:

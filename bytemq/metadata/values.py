@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bytemq.errors import Corrupt
-from bytemq.types import TopicId, format_topic_id, parse_topic_id
+from bytemq.types import ALL_ROLES, Role, TopicId, format_topic_id, parse_topic_id
 
 NO_BROKER = -1
 NO_SESSION = -1
@@ -30,6 +30,7 @@ class BrokerValue:
     """Drawn at each start: tells one's own registration, whose answer was lost, from another broker's."""
     capacity: float = 1.0
     """How much of the load it is to carry, relative to others."""
+    roles: frozenset[Role] = ALL_ROLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def encode_broker(value: BrokerValue) -> bytes:
             "version": value.version,
             "incarnation": value.incarnation,
             "capacity": value.capacity,
+            "roles": sorted(value.roles),
         }
     )
 
@@ -69,7 +71,8 @@ def decode_broker(data: bytes) -> BrokerValue:
     fields = _load(data)
     endpoints = {name: (str(host), int(port)) for name, (host, port) in fields["endpoints"].items()}
     capacity = float(fields.get("capacity", 1.0))
-    return BrokerValue(fields["zone"], endpoints, fields["version"], fields["incarnation"], capacity)
+    roles = frozenset(Role(role) for role in fields.get("roles", ALL_ROLES) if role in ALL_ROLES)
+    return BrokerValue(fields["zone"], endpoints, fields["version"], fields["incarnation"], capacity, roles)
 
 
 def encode_topic(value: TopicValue) -> bytes:

@@ -46,6 +46,8 @@ def start_housekeeping(base: Foundation, broker: Broker, ownership: Ownership) -
     tasks.keep_running("load report", reporter.run)
     tasks.keep_running("ownership", ownership.run)
     tasks.keep_running("retention", partial(_retain, base, broker))
+    if broker.followers is not None:
+        tasks.keep_running("followers", broker.followers.run)
     tasks.keep_running("adoption", lambda: adopt(partitions, base.clock))
     orphans = Orphans(base.store, base.follower, partitions, base.broker_id, membership.session_id, base.clock)
     tasks.keep_running("orphans", orphans.run)

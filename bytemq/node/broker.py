@@ -18,6 +18,7 @@ from bytemq.broker.coordinator.remote_transactions import RemoteTransactions
 from bytemq.broker.coordinator.transaction.transaction import TopicPartition
 from bytemq.broker.coordinator.transaction_coordinators import TransactionCoordinators
 from bytemq.broker.fetch_sessions import FetchSessions
+from bytemq.broker.followers import Followers
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.services import LogServices
 from bytemq.broker.ownership import Ownership
@@ -106,6 +107,14 @@ def join_broker(base: Foundation, partitions: PartitionTable, peers: Peers) -> t
         deadlines=Deadlines(base.clock),
         traffic=Traffic(base.metrics),
         standing=base.membership.standing,
+        followers=Followers(
+            partitions.services.storage.followed,
+            lambda: base.image,
+            base.broker_id,
+            base.membership.standing,
+            base.clock,
+            base.supervisor,
+        ),
     )
     broker_metrics.register(broker)
     _follow_image(base, broker, ownership)
@@ -138,6 +147,8 @@ def _follow_image(base: Foundation, broker: Broker, ownership: Ownership) -> Non
             except SessionLost as error:
                 base.fail("session", error)
         broker.groups.on_image_change(change)
+        if broker.followers is not None:
+            broker.followers.on_image_change(change)
         if mine & change.configs:
             base.config.take(base.image)
             broker.config = base.config.now

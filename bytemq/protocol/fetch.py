@@ -15,6 +15,7 @@ from bytemq.protocol.primitives import Buffer, Reader, Writer
 from bytemq.types import ZERO_TOPIC_ID
 
 SESSIONS_FROM = 7
+PREFERRED_REPLICA_FROM = 11
 FLEXIBLE_FROM = 12
 TOPIC_IDS_FROM = 13
 REPLICA_STATE_FROM = 15

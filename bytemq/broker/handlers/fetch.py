@@ -6,6 +6,8 @@
   enough was committed or max_wait_ms is over.
 - Negative limits and unknown isolation levels: INVALID_REQUEST (Kafka: UNKNOWN_SERVER_ERROR). A replica id that is not
   this broker's: NOT_LEADER_OR_FOLLOWER. cluster_id is ignored, as in Kafka.
+- v11+: a consumer that gives its rack is sent to a broker there, if Metadata names one as a replica (KIP-392); that one
+  serves what is committed. Above what it knows it waits, then answers OFFSET_NOT_AVAILABLE.
 - v9+: the client's leader epoch is checked. v12+: a last fetched epoch that ends before the offset asked for gives
   diverging_epoch. v13+: topics by id, UNKNOWN_TOPIC_ID. v16+: the current leader with NOT_LEADER_OR_FOLLOWER.
 """

@@ -7,16 +7,16 @@ come.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from bytemq.broker.log.failures import read_failure
 from bytemq.broker.log.results import Fetched
-from bytemq.broker.log.state import LogState
 from bytemq.errors import BytemqError, Fenced, NotFound
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.runtime.logging import LogGate, get_logger
 
 if TYPE_CHECKING:
+    from bytemq.broker.log.transactions import Transactions
     from bytemq.storage.log_files import LogFiles
     from bytemq.storage.reading import Read
 
@@ -26,14 +26,29 @@ READ_UNCOMMITTED = 0
 READ_COMMITTED = 1
 
 
-def readable_end(state: LogState[Any], isolation: int) -> int:
+class Visible(Protocol):
+    """What of a log may be seen at this moment, by its owner or by somebody who follows it."""
+
+    @property
+    def log_start_offset(self) -> int: ...
+    @property
+    def last_stable_offset(self) -> int: ...
+    @property
+    def high_watermark(self) -> int: ...
+    @property
+    def end_offset(self) -> int: ...
+    @property
+    def transactions(self) -> Transactions: ...
+
+
+def readable_end(state: Visible, isolation: int) -> int:
     """The offset at which a reader must stop."""
     return state.last_stable_offset if isolation == READ_COMMITTED else state.high_watermark
 
 
 def read_cached(
     files: LogFiles,
-    state: LogState[Any],
+    state: Visible,
     offset: int,
     max_bytes: int,
     isolation: int,
@@ -53,7 +68,7 @@ def read_cached(
 
 async def read(
     files: LogFiles,
-    state: LogState[Any],
+    state: Visible,
     offset: int,
     max_bytes: int,
     isolation: int,
@@ -71,12 +86,12 @@ async def read(
     return _fetched(state, offset, found, isolation)
 
 
-def failed(state: LogState[Any], code: ErrorCode) -> Fetched:
+def failed(state: Visible, code: ErrorCode) -> Fetched:
     """No bytes, and the watermarks as they are: readers of an offset out of range use them to find their way."""
     return Fetched(code, (), 0, state.high_watermark, state.last_stable_offset, state.log_start_offset)
 
 
-def _without_bytes(state: LogState[Any], offset: int, isolation: int) -> Fetched | None:
+def _without_bytes(state: Visible, offset: int, isolation: int) -> Fetched | None:
     """The answer where no byte need be read: out of range, or at the end."""
     if not state.log_start_offset <= offset <= state.end_offset:
         return failed(state, ErrorCode.OFFSET_OUT_OF_RANGE)
@@ -86,10 +101,10 @@ def _without_bytes(state: LogState[Any], offset: int, isolation: int) -> Fetched
     return failed(state, ErrorCode.NONE)._replace(aborted=aborted)
 
 
-def _fetched(state: LogState[Any], offset: int, read: Read, isolation: int) -> Fetched:
+def _fetched(state: Visible, offset: int, read: Read, isolation: int) -> Fetched:
     aborted = None
     if isolation == READ_COMMITTED:
-        aborted = state.producers.transactions.aborted_between(offset, read.next_offset)
+        aborted = state.transactions.aborted_between(offset, read.next_offset)
     return Fetched(
         ErrorCode.NONE,
         read.buffers,
@@ -101,7 +116,7 @@ def _fetched(state: LogState[Any], offset: int, read: Read, isolation: int) -> F
     )
 
 
-def _unreadable(files: LogFiles, state: LogState[Any], offset: int, error: BytemqError, gate: LogGate) -> Fetched:
+def _unreadable(files: LogFiles, state: Visible, offset: int, error: BytemqError, gate: LogGate) -> Fetched:
     if offset < state.log_start_offset:  # retention or DeleteRecords overtook the reader
         return failed(state, ErrorCode.OFFSET_OUT_OF_RANGE)
     expected = isinstance(error, NotFound | Fenced)  # deleted, or another owner's, meanwhile

@@ -17,7 +17,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from bytemq.broker.log.producer_budget import ProducerBudget
 from bytemq.broker.log.producer_state import AppendedBatch, Producer, ProducerTable
-from bytemq.broker.log.transactions import marker_of
+from bytemq.broker.log.transactions import Transactions, marker_of
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.protocol.records.control import EndTransactionMarker
 
@@ -93,6 +93,10 @@ class LogState(Generic[Answer]):
         """
         first_open = self.producers.transactions.first_open_offset()
         return self.high_watermark if first_open is None else max(first_open, self.log_start_offset)
+
+    @property
+    def transactions(self) -> Transactions:
+        return self.producers.transactions
 
     @property
     def committed_records(self) -> int:

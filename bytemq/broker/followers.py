@@ -1,0 +1,131 @@
+"""The partitions that this broker serves to readers without owning them.
+
+Owns: which ones are followed, from their first reader until nobody has asked for a while, and their end when this
+broker comes to own them or their topic goes. Must not: decide who may read here
+(`nearest_reader` does), or own anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bytemq.broker.log.followed_partition import FollowedPartition
+from bytemq.errors import BytemqError
+from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
+from bytemq.metadata.standing import Standing
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import LogGate, get_logger
+from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.following.followed_logs import FollowedLogs
+from bytemq.types import PartitionId
+
+log = get_logger("broker.followers")
+
+IDLE_S = 60.0
+"""So long after its last reader a partition is followed no more."""
+LOOK_S = 5.0
+
+Begun = Callable[["FollowedPartition | ErrorCode"], None]
+
+
+class Beginning:
+    """A partition that is being looked up in the storage. `then` as that of `partitions.Opening`."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Begun] = []
+
+    def then(self, begun: Begun) -> None:
+        self.waiting.append(begun)
+
+
+class Followers:
+    """`logs`: None where there is no storage that brokers share, and nobody else's log can be read."""
+
+    def __init__(
+        self,
+        logs: FollowedLogs | None,
+        image: Callable[[], ClusterImage],
+        broker_id: int,
+        standing: Standing,
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> None:
+        self._logs = logs
+        self._image = image
+        self._broker_id = broker_id
+        self._standing = standing
+        self._clock = clock
+        self._supervisor = supervisor
+        self._followed: dict[PartitionId, FollowedPartition | Beginning] = {}
+        self._unreadable = LogGate(clock.monotonic, burst=1, interval_s=60.0)
+
+    def __len__(self) -> int:
+        return len(self._followed)
+
+    def get(self, topic: TopicImage, index: int) -> FollowedPartition | Beginning | None:
+        """The partition, or what it takes; None where it cannot be had, or while we cannot know what is committed."""
+        if self._logs is None or not self._standing.holds():
+            return None
+        pid = PartitionId(topic.topic_id, index)
+        found = self._followed.get(pid)
+        if found is None:
+            found = self._followed[pid] = Beginning()
+            self._supervisor.start("follow", self._begin(self._logs, pid, topic.name, found))
+        elif isinstance(found, FollowedPartition):
+            found.fetched_at = self._clock.monotonic()
+        return found
+
+    async def run(self) -> None:
+        """Lets go of what nobody reads any more."""
+        while True:
+            await self._clock.sleep(LOOK_S)
+            long_ago = self._clock.monotonic() - IDLE_S
+            for pid, followed in list(self._followed.items()):
+                if isinstance(followed, FollowedPartition) and followed.fetched_at < long_ago:
+                    self._end(pid)
+
+    def on_image_change(self, change: ImageChange) -> None:
+        """What is ours now is served as the owner's, and what is deleted not at all."""
+        for pid in list(self._followed):
+            if pid.topic_id not in change.topics:
+                continue
+            topic = self._image().topics_by_id.get(pid.topic_id)
+            if topic is None or topic.partitions[pid.index].owner == self._broker_id:
+                self._end(pid)
+
+    def close(self) -> None:
+        for pid in list(self._followed):
+            self._end(pid)
+
+    async def _begin(self, logs: FollowedLogs, pid: PartitionId, topic: str, beginning: Beginning) -> None:
+        outcome: FollowedPartition | ErrorCode = ErrorCode.OFFSET_NOT_AVAILABLE
+        try:
+            followed = FollowedPartition(pid, topic, lambda: self._epoch_of(pid), logs.doubt, self._unreadable)
+            await logs.follow(pid, followed)
+            followed.fetched_at = self._clock.monotonic()
+            outcome = followed
+        except BytemqError as error:
+            reason = str(error)
+            log.warning("a partition cannot be served to readers now", topic=topic, partition=pid.index, reason=reason)
+        if self._followed.get(pid) is not beginning:  # ended meanwhile
+            if isinstance(outcome, FollowedPartition):
+                logs.unfollow(pid)
+            outcome = ErrorCode.NOT_LEADER_OR_FOLLOWER
+        elif isinstance(outcome, FollowedPartition):
+            self._followed[pid] = outcome
+        else:
+            del self._followed[pid]
+        for begun in beginning.waiting:
+            begun(outcome)
+
+    def _epoch_of(self, pid: PartitionId) -> int:
+        topic = self._image().topics_by_id.get(pid.topic_id)
+        return -1 if topic is None else topic.partitions[pid.index].leader_epoch
+
+    def _end(self, pid: PartitionId) -> None:
+        assert self._logs is not None
+        followed = self._followed.pop(pid)
+        if isinstance(followed, FollowedPartition):
+            self._logs.unfollow(pid)
+            followed.close()
