@@ -36,6 +36,10 @@ class PartitionId(NamedTuple):
     topic_id: TopicId
     index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody wants of a partition
 
+    def __str__(self) -> str:
+        """For logs: as its folder is found under topics/."""
+        return f"{format_topic_id(self.topic_id)}/{self.index}"
+
 
 def format_topic_id(topic_id: bytes) -> str:
     """Kafka's text form of a UUID: 22 characters of URL-safe base64 without padding."""

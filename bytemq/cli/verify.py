@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,14 @@ def run(options: argparse.Namespace) -> int:
         import asyncio
 
         return asyncio.run(_run_shared(options))
+    from bytemq.metadata.data_lock import DataLock
     from bytemq.storage.checks.verify import verify
 
     folder = Path(options.data)
     if not folder.is_dir():
         raise Failed(f"there is no folder {folder}")
+    if DataLock.is_held(folder):
+        print(f"a node is running on {folder}: what it writes meanwhile may look wrong", file=sys.stderr)
     found = 0
     for finding in verify(folder):
         found += _print(finding)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import resource
 import shutil
 import socket
@@ -31,6 +32,7 @@ NICENESS = 5
 BATCH_ROWS = 8192
 OVERHEAD_BYTES = 512 * 1024 * 1024
 """Of the process beyond DuckDB's own limit: libraries, the tail in memory, the batch being encoded."""
+_NO_TABLE = re.compile("Table with name (.+) does not exist")
 
 
 class Broker:
@@ -177,7 +179,9 @@ def _described(cut: PartitionCut) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """DuckDB's message without its kind, and without what only makes sense in its own shell."""
+    """DuckDB's message without its kind, and in the words of topics."""
+    if isinstance(error, duckdb.CatalogException) and (missing := _NO_TABLE.search(str(error))):
+        return f"there is no topic {missing[1]}; `bytemq topic list` shows what there is"  # not what DuckDB has besides
     kind, _, message = str(error).partition(": ")
     return (message or kind).strip()
 

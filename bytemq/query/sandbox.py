@@ -6,6 +6,7 @@ Owns: the lock-down, and which tables a statement names. Must not: know topics.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ def tables_named(sql: str) -> list[str]:
         problem = str(parsed.get("error_message", "not understood"))
         if parsed.get("error_type") == "not implemented":
             problem = "only SELECT is allowed"
+        elif re.search(r"(?i)(?<![\w\"])offset(?![\w\"])", sql):
+            problem += '; offset is a reserved word: write "offset"'
         raise Refused(problem)
     statements = parsed.get("statements", [])
     if len(statements) != 1:

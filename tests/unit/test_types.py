@@ -24,3 +24,7 @@ def test_topic_id__that_is_none_is_refused(text: str) -> None:
 def test_partition_id__is_a_key() -> None:
     assert {PartitionId(ZERO_TOPIC_ID, 1): "x"}[PartitionId(ZERO_TOPIC_ID, 1)] == "x"
     assert PartitionId(ZERO_TOPIC_ID, 1).index == 1
+
+
+def test_partition_id__is_readable_in_a_log() -> None:
+    assert str(PartitionId(ZERO_TOPIC_ID, 7)) == "AAAAAAAAAAAAAAAAAAAAAA/7"
