@@ -27,6 +27,8 @@ def register(broker: Broker) -> None:
         "Partitions of other brokers that are served to readers here",
         lambda: 0 if followers is None else len(followers),
     )
+    opening = partitions.services.opener.memory
+    metrics.gauge("bytemq_decompression_memory_bytes", "Batches being opened", lambda: opening.used_bytes)
     metrics.gauges(
         "bytemq_groups",
         "Consumer groups coordinated here, by state",

@@ -53,7 +53,6 @@ class CleanLog(Job[CleanedLog]):
     segment_bytes: int
     """Files written are no larger, but for a single larger batch."""
     chunk_bytes: int
-    max_decompressed_bytes: int
     directory: str
     suffix: str
     """Files written are named `<directory><base offset><suffix>-<number>.log`."""

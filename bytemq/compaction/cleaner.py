@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 log = get_logger("compaction")
 
 MAX_BACKOFF_MS = 600_000
-MAX_DECOMPRESSED_BYTES = 64 * 1024 * 1024
-"""A batch with more is kept as it is."""
 
 
 class OwnedLog(Protocol):
@@ -179,7 +177,6 @@ class Cleaner:
             load_factor=settings.load_factor,
             segment_bytes=min(config.segment_bytes, settings.segment_bytes),
             chunk_bytes=settings.chunk_bytes,
-            max_decompressed_bytes=min(config.max_decompressed_message_bytes, MAX_DECOMPRESSED_BYTES),
             directory=directory_of(owned.pid),
             suffix=f"-{self._storage.session_id:x}-c{self._runs:x}",
         )

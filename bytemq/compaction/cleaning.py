@@ -91,7 +91,7 @@ class _Cleaning:
     def _opened(self, batch: RecordBatch) -> Bytes | None:
         """The records, decompressed; None when they cannot be."""
         try:
-            return decompress(batch.compression, batch.records, self._job.max_decompressed_bytes)
+            return decompress(batch.compression, batch.records)
         except KafkaError:
             return None
 

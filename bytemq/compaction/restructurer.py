@@ -40,11 +40,7 @@ async def convert(job: Convert, space: Workspace) -> SegmentInfo:
             companion,
             partition=job.partition,
             aborted=job.aborted,
-            settings=ParquetSettings(
-                row_group_bytes=job.row_group_bytes,
-                codec=job.codec,
-                max_decompressed_bytes=job.max_decompressed_bytes,
-            ),
+            settings=ParquetSettings(row_group_bytes=job.row_group_bytes, codec=job.codec),
         )
         # The companion first: a Parquet file that can be seen under tables/ is whole.
         for target, path in ((job.names.companion, companion), (job.names.parquet, parquet)):

@@ -30,7 +30,6 @@ log = get_logger("compaction.tables")
 PASS_INTERVAL_S = 1.0
 BUILD_PATIENCE_S = 10.0
 BUILD_POLL_S = 0.05
-MAX_DECOMPRESSED_BYTES = 128 * 1024 * 1024
 
 
 class TablePartition(Protocol):
@@ -209,7 +208,6 @@ class Restructuring:
             tuple(txn[:3] for txn in partition.aborted() if txn.last_offset >= first and txn.first_offset <= last),
             settings.row_group_bytes,
             settings.codec,
-            MAX_DECOMPRESSED_BYTES,
         )
         created: list[str] = []
         began = self._clock.monotonic()

@@ -25,7 +25,6 @@ class Convert(Job[SegmentInfo]):
     """(producer id, first offset, offset of the marker) of the aborted transactions that reach into the files."""
     row_group_bytes: int
     codec: Codec
-    max_decompressed_bytes: int
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class OwnSettings:
     bytemq_http_listen: str
     bytemq_log_format: str
     bytemq_log_level: str
+    bytemq_decompression_memory_bytes: int
     bytemq_metadata: str
     bytemq_node_id_auto: bool
     bytemq_request_memory_bytes: int
@@ -238,6 +239,12 @@ OWN_BROKER_SETTINGS = (
     ),
     _size(
         "bytemq.request.memory.bytes", 256 * _MIB, _MIB, "Most memory of requests being received and not yet answered."
+    ),
+    _size(
+        "bytemq.decompression.memory.bytes",
+        256 * _MIB,
+        _MIB,
+        "Most memory of batches being opened: to check their records, to compress them otherwise, to find a timestamp.",
     ),
     _size("bytemq.response.memory.bytes", 256 * _MIB, _MIB, "Most memory of responses that clients have not read yet."),
     OwnSetting(

@@ -42,8 +42,14 @@ FETCH_SESSION_MIN_EVICTION_MS = 120_000
 def partition_table(parts: AsyncExitStack, base: Foundation, logs: Logs) -> PartitionTable:
     executor = ThreadPoolExecutor(RECORD_THREADS, "bytemq-records")
     parts.callback(executor.shutdown, wait=False)
-    expiration_ms = base.config.now.producer_id_expiration_ms
-    services = LogServices(logs, base.clock, executor, producer_id_expiration_ms=expiration_ms)
+    config = base.config.now
+    services = LogServices(
+        logs,
+        base.clock,
+        executor,
+        config.bytemq_decompression_memory_bytes,
+        producer_id_expiration_ms=config.producer_id_expiration_ms,
+    )
     return PartitionTable(services, base.membership.standing)
 
 

@@ -13,10 +13,11 @@ from typing import cast
 
 from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import Listener
-from bytemq.compaction.cleaner import MAX_DECOMPRESSED_BYTES, CleanerSettings
+from bytemq.compaction.cleaner import CleanerSettings
 from bytemq.compaction.table_planner import TableSettings
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
 from bytemq.config.listeners import parse_endpoint
+from bytemq.protocol.records.compression import MOST_DECOMPRESSED_BYTES
 from bytemq.query.queries import SqlLimits
 from bytemq.storage.settings import MIB, Durability, StorageConfig
 from bytemq.storage.tables.table_file import Codec
@@ -57,7 +58,7 @@ def cleaner_settings(config: BrokerConfig) -> CleanerSettings:
 def worker_memory_bytes(config: BrokerConfig) -> int:
     """What the worker process may allocate: its table of keys, a segment in memory, and room to work."""
     settings = cleaner_settings(config)
-    return settings.map_bytes + 2 * settings.segment_bytes + 2 * MAX_DECOMPRESSED_BYTES
+    return settings.map_bytes + 2 * settings.segment_bytes + 2 * MOST_DECOMPRESSED_BYTES
 
 
 def node_folder(config: BrokerConfig) -> Path:

@@ -26,7 +26,6 @@ from bytemq.storage.parquet.sources import AbortedRanges
 CHUNK_BYTES = 16 * 1024 * 1024
 """Of records decoded at once."""
 IN_MEMORY_BYTES = 64 * 1024 * 1024
-MAX_DECOMPRESSED_BYTES = 128 * 1024 * 1024
 
 
 class LogPart(NamedTuple):
@@ -121,7 +120,7 @@ class _Collector:
     def __init__(self, scratch: Path, name: str) -> None:
         self._scratch = scratch
         self._name = name
-        self._columns = RecordColumns(MAX_DECOMPRESSED_BYTES)
+        self._columns = RecordColumns()
         self._tables: list[pa.Table] = []
         self._tables_bytes = 0
         self.files: list[Path] = []

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from bytemq.protocol.records.builder import Record, build_batch
+from bytemq.protocol.records.compression import Compression
 from tests.interop.batches import batch
 from tests.support import probe
 from tests.support.node_process import NodeProcess
@@ -28,6 +30,7 @@ WORST_LIMIT_S = 1.5
 CALM_FACTOR = 15
 """How much slower than a calm node beside it an attacked one may be, where the machine itself is slower than that."""
 CONNECTIONS = 1_000
+BOMBS_EACH = 20
 
 
 def resident_bytes(node: NodeProcess) -> int:
@@ -126,7 +129,24 @@ def comes_and_goes(address: tuple[str, int], until: float) -> None:
             client.close()
 
 
-ATTACKS: list[Attack] = [garbage, absurd_sizes, absurd_counts, all_ff, slow_loris, never_reads, comes_and_goes]
+def bombs(address: tuple[str, int], until: float) -> None:
+    """Batches of some kilobytes that are 60 MiB decompressed, to partitions where every record is looked at."""
+    partitions = 40
+    record = Record(b"k", bytes(60 * 1024 * 1024), (), int(time.time() * 1000))
+    bomb = build_batch([record], compression=Compression.ZSTD)
+    with probe.connect(address) as wire:
+        assert probe.create_topic(wire, "checked", partitions, bytemq_validate_records="true") == 0
+    clients = [probe.connect(address) for _ in range(partitions)]
+    for index, client in enumerate(clients):
+        for _ in range(BOMBS_EACH):
+            client.send(probe.produce_request("checked", bytes(bomb), index=index))
+    while time.monotonic() < until:
+        select.select([], [], [], 0.05)
+    for client in clients:
+        client.close()
+
+
+ATTACKS: list[Attack] = [garbage, absurd_sizes, absurd_counts, all_ff, slow_loris, never_reads, bombs, comes_and_goes]
 
 
 @contextmanager

@@ -123,7 +123,6 @@ class CompactedLog:
                 load_factor=0.9,
                 segment_bytes=segment_bytes,
                 chunk_bytes=CHUNK_BYTES,
-                max_decompressed_bytes=1 << 20,
                 directory=DIRECTORY,
                 suffix=f"-1-c{self.runs}",
             ),

@@ -22,7 +22,6 @@ from bytemq.runtime.logging import get_logger
 log = get_logger("broker.coordinator")
 
 _READ_BYTES = 256 * 1024
-_MAX_DECOMPRESSED_BYTES = 64 * 1024 * 1024
 
 KeyValue = tuple[bytes | None, bytes | None]
 Replay = Callable[[Iterable[KeyValue], Envelope | None], None]
@@ -98,7 +97,7 @@ def envelope_of(batch: RecordBatch) -> Envelope | None:
 def key_values(batch: RecordBatch) -> list[KeyValue]:
     """The keys and values of a batch, straight from the parser. Raises UnreadableBatch."""
     try:
-        data = decompress(batch.compression, batch.records, _MAX_DECOMPRESSED_BYTES)
+        data = decompress(batch.compression, batch.records)
     except KafkaError as error:
         raise UnreadableBatch(str(error)) from error
     code, _, parsed = parse(data, 0, batch.record_count)

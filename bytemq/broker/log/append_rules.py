@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from bytemq.config import TopicConfig
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
-from bytemq.protocol.records.batch import NO_TIMESTAMP, RecordBatch
-from bytemq.protocol.records.compression import Compression
+from bytemq.protocol.records.batch import CODEC_MASK, NO_TIMESTAMP, RecordBatch
+from bytemq.protocol.records.compression import MOST_DECOMPRESSED_BYTES, Compression
 
 KEEP_COMPRESSION: Final = -1
 """compression.type=producer: batches stay as they were sent."""
@@ -21,6 +21,8 @@ KEEP_COMPRESSION: Final = -1
 _GZIP_DEFAULT_LEVEL: Final = -1
 _ANY_AGE_MS: Final = (1 << 63) - 1
 """message.timestamp.before.max.ms by default."""
+_ANY_RECORD_BYTES: Final = MOST_DECOMPRESSED_BYTES
+"""No batch that is opened holds a record that is larger."""
 
 _LEVELS: Final[dict[int, Callable[[TopicConfig], int | None]]] = {
     Compression.GZIP: lambda config: (
@@ -42,8 +44,10 @@ class AppendRules(NamedTuple):
     compression: int
     compression_level: int | None
     requires_keys: bool
-    max_decompressed_bytes: int
+    max_decompressed_record_bytes: int
+    """Of each record of a compressed batch."""
     walks_records: bool
+    limits_records: bool
 
     @classmethod
     def of(cls, config: TopicConfig) -> AppendRules:
@@ -61,8 +65,9 @@ class AppendRules(NamedTuple):
             compression=compression,
             compression_level=None if level_of is None else level_of(config),
             requires_keys=config.is_compacted,
-            max_decompressed_bytes=config.max_decompressed_message_bytes,
+            max_decompressed_record_bytes=config.max_decompressed_message_bytes,
             walks_records=config.bytemq_validate_records or config.is_compacted or limits_age,
+            limits_records=config.max_decompressed_message_bytes < _ANY_RECORD_BYTES,
         )
 
     def check_size(self, batch: RecordBatch) -> None:
@@ -74,23 +79,26 @@ class AppendRules(NamedTuple):
                 f"{self.segment_bytes}.",
             )
 
-    def check_timestamps(self, oldest_ms: int, newest_ms: int, now_ms: int) -> None:
-        """Raise KafkaError 32 for records that are from too long ago, or too far ahead."""
+    def timestamp_range(self, now_ms: int) -> tuple[int, int]:
+        """The oldest and the newest timestamp that are taken."""
+        return now_ms - self.timestamp_before_max_ms, now_ms + self.timestamp_after_max_ms
+
+    def admits_timestamps(self, oldest_ms: int, newest_ms: int, now_ms: int) -> bool:
+        """Whether records between these are neither from too long ago nor too far ahead."""
         if self.log_append_time:
-            return
-        if newest_ms > now_ms + self.timestamp_after_max_ms:
-            raise _invalid_timestamp(newest_ms, now_ms, self)
-        if oldest_ms < now_ms - self.timestamp_before_max_ms and oldest_ms != NO_TIMESTAMP:
-            raise _invalid_timestamp(oldest_ms, now_ms, self)
+            return True
+        is_too_old = oldest_ms < now_ms - self.timestamp_before_max_ms and oldest_ms != NO_TIMESTAMP
+        return not is_too_old and newest_ms <= now_ms + self.timestamp_after_max_ms
 
-    def must_open(self, batch: RecordBatch) -> bool:
-        """Whether the records must be read: to check them or to compress them otherwise."""
-        return self.walks_records or (self.compression != KEEP_COMPRESSION and self.compression != batch.attributes & 7)
+    def converts(self, batch: RecordBatch) -> bool:
+        """Whether it is compressed in another way than the topic wants it."""
+        return self.compression not in (KEEP_COMPRESSION, batch.compression)
 
-
-def _invalid_timestamp(timestamp_ms: int, now_ms: int, rules: AppendRules) -> KafkaError:
-    return KafkaError(
-        ErrorCode.INVALID_TIMESTAMP,
-        f"Timestamp {timestamp_ms} of message is out of range. The timestamp should be within "
-        f"[{now_ms - rules.timestamp_before_max_ms}, {now_ms + rules.timestamp_after_max_ms}]",
-    )
+    def must_open(self, batch: RecordBatch, now_ms: int) -> bool:
+        """Whether the records must be read: to check them, to compress them otherwise, to say which are at fault."""
+        return (
+            self.walks_records
+            or (self.compression != KEEP_COMPRESSION and self.compression != batch.attributes & CODEC_MASK)
+            or (self.limits_records and batch.attributes & CODEC_MASK != 0)
+            or not self.admits_timestamps(batch.base_timestamp, batch.max_timestamp, now_ms)
+        )

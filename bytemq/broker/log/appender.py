@@ -92,9 +92,7 @@ class Appender:
                 raise KafkaError(self.refusal)
             now_ms = self._services.clock.wall_ms()
             batch = self._checked(payload, origin, zstd_allowed)
-            opens = origin is Origin.CLIENT and self.rules.must_open(batch)
-            if origin is Origin.CLIENT and not opens:
-                self.rules.check_timestamps(batch.base_timestamp, batch.max_timestamp, now_ms)
+            opens = origin is Origin.CLIENT and self.rules.must_open(batch, now_ms)
             if opens or self._conversions:
                 self._convert(batch, self.rules if opens else None, done, origin, now_ms)
             else:
@@ -133,7 +131,7 @@ class Appender:
 
     def _convert(self, batch: RecordBatch, rules: AppendRules | None, done: Done, origin: Origin, now_ms: int) -> None:
         if self._conversions is None:
-            self._conversions = ConversionQueue(self._services.executor, self._converted)
+            self._conversions = ConversionQueue(self._services.opener, self._converted)
         self._conversions.add(Conversion(batch, rules, done, origin, now_ms))
 
     def _converted(self, conversion: Conversion) -> None:

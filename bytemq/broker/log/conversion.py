@@ -1,38 +1,44 @@
 """Batches that must be opened before they are appended: keys, age of every record, another compression type.
 
-Owns: doing that on the executor, because it keeps a processor busy, and giving the results back in the order of
-arrival. Must not: assign offsets or know of producers; a converted batch still carries the checksum that its client
-sent.
+Owns: what is looked for and how a batch is written anew, and giving the results back in the order of arrival. One
+batch of a partition is opened at a time, so that what waits for its turn takes no memory but that of its request. Must
+not: assign offsets or know of producers; a converted batch still carries the checksum that its client sent.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor
+from functools import partial
 from typing import Final, NamedTuple
 
-from bytemq.broker.log.append_rules import KEEP_COMPRESSION, AppendRules
+from bytemq.broker.log.append_rules import AppendRules
+from bytemq.broker.log.batch_opener import BatchOpener, Outcome, outcome_of
 from bytemq.broker.log.results import AppendResult, Origin
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import (
     ATTRIBUTES_POSITION,
     CODEC_MASK,
     HEADER_BYTES,
+    InvalidBatch,
     RecordBatch,
     parse_header,
     set_max_timestamp,
 )
 from bytemq.protocol.records.builder import assemble
-from bytemq.protocol.records.compression import compress, decompress
-from bytemq.protocol.records.walk import walk_batch
+from bytemq.protocol.records.compression import Bytes, compress, decompress
+from bytemq.protocol.records.walk import timestamps_at_fault, walk_records
 from bytemq.runtime.logging import get_logger
 
 log = get_logger("broker.log.conversion")
 
 _WORTH_A_TRIP_BYTES: Final = 4 * 1024
 """Smaller uncompressed batches are opened in place: handing them over costs more."""
+
+_COPIES_TO_CHECK: Final = 2
+"""Of the records, at most: decompressed, and as objects where it must be said which are at fault."""
+_COPIES_TO_CONVERT: Final = 3
+"""Decompressed, compressed, and put together as a batch."""
 
 
 class Conversion:
@@ -59,27 +65,36 @@ class Conversion:
     def finished(self) -> bool:
         return self._outcome is not None
 
-    def finish(self, opened: Opened | KafkaError) -> None:
+    @property
+    def copies(self) -> int:
+        """How many times the memory of its records opening it takes, at most."""
+        rules = self.rules
+        return _COPIES_TO_CONVERT if rules is not None and rules.converts(self.batch) else _COPIES_TO_CHECK
+
+    def open(self, room_bytes: int) -> Opened:
+        """In any thread. Raises KafkaError."""
+        assert self.rules is not None
+        return open_batch(self.batch, self.rules, self._arrived_ms, room_bytes)
+
+    def finish(self, opened: Outcome) -> None:
         """With what opening the batch showed, or why not to append it."""
         if isinstance(opened, KafkaError):
             self._outcome = opened
-            return
-        try:
-            self._outcome = self._checked(opened)
-        except KafkaError as error:
-            self._outcome = KafkaError(error.code, error.message)  # without its frames, which refer to this
+        elif isinstance(opened, BaseException):
+            # The executor is gone or the work crashed: nothing is known against the batch, so the client may try again.
+            log.error("a batch could not be opened", size_bytes=self.batch.size_bytes, reason=repr(opened))
+            self._outcome = KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
+        else:
+            self._outcome = self._opened(opened)
 
-    def _checked(self, opened: Opened) -> RecordBatch:
-        """Raises KafkaError for what the header did not show."""
-        rules = self.rules
+    def _opened(self, opened: Opened) -> RecordBatch | KafkaError:
+        rules, batch = self.rules, self.batch
         assert rules is not None
-        rules.check_timestamps(opened.min_timestamp_ms, opened.max_timestamp_ms, self._arrived_ms)
-        batch = self.batch
         if opened.converted is not None:
             batch = parse_header(memoryview(opened.converted))
             batch.sent_crc = self.batch.sent_crc
             if batch.size_bytes > min(rules.max_message_bytes, rules.segment_bytes):
-                raise KafkaError(ErrorCode.MESSAGE_TOO_LARGE)
+                return KafkaError(ErrorCode.MESSAGE_TOO_LARGE)
         set_max_timestamp(batch, opened.max_timestamp_ms)
         return batch
 
@@ -95,79 +110,97 @@ class Conversion:
 class ConversionQueue:
     """Conversions of one partition. `deliver` gets each when it and all before it are finished."""
 
-    __slots__ = ("_deliver", "_executor", "_queue")
+    __slots__ = ("_deliver", "_is_opening", "_opener", "_queue")
 
-    def __init__(self, executor: Executor, deliver: Callable[[Conversion], None]) -> None:
-        self._executor = executor
+    def __init__(self, opener: BatchOpener, deliver: Callable[[Conversion], None]) -> None:
+        self._opener = opener
         self._deliver = deliver
         self._queue: deque[Conversion] = deque()
+        self._is_opening = False
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def add(self, conversion: Conversion) -> None:
-        """Start `conversion`; it may be delivered before this returns."""
+        """It may be delivered before this returns."""
         self._queue.append(conversion)
-        batch, rules = conversion.batch, conversion.rules
-        if rules is not None:
-            arguments = (rules.compression, rules.compression_level, rules.requires_keys, rules.max_decompressed_bytes)
-            if batch.size_bytes > _WORTH_A_TRIP_BYTES or batch.compression:
-                loop = asyncio.get_running_loop()
-                running = loop.run_in_executor(self._executor, _try_open, bytes(batch.view), *arguments)
-                running.add_done_callback(lambda future: self._ran(conversion, future))
-                return
-            conversion.finish(_try_open(batch.view, *arguments))
-        self._deliver_finished()
+        if not self._is_opening:
+            self._go_on()
 
-    def _ran(self, conversion: Conversion, future: asyncio.Future[Opened | KafkaError]) -> None:
-        error = asyncio.CancelledError() if future.cancelled() else future.exception()
-        if error is None:
-            conversion.finish(future.result())
-        else:  # the executor is gone or a worker died: nothing is known against the batch, so the client may try again
-            log.error("a batch could not be opened", size_bytes=conversion.batch.size_bytes, reason=repr(error))
-            conversion.finish(KafkaError(ErrorCode.KAFKA_STORAGE_ERROR))
-        self._deliver_finished()
+    def _go_on(self) -> None:
+        while self._queue:
+            conversion = self._queue[0]
+            if not conversion.finished:
+                batch = conversion.batch
+                if batch.size_bytes > _WORTH_A_TRIP_BYTES or batch.compression:
+                    self._is_opening = True
+                    opened = partial(self._opened, conversion)
+                    self._opener.start(batch, conversion.open, opened, copies=conversion.copies)
+                    return
+                conversion.finish(outcome_of(conversion.open, batch.size_bytes))
+            self._queue.popleft()
+            self._deliver(conversion)
 
-    def _deliver_finished(self) -> None:
-        while self._queue and self._queue[0].finished:
-            self._deliver(self._queue.popleft())
+    def _opened(self, conversion: Conversion, outcome: Outcome, reserved_bytes: int) -> None:
+        """What was converted keeps its memory until the log is done with it."""
+        self._is_opening = False
+        conversion.finish(outcome)
+        converted = outcome.converted if isinstance(outcome, Opened) else None
+        kept_bytes = min(reserved_bytes, 0 if converted is None else len(converted))
+        self._opener.memory.release(reserved_bytes - kept_bytes)
+        if kept_bytes:
+            conversion.done = partial(self._done, conversion.done, kept_bytes)
+        self._go_on()
+
+    def _done(self, done: Callable[[AppendResult], None], kept_bytes: int, result: AppendResult) -> None:
+        self._opener.memory.release(kept_bytes)
+        done(result)
 
 
 class Opened(NamedTuple):
     """What opening a batch showed. `converted` is the batch as the topic wants it, None if it is so already."""
 
-    min_timestamp_ms: int
     max_timestamp_ms: int
     converted: bytearray | None
 
 
-def _try_open(
-    batch: bytes | memoryview, compression: int, level: int | None, requires_keys: bool, max_decompressed_bytes: int
-) -> Opened | KafkaError:
-    """As `open_batch`, but an error comes as a value and without its past.
+def open_batch(batch: RecordBatch, rules: AppendRules, arrived_ms: int, room_bytes: int) -> Opened:
+    """Check every record, and compress them as the topic wants it if they are not so.
 
-    What was raised refers to the frames that it passed, and they to all that was decompressed; kept until the
-    collector comes by, a few refused batches would fill the memory.
+    Raises KafkaError: INVALID_RECORD for a missing key or records that are not what the header says,
+    INVALID_TIMESTAMP for those out of range, DecompressedTooLarge for more than `room_bytes`.
     """
-    try:
-        return open_batch(batch, compression, level, requires_keys, max_decompressed_bytes)
-    except KafkaError as error:
-        return KafkaError(error.code, error.message, error.record_errors)
+    records = decompress(batch.compression, batch.records, room_bytes)
+    walk = walk_records(batch, records, require_keys=rules.requires_keys)
+    if batch.compression and walk.longest_bytes > rules.max_decompressed_record_bytes:
+        raise InvalidBatch(
+            ErrorCode.INVALID_RECORD,
+            f"Record of {walk.longest_bytes} bytes exceeds the maximum decompressed size of "
+            f"{rules.max_decompressed_record_bytes} bytes.",
+        )
+    if not rules.admits_timestamps(walk.min_timestamp, walk.max_timestamp, arrived_ms):
+        raise _timestamps_refused(batch, records, rules, arrived_ms)
+    converted = _convert(batch, records, rules) if rules.converts(batch) else None
+    return Opened(walk.max_timestamp, converted)
 
 
-def open_batch(
-    batch: bytes | memoryview, compression: int, level: int | None, requires_keys: bool, max_decompressed_bytes: int
-) -> Opened:
-    """Check every record, and compress them as `compression` if they are not. May run in another process.
+def _convert(batch: RecordBatch, records: Bytes, rules: AppendRules) -> bytearray:
+    after_crc = bytearray(batch.view[ATTRIBUTES_POSITION:HEADER_BYTES])
+    after_crc[1] = (after_crc[1] & ~CODEC_MASK) | rules.compression
+    compressed = compress(rules.compression, records, rules.compression_level)
+    return assemble(0, batch.leader_epoch, bytes(after_crc), compressed)
 
-    Raises KafkaError: INVALID_RECORD for a missing key or records that are not what the header says.
-    """
-    parsed = parse_header(memoryview(batch))
-    walk = walk_batch(parsed, max_decompressed_bytes=max_decompressed_bytes, require_keys=requires_keys)
-    if compression in (KEEP_COMPRESSION, parsed.compression):
-        return Opened(walk.min_timestamp, walk.max_timestamp, None)
-    records = decompress(parsed.compression, parsed.records, max_decompressed_bytes)
-    after_crc = bytearray(parsed.view[ATTRIBUTES_POSITION:HEADER_BYTES])
-    after_crc[1] = (after_crc[1] & ~CODEC_MASK) | compression
-    converted = assemble(0, parsed.leader_epoch, bytes(after_crc), compress(compression, records, level))
-    return Opened(walk.min_timestamp, walk.max_timestamp, converted)
+
+def _timestamps_refused(batch: RecordBatch, records: Bytes, rules: AppendRules, arrived_ms: int) -> InvalidBatch:
+    oldest_ms, newest_ms = rules.timestamp_range(arrived_ms)
+    allowed = f"[{oldest_ms}, {newest_ms}]"
+    record_errors = [
+        (
+            index,
+            f"Timestamp {timestamp} of message with offset {index} is out of range. "
+            f"The timestamp should be within {allowed}",
+        )
+        for index, timestamp in timestamps_at_fault(batch, records, oldest_ms, newest_ms)
+    ]
+    message = "One or more records have been rejected due to invalid timestamp"
+    return InvalidBatch(ErrorCode.INVALID_TIMESTAMP, message, record_errors)

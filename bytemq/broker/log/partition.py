@@ -227,9 +227,7 @@ class Partition:
         """
         if self._appender.refusal is not None:
             return ListedOffset(self._appender.refusal)
-        finder = OffsetFinder(
-            self._files, self._state, self._epochs, self._services.executor, self._appender.rules.max_decompressed_bytes
-        )
+        finder = OffsetFinder(self._files, self._state, self._epochs, self._services)
         return await finder.find(timestamp_ms, isolation, self.leader_epoch)
 
     # Leader epochs.

@@ -6,19 +6,20 @@ look at.
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import Executor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from bytemq.broker.log.failures import read_failure
 from bytemq.broker.log.leader_epochs import LeaderEpochs
 from bytemq.broker.log.reading import readable_end
 from bytemq.broker.log.results import ListedOffset
+from bytemq.broker.log.services import LogServices
 from bytemq.broker.log.state import LogState
 from bytemq.errors import BytemqError
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records import reader
-from bytemq.protocol.records.batch import LOG_APPEND_TIME, RecordBatch, parse_header
+from bytemq.protocol.records.batch import LOG_APPEND_TIME, RecordBatch
+from bytemq.protocol.records.compression import DecompressedTooLarge
 
 if TYPE_CHECKING:
     from bytemq.storage.log_files import LogFiles
@@ -36,21 +37,19 @@ _FEW_BYTES = 16 * 1024
 class OffsetFinder:
     """One ListOffsets question at a time against one log; made per question, holds nothing of its own."""
 
-    __slots__ = ("_epochs", "_executor", "_files", "_max_decompressed_bytes", "_state")
+    __slots__ = ("_epochs", "_files", "_services", "_state")
 
     def __init__(
         self,
         files: LogFiles,
         state: LogState[Any],
         epochs: LeaderEpochs,
-        executor: Executor,
-        max_decompressed_bytes: int,
+        services: LogServices,
     ) -> None:
         self._files = files
         self._state = state
         self._epochs = epochs
-        self._executor = executor
-        self._max_decompressed_bytes = max_decompressed_bytes
+        self._services = services
 
     async def find(self, timestamp_ms: int, isolation: int, leader_epoch: int) -> ListedOffset:
         """See `Partition.list_offset`."""
@@ -66,9 +65,10 @@ class OffsetFinder:
         if timestamp_ms < 0 and timestamp_ms != MAX_TIMESTAMP:
             return ListedOffset(ErrorCode.UNSUPPORTED_VERSION)
         try:
-            if timestamp_ms == MAX_TIMESTAMP:
-                return await self._newest(end_offset)
-            return await self._first_at_or_after(timestamp_ms, end_offset)
+            async with self._services.lookups:
+                if timestamp_ms == MAX_TIMESTAMP:
+                    return await self._newest(end_offset)
+                return await self._first_at_or_after(timestamp_ms, end_offset)
         except BytemqError as error:
             return ListedOffset(read_failure(error))
         except KafkaError as error:
@@ -99,23 +99,20 @@ class OffsetFinder:
         if batch.timestamp_type == LOG_APPEND_TIME:
             offset = max(batch.base_offset, log_start_offset)
             return ListedOffset(ErrorCode.NONE, offset, batch.max_timestamp, batch.leader_epoch)
-        arguments = (timestamp_ms, log_start_offset, self._max_decompressed_bytes)
         if not batch.compression and batch.record_count <= _FEW_RECORDS and batch.size_bytes <= _FEW_BYTES:
-            found = first_at_or_after(batch.view, *arguments)
+            found = reader.first_at_or_after(batch, timestamp_ms, log_start_offset)
         else:
-            loop = asyncio.get_running_loop()
-            found = await loop.run_in_executor(self._executor, first_at_or_after, bytes(batch.view), *arguments)
+            look = partial(_look, batch, timestamp_ms, log_start_offset)
+            try:
+                found = await self._services.opener.run(batch, look)
+            except DecompressedTooLarge:  # not late, at worst early
+                offset = max(batch.base_offset, log_start_offset)
+                return ListedOffset(ErrorCode.NONE, offset, batch.max_timestamp, batch.leader_epoch)
         return None if found is None else ListedOffset(ErrorCode.NONE, found[0], found[1], batch.leader_epoch)
 
 
-def first_at_or_after(
-    batch: bytes | memoryview, timestamp_ms: int, log_start_offset: int, max_decompressed_bytes: int
-) -> tuple[int, int] | None:
-    """(offset, timestamp) of the first record of a whole batch at or above both; may run in another process."""
-    parsed = parse_header(memoryview(batch))
-    return reader.first_at_or_after(
-        parsed, timestamp_ms, log_start_offset, max_decompressed_bytes=max_decompressed_bytes
-    )
+def _look(batch: RecordBatch, timestamp_ms: int, log_start_offset: int, room_bytes: int) -> tuple[int, int] | None:
+    return reader.first_at_or_after(batch, timestamp_ms, log_start_offset, max_decompressed_bytes=room_bytes)
 
 
 def _whole(batch: RecordBatch) -> ListedOffset:

@@ -30,6 +30,7 @@ typedef struct {
 } Slice;
 
 typedef struct {
+    int64_t length; /* of the record, without the number that says so */
     int64_t timestamp_delta;
     int64_t offset_delta;
     Slice key;
@@ -105,6 +106,7 @@ static inline int read_record(Cursor *cursor, RecordView *view)
         return code;
     if (length < 0 || length > cursor->end - cursor->at)
         return BAD_RECORD_LENGTH;
+    view->length = length;
     Cursor body = {cursor->at, cursor->at + length};
     if (body.at == body.end)
         return BAD_RECORD_BODY;

@@ -37,6 +37,7 @@ typedef struct {
     int64_t offset_delta_of_max;
     int dense;
     int64_t min_timestamp;
+    int64_t longest_bytes;
 } Walk;
 
 static void walk_all(Cursor cursor, int64_t count, int64_t base_timestamp, int require_keys, Walk *walk)
@@ -46,6 +47,7 @@ static void walk_all(Cursor cursor, int64_t count, int64_t base_timestamp, int r
     walk->offset_delta_of_max = 0;
     walk->dense = 1;
     walk->min_timestamp = NO_TIMESTAMP;
+    walk->longest_bytes = 0;
     for (walk->index = 0; walk->index < count; walk->index++) {
         walk->code = read_checked_record(&cursor, &view);
         if (walk->code == OK && require_keys && view.key.length < 0)
@@ -61,6 +63,8 @@ static void walk_all(Cursor cursor, int64_t count, int64_t base_timestamp, int r
             walk->min_timestamp = timestamp;
         if (view.offset_delta != walk->index)
             walk->dense = 0;
+        if (view.length > walk->longest_bytes)
+            walk->longest_bytes = view.length;
     }
     walk->code = cursor.at == cursor.end ? OK : TRAILING_BYTES;
 }
@@ -83,9 +87,9 @@ static PyObject *walk_walk(PyObject *module, PyObject *arguments)
         walk_all(cursor, count, base_timestamp, require_keys, &walk);
     }
     PyBuffer_Release(&data);
-    return Py_BuildValue("(iLLLOL)", walk.code, (long long)walk.index, (long long)walk.max_timestamp,
+    return Py_BuildValue("(iLLLOLL)", walk.code, (long long)walk.index, (long long)walk.max_timestamp,
                          (long long)walk.offset_delta_of_max, walk.dense ? Py_True : Py_False,
-                         (long long)walk.min_timestamp);
+                         (long long)walk.min_timestamp, (long long)walk.longest_bytes);
 }
 
 static int find_first(Cursor cursor, int64_t count, int64_t base_timestamp, int64_t least_timestamp, int64_t least_delta,

@@ -1,6 +1,8 @@
 from bytemq.protocol.records.walk_pure import Buffer, Parsed
 
-def walk(data: Buffer, count: int, base_timestamp: int, require_keys: bool) -> tuple[int, int, int, int, bool, int]: ...
+def walk(
+    data: Buffer, count: int, base_timestamp: int, require_keys: bool
+) -> tuple[int, int, int, int, bool, int, int]: ...
 def find(
     data: Buffer, count: int, base_timestamp: int, least_timestamp: int, least_delta: int
 ) -> tuple[int, tuple[int, int] | None]: ...

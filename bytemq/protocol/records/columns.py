@@ -20,7 +20,7 @@ from bytemq.protocol.records import batch as header
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.protocol.records.builder import assemble
 from bytemq.protocol.records.columns_pure import Buffer, Part, Sizes
-from bytemq.protocol.records.compression import decompress
+from bytemq.protocol.records.compression import MOST_DECOMPRESSED_BYTES, decompress
 from bytemq.protocol.records.walk_codes import OK
 
 try:
@@ -68,7 +68,7 @@ class Columns(NamedTuple):
 class RecordColumns:
     """Collects batches until their columns are taken."""
 
-    def __init__(self, max_decompressed_bytes: int) -> None:
+    def __init__(self, max_decompressed_bytes: int = MOST_DECOMPRESSED_BYTES) -> None:
         self._max_decompressed_bytes = max_decompressed_bytes
         self._parts: list[Part] = []
         self._sizes: Sizes = (0, 0, 0, 0, 0, 0)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
+from typing import Final
 
 import cramjam
 
@@ -32,12 +34,33 @@ XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_VERSION = struct.pack(">ii", 1, 1)
 _XERIAL_BLOCK_BYTES = 32 * 1024
 _XERIAL_HEADER_BYTES = 16
+_LZ4_INPUT_BYTES = 1024 * 1024
 _INT32 = struct.Struct(">i")
+
+MOST_DECOMPRESSED_BYTES: Final = 64 * 1024 * 1024
+"""What a batch may decompress to wherever it is opened: by the broker, the cleaner, tables, queries, tools. What is
+larger is refused where records are checked, and elsewhere left as it is.
+"""
 
 _FIRST_GUESS_BYTES = 64 * 1024
 _MAPPED_FROM_BYTES = 1024 * 1024
 _TOO_SMALL = "failed to write whole buffer"
 """What cramjam says when the output is larger than the buffer that it may fill."""
+
+
+class DecompressedTooLarge(KafkaError):
+    """There is more in a batch than it was given room for."""
+
+    def __init__(self, room_bytes: int) -> None:
+        message = f"The records decompress to more than the {room_bytes} bytes allowed."
+        super().__init__(ErrorCode.MESSAGE_TOO_LARGE, message)
+
+
+def first_room_bytes(compression: int, packed_bytes: int, most_bytes: int) -> int:
+    """Room to try first for so many bytes of records: what is compressed is seldom four times as large."""
+    if compression == Compression.NONE:
+        return packed_bytes
+    return min(most_bytes, max(_FIRST_GUESS_BYTES, 4 * packed_bytes))
 
 
 def compress(compression: int, data: Bytes, level: int | None = None) -> Bytes:
@@ -47,23 +70,25 @@ def compress(compression: int, data: Bytes, level: int | None = None) -> Bytes:
     if compression == Compression.NONE:
         return data
     if compression == Compression.GZIP:
-        return bytes(cramjam.gzip.compress(data, level=level))
+        return memoryview(cramjam.gzip.compress(data, level=level))
     if compression == Compression.SNAPPY:
         return _compress_xerial(memoryview(data))
     if compression == Compression.LZ4:
         # Java reads independent blocks only, and checks no content size: KIP-57.
         compressor = cramjam.lz4.Compressor(level=level, content_checksum=False, block_linked=False)
-        compressor.compress(bytes(data))
-        return bytes(compressor.finish())
+        view = memoryview(data)
+        for start in range(0, len(view), _LZ4_INPUT_BYTES):
+            compressor.compress(bytes(view[start : start + _LZ4_INPUT_BYTES]))
+        return memoryview(compressor.finish())
     if compression == Compression.ZSTD:
-        return bytes(cramjam.zstd.compress(data, level=level))
+        return memoryview(cramjam.zstd.compress(data, level=level))
     raise _unknown(compression)
 
 
-def decompress(compression: int, data: memoryview, max_bytes: int) -> Bytes:
+def decompress(compression: int, data: memoryview, max_bytes: int = MOST_DECOMPRESSED_BYTES) -> Bytes:
     """The bytes that went into `data`, at most `max_bytes` of them.
 
-    Raises KafkaError: INVALID_RECORD for an unknown type, CORRUPT_MESSAGE for rubbish, MESSAGE_TOO_LARGE beyond
+    Raises KafkaError: INVALID_RECORD for an unknown type, CORRUPT_MESSAGE for rubbish, DecompressedTooLarge beyond
     `max_bytes`.
     """
     if compression == Compression.NONE:
@@ -77,11 +102,8 @@ def decompress(compression: int, data: memoryview, max_bytes: int) -> Bytes:
             return _decompress_growing(cramjam.lz4.decompress_into, data, max_bytes)
         if compression == Compression.ZSTD:
             return _decompress_growing(cramjam.zstd.decompress_into, data, max_bytes)
-        if data[: len(XERIAL_MAGIC)] == XERIAL_MAGIC:
-            return _decompress_xerial(data, max_bytes)
-        output = bytearray()
-        _append_snappy_block(output, data, max_bytes)
-        return output
+        blocks = _xerial_blocks(data) if data[: len(XERIAL_MAGIC)] == XERIAL_MAGIC else [data]
+        return _decompress_snappy(blocks, max_bytes)
     except (cramjam.DecompressionError, struct.error) as error:
         message = f"Failed to decompress {Compression(compression).name.lower()} records: {error}"
         raise KafkaError(ErrorCode.CORRUPT_MESSAGE, message) from None
@@ -91,7 +113,7 @@ def _decompress_growing(decompress_into: object, data: memoryview, max_bytes: in
     """Decompress into a buffer that starts small and grows fourfold: the work of all attempts is within 4/3 of the
     last.
     """
-    size = min(max_bytes, max(_FIRST_GUESS_BYTES, 4 * len(data)))
+    size = first_room_bytes(Compression.GZIP, len(data), max_bytes)
     while True:
         output = _empty(size)
         try:
@@ -100,7 +122,7 @@ def _decompress_growing(decompress_into: object, data: memoryview, max_bytes: in
             if _TOO_SMALL not in str(error):
                 raise
             if size >= max_bytes:
-                raise _too_large(max_bytes) from None
+                raise DecompressedTooLarge(max_bytes) from None
             size = min(max_bytes, 4 * size)
             del output  # before the next one is allocated
             continue
@@ -125,34 +147,33 @@ def _compress_xerial(data: memoryview) -> bytes:
     return b"".join(parts)
 
 
-def _decompress_xerial(data: memoryview, max_bytes: int) -> bytearray:
-    output = bytearray()
+def _xerial_blocks(data: memoryview) -> list[memoryview]:
+    blocks = []
     position = _XERIAL_HEADER_BYTES
     while position < len(data):
         (block_bytes,) = _INT32.unpack_from(data, position)
         position += _INT32.size
         if block_bytes < 0 or block_bytes > len(data) - position:
             raise cramjam.DecompressionError(f"a block of {block_bytes} bytes where {len(data) - position} are left")
-        _append_snappy_block(output, data[position : position + block_bytes], max_bytes)
+        blocks.append(data[position : position + block_bytes])
         position += block_bytes
+    return blocks
+
+
+def _decompress_snappy(blocks: Sequence[memoryview], max_bytes: int) -> memoryview:
+    """Each block says how large it is: all are added up before anything is allocated."""
+    sizes = [cramjam.snappy.decompress_raw_len(block) for block in blocks]
+    if sum(sizes) > max_bytes:
+        raise DecompressedTooLarge(max_bytes)
+    for block, size in zip(blocks, sizes, strict=True):
+        if size > 64 * len(block) + 64:  # no snappy block can expand so far: a copy of 64 bytes takes 3
+            raise cramjam.DecompressionError(f"a block of {len(block)} bytes claims to hold {size}")
+    output = memoryview(_empty(sum(sizes)))
+    position = 0
+    for block, size in zip(blocks, sizes, strict=True):
+        cramjam.snappy.decompress_raw_into(block, output[position : position + size])
+        position += size
     return output
-
-
-def _append_snappy_block(output: bytearray, block: memoryview, max_bytes: int) -> None:
-    block_bytes = cramjam.snappy.decompress_raw_len(block)
-    if block_bytes > max_bytes - len(output):
-        raise _too_large(max_bytes)
-    if block_bytes > 64 * len(block) + 64:
-        # No snappy block can expand so far (a copy of 64 bytes takes 3): do not even allocate.
-        raise cramjam.DecompressionError(f"a block of {len(block)} bytes claims to hold {block_bytes}")
-    decoded = bytearray(block_bytes)
-    cramjam.snappy.decompress_raw_into(block, decoded)
-    output += decoded
-
-
-def _too_large(max_bytes: int) -> KafkaError:
-    message = f"The records decompress to more than the {max_bytes} bytes allowed."
-    return KafkaError(ErrorCode.MESSAGE_TOO_LARGE, message)
 
 
 def _unknown(compression: int) -> KafkaError:

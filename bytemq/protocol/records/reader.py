@@ -12,17 +12,14 @@ from collections.abc import Iterator
 from bytemq.errors import Corrupt
 from bytemq.protocol.records.batch import LOG_APPEND_TIME, RecordBatch
 from bytemq.protocol.records.builder import Record
-from bytemq.protocol.records.compression import decompress
+from bytemq.protocol.records.compression import MOST_DECOMPRESSED_BYTES, decompress
 from bytemq.protocol.records.walk import find, parse
 from bytemq.protocol.records.walk_codes import MESSAGES, OK
 
 _RECORDS_AT_A_TIME = 512
-DEFAULT_MAX_DECOMPRESSED_BYTES = 128 * 1024 * 1024
 
 
-def iter_records(
-    batch: RecordBatch, *, max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES
-) -> Iterator[Record]:
+def iter_records(batch: RecordBatch, *, max_decompressed_bytes: int = MOST_DECOMPRESSED_BYTES) -> Iterator[Record]:
     """The records with their offsets and timestamps, in order.
 
     In a LogAppendTime batch every record has the batch's maximum timestamp. Raises KafkaError when the batch does
@@ -48,7 +45,7 @@ def first_at_or_after(
     timestamp_ms: int,
     least_offset: int,
     *,
-    max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES,
+    max_decompressed_bytes: int = MOST_DECOMPRESSED_BYTES,
 ) -> tuple[int, int] | None:
     """(offset, timestamp) of the first record at or above both, None if the batch has none. Raises as
     `iter_records`.

@@ -7,12 +7,15 @@ is native where the package could be compiled.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final, NamedTuple
 
 from bytemq.protocol.error_codes import ErrorCode
-from bytemq.protocol.records.batch import InvalidBatch, RecordBatch
-from bytemq.protocol.records.compression import Compression, decompress
+from bytemq.protocol.records.batch import NO_TIMESTAMP, InvalidBatch, RecordBatch
+from bytemq.protocol.records.compression import Bytes, Compression
 from bytemq.protocol.records.walk_codes import MESSAGES, MISSING_KEY, OK
+from bytemq.protocol.records.walk_pure import Parsed
 
 try:
     from bytemq.protocol.records._walk import find, parse, walk
@@ -23,7 +26,7 @@ except ImportError:  # no compiler when the package was installed: the same, slo
 
     IS_NATIVE = False
 
-__all__ = ["IS_NATIVE", "Walk", "find", "parse", "walk", "walk_batch"]
+__all__ = ["IS_NATIVE", "Walk", "find", "parse", "timestamps_at_fault", "walk", "walk_records"]
 
 
 class Walk(NamedTuple):
@@ -37,40 +40,51 @@ class Walk(NamedTuple):
     """Offset deltas are 0, 1, 2, ...; Kafka takes produced batches where they are not."""
     min_timestamp: int
     """Smallest record timestamp in ms, leaving out records without one (-1); -1 when none has one."""
+    longest_bytes: int
+    """Of the longest record, without the number before it that says so."""
 
 
-_MOST_RECORD_ERRORS = 1_000
-_PARSED_AT_ONCE = 1_000
+_MOST_RECORD_ERRORS: Final = 1_000
+_PARSED_AT_ONCE: Final = 1_000
 
 
-def walk_batch(batch: RecordBatch, *, max_decompressed_bytes: int, require_keys: bool = False) -> Walk:
-    """Decompress and check every record of a whole batch.
+def walk_records(batch: RecordBatch, records: Bytes, *, require_keys: bool = False) -> Walk:
+    """Check every record of a whole batch, of which `records` are the records decompressed.
 
-    Raises KafkaError: INVALID_RECORD for a record that is malformed or, with `require_keys`, has no key, and for a
-    record count that is not the header's; CORRUPT_MESSAGE or MESSAGE_TOO_LARGE when decompression fails or gives
-    more than the limit.
+    Raises InvalidBatch: INVALID_RECORD for a record that is malformed or, with `require_keys`, has no key, and for a
+    record count that is not the header's.
     """
-    data = decompress(batch.compression, batch.records, max_decompressed_bytes)
-    code, index, newest, delta, dense, oldest = walk(data, batch.record_count, batch.base_timestamp, require_keys)
+    code, index, newest, delta, dense, oldest, longest = walk(
+        records, batch.record_count, batch.base_timestamp, require_keys
+    )
     if code == OK:
-        return Walk(newest, delta, dense, oldest)
+        return Walk(newest, delta, dense, oldest, longest)
     if code == MISSING_KEY:
         text = "Compacted topic cannot accept message without key"
-        record_errors = [(each, text) for each in _without_key(data, batch.record_count)]
-        raise InvalidBatch(ErrorCode.INVALID_RECORD, text, record_errors)
+        without = (at for at, record in _parsed(records, batch.record_count) if record[2] is None)
+        raise InvalidBatch(ErrorCode.INVALID_RECORD, text, [(at, text) for at in islice(without, _MOST_RECORD_ERRORS)])
     compressed = "" if batch.compression == Compression.NONE else "compressed "
     message = f"Record {index} of {batch.record_count} in the {compressed}batch is malformed: {MESSAGES[code]}"
     raise InvalidBatch(ErrorCode.INVALID_RECORD, message)
 
 
-def _without_key(data: bytes | bytearray | memoryview, count: int) -> list[int]:
-    """The first thousand records that have no key, up to one that is malformed."""
-    found: list[int] = []
+def timestamps_at_fault(batch: RecordBatch, records: Bytes, oldest_ms: int, newest_ms: int) -> list[tuple[int, int]]:
+    """(index, timestamp) of the first thousand records that are older or newer; those without a timestamp are not."""
+    timestamps = ((at, batch.base_timestamp + record[0]) for at, record in _parsed(records, batch.record_count))
+    at_fault = (
+        (at, timestamp)
+        for at, timestamp in timestamps
+        if timestamp != NO_TIMESTAMP and not oldest_ms <= timestamp <= newest_ms
+    )
+    return list(islice(at_fault, _MOST_RECORD_ERRORS))
+
+
+def _parsed(records: Bytes, count: int) -> Iterator[tuple[int, Parsed]]:
+    """The records with their indexes, up to one that is malformed."""
     position = first = 0
-    while first < count and len(found) < _MOST_RECORD_ERRORS:
-        code, position, records = parse(data, position, min(_PARSED_AT_ONCE, count - first))
-        found += [first + index for index, record in enumerate(records) if record[2] is None]
-        first += len(records)
+    while first < count:
+        code, position, parsed = parse(records, position, min(_PARSED_AT_ONCE, count - first))
+        yield from enumerate(parsed, first)
+        first += len(parsed)
         if code != OK:
-            break
-    return found[:_MOST_RECORD_ERRORS]
+            return

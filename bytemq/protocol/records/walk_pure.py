@@ -31,31 +31,37 @@ class _Malformed(Exception):
         self.code = code
 
 
-def walk(data: Buffer, count: int, base_timestamp: int, require_keys: bool) -> tuple[int, int, int, int, bool, int]:
+def walk(
+    data: Buffer, count: int, base_timestamp: int, require_keys: bool
+) -> tuple[int, int, int, int, bool, int, int]:
     """Check that `data` is `count` records and nothing else.
 
     Returns (code, records walked, maximum timestamp, offset delta of the first record that has it, whether the
-    offset deltas are 0, 1, 2, ..., minimum timestamp, which is -1 if no record has one). With a code other than OK the
-    second is the index of the bad record, and what follows is about those before it.
+    offset deltas are 0, 1, 2, ..., minimum timestamp, which is -1 if no record has one, bytes of the longest record
+    without the number that says so). With a code other than OK the second is the index of the bad record, and what
+    follows is about those before it.
     """
     view = memoryview(data)
     max_timestamp, delta_of_max, dense, min_timestamp = base_timestamp, 0, True, NO_TIMESTAMP
-    position = 0
+    position = longest = 0
     for index in range(count):
         try:
-            record, position = _read_record(view, position)
+            length, start = _read_record_length(view, position)
+            record = _read_body(view[start : start + length])
+            position = start + length
             if require_keys and record[2] is None:
                 raise _Malformed(MISSING_KEY)
         except _Malformed as malformed:
-            return malformed.code, index, max_timestamp, delta_of_max, dense, min_timestamp
+            return malformed.code, index, max_timestamp, delta_of_max, dense, min_timestamp, longest
         timestamp = _signed_64(base_timestamp + record[0])
         if index == 0 or timestamp > max_timestamp:
             max_timestamp, delta_of_max = timestamp, record[1]
         if timestamp != NO_TIMESTAMP and (min_timestamp == NO_TIMESTAMP or timestamp < min_timestamp):
             min_timestamp = timestamp
         dense = dense and record[1] == index
+        longest = max(longest, length)
     code = OK if position == len(view) else TRAILING_BYTES
-    return code, max(count, 0), max_timestamp, delta_of_max, dense, min_timestamp
+    return code, max(count, 0), max_timestamp, delta_of_max, dense, min_timestamp, longest
 
 
 def find(
@@ -96,10 +102,19 @@ def parse(data: Buffer, position: int, most: int) -> tuple[int, int, list[Parsed
 
 
 def _read_record(view: memoryview, position: int) -> tuple[Parsed, int]:
+    length, position = _read_record_length(view, position)
+    return _read_body(view[position : position + length]), position + length
+
+
+def _read_record_length(view: memoryview, position: int) -> tuple[int, int]:
     length, position = _read_varint(view, position)
     if not 0 <= length <= len(view) - position:
         raise _Malformed(BAD_RECORD_LENGTH)
-    body = view[position : position + length]
+    return length, position
+
+
+def _read_body(body: memoryview) -> Parsed:
+    length = len(body)
     if not length:
         raise _Malformed(BAD_RECORD_BODY)
     timestamp_delta, at = _read_varlong(body, 1)  # byte 0 holds attributes: unused in v2
@@ -118,7 +133,7 @@ def _read_record(view: memoryview, position: int) -> tuple[Parsed, int]:
         headers.append((header_key.decode("utf-8", "surrogateescape"), header_value))
     if at != length:
         raise _Malformed(BAD_RECORD_BODY)
-    return (timestamp_delta, offset_delta, key, value, tuple(headers)), position + length
+    return timestamp_delta, offset_delta, key, value, tuple(headers)
 
 
 def _read_bytes(view: memoryview, position: int) -> tuple[bytes | None, int]:

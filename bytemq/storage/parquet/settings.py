@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from bytemq.protocol.records.compression import MOST_DECOMPRESSED_BYTES
 from bytemq.storage.tables.table_file import Codec
 
 
@@ -14,5 +15,5 @@ class ParquetSettings(NamedTuple):
     codec: Codec = "zstd"
     codec_level: int = 3
     page_bytes: int = 1024 * 1024
-    max_decompressed_bytes: int = 128 * 1024 * 1024
+    max_decompressed_bytes: int = MOST_DECOMPRESSED_BYTES
     """Batches that are larger decompressed are kept as they are."""

@@ -9,6 +9,7 @@ from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import check_crc, parse_header, set_max_timestamp
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.reader import iter_records
+from bytemq.runtime.budget import MemoryBudget
 from tests.unit.log.harness import NOW_MS, Answer, Log, batch, open_log, sequenced
 
 LARGE = b"x" * 5_000
@@ -52,11 +53,12 @@ async def test_conversion__keeps_the_order_of_appends() -> None:
     log.executor.holding = True
     payloads = [batch(1, value=LARGE), batch(2, value=LARGE), batch(1, value=b"already", compression=4)]
     answers = [log.send(payload) for payload in payloads]
-    log.executor.run(1)
     await turns()
-    assert log.partition.end_offset == 0, "the second is ready, the first is not"
-    log.executor.run(0)
-    await turns()
+    assert len(log.executor.held) == 1, "the others wait, and take no memory"
+    for _ in range(2):
+        assert log.partition.end_offset < 3
+        log.executor.run(0)
+        await turns()
     log.storage.settle()
     assert [answer.result.base_offset for answer in answers] == [0, 1, 3]
 
@@ -189,3 +191,110 @@ async def test_conversion__refused_batch_leaves_nothing_to_the_collector(value: 
         assert not [found for found in gc.get_objects() if isinstance(found, KafkaError) and id(found) not in others]
     finally:
         gc.enable()
+
+
+def memory(log: Log) -> MemoryBudget:
+    return log.services.opener.memory
+
+
+async def test_memory__is_given_back_whatever_becomes_of_a_batch() -> None:
+    log = await open_log(cleanup_policy="compact", compression_type="gzip")
+    for payload in (batch(3, value=LARGE, compression=4), batch(2, value=LARGE, key=None), batch(2, value=LARGE)):
+        log.send(payload)
+        await turns()
+    assert 0 < memory(log).used_bytes < 1_000, "what was converted is on its way to the storage"
+    log.storage.settle()
+    assert memory(log).used_bytes == 0
+
+
+async def test_memory__a_batch_that_needs_more_room_gives_its_own_back_first() -> None:
+    log = await open_log(bytemq_validate_records="true")
+    log.executor.holding = True
+    answer = log.send(batch(40, value=bytes(10_000), compression=4))
+    rooms = []
+    while log.executor.held:
+        rooms.append(memory(log).used_bytes)
+        log.executor.run(0)
+        await turns()
+    log.storage.settle()
+    assert answer.result.error is ErrorCode.NONE
+    assert rooms == [2 * 64 * 1024, 2 * 256 * 1024, 2 * 1024 * 1024]
+    assert memory(log).used_bytes == 0
+
+
+async def test_memory__partitions_wait_for_each_other_when_there_is_no_more() -> None:
+    first = await open_log(bytemq_validate_records="true")
+    first.services.opener.memory.limit_bytes = 200_000
+    second = Log(bytemq_validate_records="true")
+    second.services.opener = first.services.opener
+    await second.open()
+    first.executor.holding = True
+    answers = [log.send(batch(3, compression=4)) for log in (first, second)]
+    assert len(first.executor.held) == 1
+    first.executor.run(0)
+    await turns()
+    first.executor.run(0)
+    await turns()
+    first.storage.settle()
+    second.storage.settle()
+    assert [answer.result.error for answer in answers] == [ErrorCode.NONE, ErrorCode.NONE]
+
+
+async def test_memory__a_batch_that_fits_in_no_case_is_refused() -> None:
+    log = await open_log(bytemq_validate_records="true")
+    memory(log).limit_bytes = 1_000_000
+    answer = log.send(batch(100, value=bytes(10_000), compression=4))
+    await turns()
+    assert answer.result.error is ErrorCode.MESSAGE_TOO_LARGE
+    assert memory(log).used_bytes == 0
+
+
+async def test_memory__what_was_made_larger_is_counted_until_the_storage_has_it() -> None:
+    log = await open_log(compression_type="uncompressed")
+    answer = log.send(batch(10, value=bytes(20_000), compression=4))
+    await turns()
+    assert memory(log).used_bytes > 200_000
+    log.storage.settle()
+    assert answer.result.error is ErrorCode.NONE and memory(log).used_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("codec", "sizes", "code"),
+    [
+        (4, [290] * 10, ErrorCode.NONE),  # it is about each record, and not the batch
+        (4, [290, 300], ErrorCode.INVALID_RECORD),
+        (0, [290, 500], ErrorCode.NONE),  # and about what is compressed only
+    ],
+)
+async def test_max_decompressed_message_bytes__limits_each_record_of_a_compressed_batch(
+    codec: int, sizes: list[int], code: ErrorCode
+) -> None:
+    log = await open_log(max_decompressed_message_bytes="300")
+    answer = log.send(build_batch([Record(b"k", bytes(size)) for size in sizes], compression=codec))
+    await turns()
+    log.storage.settle()
+    assert answer.result.error is code
+
+
+@pytest.mark.parametrize("codec", [0, 1])
+@pytest.mark.parametrize("configs", [OLDEST, {}, {"compression_type": "zstd"}])
+async def test_timestamps__the_records_out_of_range_are_named(configs: dict[str, str], codec: int) -> None:
+    log = await open_log(**configs)
+    timestamps = [NOW_MS, NOW_MS + 3_600_001, NOW_MS, NOW_MS + 4_000_000]
+    records = [Record(b"k", b"v", (), timestamp) for timestamp in timestamps]
+    answer = log.send(build_batch(records, compression=codec))
+    await turns()
+    assert answer.result.error is ErrorCode.INVALID_TIMESTAMP
+    assert answer.result.message == "One or more records have been rejected due to invalid timestamp"
+    assert [index for index, _ in answer.result.record_errors] == [1, 3]
+    text = answer.result.record_errors[0][1]
+    assert text is not None and text.startswith(f"Timestamp {NOW_MS + 3_600_001} of message with offset 1 is out of ra")
+    assert text.endswith(f", {NOW_MS + 3_600_000}]")
+
+
+async def test_timestamps__a_header_that_only_claims_to_be_out_of_range_is_repaired() -> None:
+    log = await open_log()
+    payload = batch()
+    set_max_timestamp(parse_header(memoryview(payload)), NOW_MS + 10_000_000)
+    assert log.append(payload).error is ErrorCode.NONE
+    assert log.files.stored.batches[0].max_timestamp == NOW_MS

@@ -12,10 +12,11 @@ from kafka.record.memory_records import MemoryRecords
 
 from bytemq.errors import Corrupt
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
-from bytemq.protocol.records.batch import parse_header, produced_batch
+from bytemq.protocol.records.batch import RecordBatch, parse_header, produced_batch
 from bytemq.protocol.records.builder import Record, build_batch
+from bytemq.protocol.records.compression import decompress
 from bytemq.protocol.records.reader import first_at_or_after, iter_records
-from bytemq.protocol.records.walk import walk_batch
+from bytemq.protocol.records.walk import Walk, walk_records
 
 DATA = Path(__file__).parent / "data"
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
@@ -32,6 +33,10 @@ records = st.builds(
 )
 
 
+def walked(batch: RecordBatch, *, require_keys: bool = False) -> Walk:
+    return walk_records(batch, decompress(batch.compression, batch.records), require_keys=require_keys)
+
+
 @settings(deadline=None)
 @given(st.lists(records, min_size=1, max_size=20), st.integers(0, 4), st.integers(0, 1 << 50))
 def test_round_trip__gives_the_records_back(written: list[Record], compression: int, base_offset: int) -> None:
@@ -42,7 +47,7 @@ def test_round_trip__gives_the_records_back(written: list[Record], compression: 
     assert [(r.key, r.value, list(r.headers), r.timestamp_ms) for r in read] == [
         (r.key, r.value, list(r.headers), r.timestamp_ms) for r in written
     ]
-    walk = walk_batch(batch, max_decompressed_bytes=1 << 20)
+    walk = walked(batch)
     assert walk.max_timestamp == batch.max_timestamp == max(record.timestamp_ms for record in written)
     assert walk.is_dense
 
@@ -78,7 +83,7 @@ def test_reader__reads_what_the_java_client_writes(codec: str) -> None:
     assert read[1] == Record(None, b"v1", (), 900, 1)
     assert read[2] == Record(b"k2", None, (), 1100, 2)
     assert [record.value for record in read[3:]] == [b"some value that repeats itself %d" % i for i in range(200)]
-    assert walk_batch(batch, max_decompressed_bytes=1 << 20).max_timestamp == batch.max_timestamp == 1100
+    assert walked(batch).max_timestamp == batch.max_timestamp == 1100
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -141,27 +146,27 @@ def test_first_at_or_after__log_append_time_needs_no_look_inside() -> None:
     assert first_at_or_after(batch, 51, 0) is None
 
 
-def test_walk_batch__a_compacted_topic_needs_keys() -> None:
+def test_walk_records__a_compacted_topic_needs_keys() -> None:
     records = [Record(None if number % 400 == 7 else b"k", b"v") for number in range(1_300)]
     batch = parse_header(memoryview(build_batch(records)))
     with pytest.raises(KafkaError) as caught:
-        walk_batch(batch, max_decompressed_bytes=100_000, require_keys=True)
+        walked(batch, require_keys=True)
     assert caught.value.code == ErrorCode.INVALID_RECORD
     assert caught.value.message == "Compacted topic cannot accept message without key"
     assert [index for index, _ in caught.value.record_errors] == [7, 407, 807, 1_207]
 
 
-def test_walk_batch__names_a_thousand_records_without_key_at_most() -> None:
+def test_walk_records__names_a_thousand_records_without_key_at_most() -> None:
     batch = parse_header(memoryview(build_batch([Record(None, b"v")] * 3_000)))
     with pytest.raises(KafkaError) as caught:
-        walk_batch(batch, max_decompressed_bytes=100_000, require_keys=True)
+        walked(batch, require_keys=True)
     assert [index for index, _ in caught.value.record_errors] == list(range(1_000))
 
 
-def test_walk_batch__compressed_rubbish_is_corrupt() -> None:
+def test_walk_records__compressed_rubbish_is_corrupt() -> None:
     for compression in (1, 2, 3, 4):
         built = build_batch([Record(b"a", b"1" * 100)], compression=compression)
         built[65:] = b"\x99" * (len(built) - 65)
         with pytest.raises(KafkaError) as caught:
-            walk_batch(parse_header(memoryview(built)), max_decompressed_bytes=1 << 20)
+            walked(parse_header(memoryview(built)))
         assert caught.value.code in (ErrorCode.CORRUPT_MESSAGE, ErrorCode.INVALID_RECORD)

@@ -51,23 +51,23 @@ def record_of(*numbers: int | bytes) -> bytes:
     return bytes(out + inside)
 
 
-def test_walk__gives_count_and_the_extremes_of_the_timestamps(walker: ModuleType) -> None:
-    assert walker.walk(body(*RECORDS), 4, 100, False) == (OK, 4, 300, 2, True, 50)
+def test_walk__gives_count_extremes_of_the_timestamps_and_the_longest(walker: ModuleType) -> None:
+    assert walker.walk(body(*RECORDS), 4, 100, False) == (OK, 4, 300, 2, True, 50, 309)
 
 
 def test_walk__the_first_record_counts_even_below_the_base(walker: ModuleType) -> None:
-    assert walker.walk(record_of(b"\x00", -50, 0, -1, -1, 0), 1, 100, False) == (OK, 1, 50, 0, True, 50)
+    assert walker.walk(record_of(b"\x00", -50, 0, -1, -1, 0), 1, 100, False) == (OK, 1, 50, 0, True, 50, 6)
 
 
 def test_walk__a_record_without_timestamp_is_not_the_oldest(walker: ModuleType) -> None:
     none, some = record_of(b"\x00", 0, 0, -1, -1, 0), record_of(b"\x00", 70, 1, -1, -1, 0)
-    assert walker.walk(none + some, 2, -1, False) == (OK, 2, 69, 1, True, 69)
-    assert walker.walk(none, 1, -1, False) == (OK, 1, -1, 0, True, -1)
+    assert walker.walk(none + some, 2, -1, False) == (OK, 2, 69, 1, True, 69, 7)
+    assert walker.walk(none, 1, -1, False) == (OK, 1, -1, 0, True, -1, 6)
 
 
 def test_walk__sees_offset_deltas_that_are_not_dense(walker: ModuleType) -> None:
     zeroes = record_of(b"\x00", 0, 0, -1, -1, 0) * 2
-    assert walker.walk(zeroes, 2, 0, False) == (OK, 2, 0, 0, False, 0)
+    assert walker.walk(zeroes, 2, 0, False) == (OK, 2, 0, 0, False, 0, 6)
 
 
 def test_walk__timestamps_wrap_like_javas(walker: ModuleType) -> None:

@@ -36,7 +36,7 @@ async def with_table(cluster: Cluster, broker: Broker) -> None:
     await broker.storage.write_behind(log)
     before = tuple(log.manifest.segments)
     names = new_names("events", pid(3), 0, broker.session.session_id, 1)
-    job = Convert(before, 0, names, (), row_group_bytes=1000, codec="zstd", max_decompressed_bytes=1 << 20)
+    job = Convert(before, 0, names, (), row_group_bytes=1000, codec="zstd")
     table = await convert(job, Workspace(broker.store, 1 << 30, lambda name: None))
     await broker.storage.replace_files(log, before, [table])
 
