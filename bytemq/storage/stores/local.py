@@ -15,7 +15,7 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from bytemq.errors import BytemqError, Full, Invalid, NotFound, Unavailable
 from bytemq.runtime.buffers import SMALLEST_POOLED_BYTES, BufferPool
@@ -45,17 +45,24 @@ def translated(error: OSError, what: str) -> BytemqError:
     return Unavailable(message)
 
 
+class _Threads(NamedTuple):
+    """Who waits for what: nobody's write for somebody's read, and the write-ahead log for nothing else at all."""
+
+    calls: CallThreads
+    reads: CallThreads
+    urgent: CallThreads
+
+
 class LocalFile:
     """One open file: `ReadFile`, and `AppendFile` when opened for writing."""
 
-    __slots__ = ("_memory", "_pool", "_sync_pool", "fd", "name")
+    __slots__ = ("_memory", "_threads", "_writes", "fd", "name")
 
-    def __init__(self, name: str, fd: int, pool: CallThreads, sync_pool: CallThreads, memory: BufferPool) -> None:
+    def __init__(self, name: str, fd: int, threads: _Threads, memory: BufferPool, *, urgent: bool = False) -> None:
         self.name = name
         self.fd = fd
-        self._pool = pool
-        self._sync_pool = sync_pool
-        """For a sync by itself: it takes long, and writes need not wait for it."""
+        self._threads = threads
+        self._writes = threads.urgent if urgent else threads.calls
         self._memory = memory
 
     def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
@@ -72,7 +79,7 @@ class LocalFile:
 
     async def read(self, position: int, size_bytes: int) -> memoryview:
         view = self._buffer(size_bytes)
-        return await _in_thread(self._pool, self.name, lambda: _read(self.fd, position, view))
+        return await _in_thread(self._threads.reads, self.name, lambda: _read(self.fd, position, view))
 
     def _buffer(self, size_bytes: int) -> memoryview:
         """Memory to read into. The pool gets it back at once, and gives it away when nobody has a view on it any more:
@@ -92,15 +99,15 @@ class LocalFile:
             raise translated(error, self.name) from error
 
     async def write(self, buffers: Sequence[Buffer], position: int, *, sync: bool) -> None:
-        await _in_thread(self._pool, self.name, lambda: _write(self.fd, buffers, position, sync=sync))
+        await _in_thread(self._writes, self.name, lambda: _write(self.fd, buffers, position, sync=sync))
 
     async def sync(self) -> None:
-        await _in_thread(self._sync_pool, self.name, lambda: os.fdatasync(self.fd))
+        await _in_thread(self._threads.calls, self.name, lambda: os.fdatasync(self.fd))
 
     async def close(self) -> None:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
-            await _in_thread(self._pool, self.name, lambda: os.close(fd))
+            await _in_thread(self._threads.calls, self.name, lambda: os.close(fd))
 
 
 class LocalStore:
@@ -109,8 +116,9 @@ class LocalStore:
     def __init__(self, root: str | os.PathLike[str], *, threads: int = 6) -> None:
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
-        self._pool = CallThreads(threads, "storage")
-        self._urgent_pool = CallThreads(1, "storage-urgent")
+        self._threads = _Threads(
+            CallThreads(threads, "storage"), CallThreads(threads, "storage-reads"), CallThreads(1, "storage-urgent")
+        )
         self._memory = BufferPool(READ_MEMORY_BYTES)
         self._directories: set[str] = set()
         self._temporary = 0
@@ -118,29 +126,29 @@ class LocalStore:
     async def create(self, name: str, data: Sequence[Buffer]) -> None:
         self._temporary += 1
         temporary = f"{name}.{os.getpid()}-{self._temporary}{TEMPORARY}"
-        await _in_thread(self._pool, name, lambda: self._create(name, temporary, data))
+        await _in_thread(self._threads.calls, name, lambda: self._create(name, temporary, data))
 
     async def read(self, name: str) -> bytes:
-        return await _in_thread(self._pool, name, lambda: self._path(name).read_bytes())
+        return await _in_thread(self._threads.reads, name, lambda: self._path(name).read_bytes())
 
     async def read_range(self, name: str, position: int, size_bytes: int) -> bytes:
-        return await _in_thread(self._pool, name, lambda: self._read_range(name, position, size_bytes))
+        return await _in_thread(self._threads.reads, name, lambda: self._read_range(name, position, size_bytes))
 
     async def list(self, prefix: str) -> Sequence[ObjectInfo]:
-        return await _in_thread(self._pool, prefix, lambda: self._list(prefix))
+        return await _in_thread(self._threads.calls, prefix, lambda: self._list(prefix))
 
     async def delete(self, names: Sequence[str]) -> None:
-        await _in_thread(self._pool, "delete", lambda: self._delete(names))
+        await _in_thread(self._threads.calls, "delete", lambda: self._delete(names))
 
     async def create_append(
         self, name: str, *, size_bytes: int = 0, zeroed: bool = False, urgent: bool = False
     ) -> AppendFile:
-        fd = await _in_thread(self._pool, name, lambda: self._allocate(name, size_bytes, zeroed))
-        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool, self._pool, self._memory)
+        fd = await _in_thread(self._threads.calls, name, lambda: self._allocate(name, size_bytes, zeroed))
+        return LocalFile(name, fd, self._threads, self._memory, urgent=urgent)
 
     async def open_append(self, name: str, *, urgent: bool = False) -> AppendFile:
-        fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
-        return LocalFile(name, fd, self._urgent_pool if urgent else self._pool, self._pool, self._memory)
+        fd = await _in_thread(self._threads.calls, name, lambda: os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
+        return LocalFile(name, fd, self._threads, self._memory, urgent=urgent)
 
     async def write_all(self, writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]], *, sync: bool) -> None:
         if sync:  # side by side: the device takes several at once
@@ -152,33 +160,33 @@ class LocalStore:
                 if isinstance(outcome, BaseException):
                     raise outcome
         else:  # in one go: a thread for each would cost more than the writes
-            await _in_thread(self._urgent_pool, "write", lambda: _write_files(writes))
+            await _in_thread(self._threads.urgent, "write", lambda: _write_files(writes))
 
     async def _write_in_pool(self, file: AppendFile, buffers: Sequence[Buffer], position: int) -> None:
         assert isinstance(file, LocalFile)
         fd = file.fd
-        await _in_thread(self._pool, file.name, lambda: _write(fd, buffers, position, sync=True))
+        await _in_thread(self._threads.calls, file.name, lambda: _write(fd, buffers, position, sync=True))
 
     async def open_read(self, name: str) -> ReadFile:
-        fd = await _in_thread(self._pool, name, lambda: os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
-        return LocalFile(name, fd, self._pool, self._pool, self._memory)
+        fd = await _in_thread(self._threads.calls, name, lambda: os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
+        return LocalFile(name, fd, self._threads, self._memory)
 
     async def size(self, name: str) -> int:
-        return await _in_thread(self._pool, name, lambda: self._path(name).stat().st_size)
+        return await _in_thread(self._threads.calls, name, lambda: self._path(name).stat().st_size)
 
     async def rename(self, name: str, new_name: str) -> None:
-        await _in_thread(self._pool, name, lambda: self._rename(name, new_name))
+        await _in_thread(self._threads.calls, name, lambda: self._rename(name, new_name))
 
     async def free_bytes(self) -> int:
         def free() -> int:
             status = os.statvfs(self.root)
             return status.f_bavail * status.f_frsize
 
-        return await _in_thread(self._pool, "statvfs", free)
+        return await _in_thread(self._threads.calls, "statvfs", free)
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
-        for pool in (self._urgent_pool, self._pool):
+        for pool in self._threads:
             await loop.run_in_executor(None, pool.close)
 
     # What runs in threads.

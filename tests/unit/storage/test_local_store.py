@@ -42,3 +42,27 @@ async def test_local_store__an_urgent_write_does_not_wait_for_a_sync_under_way(
     await syncing
     await file.close()
     await store.close()
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+async def test_local_store__no_write_waits_for_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, urgent: bool
+) -> None:
+    store = LocalStore(tmp_path)
+    file = await store.create_append("wal/a", urgent=urgent)
+    await file.write([b"written"], 0, sync=False)
+    over = threading.Event()
+    preadv = os.preadv
+
+    def slow(fd: int, buffers: list[memoryview], position: int) -> int:
+        assert over.wait(20)
+        return preadv(fd, buffers, position)
+
+    monkeypatch.setattr(os, "preadv", slow)
+    reading = [asyncio.ensure_future(file.read(0, 7)) for _ in range(20)]
+    await asyncio.wait_for(file.write([b"more"], 7, sync=True), 20)
+    assert not any(one.done() for one in reading)
+    over.set()
+    assert {bytes(view) for view in await asyncio.gather(*reading)} == {b"written"}
+    await file.close()
+    await store.close()
