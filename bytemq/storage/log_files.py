@@ -130,6 +130,17 @@ class LogFiles:
 
     def _future_segments(self, current: SegmentInfo | None) -> Iterator[SegmentInfo]:
         table = self.wal
+        if len(table):
+            first, newest_ms = current or begun_with(table.chunk(0), 0), max(table.max_timestamps)
+            size_bytes = first.size_bytes + table.size_bytes
+            if size_bytes <= self.segment_limit_bytes and not self._is_too_old_for(first, newest_ms):
+                # All goes into one, which is asked for too often to look at a hundred thousand chunks each time.
+                yield first._replace(
+                    last_offset=table.end_offset - 1,
+                    size_bytes=size_bytes,
+                    max_timestamp=max(first.max_timestamp, newest_ms),
+                )
+                return
         for number in range(len(table)):
             chunk = table.chunk(number)
             if current is not None and self.rolls(current, chunk):
@@ -151,7 +162,10 @@ class LogFiles:
         """
         if current.size_bytes + chunk.size_bytes > self.segment_limit_bytes:
             return True
-        return bool(self.segment_ms) and chunk.max_timestamp - current.created_ms > self.segment_ms
+        return self._is_too_old_for(current, chunk.max_timestamp)
+
+    def _is_too_old_for(self, current: SegmentInfo, timestamp_ms: int) -> bool:
+        return bool(self.segment_ms) and timestamp_ms - current.created_ms > self.segment_ms
 
     # Reading.
 

@@ -40,7 +40,7 @@ from bytemq.storage.settings import Durability, StorageConfig
 from bytemq.storage.stores.interface import AppendFile, Store
 from bytemq.storage.tables.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.wal.bulk import BulkFiles
-from bytemq.storage.wal.format import Share, decode_shares
+from bytemq.storage.wal.format import Share
 from bytemq.storage.wal.recovery import BulkByName, SessionRecovery
 from bytemq.storage.wal.staging import OnDurable
 from bytemq.storage.wal.wal import Wal
@@ -318,10 +318,10 @@ class LogStorage:
                 files = self._logs[share.partition] = self._load(share.partition)
         return files is not None and share.next_offset > files.manifest.end_offset
 
-    def _apply(self, file: WalFile, flush: StoredFlush, bulk: BulkByName) -> None:
+    def _apply(self, file: WalFile, flush: StoredFlush, shares: Sequence[Share], bulk: BulkByName) -> None:
         """Takes over the shares of one recovered flush. `bulk` are the files that it refers to."""
         payload_position = flush.position + flush.header.head_bytes
-        for share in decode_shares(flush.head, flush.header):
+        for share in shares:
             files = self._logs.get(share.partition)
             if files is None:
                 if share.partition not in self._stored:

@@ -38,6 +38,7 @@ VERSION = 1
 ALIGNMENT = 8
 
 _HEADER = struct.Struct(">4sHHQQQIIIQ")
+_PREFIX = struct.Struct(">4sHHQ")
 _CRC = struct.Struct(">I")
 FLUSH_HEADER_BYTES = _HEADER.size + _CRC.size
 
@@ -200,6 +201,11 @@ def decode_header(view: bytes | memoryview, position: int = 0) -> FlushHeader:
     return FlushHeader(session, sequence, durable, previous, shares, index_bytes, payload, crc)
 
 
+def flush_prefix(session_id: int) -> bytes:
+    """What every flush of a session begins with, and no flush of another one."""
+    return _PREFIX.pack(MAGIC, VERSION, 0, session_id)
+
+
 def check_head(head: bytes | memoryview, header: FlushHeader) -> None:
     """Raises Corrupt unless `head` (header and index) is what the CRC was made from."""
     view = memoryview(head)
@@ -209,10 +215,11 @@ def check_head(head: bytes | memoryview, header: FlushHeader) -> None:
         raise Corrupt("the checksum of a flush's header and index does not match")
 
 
-def decode_shares(head: bytes | memoryview, header: FlushHeader) -> Iterator[Share]:
+def decode_shares(head: bytes | memoryview, header: FlushHeader) -> list[Share]:
     """The shares of a flush whose head was checked. Raises Corrupt where the sizes in it contradict each other."""
     view = memoryview(head)
     position, end = FLUSH_HEADER_BYTES, header.head_bytes
+    shares = []
     for _ in range(header.share_count):
         if end - position < _SHARE.size:
             raise Corrupt("the index of a flush ends inside a share")
@@ -231,7 +238,8 @@ def decode_shares(head: bytes | memoryview, header: FlushHeader) -> Iterator[Sha
         entries = view[position : position + count * BATCH_ENTRY_BYTES]
         position += len(entries)
         partition = PartitionId(TopicId(topic), index)
-        yield Share(partition, epoch, base, after, start, size, newest, checksum, entries, name)
+        shares.append(Share(partition, epoch, base, after, start, size, newest, checksum, entries, name))
+    return shares
 
 
 def decode_entries(entries: bytes | memoryview) -> Iterator[RecordBatch]:

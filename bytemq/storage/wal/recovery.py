@@ -13,7 +13,7 @@ prefix counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -24,12 +24,12 @@ from bytemq.storage.stores.interface import AppendFile, ReadFile, Store
 from bytemq.storage.wal.format import (
     ALIGNMENT,
     FLUSH_HEADER_BYTES,
-    MAGIC,
     FlushHeader,
     Share,
     check_head,
     decode_header,
     decode_shares,
+    flush_prefix,
 )
 from bytemq.storage.wal.wal_files import WalFile
 from bytemq.storage.wal.wal_index import StoredFlush, TailRecord, decode_index, file_name, file_number, index_name
@@ -37,6 +37,8 @@ from bytemq.storage.wal.wal_index import StoredFlush, TailRecord, decode_index, 
 log = get_logger("storage.recovery")
 
 WINDOW_BYTES = 1024 * 1024
+LEAST_WINDOW_BYTES = 64 * 1024
+"""What is left of a window in which the next head may begin: most are whole in it then."""
 SLICE_FLUSHES = 256
 """Flushes handled before the event loop may do something else."""
 
@@ -52,7 +54,7 @@ BulkByName = Mapping[str, AppendFile | None]
 
 
 class SessionRecovery:
-    """Recovers one session's files in order; `apply(file, flush, bulk)` is called for each flush that counts.
+    """Recovers one session's files in order; `apply(file, flush, shares, bulk)` is called for each flush that counts.
 
     `needs` says of a share whether its log has it from nowhere else. `bulk` are the files that such shares refer to, by
     name; None for one that is missing.
@@ -64,7 +66,7 @@ class SessionRecovery:
         tail: TailRecord,
         next_ordinal: Callable[[], int],
         needs: Callable[[Share], bool],
-        apply: Callable[[WalFile, StoredFlush, BulkByName], None],
+        apply: Callable[[WalFile, StoredFlush, Sequence[Share], BulkByName], None],
     ) -> None:
         self._store = store
         self._tail = tail
@@ -119,8 +121,9 @@ class SessionRecovery:
                 return
             if not count:
                 file.first_sequence, file.first_link = header.sequence, header.previous_crc
-            await self._open_bulk(flush)
-            self._apply(file, flush, self.bulk)
+            shares = decode_shares(flush.head, header)
+            await self._open_bulk(shares)
+            self._apply(file, flush, shares, self.bulk)
             self.sequence = header.sequence
             file.end_position = flush.position + header.total_bytes
             if count % SLICE_FLUSHES == SLICE_FLUSHES - 1:
@@ -194,7 +197,7 @@ class SessionRecovery:
         if start is not None and self._is_rewritten(start.header):
             self._drop_rewritten(start.header)
             walker.chain = self._chain
-        flushes = [flush async for flush in walker.flushes(0)]
+        flushes = await walker.flushes(0)
         while (later := await walker.search(walker.position)) is not None:
             if later.header.durable_through < walker.chain.sequence + 1:
                 break  # nothing proves that what is missing had been durable: a torn tail
@@ -207,7 +210,7 @@ class SessionRecovery:
                 next_sequence=later.header.sequence,
             )
             walker.chain = ChainState(later.header.sequence - 1, later.header.previous_crc)
-            flushes.extend([flush async for flush in walker.flushes(later.position)])
+            flushes.extend(await walker.flushes(later.position))
         self.walked_bytes += walker.position
         flushes = await self._drop_torn(file, flushes)
         # So that an index can be written, and the next recovery need not walk.
@@ -237,8 +240,9 @@ class SessionRecovery:
         payload = await _read(file, flush.position + header.head_bytes, header.payload_bytes)
         if len(payload) < header.payload_bytes:
             return "the file ends inside the flush"
-        await self._open_bulk(flush)
-        for share in decode_shares(flush.head, header):
+        shares = decode_shares(flush.head, header)
+        await self._open_bulk(shares)
+        for share in shares:
             data = payload[share.position : share.position + share.size_bytes]
             if share.reference:
                 if not self._needs(share):
@@ -252,9 +256,9 @@ class SessionRecovery:
                 return f"offsets {share.base_offset}..{last_offset} of {share.partition} do not match their checksum"
         return None
 
-    async def _open_bulk(self, flush: StoredFlush) -> None:
-        """Opens the files that needed shares of the flush refer to."""
-        for share in decode_shares(flush.head, flush.header):
+    async def _open_bulk(self, shares: Sequence[Share]) -> None:
+        """Opens the files that those refer to which are needed."""
+        for share in shares:
             if share.reference and share.reference not in self.bulk and self._needs(share):
                 try:
                     self.bulk[share.reference] = await self._store.open_append(share.reference)
@@ -275,57 +279,73 @@ class FileWalk:
         self._session_id = session_id
         self._window = memoryview(b"")
         self._window_position = 0
+        self._window_is_last = False
         self.chain = chain
         self.position = 0
         """Where the walk stopped."""
 
-    async def flushes(self, position: int) -> AsyncIterator[StoredFlush]:
+    async def flushes(self, position: int) -> list[StoredFlush]:
         """Flushes from `position` on, while each is the successor of the one before."""
-        while True:
-            self.position = position
-            flush = await self.flush_at(position)
-            if flush is None or not self._follows(flush.header):
-                return
-            self.chain = ChainState(flush.header.sequence, flush.header.crc)
-            yield flush
-            position += flush.header.total_bytes
-
-    def _follows(self, header: FlushHeader) -> bool:
-        return (header.session_id, header.sequence - 1, header.previous_crc) == (self._session_id, *self.chain)
+        found: list[StoredFlush] = []
+        sequence, crc = self.chain
+        while (flush := await self.flush_at(position)) is not None:
+            header = flush.header
+            if (header.session_id, header.sequence - 1, header.previous_crc) != (self._session_id, sequence, crc):
+                break
+            sequence, crc = header.sequence, header.crc
+            found.append(flush)
+            position += header.total_bytes
+            if len(found) % SLICE_FLUSHES == 0:
+                await asyncio.sleep(0)
+        self.chain, self.position = ChainState(sequence, crc), position
+        return found
 
     async def search(self, position: int) -> StoredFlush | None:
         """The next flush of this session with a sequence not seen yet, at or after `position`."""
+        prefix = flush_prefix(self._session_id)  # a file used again is full of flushes of others
         while True:
             data = bytes(await self._read(position, WINDOW_BYTES))
             if len(data) < FLUSH_HEADER_BYTES:
                 return None
-            at = data.find(MAGIC)
+            at = data.find(prefix)
             while at >= 0:
                 if (position + at) % ALIGNMENT == 0:
                     flush = await self.flush_at(position + at)
                     if flush is not None and self._is_later(flush.header):
                         return flush
-                at = data.find(MAGIC, at + 1)
-            position += len(data) - len(MAGIC) + 1
+                at = data.find(prefix, at + 1)
+            position += len(data) - len(prefix) + 1
 
     def _is_later(self, header: FlushHeader) -> bool:
         return header.session_id == self._session_id and header.sequence > self.chain.sequence
 
     async def flush_at(self, position: int) -> StoredFlush | None:
         """The flush there, whatever it is, if its head is whole."""
-        view = await self._read(position, FLUSH_HEADER_BYTES)
+        start = position - self._window_position
+        if start < 0 or (start + LEAST_WINDOW_BYTES > len(self._window) and not self._window_is_last):
+            await self._fill_window(position, WINDOW_BYTES)
+            start = 0
         try:
-            header = decode_header(view)
-            head = await self._read(position, header.head_bytes)
+            header = decode_header(self._window, start)
+            head_bytes = header.head_bytes
+            if start + head_bytes > len(self._window):
+                await self._fill_window(position, head_bytes)
+                start = 0
+            # Copied: a slice would keep the whole window alive.
+            head = bytes(self._window[start : start + head_bytes])
             check_head(head, header)
         except Corrupt:
             return None
-        # Copied: a slice would keep the whole window alive.
-        return StoredFlush(position, header, memoryview(bytes(head[: header.head_bytes])))
+        return StoredFlush(position, header, memoryview(head))
 
     async def _read(self, position: int, size_bytes: int) -> memoryview:
         start = position - self._window_position
         if start < 0 or start + size_bytes > len(self._window):
-            self._window = await self._file.read(position, max(size_bytes, WINDOW_BYTES))
-            self._window_position, start = position, 0
+            await self._fill_window(position, max(size_bytes, WINDOW_BYTES))
+            start = 0
         return self._window[start : start + size_bytes]
+
+    async def _fill_window(self, position: int, size_bytes: int) -> None:
+        self._window = await self._file.read(position, size_bytes)
+        self._window_position = position
+        self._window_is_last = len(self._window) < size_bytes

@@ -75,3 +75,18 @@ class Resting(SystemClock):
 
     async def sleep(self, seconds: float) -> None:
         self._slept.append(seconds)
+
+
+@pytest.mark.parametrize(("segment_bytes", "segment_ms"), [(0, 0), (0, 500), (0, 3_000), (400, 0), (2_000, 1_500)])
+async def test_segments__of_what_is_in_the_log_are_those_that_are_written(
+    bench: Bench, segment_bytes: int, segment_ms: int
+) -> None:
+    storage = await bench.start(bulk_synced_bytes=1 << 30)
+    log = await bench.log()
+    log.segment_bytes, log.segment_ms = segment_bytes, segment_ms
+    for checkpoints in range(3):
+        for number in range(7):
+            await bench.write(log, b"x" * 50, timestamp_ms=1_000 + 1_000 * checkpoints + 100 * number)
+        foreseen = [segment._replace(name="", sealed=False) for segment in log.segments]
+        await storage.checkpoint()
+        assert [segment._replace(name="", sealed=False) for segment in log.manifest.segments] == foreseen
