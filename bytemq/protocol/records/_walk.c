@@ -199,11 +199,92 @@ static PyObject *walk_parse(PyObject *module, PyObject *arguments)
     return records == NULL ? NULL : Py_BuildValue("(inN)", code, position, records);
 }
 
+enum {
+    PREFIX_BYTES = 12,
+    MAGIC_POSITION = 16,
+    ATTRIBUTES_POSITION = 21,
+    LAST_OFFSET_DELTA_POSITION = 23,
+    COUNT_POSITION = 57,
+    HEADER_BYTES = 61,
+    CURRENT_MAGIC = 2,
+    NOT_PLAIN = 0x37 /* codec, transactional, control */
+};
+
+static uint64_t read_big_endian(const uint8_t *at, int bytes)
+{
+    uint64_t value = 0;
+    for (int i = 0; i < bytes; i++)
+        value = value << 8 | at[i];
+    return value;
+}
+
+/* The records of the batch at `start`; 0 where it is not plain, -1 with an exception set. */
+static int append_plain_batch(const uint8_t *start, const uint8_t *end, PyObject *records, const uint8_t **after)
+{
+    if (end - start < HEADER_BYTES)
+        return 0;
+    int64_t size = (int64_t)(int32_t)read_big_endian(start + 8, 4) + PREFIX_BYTES;
+    int64_t count = (int32_t)read_big_endian(start + COUNT_POSITION, 4);
+    if (size < HEADER_BYTES || size > end - start || start[MAGIC_POSITION] != CURRENT_MAGIC || count < 0 ||
+        read_big_endian(start + ATTRIBUTES_POSITION, 2) & NOT_PLAIN)
+        return 0;
+    Cursor cursor = {start + HEADER_BYTES, start + size};
+    for (int64_t i = 0; i < count; i++) {
+        RecordView view;
+        if (read_checked_record(&cursor, &view) != OK)
+            return 0;
+        PyObject *key = slice_object(&view.key);
+        PyObject *value = slice_object(&view.value);
+        PyObject *pair = key && value ? PyTuple_Pack(2, key, value) : NULL;
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+        int failed = pair == NULL || PyList_Append(records, pair) < 0;
+        Py_XDECREF(pair);
+        if (failed)
+            return -1;
+    }
+    *after = start + size;
+    return 1;
+}
+
+static PyObject *walk_plain_records(PyObject *module, PyObject *arguments)
+{
+    Py_buffer data;
+    Py_ssize_t position;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "y*n", &data, &position))
+        return NULL;
+    const uint8_t *start = data.buf, *end = start + data.len;
+    if (position < 0 || position > data.len)
+        position = data.len;
+    const uint8_t *at = start + position, *last = NULL;
+    PyObject *records = PyList_New(0);
+    while (records != NULL) {
+        Py_ssize_t before = PyList_Size(records);
+        const uint8_t *batch = at;
+        int taken = append_plain_batch(batch, end, records, &at);
+        if (taken < 0 || (taken == 0 && PyList_SetSlice(records, before, PyList_Size(records), NULL) < 0))
+            Py_CLEAR(records);
+        if (taken <= 0)
+            break;
+        last = batch;
+    }
+    int64_t next_offset = -1;
+    if (last != NULL)
+        next_offset = (int64_t)(read_big_endian(last, 8) + 1 +
+                                (uint64_t)(int64_t)(int32_t)read_big_endian(last + LAST_OFFSET_DELTA_POSITION, 4));
+    position = at - start;
+    PyBuffer_Release(&data);
+    return records == NULL ? NULL : Py_BuildValue("(nLN)", position, (long long)next_offset, records);
+}
+
 static PyMethodDef methods[] = {
     {"walk", walk_walk, METH_VARARGS, "walk(data, count, base_timestamp, require_keys): see walk_pure.walk"},
     {"find", walk_find, METH_VARARGS,
      "find(data, count, base_timestamp, least_timestamp, least_delta): see walk_pure.find"},
     {"parse", walk_parse, METH_VARARGS, "parse(data, position, most): see walk_pure.parse"},
+    {"plain_records", walk_plain_records, METH_VARARGS,
+     "plain_records(data, position): see walk_pure.plain_records"},
     {NULL, NULL, 0, NULL},
 };
 

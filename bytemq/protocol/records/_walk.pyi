@@ -1,4 +1,4 @@
-from bytemq.protocol.records.walk_pure import Buffer, Parsed
+from bytemq.protocol.records.walk_pure import Buffer, KeyValue, Parsed
 
 def walk(
     data: Buffer, count: int, base_timestamp: int, require_keys: bool
@@ -7,3 +7,4 @@ def find(
     data: Buffer, count: int, base_timestamp: int, least_timestamp: int, least_delta: int
 ) -> tuple[int, tuple[int, int] | None]: ...
 def parse(data: Buffer, position: int, most: int) -> tuple[int, int, list[Parsed]]: ...
+def plain_records(data: Buffer, position: int) -> tuple[int, int, list[KeyValue]]: ...

@@ -6,7 +6,7 @@ them into errors.
 
 from __future__ import annotations
 
-from bytemq.protocol.records.batch import NO_TIMESTAMP
+from bytemq.protocol.records.batch import NO_TIMESTAMP, InvalidBatch, parse_header
 from bytemq.protocol.records.walk_codes import (
     BAD_HEADER_COUNT,
     BAD_HEADER_KEY,
@@ -21,6 +21,7 @@ from bytemq.protocol.records.walk_codes import (
 Buffer = bytes | bytearray | memoryview
 Parsed = tuple[int, int, bytes | None, bytes | None, tuple[tuple[str, bytes | None], ...]]
 """Timestamp delta, offset delta, key, value, headers."""
+KeyValue = tuple[bytes | None, bytes | None]
 
 _INT64_SIGN = 1 << 63
 _INT64_MASK = (1 << 64) - 1
@@ -99,6 +100,31 @@ def parse(data: Buffer, position: int, most: int) -> tuple[int, int, list[Parsed
             return malformed.code, position, records
         records.append(record)
     return OK, position, records
+
+
+def plain_records(data: Buffer, position: int) -> tuple[int, int, list[KeyValue]]:
+    """Keys and values of whole batches in a row from `position` on: as far as they are neither compressed nor control
+    nor transactional batches, and their records can be read. (Position after them, offset after them, records).
+
+    The offset is -1 where the first batch is none of these. No checksum is compared.
+    """
+    view = memoryview(data)
+    position = len(view) if not 0 <= position <= len(view) else position
+    next_offset, records = -1, []
+    while position < len(view):
+        try:
+            batch = parse_header(view, position)
+        except InvalidBatch:
+            break
+        if batch.record_count < 0 or batch.compression or batch.is_transactional or batch.is_control:
+            break
+        code, _, parsed = parse(batch.records, 0, batch.record_count)
+        if code != OK:
+            break
+        records += [(key, value) for _, _, key, value, _ in parsed]
+        position += batch.size_bytes
+        next_offset = _signed_64(batch.next_offset)
+    return position, next_offset, records
 
 
 def _read_record(view: memoryview, position: int) -> tuple[Parsed, int]:

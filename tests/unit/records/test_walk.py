@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bytemq.protocol.records.batch import parse_header
 from bytemq.protocol.records.builder import Record, build_batch, write_varint
+from bytemq.protocol.records.compression import Compression
 from bytemq.protocol.records.walk_codes import (
     BAD_HEADER_COUNT,
     BAD_HEADER_KEY,
@@ -138,6 +139,41 @@ def test_implementations__agree_on_damaged_batches(walker: ModuleType) -> None:
         del data[chance.randint(1, len(data)) :]
         for other in IMPLEMENTATIONS:
             _assert_same(walker, other, bytes(data), 4, False)
+
+
+def test_plain_records__are_those_of_whole_batches_in_a_row(walker: ModuleType) -> None:
+    batches = build_batch(RECORDS) + build_batch([Record(b"a", b"b")])
+    pairs = [(record.key, record.value) for record in RECORDS] + [(b"a", b"b")]
+    assert walker.plain_records(batches, 0) == (len(batches), 1, pairs)
+    assert walker.plain_records(batches, len(batches)) == (len(batches), -1, [])
+    assert walker.plain_records(batches[:-1], 0) == (len(build_batch(RECORDS)), 4, pairs[:-1]), "the last one is cut"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        build_batch(RECORDS, producer_id=1, producer_epoch=0, transactional=True),
+        build_batch(RECORDS, producer_id=1, producer_epoch=0, transactional=True, control=True),
+        build_batch(RECORDS, compression=Compression.GZIP),
+        build_batch(RECORDS)[:-1] + b"\xff",
+    ],
+    ids=["transactional", "control", "compressed", "malformed"],
+)
+def test_plain_records__end_before_any_other_batch(walker: ModuleType, other: bytes) -> None:
+    plain = build_batch([Record(b"a", b"b")])
+    assert walker.plain_records(plain + other + plain, 0) == (len(plain), 1, [(b"a", b"b")])
+    assert walker.plain_records(other + plain, 0) == (0, -1, [])
+
+
+def test_plain_records__agree_on_damaged_batches(walker: ModuleType) -> None:
+    chance = random.Random(11)
+    whole = build_batch(RECORDS) * 3
+    for _ in range(1500):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 3)):
+            data[chance.randrange(len(data))] = chance.choice((0, 1, 2, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+        for other in IMPLEMENTATIONS:
+            assert walker.plain_records(bytes(data), 0) == other.plain_records(bytes(data), 0)
 
 
 def _assert_same(one: ModuleType, other: ModuleType, data: bytes, count: int, keys: bool) -> None:

@@ -121,15 +121,16 @@ class GroupShard:
         if envelope is not None:
             self._replay_transactional(records, envelope)
             return
-        replay, store, pending = self._replay_topics, self.store, self.pending
+        partitions_of, to_int, store = self._replay_topics.get, int.from_bytes, self.store
+        is_plain = not self.pending  # and stays so: only transactions make pending offsets
         for key, value in records:
             if key is None:
                 continue
-            partitions = replay.get(key[:-4])  # all of an offset's key but the partition
-            if partitions is None or value is None or pending or not is_offset_value(value):
+            partitions = partitions_of(key[:-4])  # all of an offset's key but the partition
+            if partitions is None or value is None or not is_plain or not is_offset_value(value):
                 self._replay_one(key, value)
                 continue
-            partition = int.from_bytes(key[-4:], "big", signed=True)
+            partition = to_int(key[-4:], "big", signed=True)
             if partition not in partitions:
                 store.count += 1
             partitions[partition] = value

@@ -26,6 +26,7 @@ _TIMES = struct.Struct(">qqB")
 """Of the last update and the start; number of tagged fields."""
 _TAGGED = {(0, 8): struct.Struct(">q"), (1, 8): struct.Struct(">q"), (2, 2): struct.Struct(">h")}
 """Previous producer id, next producer id, client's transaction version; by tag and size."""
+_KEY_PREFIX = b"\0\0"
 _KEY_HEAD_BYTES = 4
 """Type, and length of the id."""
 _NO_PARTITIONS: frozenset[tuple[str, int]] = frozenset()
@@ -46,7 +47,7 @@ class TransactionRecord(NamedTuple):
 
 def decode(key: bytes, value: bytes | None) -> TransactionRecord | None:
     """A stored record; None for a type that this version does not know. Raises MalformedMessage."""
-    if record_type(key) != _TRANSACTION_TYPE:
+    if not key.startswith(_KEY_PREFIX) and record_type(key) != _TRANSACTION_TYPE:
         return None
     transactional_id = _transactional_id(key)
     if value is None:
