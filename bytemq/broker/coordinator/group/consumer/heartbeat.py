@@ -24,6 +24,7 @@ from bytemq.broker.coordinator.group.consumer.member import (
     topics_bytes,
 )
 from bytemq.broker.coordinator.group.consumer.migration import Migration, take_over_members
+from bytemq.broker.coordinator.group.consumer.pace import next_heartbeat_ms
 from bytemq.broker.coordinator.group.consumer.progress import advance, assign_if_due, check_room, new_member_id
 from bytemq.broker.coordinator.group.consumer.reconciliation import Owned
 from bytemq.broker.coordinator.group.consumer.records import CurrentRecord, MemberRecord
@@ -96,7 +97,7 @@ class Heartbeats:
             assign_if_due(environment, draft)
             before = group.current_of(member_id)
             after = advance(environment, draft, member_id, owned, changed)
-            response = self._respond(request, member_id, before, after)
+            response = self._respond(group, request, member_id, before, after)
             needs_regex = self._regexes.is_wanted(group, member_id)
         group.is_metadata_stale = False
         self._sessions.extend(group.group_id, member_id)
@@ -168,6 +169,7 @@ class Heartbeats:
 
     def _respond(
         self,
+        group: ConsumerGroup,
         request: ConsumerGroupHeartbeatRequest,
         member_id: str,
         before: CurrentAssignment,
@@ -176,10 +178,11 @@ class Heartbeats:
         """The assignment is told to a member that joins, that says everything, or whose assignment has changed."""
         subscribes = request.subscribed_topic_names is not None or request.subscribed_topic_regex is not None
         is_full = request.rebalance_timeout_ms != -1 and subscribes and request.topic_partitions is not None
+        interval_ms = self._environment.consumer_settings(request.group_id).heartbeat_interval_ms
         response = Response(
             member_id=member_id,
             member_epoch=after.epoch,
-            heartbeat_interval_ms=self._environment.consumer_settings(request.group_id).heartbeat_interval_ms,
+            heartbeat_interval_ms=next_heartbeat_ms(group, member_id, after, self._environment.wall_ms(), interval_ms),
         )
         if request.member_epoch == JOINING_EPOCH or is_full or not _same_partitions(before.assigned, after.assigned):
             partitions = [TopicPartitions(topic_id, sorted(epochs)) for topic_id, epochs in after.assigned.items()]

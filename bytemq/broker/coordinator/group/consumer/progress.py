@@ -10,6 +10,7 @@ import uuid
 from bytemq.broker.coordinator.group.consumer.draft import Draft
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
 from bytemq.broker.coordinator.group.consumer.member import CurrentAssignment
+from bytemq.broker.coordinator.group.consumer.pace import by_turn
 from bytemq.broker.coordinator.group.consumer.reconciliation import Owned, reconcile
 from bytemq.broker.coordinator.group.consumer.records import CurrentRecord
 from bytemq.broker.coordinator.group.consumer.steps import assign
@@ -55,7 +56,8 @@ def assign_if_due(environment: GroupEnvironment, draft: Draft) -> None:
     waited_ms = now_ms - group.assignment_timestamp_ms
     if len(group.members) > 1 and 0 <= waited_ms < settings.assignment_interval_ms:
         return
-    assign(draft, environment.topics, settings.assignors[0], now_ms)
+    order = by_turn(now_ms, settings.heartbeat_interval_ms)
+    assign(draft, environment.topics, settings.assignors[0], now_ms, order)
 
 
 def advance(

@@ -6,6 +6,7 @@ Each adds records to a draft. Which of them a request needs is decided elsewhere
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 
 from bytemq.broker.coordinator.group.consumer.assignors.range_assignor import assign_ranges
 from bytemq.broker.coordinator.group.consumer.assignors.specification import (
@@ -99,18 +100,20 @@ def preferred_assignor(group: ConsumerGroup, default: str) -> str:
     return votes.most_common(1)[0][0] if votes else default
 
 
-def assign(draft: Draft, topics: Topics, default_assignor: str, now_ms: int) -> None:
-    """A target assignment for the group's present epoch."""
+def assign(
+    draft: Draft, topics: Topics, default_assignor: str, now_ms: int, order: Callable[[str], tuple[int, str]]
+) -> None:
+    """A target assignment for the group's present epoch. `order` says of a member id who should be served first."""
     group = draft.group
     assignor = ASSIGNORS[preferred_assignor(group, default_assignor)]
-    assigned = assignor(assignment_request(group, topics))
+    assigned = assignor(assignment_request(group, topics, sorted(group.members, key=order)))
     for member_id, target in assigned.items():
         if target != group.targets.get(member_id):
             draft.add(TargetRecord(group.group_id, member_id, target))
     draft.add(TargetEpochRecord(group.group_id, TargetEpoch(group.group_epoch, now_ms)))
 
 
-def assignment_request(group: ConsumerGroup, topics: Topics) -> AssignmentRequest:
+def assignment_request(group: ConsumerGroup, topics: Topics, order: Iterable[str]) -> AssignmentRequest:
     counts: dict[bytes, int] = {}
     ids_by_subscription = {}
     for subscription in group.subscriptions():
@@ -120,14 +123,14 @@ def assignment_request(group: ConsumerGroup, topics: Topics) -> AssignmentReques
     racks = {}
     if any(member.rack_id is not None for member in group.members.values()):
         racks = {topic_id: topics.racks(topic_id) for topic_id in counts}
-    members = {
-        member_id: AssignedMember(
+    members = {}
+    for member_id in order:
+        member = group.members[member_id]
+        members[member_id] = AssignedMember(
             member.instance_id,
             ids_by_subscription[member.topics, member.regex],
             group.targets.get(member_id, NO_TARGET),
             member.rack_id,
         )
-        for member_id, member in group.members.items()
-    }
     is_homogeneous = len(set(ids_by_subscription.values())) <= 1
     return AssignmentRequest(members, counts, is_homogeneous, racks)

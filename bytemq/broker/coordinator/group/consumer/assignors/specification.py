@@ -20,7 +20,9 @@ class AssignedMember(NamedTuple):
 
 
 class AssignmentRequest(NamedTuple):
-    """`members` by member id; `partition_counts` by topic id, for every topic that anyone is subscribed to."""
+    """`members` by member id, those first who are to be served first; `partition_counts` by topic id, for every topic
+    that anyone is subscribed to.
+    """
 
     members: Mapping[str, AssignedMember]
     partition_counts: Mapping[bytes, int]

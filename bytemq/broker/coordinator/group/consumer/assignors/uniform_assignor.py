@@ -4,7 +4,8 @@ Of what it has to give up, and of what nobody has, as much as can be goes to a m
 
 With equal subscriptions one pass suffices: each member keeps at most its share, and what is left fills up those below
 theirs. With different ones, partitions move from members with more to subscribers with at least two less until no such
-move is left. Deterministic: members and topics are taken in the order of their ids.
+move is left. Deterministic: what is free and could go to one as well as to another goes to whom the request names
+first.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _assign_equal(request: AssignmentRequest, racks: Racks) -> dict[str, list[To
         kept[member_id] = mine[:limit]
         taken.update(kept[member_id])
     free = (partition for partition in _all_partitions(request) if partition not in taken)
-    for member_id in members:
+    for member_id in request.members:
         mine = kept[member_id]
         missing = share - len(mine)
         if missing >= 0 and extra:
@@ -66,7 +67,7 @@ class _Balance:
         self._racks = racks
         self._assigned: dict[str, set[TopicPartition]] = {member_id: set() for member_id in request.members}
         self._subscribers: dict[bytes, list[str]] = {topic_id: [] for topic_id in request.partition_counts}
-        for member_id in sorted(request.members):
+        for member_id in request.members:
             for topic_id in request.members[member_id].topics:
                 if topic_id in self._subscribers:
                     self._subscribers[topic_id].append(member_id)
@@ -88,20 +89,20 @@ class _Balance:
 
     def _place(self, topic_id: bytes, taken: set[TopicPartition]) -> None:
         """Gives each free partition to the subscriber with the least."""
-        loads = [(len(self._assigned[member_id]), member_id) for member_id in self._subscribers[topic_id]]
+        loads = self._loads(topic_id)
         if not loads:
             return
         heapq.heapify(loads)
         for index in range(self._request.partition_counts[topic_id]):
             if (topic_id, index) not in taken:
-                load, member_id = loads[0]
+                load, rank, member_id = loads[0]
                 self._assigned[member_id].add((topic_id, index))
-                heapq.heapreplace(loads, (load + 1, member_id))
+                heapq.heapreplace(loads, (load + 1, rank, member_id))
 
     def _even_out(self, topic_id: bytes) -> bool:
         """Moves partitions of one topic among its subscribers, most loaded to least; whether any moved."""
         subscribers = self._subscribers[topic_id]
-        least = [(len(self._assigned[member_id]), member_id) for member_id in subscribers]
+        least = self._loads(topic_id)
         heapq.heapify(least)
         moved = False
         for giver in sorted(subscribers, key=lambda member_id: (-len(self._assigned[member_id]), member_id)):
@@ -109,14 +110,21 @@ class _Balance:
             if not least or len(mine) < least[0][0] + 2:
                 break  # nobody after it has more
             for partition in self._as_given_up(giver, topic_id):
-                load, taker = least[0]
+                load, rank, taker = least[0]
                 if len(mine) < load + 2:
                     break
                 mine.remove(partition)
                 self._assigned[taker].add(partition)
-                heapq.heapreplace(least, (load + 1, taker))
+                heapq.heapreplace(least, (load + 1, rank, taker))
                 moved = True
         return moved
+
+    def _loads(self, topic_id: bytes) -> list[tuple[int, int, str]]:
+        """How much each subscriber has, and its place in the request."""
+        return [
+            (len(self._assigned[member_id]), rank, member_id)
+            for rank, member_id in enumerate(self._subscribers[topic_id])
+        ]
 
     def _as_given_up(self, giver: str, topic_id: bytes) -> list[TopicPartition]:
         """What the member has of the topic: first what it gives up most easily."""
