@@ -49,6 +49,13 @@ def write(writer: Writer, message: Message, version: int) -> None:
     _struct_writer(cls, version, cls.FLEXIBLE.includes(version))(writer, message)
 
 
+def encode_element(element: Struct, version: int, *, flexible: bool) -> bytes:
+    """A struct as it stands in an array of a message of that version: for messages that are put together in slices."""
+    writer = Writer()
+    _struct_writer(type(element), version, flexible)(writer, element)
+    return bytes(writer.buffer)
+
+
 def _check_version(cls: type[Message], version: int) -> None:
     if not cls.VERSIONS.includes(version):
         raise UnsupportedVersion(f"{cls.__name__} has no version {version}")

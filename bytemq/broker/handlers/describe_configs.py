@@ -3,6 +3,9 @@
 v1 brought sources and synonyms, v3 types and documentation. An empty list of keys asks for all, as does null. A
 resource that is not there is an error of its own result; brokers other than this one are refused, since a client
 asks each broker for itself. Sensitive values are never sent.
+
+A few bytes ask for some forty configs, with synonyms and documentation a hundred kilobytes. So each resource is
+described once, however often it is asked for, and of many a few at a time, between which others are served.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from bytemq.config.definitions import (
 from bytemq.config.group import GroupConfig
 from bytemq.config.values import InvalidConfig, Value, to_text
 from bytemq.metadata.topic_names import check_topic_name
+from bytemq.protocol.codec import encode_element
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.describe_configs import (
     DescribeConfigsRequest,
@@ -40,13 +44,43 @@ from bytemq.protocol.messages.describe_configs import (
     DescribeConfigsResult,
     DescribeConfigsSynonym,
 )
+from bytemq.protocol.primitives import Writer
 
 Synonyms = list[DescribeConfigsSynonym]
+SLICE_RESOURCES = 8
+"""Described at a time: a few milliseconds."""
 
 
-def handle(broker: Broker, context: RequestContext, request: DescribeConfigsRequest) -> DescribeConfigsResponse:
+async def handle(broker: Broker, context: RequestContext, request: DescribeConfigsRequest) -> bytes:
+    """The encoded response."""
+    version = context.api_version
+    flexible = DescribeConfigsResponse.FLEXIBLE.includes(version)
     describe = _Describer(broker, request)
-    return DescribeConfigsResponse(results=[_result(describe, resource) for resource in request.resources])
+    results: list[bytes] = []
+    for resource in _each_once(request.resources):
+        if results and len(results) % SLICE_RESOURCES == 0:
+            await broker.turns.next()
+        results.append(encode_element(_result(describe, resource), version, flexible=flexible))
+    writer = Writer()
+    writer.write_int32(0)  # throttle_time_ms
+    if flexible:
+        writer.write_compact_array_length(len(results))
+    else:
+        writer.write_array_length(len(results))
+    return b"".join((writer.buffer, *results, b"\0" if flexible else b""))
+
+
+def _each_once(resources: Iterable[DescribeConfigsResource]) -> Iterable[DescribeConfigsResource]:
+    """One for each resource, with all keys that are asked for; of those that ask for all, no keys."""
+    found: dict[tuple[int, str], DescribeConfigsResource] = {}
+    for resource in resources:
+        known = found.setdefault((resource.resource_type, resource.resource_name), resource)
+        if known is not resource and known.configuration_keys:
+            if resource.configuration_keys:
+                known.configuration_keys.extend(resource.configuration_keys)
+            else:
+                known.configuration_keys = None
+    return found.values()
 
 
 def topic_entries(broker: Broker, overrides: Mapping[str, str]) -> list[DescribeConfigsResourceResult]:

@@ -18,6 +18,7 @@ from bytemq.broker.handlers import (
 )
 from bytemq.config import BrokerConfig, InvalidConfig
 from bytemq.config.topic import check_topic_config
+from bytemq.protocol.codec import decode
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages import alter_configs as replace_messages
 from bytemq.protocol.messages import describe_configs as describe_messages
@@ -54,10 +55,19 @@ class FakeImage:
         return sorted(name for of, name in self.configs if of == kind)
 
 
+class FakeTurns:
+    def __init__(self) -> None:
+        self.given = 0
+
+    async def next(self) -> None:
+        self.given += 1
+
+
 class FakeBroker:
     """Stands for the broker and its TopicAdmin: changes show in the image at once."""
 
     def __init__(self) -> None:
+        self.turns = FakeTurns()
         self.node_id = 1
         self.static = {"num.partitions": "3"}
         self.image = FakeImage({"t": FakeTopic({"retention.ms": "1000"})})
@@ -102,8 +112,36 @@ def describe(broker: Any, resource_type: int, name: str, *keys: str, **options: 
     resource = describe_messages.DescribeConfigsResource(resource_type, name, list(keys) or None)
     options.setdefault("include_synonyms", True)
     request = describe_messages.DescribeConfigsRequest([resource], **options)
-    (result,) = describe_configs.handle(broker, Any, request).results  # type: ignore[arg-type]
+    (result,) = described(broker, request)
     return result
+
+
+def described(broker: Any, request: describe_messages.DescribeConfigsRequest) -> Any:
+    context = FakeContext()
+    context.api_version = 4
+    work = describe_configs.handle(broker, context, request)  # type: ignore[arg-type]
+    try:
+        while True:
+            work.send(None)  # nothing is waited for but turns, which `FakeBroker` gives at once
+    except StopIteration as done:
+        return decode(describe_messages.DescribeConfigsResponse, 4, memoryview(done.value)).results
+
+
+def test_describe_configs__each_resource_once_and_few_in_a_turn(broker: FakeBroker) -> None:
+    """Eleven bytes ask for a hundred kilobytes: repeated in a request they would keep everybody else waiting."""
+    resource = describe_messages.DescribeConfigsResource
+    asked = [resource(TOPIC, "t", ["retention.ms"]) for _ in range(10_000)] + [resource(TOPIC, "t", ["segment.ms"])]
+    (result,) = described(broker, describe_messages.DescribeConfigsRequest(asked))
+    assert {found.name for found in result.configs} == {"retention.ms", "segment.ms"}
+    assert broker.turns.given == 0
+    (result,) = described(broker, describe_messages.DescribeConfigsRequest([*asked, resource(TOPIC, "t", None)]))
+    assert len(result.configs) > 20, "all of them"
+    broker.image.topics.update({f"t{number}": FakeTopic({}) for number in range(100)})
+    names = [*broker.image.topics, "missing"]
+    results = described(broker, describe_messages.DescribeConfigsRequest([resource(TOPIC, name) for name in names]))
+    assert [found.resource_name for found in results] == names
+    assert [found.error_code for found in results] == [0] * 101 + [ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+    assert broker.turns.given == 101 // describe_configs.SLICE_RESOURCES
 
 
 def entry(broker: Any, resource_type: int, name: str, key: str) -> tuple[Any, ...]:
