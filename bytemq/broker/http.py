@@ -38,7 +38,8 @@ MAX_ROUTE_BODY_BYTES = 256 * 1024
 """Of a request to one of the routes: the text of a query."""
 MAX_HEADER_BYTES = 8 * 1024
 TIMEOUT_S = 10.0
-"""For a request to come in, and for an answer that is no stream to be taken."""
+"""For a request to come in, and for an answer, or a step of one that is streamed, to be taken."""
+STREAM_STEP_BYTES = 64 * 1024
 FOR_ANYBODY = ("/health", "/ready")
 """They tell nothing, and probes come by any name."""
 NO_CONTENT = 204
@@ -177,10 +178,13 @@ class HttpServer:
             headers = [("content-type", answer.content_type), ("connection", "close")]
             writer.write(connection.send(h11.Response(status_code=200, headers=headers)) or b"")
             async for part in answer.parts:
-                writer.write(connection.send(h11.Data(part)) or b"")
-                await writer.drain()
+                for start in range(0, len(part), STREAM_STEP_BYTES):
+                    writer.write(connection.send(h11.Data(part[start : start + STREAM_STEP_BYTES])) or b"")
+                    with _deadline(self._clock, writer):
+                        await writer.drain()
             writer.write(connection.send(h11.EndOfMessage()) or b"")
-            await writer.drain()
+            with _deadline(self._clock, writer):
+                await writer.drain()
 
         try:
             await _unless_gone(send(), reader)

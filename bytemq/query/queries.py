@@ -84,21 +84,28 @@ class Queries:
             raise Unavailable(f"{self._running} queries are running, which is the limit; try again")
         self._running += 1
         process: _Process | None = None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.limits.timeout_s
+        killing: asyncio.TimerHandle | None = None
         try:
-            async with asyncio.timeout(self.limits.timeout_s) as time:
+            async with asyncio.timeout_at(deadline) as time:
                 process, self._spare = self._spare, None
                 if process is None or process.has_ended:
                     process = await _Process.start()
                 await process.send(Message(self._request(query)))
                 first = await self._next(process)
-                if "failed" in first.content:
-                    raise Invalid(str(first.content["failed"]))
-                yield Result(str(first.content.get("content_type", "text/plain")), self._parts(process))
-        except TimeoutError as error:
-            if not time.expired():
+            if "failed" in first.content:
+                raise Invalid(str(first.content["failed"]))
+            # The rows may be taken by another task, or by nobody: a time-out of this task would reach neither.
+            killing = loop.call_at(deadline, process.end)
+            yield Result(str(first.content.get("content_type", "text/plain")), self._parts(process))
+        except (TimeoutError, Unavailable) as error:
+            if not time.expired() and loop.time() < deadline:
                 raise
             raise Invalid(f"the query took longer than {self.limits.timeout_s:g} s (bytemq.sql.timeout.ms)") from error
         finally:
+            if killing is not None:
+                killing.cancel()
             self._running -= 1
             if process is not None:
                 await process.kill()
@@ -195,6 +202,9 @@ class _Process:
             return decode(await reader.readexactly(content), await reader.readexactly(payload))
         except (asyncio.IncompleteReadError, OSError, ValueError) as error:
             raise Unavailable("the query's process ended: it may have needed more memory than it may use") from error
+
+    def end(self) -> None:
+        self._child.end()
 
     async def kill(self) -> None:
         await self._child.kill()

@@ -63,9 +63,13 @@ class ChildProcess:
     def has_ended(self) -> bool:
         return self._child.returncode is not None
 
-    async def kill(self) -> None:
-        """Returns when it is gone: nothing that it was doing goes on."""
+    def end(self) -> None:
+        """It does nothing more; whoever reads from it soon finds the end."""
         with contextlib.suppress(ProcessLookupError):
             self._child.kill()
+
+    async def kill(self) -> None:
+        """Returns when it is gone: nothing that it was doing goes on."""
+        self.end()
         await self._child.wait()
         self.writer.close()

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
 
-from bytemq.broker.http import MAX_CONNECTIONS, Answer, HttpServer, Request, Route
+from bytemq.broker.http import MAX_CONNECTIONS, Answer, HttpServer, Request, Route, StreamedAnswer
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.logging import levels, set_level
 from bytemq.runtime.metrics import Metrics
@@ -140,20 +140,34 @@ async def test_http__clients_that_never_finish_asking_shut_nobody_out() -> None:
             writer.close()
 
 
-async def test_http__who_does_not_take_an_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_http__who_does_not_take_an_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch, streamed: bool) -> None:
     monkeypatch.setattr("bytemq.broker.http.TIMEOUT_S", 0.2)
+    ended = asyncio.Event()
 
-    async def large(_: Request) -> Answer:
+    async def parts() -> AsyncGenerator[bytes, None]:
+        try:
+            for _ in range(64):
+                yield bytes(1024 * 1024)
+        finally:
+            ended.set()
+
+    async def large(_: Request) -> Answer | StreamedAnswer:
+        if streamed:
+            return StreamedAnswer("text/plain", parts())
         return Answer(200, bytes(64 * 1024 * 1024))
 
     async with serving(routes={"/large": large}) as address:
         reader, writer = await asyncio.open_connection(*address, limit=1024)
         writer.write(b"GET /large HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         assert await reader.read(100)
-        await asyncio.sleep(0.5)  # the kernel's clock: it is about sockets
+        if streamed:
+            await asyncio.wait_for(ended.wait(), 30)  # what makes the rows is let go
+        else:
+            await asyncio.sleep(0.5)  # it is about sockets: real time
         taken = 0
         with contextlib.suppress(ConnectionError):
-            while part := await asyncio.wait_for(reader.read(1 << 20), 5):
+            while part := await asyncio.wait_for(reader.read(1 << 20), 30):
                 taken += len(part)
         assert taken < 64 * 1024 * 1024
         writer.close()
