@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from bytemq.cli.options import Commands, Failed
@@ -25,6 +26,7 @@ def add_parser(commands: Commands) -> None:
         epilog=_EXAMPLES,
     )
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="file of a node's data folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.set_defaults(run=run)
 
 
@@ -39,8 +41,8 @@ def run(options: argparse.Namespace) -> int:
         if path.parent not in checked:
             require_readable(path)
             checked.add(path.parent)
-        if len(options.files) > 1:
+        if len(options.files) > 1 and not options.json:
             print(f"== {path}")
         for line in dump(path):
-            print(line)
+            print(json.dumps({"path": str(path), **line.facts}) if options.json else line.text)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--data", dest="folder", metavar="DIR", type=Path, help="folder of a stopped node that has the metadata"
     )
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each finding")
     parser.set_defaults(run=run)
 
 
@@ -54,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"a node is running on {folder}: what it writes meanwhile may look wrong", file=sys.stderr)
     found = 0
     for finding in verify(folder):
-        found += _print(finding)
-    return _conclude(found)
+        found += _print(finding, as_json=options.json)
+    return _conclude(found, as_json=options.json)
 
 
 async def _run_shared(options: argparse.Namespace) -> int:
@@ -72,8 +74,8 @@ async def _run_shared(options: argparse.Namespace) -> int:
         store = await open_store(options.data, SystemClock(), SystemRandom())
         parts.push_async_callback(store.close)
         async for finding in audit(store, metadata):
-            found += _print(finding)
-    return _conclude(found)
+            found += _print(finding, as_json=options.json)
+    return _conclude(found, as_json=options.json)
 
 
 async def _open_metadata(options: argparse.Namespace, parts: AsyncExitStack) -> MetadataStore:
@@ -95,11 +97,12 @@ async def _open_metadata(options: argparse.Namespace, parts: AsyncExitStack) -> 
     return embedded
 
 
-def _print(finding: Finding) -> int:
-    print(finding)
+def _print(finding: Finding, *, as_json: bool) -> int:
+    print(json.dumps(finding._asdict()) if as_json else finding)
     return 0 if finding.is_leftover else 1
 
 
-def _conclude(found: int) -> int:
-    print(f"problems found: {found}" if found else "everything is as it was written")
+def _conclude(found: int, *, as_json: bool) -> int:
+    if not as_json:
+        print(f"problems found: {found}" if found else "everything is as it was written")
     return 1 if found else 0

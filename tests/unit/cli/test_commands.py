@@ -198,11 +198,17 @@ def test_dump_and_verify__tell_a_whole_folder_from_a_damaged_one(tmp_path: Path)
         dumped = bytemq(started, "dump", str(log))
         assert "offsets 0..1" in dumped
         assert "producer 0/0 from sequence 0" in dumped  # `produce` is idempotent
+        facts = [json.loads(line) for line in bytemq(started, "dump", "--json", str(log)).splitlines()]
+        batch = next(one for one in facts if one["what"] == "batch")
+        assert (batch["path"], batch["last_offset"], batch["records"], batch["producer_id"]) == (str(log), 1, 2, 0)
+        assert bytemq(started, "verify", "--json", str(data)) == ""
         damaged = bytearray(log.read_bytes())
         damaged[damaged.index(b"two")] ^= 1
         log.write_bytes(damaged)
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
         assert (done.returncode, "Traceback" in done.stderr) == (1, False)
         assert log.name in done.stdout and "problems found: " in done.stdout
+        findings = [json.loads(line) for line in run(started, "verify", "--json", str(data)).stdout.splitlines()]
+        assert any(log.name in one["name"] and one["problem"] and not one["is_leftover"] for one in findings)
         assert "there is no folder" in bytemq(started, "verify", str(tmp_path / "none"), code=1)
         assert "there is no file" in bytemq(started, "dump", str(tmp_path / "none"), code=1)

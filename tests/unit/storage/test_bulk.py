@@ -211,8 +211,8 @@ async def test_bulk__verify_and_dump_follow_references(tmp_path: Path) -> None:
     [file] = data.rglob("*-b*.log")
     assert [*verify(data)] == []
     [wal] = [path for path in (data / "wal").glob("*.log") if "-b" not in path.name]
-    assert any(file.name in line for line in dump(wal))
-    assert any("offset" in line for line in dump(file))
+    assert any(file.name in line.text for line in dump(wal))
+    assert any("offset" in line.text for line in dump(file))
     damaged = bytearray(file.read_bytes())
     damaged[200] ^= 1
     file.write_bytes(damaged)
