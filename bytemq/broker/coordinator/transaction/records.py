@@ -7,11 +7,10 @@ ids without a transaction; those are read by hand, so that a replay of a million
 from __future__ import annotations
 
 import struct
-from contextlib import suppress
 from typing import NamedTuple
 
 from bytemq.broker.coordinator.transaction.states import TransactionState
-from bytemq.broker.coordinator.transaction.transaction import NO_PRODUCER_ID, Transaction
+from bytemq.broker.coordinator.transaction.transaction import NO_EPOCH, NO_PRODUCER_ID, Transaction
 from bytemq.protocol.codec import decode_record, encode_record, record_type
 from bytemq.protocol.messages.transaction_log_record import PartitionsSchema, TransactionLogKey, TransactionLogValue
 from bytemq.protocol.primitives import MalformedMessage
@@ -24,6 +23,7 @@ _HEAD = struct.Struct(">hqhibB")
 """Version, producer id, epoch, timeout, status, number of partitions and one (0: null)."""
 _TIMES = struct.Struct(">qqB")
 """Of the last update and the start; number of tagged fields."""
+_FIXED_BYTES = _HEAD.size + _TIMES.size
 _TAGGED = {(0, 8): struct.Struct(">q"), (1, 8): struct.Struct(">q"), (2, 2): struct.Struct(">h")}
 """Previous producer id, next producer id, client's transaction version; by tag and size."""
 _KEY_PREFIX = b"\0\0"
@@ -59,22 +59,24 @@ def decode(key: bytes, value: bytes | None) -> TransactionRecord | None:
 
 
 def _transactional_id(key: bytes) -> str:
-    if len(key) >= _KEY_HEAD_BYTES and int.from_bytes(key[2:_KEY_HEAD_BYTES], "big") == len(key) - _KEY_HEAD_BYTES:
-        with suppress(UnicodeDecodeError):
+    if int.from_bytes(key[2:_KEY_HEAD_BYTES], "big") == len(key) - _KEY_HEAD_BYTES:
+        try:
             return key[_KEY_HEAD_BYTES:].decode()
+        except UnicodeDecodeError:
+            pass
     return decode_record(TransactionLogKey, key).transactional_id
 
 
 def _without_partitions(value: bytes) -> Transaction | None:
     """The value by hand; None for anything but a version 1 without partitions and unknown fields."""
-    if len(value) < _HEAD.size + _TIMES.size:
+    if len(value) < _FIXED_BYTES:
         return None
     version, producer_id, epoch, timeout_ms, status, partitions = _HEAD.unpack_from(value)
     state = _STORED_STATES.get(status)
     if version != _VALUE_VERSION or partitions > 1 or state is None:
         return None
     update_ms, start_ms, count = _TIMES.unpack_from(value, _HEAD.size)
-    position = _HEAD.size + _TIMES.size
+    position = _FIXED_BYTES
     tagged = [NO_PRODUCER_ID, NO_PRODUCER_ID, 0]
     last_tag = -1
     for _ in range(count):
@@ -97,7 +99,8 @@ def _without_partitions(value: bytes) -> Transaction | None:
         update_ms,
         previous_id,
         next_id,
-        client_version=client_version,
+        NO_EPOCH,
+        client_version,
     )
 
 
