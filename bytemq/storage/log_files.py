@@ -68,6 +68,7 @@ class LogFiles:
     __slots__ = (
         "_files",
         "deleted",
+        "is_urgent",
         "manifest",
         "partition",
         "pending_entries",
@@ -100,6 +101,8 @@ class LogFiles:
         """The topic's segment.bytes, and below its segment.ms, as the owner sets them; 0: the storage's own limits."""
         self.segment_ms = 0
         self.deleted = False
+        self.is_urgent = False
+        """Whether clients wait for each write, one after the other: a coordinator's log, as its owner says."""
         self._files = files
 
     # What the log is.

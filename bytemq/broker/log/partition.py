@@ -26,6 +26,7 @@ from bytemq.broker.log.state import LogState
 from bytemq.broker.log.timestamps import OffsetFinder
 from bytemq.broker.log.waiters import Waiters
 from bytemq.errors import BytemqError
+from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.storage.manifests.manifest import AbortedTxn, PartitionSnapshot, SegmentInfo
 from bytemq.types import PartitionId
@@ -91,6 +92,7 @@ class Partition:
             pid, topic, leader_epoch, AppendRules.of(config), files, state, services, self._wake_waiters
         )
         self.reconfigure(config)
+        files.is_urgent = topic in INTERNAL_TOPICS
         files.snapshot_source = self.snapshot
 
     # What it is now.

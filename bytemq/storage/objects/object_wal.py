@@ -5,8 +5,9 @@ know what a log is beyond where its committed bytes are, or decide what is writt
 
 A flush takes what is staged, gathered by partition. It starts at once when the last one started an interval ago or
 longer, and before that only when it is full: so a lone append waits for nothing, and a busy broker pays for few
-requests. Several objects are written at the same time and committed in order: one transaction commits all leading ones
-that are written.
+requests. What a coordinator writes is urgent, since clients take one step after the other: it waits only for the flush
+that is on its way, and takes along what is staged by then. Several objects are written at the same time and committed
+in order: one transaction commits all leading ones that are written.
 
 When an object cannot be written, it and everything behind it fails, once everything before it is decided, and the
 offsets of every log involved roll back to what is committed. The object may still appear in the store later: no tail
@@ -76,6 +77,8 @@ class ObjectWal:
         self._discard = discard
         self._staging = Staging(config)
         self._flights: deque[Flight] = deque()
+        self._is_urgent = False
+        """Whether something of a coordinator is staged."""
         self._sequence = 0
         self._link = 0
         self._started_at = NEVER
@@ -95,6 +98,7 @@ class ObjectWal:
         if self._closing:
             raise Invalid("an append needs a storage that is open")
         self._staging.add(files, batches, on_durable)
+        self._is_urgent = self._is_urgent or files.is_urgent or any(batch.is_control for batch in batches)
         if self.has_died:
             asyncio.get_running_loop().call_soon(self._refuse_all)
         self._changed.set()
@@ -160,6 +164,8 @@ class ObjectWal:
         """Whether a flush starts now. Where only time is missing, a timer looks again."""
         if len(self._flights) >= self._config.wal_flush_in_flight:
             return False
+        if self._is_urgent and not self._flights:
+            return True
         due_in_s = self._started_at + self._config.wal_flush_interval_ms / 1000 - now
         if due_in_s <= 0 or self._closing or self._staging.staged_bytes >= self._config.wal_flush_bytes:
             return True
@@ -173,6 +179,7 @@ class ObjectWal:
 
     def _start(self, now: float) -> None:
         flush = self._staging.gather()
+        self._is_urgent = self._is_urgent and bool(self._staging)
         self._sequence += 1
         session_id = self._tail.session_id
         head, crc = encode_head(session_id, self._sequence, self._sequence - 1, self._link, flush.shares)

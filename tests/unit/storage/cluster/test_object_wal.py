@@ -56,6 +56,35 @@ def test_flushes__are_paced_by_the_interval_unless_they_are_full() -> None:
     run(test)
 
 
+def test_flushes__of_coordinators_wait_for_the_one_before_and_not_for_the_interval() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        put = broker.driver.put
+
+        async def put_in_30_ms(name: str, data: bytes, token: str) -> None:
+            await cluster.clock.sleep(0.03)
+            await put(name, data, token)
+
+        broker.driver.put = put_in_30_ms  # type: ignore[method-assign]
+        data, steps = await broker.storage.open_log(pid(1), 1), await broker.storage.open_log(pid(2), 1)
+        steps.is_urgent = True
+        await broker.append(data, batch(0))
+        started = cluster.clock.monotonic()
+        waiting = asyncio.ensure_future(broker.append(data, batch(data.staged_end)))
+        for _ in range(3):
+            await broker.append(steps, batch(steps.staged_end))
+        assert cluster.clock.monotonic() - started == pytest.approx(0.09, abs=0.005), "three flushes, and no pause"
+        assert len(broker.puts) == 4, "what was waiting for its time came along"
+        assert waiting.done()
+        started = cluster.clock.monotonic()
+        await asyncio.gather(*(broker.append(steps, batch(steps.staged_end)) for _ in range(20)))
+        assert len(broker.puts) == 5, "what comes together shares a flush"
+        await broker.append(data, batch(data.staged_end))
+        assert cluster.clock.monotonic() - started == pytest.approx(0.13, abs=0.005), "data waits as ever"
+
+    run(test)
+
+
 def test_flushes__are_at_most_250_a_gigabyte_at_50_mb_a_second() -> None:
     async def test(cluster: Cluster) -> None:
         megabyte = 1_000_000
