@@ -43,9 +43,15 @@ async def handle(broker: Broker, context: RequestContext, request: CreateTopicsR
         else:
             specs.append(_spec(topic))
     outcomes = await broker.topics.create(specs, validate_only=request.validate_only, timeout_ms=request.timeout_ms)
+    described: dict[tuple[tuple[str, str], ...], list[CreatableTopicConfigs]] = {}
     for spec, outcome in zip(specs, outcomes, strict=True):
         told = outcome.topic is not None and context.api_version >= CONFIGS_SINCE_VERSION
-        configs = _configs(broker, spec.configs) if told else []
+        configs: list[CreatableTopicConfigs] = []
+        if told:
+            overrides = tuple(sorted(spec.configs.items()))
+            if overrides not in described:  # thousands of topics mostly have the same
+                described[overrides] = _configs(broker, spec.configs)
+            configs = described[overrides]
         results.append(_result(spec, outcome, request.validate_only, configs))
     return CreateTopicsResponse(topics=results)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bytemq.broker.context import Broker
 from bytemq.broker.handlers import (
     alter_partition_reassignments,
     alter_replica_log_dirs,
@@ -42,6 +43,7 @@ from bytemq.protocol.messages.delete_records import (
     DeleteRecordsTopic,
 )
 from bytemq.protocol.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
+from bytemq.protocol.messages.describe_configs import DescribeConfigsResourceResult
 from bytemq.protocol.messages.describe_log_dirs import DescribableLogDirTopic, DescribeLogDirsRequest
 from bytemq.protocol.messages.describe_producers import DescribeProducersRequest, TopicRequest
 from bytemq.protocol.messages.elect_leaders import ElectLeadersRequest, TopicPartitions
@@ -93,6 +95,27 @@ async def test_create_topics__refuses_as_kafka_does(
     request = CreateTopicsRequest(topics=topics, timeout_ms=timeout_ms)
     response = await create_topics.handle(world.broker, world.context(7), request)
     assert {result.name: result.error_code for result in response.topics} == expected
+
+
+async def test_create_topics__describes_the_configs_of_many_topics_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seventeen bytes ask for the forty configs of a topic: built for each of thousands, nobody else is served."""
+    built: list[Mapping[str, str]] = []
+    real = create_topics.topic_entries
+
+    def counted(broker: Broker, overrides: Mapping[str, str]) -> list[DescribeConfigsResourceResult]:
+        built.append(overrides)
+        return real(broker, overrides)
+
+    monkeypatch.setattr(create_topics, "topic_entries", counted)
+    topics = [creatable(f"t{number}") for number in range(40)] + [creatable("other", retention_ms="5")]
+    request = CreateTopicsRequest(topics, timeout_ms=10_000, validate_only=True)
+    results = (await create_topics.handle(world.broker, world.context(7), request)).topics
+    assert [result.error_code for result in results] == [0] * 41
+    told = [{config.name: config.value for config in result.configs or ()} for result in results]
+    assert told[0] == told[39] and told[40] == {**told[0], "retention.ms": "5"}
+    assert len(built) == 2
 
 
 async def test_create_partitions__answers_each_topic_once(world: World) -> None:
