@@ -7,9 +7,10 @@ a metadata transaction of TopicAdmin; whoever reads a config sees it when the im
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from bytemq.broker.config_resources import (
     FORMATTED_CLUSTER_CONFIGS,
@@ -113,6 +114,35 @@ def _with_items(change: Change, current: str | None, definitions: Definitions, d
     else:
         items = [item for item in items if item not in named]
     return ",".join(items)
+
+
+class NamedResource(Protocol):
+    """A resource as either request names it."""
+
+    resource_type: int
+    resource_name: str
+
+
+Resource = TypeVar("Resource", bound=NamedResource)
+
+
+async def alter_each(
+    resources: Sequence[Resource], alter: Callable[[Resource], Awaitable[None]]
+) -> list[tuple[int, str | None, int, str]]:
+    """What became of each: (error code, message, type, name). Each succeeds or fails alone, and must be named once."""
+    named = Counter((resource.resource_type, resource.resource_name) for resource in resources)
+    altered: list[tuple[int, str | None, int, str]] = []
+    for resource in resources:
+        kind, name = resource.resource_type, resource.resource_name
+        try:
+            if named[kind, name] > 1:
+                raise KafkaError(ErrorCode.INVALID_REQUEST, "Each resource must appear at most once.")
+            await alter(resource)
+        except KafkaError as error:
+            altered.append((int(error.code), error.message, kind, name))
+        else:
+            altered.append((int(ErrorCode.NONE), None, kind, name))
+    return altered
 
 
 class ConfigChanger:

@@ -22,7 +22,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.logs import Logs
-from bytemq.storage.manifests.manifest import AbortedTxn, SegmentInfo
+from bytemq.storage.manifests.manifest import AbortedTxn, SegmentInfo, cleaned_end
 from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.types import PartitionId
 
@@ -169,7 +169,7 @@ class Cleaner:
         self._runs += 1
         return CleanLog(
             segments=segments,
-            first_dirty_offset=_first_dirty(segments),
+            first_dirty_offset=cleaned_end(segments, segments[0].base_offset),
             aborted=tuple(one for one in owned.aborted_transactions if one.first_offset <= segments[-1].last_offset),
             now_ms=self._clock.wall_ms(),
             delete_retention_ms=config.delete_retention_ms,
@@ -227,12 +227,3 @@ def _policy(config: TopicConfig) -> CleaningPolicy:
         config.max_compaction_lag_ms,
         config.delete_retention_ms,
     )
-
-
-def _first_dirty(segments: Sequence[SegmentInfo]) -> int:
-    first_dirty = segments[0].base_offset
-    for segment in segments:
-        if not segment.is_cleaned:
-            break
-        first_dirty = segment.last_offset + 1
-    return first_dirty

@@ -34,7 +34,6 @@ from bytemq.storage.manifests.manifest import (
     InheritedRange,
     Manifest,
     SegmentInfo,
-    with_holes,
     with_open_segment_given_up,
     with_owner,
 )
@@ -316,7 +315,7 @@ class ClusterStorage:
         start = files.end_offset
         shares = await self._session_logs.shares_of(session_id, files.partition)
         for hole in attach_shares(files, session_id, shares, self._objects.ordinal_of, next_offset):
-            _report_hole(files, *hole)
+            files.report_hole(*hole)
         return [InheritedRange(session_id, start, files.end_offset)] if files.end_offset > start else []
 
     # Background.
@@ -347,8 +346,3 @@ class ClusterStorage:
 def names_session(manifest: Manifest, session_id: int) -> bool:
     """Whether what the log consists of may be in that session's write-ahead log."""
     return manifest.owner_session == session_id or any(one.session_id == session_id for one in manifest.inherited)
-
-
-def _report_hole(files: LogFiles, first: int, last: int) -> None:
-    log.error("acknowledged offsets are lost", partition=files.partition, first=first, last=last)
-    files.manifest = with_holes(files.manifest, [(first, last)])

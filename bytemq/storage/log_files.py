@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from bytemq.errors import Corrupt, Invalid, NotFound
 from bytemq.protocol.records.batch import RecordBatch, parse_header
-from bytemq.storage.manifests.manifest import FileKind, PartitionSnapshot, SegmentInfo
+from bytemq.runtime.logging import get_logger
+from bytemq.storage.manifests.manifest import FileKind, PartitionSnapshot, SegmentInfo, with_holes
 from bytemq.storage.manifests.manifest_codec import StoredManifest
 from bytemq.storage.reading import Plan, Read, assemble, plan_extents, plan_segment
 from bytemq.storage.segments.batch_walk import walk
@@ -24,6 +25,8 @@ from bytemq.storage.shared_file import SharedFile
 from bytemq.storage.tables.restored import RestoredUnits
 from bytemq.storage.wal.extents import Chunk, ExtentTable
 from bytemq.types import PartitionId
+
+log = get_logger("storage")
 
 
 @dataclass(slots=True)
@@ -347,6 +350,11 @@ class LogFiles:
         """Those of the files that are open, and may be read at this moment."""
         found = [self._files.segments.peek(segment.name) for segment in segments]
         return [file for file in found if file is not None]
+
+    def report_hole(self, first: int, last: int) -> None:
+        """Offsets that were acknowledged, and whose bytes are not there: whoever asks for them is told so."""
+        log.error("acknowledged offsets are lost", partition=self.partition, first=first, last=last)
+        self.manifest = with_holes(self.manifest, [(first, last)])
 
     async def advance_log_start(self, offset: int) -> None:
         """Forgets what is below `offset`, durably when it returns; whole segments below go. Never moves back."""

@@ -27,7 +27,6 @@ from bytemq.storage.log_opening import as_recovered, recovered_log
 from bytemq.storage.manifests.manifest import (
     Manifest,
     SegmentInfo,
-    with_holes,
     with_leader_epoch,
     with_open_segment_given_up,
 )
@@ -337,7 +336,7 @@ class LogStorage:
             if share.next_offset <= table.end_offset:
                 continue
             if share.base_offset > table.end_offset:
-                self._report_hole(files, table.end_offset, share.base_offset - 1)
+                files.report_hole(table.end_offset, share.base_offset - 1)
             if share.reference:
                 self._apply_reference(files, share, file.ordinal, bulk[share.reference])
             else:
@@ -346,7 +345,7 @@ class LogStorage:
 
     def _apply_reference(self, files: LogFiles, share: Share, ordinal: int, file: AppendFile | None) -> None:
         if file is None:
-            self._report_hole(files, share.base_offset, share.next_offset - 1)
+            files.report_hole(share.base_offset, share.next_offset - 1)
             files.wal.end_offset = share.next_offset
             return
         bulk = self._bulk.adopted(file, files)
@@ -357,13 +356,9 @@ class LogStorage:
     def _check_end(self, files: LogFiles) -> None:
         """A snapshot is published after what it describes became durable: if the log ends before it, bytes are lost."""
         if files.stored.snapshot_offset > files.end_offset:
-            self._report_hole(files, files.end_offset, files.stored.snapshot_offset - 1)
+            files.report_hole(files.end_offset, files.stored.snapshot_offset - 1)
             files.wal.end_offset = files.stored.snapshot_offset
             files.staged_end = files.end_offset
-
-    def _report_hole(self, files: LogFiles, first: int, last: int) -> None:
-        log.error("acknowledged offsets are lost", partition=files.partition, first=first, last=last)
-        files.manifest = with_holes(files.manifest, [(first, last)])
 
     def _load(self, partition: PartitionId) -> LogFiles:
         value, revision = self._stored.get(partition, (b"", 0))

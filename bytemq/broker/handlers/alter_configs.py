@@ -6,11 +6,8 @@ Each resource succeeds or fails alone; log levels cannot be altered this way.
 
 from __future__ import annotations
 
-from collections import Counter
-
-from bytemq.broker.config_changes import Change, ConfigChanger, Operation
+from bytemq.broker.config_changes import Change, ConfigChanger, Operation, alter_each
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.alter_configs import (
     AlterConfigsRequest,
     AlterConfigsResource,
@@ -21,23 +18,10 @@ from bytemq.protocol.messages.alter_configs import (
 
 async def handle(broker: Broker, context: RequestContext, request: AlterConfigsRequest) -> AlterConfigsResponse:
     changer = ConfigChanger(broker, validate_only=request.validate_only)
-    named = Counter((resource.resource_type, resource.resource_name) for resource in request.resources)
-    responses = []
-    for resource in request.resources:
-        is_repeated = named[resource.resource_type, resource.resource_name] > 1
-        responses.append(await _alter(changer, resource, is_repeated))
-    return AlterConfigsResponse(responses=responses)
 
-
-async def _alter(
-    changer: ConfigChanger, resource: AlterConfigsResource, is_repeated: bool
-) -> AlterConfigsResourceResponse:
-    kind, name = resource.resource_type, resource.resource_name
-    try:
-        if is_repeated:
-            raise KafkaError(ErrorCode.INVALID_REQUEST, "Each resource must appear at most once.")
+    async def alter(resource: AlterConfigsResource) -> None:
         changes = [Change(config.name, Operation.SET, config.value) for config in resource.configs]
-        await changer.replace(kind, name, changes)
-    except KafkaError as error:
-        return AlterConfigsResourceResponse(error.code, error.message, kind, name)
-    return AlterConfigsResourceResponse(ErrorCode.NONE, None, kind, name)
+        await changer.replace(resource.resource_type, resource.resource_name, changes)
+
+    altered = [AlterConfigsResourceResponse(*one) for one in await alter_each(request.resources, alter)]
+    return AlterConfigsResponse(responses=altered)

@@ -6,11 +6,8 @@ of the broker (BROKER_LOGGER, KIP-412) change at once and are gone with the proc
 
 from __future__ import annotations
 
-from collections import Counter
-
-from bytemq.broker.config_changes import Change, ConfigChanger
+from bytemq.broker.config_changes import Change, ConfigChanger, alter_each
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.incremental_alter_configs import (
     AlterConfigsResource,
     AlterConfigsResourceResponse,
@@ -23,23 +20,10 @@ async def handle(
     broker: Broker, context: RequestContext, request: IncrementalAlterConfigsRequest
 ) -> IncrementalAlterConfigsResponse:
     changer = ConfigChanger(broker, validate_only=request.validate_only)
-    named = Counter((resource.resource_type, resource.resource_name) for resource in request.resources)
-    responses = []
-    for resource in request.resources:
-        is_repeated = named[resource.resource_type, resource.resource_name] > 1
-        responses.append(await _alter(changer, resource, is_repeated))
-    return IncrementalAlterConfigsResponse(responses=responses)
 
-
-async def _alter(
-    changer: ConfigChanger, resource: AlterConfigsResource, is_repeated: bool
-) -> AlterConfigsResourceResponse:
-    kind, name = resource.resource_type, resource.resource_name
-    try:
-        if is_repeated:
-            raise KafkaError(ErrorCode.INVALID_REQUEST, "Each resource must appear at most once.")
+    async def alter(resource: AlterConfigsResource) -> None:
         changes = [Change(config.name, config.config_operation, config.value) for config in resource.configs]
-        await changer.incrementally(kind, name, changes)
-    except KafkaError as error:
-        return AlterConfigsResourceResponse(error.code, error.message, kind, name)
-    return AlterConfigsResourceResponse(ErrorCode.NONE, None, kind, name)
+        await changer.incrementally(resource.resource_type, resource.resource_name, changes)
+
+    altered = [AlterConfigsResourceResponse(*one) for one in await alter_each(request.resources, alter)]
+    return IncrementalAlterConfigsResponse(responses=altered)

@@ -119,12 +119,17 @@ class Manifest:
     @property
     def first_dirty_offset(self) -> int:
         """The end of the cleaned part, which the log begins with: Kafka's cleaner checkpoint."""
-        first_dirty = self.log_start_offset
-        for segment in self.segments:
-            if not segment.is_cleaned:
-                break
-            first_dirty = segment.last_offset + 1
-        return first_dirty
+        return cleaned_end(self.segments, self.log_start_offset)
+
+
+def cleaned_end(segments: Sequence[SegmentInfo], start_offset: int) -> int:
+    """Where the cleaned files end that the log begins with; `start_offset` if there are none."""
+    end = start_offset
+    for segment in segments:
+        if not segment.is_cleaned:
+            break
+        end = segment.last_offset + 1
+    return end
 
 
 def with_leader_epoch(manifest: Manifest, leader_epoch: int) -> Manifest:
