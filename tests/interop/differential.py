@@ -34,7 +34,9 @@ NAMED = {"session_id", "member_id", "leader"}
 UNORDERED = {"partitions"}
 NOW_SLACK_MS = 3_600_000
 COORDINATOR_S = 60.0
+OWN = "own-"  # what begins so is a name that a case chose itself
 SILENT_S = 3.0
+LONG_S = 60.0
 ABSENT = "<absent>"
 SHOWN_CHARACTERS = 40
 FIRST_OWN_PRODUCER_ID = 1_000_000  # cases use ids from here on; below are the servers' own
@@ -67,6 +69,22 @@ def _build_struct(data_class: Any, fields: dict[str, Any]) -> Any:
     return data_class(**{name: _build_field(data_class, name, value) for name, value in fields.items()})
 
 
+class Waiting:
+    """A request that was sent beside the others."""
+
+    def __init__(self, subject: Subject, wire: Wire, api_key: int, version: int) -> None:
+        self._subject, self._wire, self._api_key, self._version = subject, wire, api_key, version
+
+    def answer(self, label: str) -> Any:
+        """Waits for the answer and writes it down."""
+        try:
+            response = decode_response(self._api_key, self._version, self._wire.receive_frame())
+        finally:
+            self._wire.close()
+        self._subject.note(label, response)
+        return response
+
+
 class Subject:
     """A server under examination. Answers are kept under labels, in `answers`."""
 
@@ -89,7 +107,9 @@ class Subject:
         return f"{self._prefix}-{kind}{self._topics}"
 
     def topic(self, partitions: int = 1, **configs: str) -> str:
-        name = self.new_name()
+        return self.topic_named(self.new_name(), partitions, **configs)
+
+    def topic_named(self, name: str, partitions: int = 1, **configs: str) -> str:
         entries = [{"name": key.replace("_", "."), "value": value} for key, value in configs.items()]
         topic = {"name": name, "num_partitions": partitions, "replication_factor": 1}
         fields = {"topics": [{**topic, "assignments": [], "configs": entries}], "timeout_ms": 10_000}
@@ -102,6 +122,9 @@ class Subject:
         [topic] = self.quiet(MetadataRequest, 12, {"topics": [{"name": name}]}).topics
         self._names["topic_id", topic.topic_id] = f"<id of {name}>"
         return topic.topic_id  # type: ignore[no-any-return]
+
+    def shown(self, topic_id: uuid.UUID) -> str:
+        return self._known("topic_id", topic_id)
 
     def _wait_led(self, name: str) -> None:
         deadline = time.monotonic() + 10
@@ -133,6 +156,13 @@ class Subject:
         """Writes down what the case itself made of an answer."""
         assert label not in self.answers, f"label used twice: {label}"
         self.answers[label] = self._plain(seen)
+
+    def ask(self, request_class: Any, version: int, **fields: Any) -> Waiting:
+        """Sends a request on a connection of its own; the answer may be long in coming."""
+        wire = Wire(self._address, timeout_s=LONG_S)
+        request = build(request_class, version, fields)
+        wire.send(request)
+        return Waiting(self, wire, request.API_KEY, version)
 
     def raw(self, label: str, payload: bytes, api_key: int | None = None, version: int = 0) -> Any:
         """Sends a frame as it is. Without an api key only the first two bytes of the answer's body are kept."""
@@ -192,7 +222,7 @@ class Subject:
             return value
         if isinstance(value, int) and abs(time.time() * 1000 - value) < NOW_SLACK_MS:
             return "<now>"
-        if name in NAMED and value not in (0, "", None, -1):
+        if name in NAMED and value not in (0, "", None, -1) and not _is_own(value):
             return self._known(name, value)
         if name == "producer_id" and 0 <= value < FIRST_OWN_PRODUCER_ID:
             return self._known(name, value)
@@ -212,6 +242,10 @@ class Subject:
 
     def _known(self, kind: str, value: object) -> str:
         return self._names.setdefault((kind, value), f"<{kind} {sum(known == kind for known, _ in self._names) + 1}>")
+
+
+def _is_own(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(OWN)
 
 
 def wait_for_coordinator(subject: Subject, group: str) -> None:

@@ -31,6 +31,12 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
             "topics[0].error_code: 38 -> 0",
         ],
     ),
+    ("consumer_group_offsets", "fetched, an epoch alone"): Difference(
+        NOT_UNKNOWN,
+        [
+            "groups[0].error_code: -1 -> 25",
+        ],
+    ),
     ("fetch_offsets", "isolation level 2"): Difference(
         NOT_UNKNOWN,
         [

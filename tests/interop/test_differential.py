@@ -19,7 +19,7 @@ from tests.interop.differential import differences, registry, run_case
 from tests.interop.documented_differences import DIFFERENCES
 
 TRANSACTIONAL_AREAS = ("transactions", "transactional_writes", "transactional_offsets")
-for area in ("admin", "fetch", "frames", "groups", "produce", "record_rules", *TRANSACTIONAL_AREAS):
+for area in ("admin", "consumer_groups", "fetch", "frames", "groups", "produce", "record_rules", *TRANSACTIONAL_AREAS):
     importlib.import_module(f"tests.interop.differential_{area}")
 
 ANSWERS = Path(__file__).with_name("kafka_4_4_answers")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.interop.kafka_process import INTEROP
-from tests.suites.results import Results, of_junit, of_librdkafka
+from tests.suites.results import Results, named, of_junit, of_librdkafka, sum_of
 from tests.suites.serve import RACK, make_server
 from tests.support.java import fetch_jars
 
@@ -89,6 +89,34 @@ def librdkafka_consumer_protocol(run: Run) -> Results:
     return _librdkafka(run, {"TEST_CONSUMER_GROUP_PROTOCOL": "consumer"})
 
 
+_ADMIN_WITHOUT_SECURITY = (
+    "unclean_destroy",
+    "CreateTopics",
+    "DeleteTopics",
+    "CreatePartitions",
+    "AlterConfigs",
+    "IncrementalAlterConfigs",
+    "DescribeConfigs",
+    "DeleteRecords",
+    "ListConsumerGroups",
+    "DescribeConsumerGroups:",
+    "DescribeTopics",
+    "DescribeCluster",
+    "DeleteGroups",
+    "DeleteConsumerGroupOffsets",
+    "ListOffsets",
+    "AlterConsumerGroupOffsets",
+    "ListConsumerGroupOffsets",
+)
+"""The sub-tests of 0081 that need neither ACLs nor SCRAM, as its own variable selects them."""
+
+
+def librdkafka_admin(run: Run) -> Results:
+    """0081, which tests the whole admin client and stops for good at its first ACL, one kind of sub-test at a time."""
+    kinds = run.only or _ADMIN_WITHOUT_SECURITY
+    return _librdkafka(run._replace(only=["0081"]), {}, [{"SUBTESTS": f"do_test_{kind}"} for kind in kinds])
+
+
 _OF_KAFKA = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",
@@ -97,7 +125,8 @@ _OF_KAFKA = {
 """What bytemq need not be told, or has not."""
 
 
-def _librdkafka(run: Run, environment: Mapping[str, str]) -> Results:
+def _librdkafka(run: Run, environment: Mapping[str, str], rounds: Sequence[Mapping[str, str]] = ({},)) -> Results:
+    """Once for each of `rounds`, environments that select sub-tests, against one server."""
     program = run.sources / "tests" / "test-runner"
     if not program.exists():
         for command in (["./configure"], ["make", "-j2", "libs"], ["make", "-j2", "-C", "tests", "build"]):
@@ -113,6 +142,8 @@ def _librdkafka(run: Run, environment: Mapping[str, str]) -> Results:
     folder = run.work / "suite" / "tests"
     folder.mkdir(parents=True)
     (folder.parent / "src").symlink_to(run.sources / "src")
+    shutil.copytree(run.sources / "tests" / "java", folder / "java")  # 0098 compiles and runs it, by make
+    (folder / "Makefile").write_text(".PHONY: java\njava:\n\t$(MAKE) -C java\n")
     configuration = folder / "test.conf"
     try:
         server.start()
@@ -128,10 +159,22 @@ def _librdkafka(run: Run, environment: Mapping[str, str]) -> Results:
             **environment,
         }
         log = run.work / "output.log"
-        with log.open("wb") as output:
-            command = [str(program), "-p2", "-L", "-K", "-E"]
-            subprocess.run(command, cwd=folder, env=everything, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        return of_librdkafka(log.read_text(errors="replace"))
+        command = [str(program), "-p2", "-L", "-K", "-E"]
+        results = []
+        for selected in rounds:
+            with log.open("ab") as output:
+                begins_at = output.tell()
+                subprocess.run(
+                    command,
+                    cwd=folder,
+                    env=everything | selected,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                )
+            said = log.read_bytes()[begins_at:].decode(errors="replace")
+            results.append(named(of_librdkafka(said), selected.get("SUBTESTS")))
+        return sum_of(results)
     finally:
         server.close()
 
@@ -152,6 +195,9 @@ def _kafka_scripts(folder: Path) -> Path:
         script = folder / "bin" / f"kafka-{name}.sh"
         script.write_text(f'#!/bin/sh\nexec java -Xmx128m -cp "{class_path}" {main} "$@"\n')
         script.chmod(0o755)
+    any_class = folder / "bin" / "kafka-run-class.sh"
+    any_class.write_text(f'#!/bin/sh\nexec java -Xmx128m -cp "$CLASSPATH:{class_path}" "$@"\n')
+    any_class.chmod(0o755)
     return folder
 
 
@@ -207,5 +253,8 @@ SUITES = (
         "4c3b017c3de8d9c10de12b9eec0ea688e8d5787d",
         [],
         librdkafka_consumer_protocol,
+    ),
+    Suite(
+        "librdkafka-admin", "confluentinc/librdkafka", "4c3b017c3de8d9c10de12b9eec0ea688e8d5787d", [], librdkafka_admin
     ),
 )

@@ -21,6 +21,24 @@ class Results(NamedTuple):
     subtests_passed: int = 0
 
 
+def named(results: Results, selection: str | None) -> Results:
+    """The same, with what of a test was selected in the names."""
+    if selection is None:
+        return results
+    failed = [f"{name}, {selection}" for name in results.failed]
+    return results._replace(failed=failed, skipped=[f"{name}, {selection}" for name in results.skipped])
+
+
+def sum_of(rounds: Sequence[Results]) -> Results:
+    """What several runs of one suite found together."""
+    return Results(
+        sum(each.passed for each in rounds),
+        [name for each in rounds for name in each.failed],
+        [name for each in rounds for name in each.skipped],
+        sum(each.subtests_passed for each in rounds),
+    )
+
+
 def of_junit(report: Path) -> Results:
     """pytest's report. A test that could not be set up has failed."""
     passed, failed, skipped = 0, [], []

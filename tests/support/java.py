@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def fetch_jars(project: Path) -> str:
         mvn = require_tool("mvn", "install Apache Maven (apt-get install maven)")
         shutil.rmtree(folder, ignore_errors=True)
         command = [mvn, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={folder}"]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
         done.write_text(pom.read_text())
     return f"{folder}/*"
 

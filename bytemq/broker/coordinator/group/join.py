@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
 from bytemq.broker.coordinator.group.consumer.classic_members import ClassicMembers
+from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
 from bytemq.broker.coordinator.group.consumer.steps import group_tombstones
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
 from bytemq.broker.coordinator.group.group_records import generation_record, new_group_record
@@ -51,7 +52,7 @@ class Joining:
             self._validate(request)
             consumers = self._environment.consumer_groups.get(request.group_id)
             if consumers is not None and consumers.members:
-                return self._classic_members.join(consumers, request, origin, reply)
+                return self._join_consumers(consumers, request, origin, reply)
             tombstones = self._end_of_consumer_group(request)
             group = self._environment.groups.get(request.group_id)
             is_new_group = group is None
@@ -72,6 +73,16 @@ class Joining:
             records = [*tombstones, new_group_record(group)]
             return Outcome(None, records, lambda code: self._group_created(group, code))
         return outcome
+
+    def _join_consumers(
+        self, group: ConsumerGroup, request: JoinGroupRequest, origin: RequestOrigin, reply: JoinReply
+    ) -> Outcome[None]:
+        """Here, Kafka repeats no member id in a refusal."""
+        try:
+            return self._classic_members.join(group, request, origin, reply)
+        except KafkaError as error:
+            reply(JoinGroupResponse(error_code=error.code, protocol_name=None))
+            return NOTHING
 
     def _end_of_consumer_group(self, request: JoinGroupRequest) -> list[GroupRecord]:
         """An empty consumer group makes room for a classic one of its name; offsets stay."""

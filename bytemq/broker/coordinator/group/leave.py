@@ -62,7 +62,7 @@ class Leaving:
                 code = ErrorCode.FENCED_INSTANCE_ID
             else:
                 leaving[member_id] = None
-            responses.append(MemberResponse(member_id, member.group_instance_id, code))
+            responses.append(MemberResponse(member.member_id, member.group_instance_id, code))
         response = LeaveGroupResponse(members=responses)
         if not leaving:
             return Outcome(response)

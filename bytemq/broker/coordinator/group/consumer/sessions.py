@@ -13,6 +13,7 @@ from bytemq.broker.coordinator.group.consumer.draft import Draft
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
 from bytemq.broker.coordinator.group.consumer.member import CurrentAssignment, MemberState
 from bytemq.broker.coordinator.group.consumer.migration import Migration
+from bytemq.broker.coordinator.group.consumer.progress import assign_if_due
 from bytemq.broker.coordinator.group.consumer.steps import refresh_epoch, remove_member
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
 from bytemq.broker.coordinator.outcome import NOTHING, Outcome
@@ -86,6 +87,8 @@ class Sessions:
                 remove_member(draft, member_id)
             if not (loses_consumers and self._migration.should_downgrade(group)):
                 refresh_epoch(draft, self._environment.topics, bump=True)
+                if not group.members:
+                    assign_if_due(self._environment, draft)  # nobody will come to ask for it
                 return Outcome(None, draft.records)
             classic = self._migration.downgraded(group)
         self.stop(group)
