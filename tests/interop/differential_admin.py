@@ -14,6 +14,7 @@ from kafka.protocol.admin import (
     DescribeClusterRequest,
     DescribeConfigsRequest,
     DescribeLogDirsRequest,
+    DescribeQuorumRequest,
     DescribeTopicPartitionsRequest,
     ElectLeadersRequest,
     IncrementalAlterConfigsRequest,
@@ -376,3 +377,34 @@ def reassignments_and_elections(subject: Subject) -> None:
             if kind is not None:
                 fields["election_type"] = kind
             subject.call(f"v{version} election {kind}", ElectLeadersRequest, version, **fields)
+
+
+@case
+def describe_quorum(subject: Subject) -> None:
+    """Who leads, and that there are numbers: which ones is each server's own affair."""
+
+    def ask(label: str, version: int, *names: tuple[str, list[int]]) -> Any:
+        topics = [
+            {"topic_name": name, "partitions": [{"partition_index": index} for index in indexes]}
+            for name, indexes in names
+        ]
+        return subject.quiet(DescribeQuorumRequest, version, {"topics": topics})
+
+    topic = subject.topic()
+    for version in (0, 1, 2):
+        response = ask("right", version, ("__cluster_metadata", [0]))
+        [answered] = response.topics
+        [partition] = answered.partitions
+        voters = [[voter.replica_id, voter.log_end_offset >= 0] for voter in partition.current_voters]
+        numbers = [partition.leader_epoch > 0, partition.high_watermark > 0]
+        leader = [answered.topic_name, partition.error_code, partition.leader_id]
+        subject.note(f"v{version}", [response.error_code, leader, numbers, voters])
+        for label, names in {
+            "another topic": [(topic, [0])],
+            "another partition": [("__cluster_metadata", [1])],
+            "two partitions": [("__cluster_metadata", [0, 1])],
+            "two topics": [("__cluster_metadata", [0]), (topic, [0])],
+            "no topic": [],
+            "no partition": [("__cluster_metadata", [])],
+        }.items():
+            subject.note(f"v{version} {label}", ask(label, version, *names))

@@ -158,6 +158,14 @@ def test_kafka_cli__api_versions_and_features(cli: Cli) -> None:
     assert re.search(rf"^0\s+{host}\s+{port}\s", listed, re.MULTILINE), listed
 
 
+def test_kafka_cli__metadata_quorum(cli: Cli) -> None:
+    printed = cli.run(f"{TOOLS}.MetadataQuorumCommand", "describe", "--status")
+    assert re.search(r"^LeaderId:\s+0$", printed, re.MULTILINE), printed
+    assert re.search(r"^HighWatermark:\s+[1-9]", printed, re.MULTILINE), printed
+    replicas = cli.run(f"{TOOLS}.MetadataQuorumCommand", "describe", "--replication").splitlines()
+    assert [line.split("\t")[0].strip() for line in replicas if line.rstrip().endswith("Leader")] == ["0"], replicas
+
+
 def test_kafka_cli__performance_tools(cli: Cli, unique_name: NAME) -> None:
     topic = unique_name("cli-performance")
     cli.topics("--create", "--topic", topic, "--partitions", "3")

@@ -9,10 +9,17 @@ import pytest
 from bytemq.broker.dispatch import HANDLERS
 from bytemq.broker.partition_lookup import current_leader
 from bytemq.metadata.image import BrokerImage, PartitionImage
+from bytemq.metadata.values import NO_BROKER
 from bytemq.protocol.api_versions import advertised
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.api_versions import ApiVersionsRequest, ApiVersionsResponse
 from bytemq.protocol.messages.describe_cluster import DescribeClusterRequest, DescribeClusterResponse
+from bytemq.protocol.messages.describe_quorum import (
+    DescribeQuorumRequest,
+    DescribeQuorumRequestPartitionData,
+    DescribeQuorumRequestTopicData,
+    DescribeQuorumResponse,
+)
 from bytemq.protocol.messages.describe_topic_partitions import (
     Cursor,
     DescribeTopicPartitionsRequest,
@@ -168,6 +175,24 @@ async def test_describe_cluster__is_about_brokers(endpoint_type: int, error: int
         assert (response.cluster_id, response.controller_id) == ("test-cluster", 0)
         assert [(node.broker_id, node.host, node.rack) for node in response.brokers] == [(0, "inside", "a")]
         assert response.cluster_authorized_operations == 8096
+
+
+async def test_describe_quorum__the_controller_leads_and_the_rest_follows() -> None:
+    cluster = make_cluster()
+    cluster.image.revision = 7
+    cluster.image.brokers[1] = BrokerImage(1, None, {"PLAINTEXT": ("host1", 9092)}, 1)
+    request = DescribeQuorumRequest(
+        [DescribeQuorumRequestTopicData("__cluster_metadata", [DescribeQuorumRequestPartitionData(0)])]
+    )
+    response = await ask(cluster, request, 2, DescribeQuorumResponse)
+    [partition] = response.topics[0].partitions
+    assert (partition.leader_id, partition.high_watermark) == (0, 7)
+    assert [(each.replica_id, each.log_end_offset) for each in partition.current_voters] == [(0, 7)]
+    assert [(each.replica_id, each.log_end_offset) for each in partition.observers] == [(1, -1)]
+    assert [(node.node_id, [each.host for each in node.listeners]) for node in response.nodes] == [(0, ["outside", "inside"])]
+    cluster.image.controller_id = NO_BROKER
+    response = await ask(cluster, request, 2, DescribeQuorumResponse)
+    assert response.topics[0].partitions[0].error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
 
 
 async def test_describe_topic_partitions__pages_through_everything_once() -> None:
