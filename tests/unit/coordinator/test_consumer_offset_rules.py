@@ -6,6 +6,11 @@ import pytest
 
 from bytemq.broker.coordinator.group.consumer.offset_rules import check_transactional_commit
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.txn_offset_commit import (
+    TxnOffsetCommitRequest,
+    TxnOffsetCommitRequestPartition,
+    TxnOffsetCommitRequestTopic,
+)
 from tests.unit.coordinator.consumer_world import Consumer, ConsumerWorld
 
 
@@ -16,9 +21,29 @@ def world() -> ConsumerWorld:
     return world
 
 
+def of(member_id: str, epoch: int, topic_id: bytes = b"?" * 16, partition: int = 0) -> TxnOffsetCommitRequest:
+    rows = [TxnOffsetCommitRequestPartition(partition)]
+    topics = [TxnOffsetCommitRequestTopic("t", topic_id, rows)]
+    return TxnOffsetCommitRequest(generation_id_or_member_epoch=epoch, member_id=member_id, topics=topics)
+
+
 def test_transactional_commit__of_a_member_or_of_nobody_in_particular(world: ConsumerWorld) -> None:
-    check_transactional_commit(world.group, "a", 2)
-    check_transactional_commit(world.group, "", -1)
+    check_transactional_commit(world.group, of("a", 2))
+    check_transactional_commit(world.group, of("", -1))
+
+
+def test_transactional_commit__what_a_member_kept_it_may_commit_at_the_epoch_before(world: ConsumerWorld) -> None:
+    first, other = Consumer(world, "a"), Consumer(world, "b")
+    for _ in range(4):
+        first.heartbeat()
+        other.heartbeat()
+        world.advance(1_000)
+    [(topic_id, since)] = world.group.current_of("a").assigned.items()
+    [(kept, at)] = since.items()
+    assert at < world.group.current_of("a").epoch
+    check_transactional_commit(world.group, of("a", at, topic_id, kept))
+    with pytest.raises(KafkaError):
+        check_transactional_commit(world.group, of("a", at, topic_id, 1 - kept))
 
 
 @pytest.mark.parametrize(
@@ -34,5 +59,5 @@ def test_transactional_commit__of_others_is_refused(
     world: ConsumerWorld, member_id: str, epoch: int, code: ErrorCode
 ) -> None:
     with pytest.raises(KafkaError) as refused:
-        check_transactional_commit(world.group, member_id, epoch)
+        check_transactional_commit(world.group, of(member_id, epoch))
     assert refused.value.code is code

@@ -189,7 +189,9 @@ async def test_describe_quorum__the_controller_leads_and_the_rest_follows() -> N
     assert (partition.leader_id, partition.high_watermark) == (0, 7)
     assert [(each.replica_id, each.log_end_offset) for each in partition.current_voters] == [(0, 7)]
     assert [(each.replica_id, each.log_end_offset) for each in partition.observers] == [(1, -1)]
-    assert [(node.node_id, [each.host for each in node.listeners]) for node in response.nodes] == [(0, ["outside", "inside"])]
+    assert [(node.node_id, [each.host for each in node.listeners]) for node in response.nodes] == [
+        (0, ["outside", "inside"])
+    ]
     cluster.image.controller_id = NO_BROKER
     response = await ask(cluster, request, 2, DescribeQuorumResponse)
     assert response.topics[0].partitions[0].error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER

@@ -127,9 +127,8 @@ class TransactionalOffsets:
 
 
 def _check_consumers(group: ConsumerGroup, request: TxnOffsetCommitRequest, origin: RequestOrigin) -> None:
-    epoch = request.generation_id_or_member_epoch
     try:
-        check_transactional_commit(group, request.member_id, epoch, request.group_instance_id)
+        check_transactional_commit(group, request)
     except KafkaError as error:
         if error.code is ErrorCode.STALE_MEMBER_EPOCH and origin.api_version < _NEW_ERRORS_VERSION:
             raise KafkaError(ErrorCode.ILLEGAL_GENERATION) from error

@@ -39,7 +39,7 @@ from bytemq.broker.coordinator.group.consumer.records import (
     TargetRecord,
 )
 from bytemq.broker.coordinator.group.consumer.steps import group_tombstones
-from bytemq.broker.coordinator.group.consumer.topics import Topics
+from bytemq.broker.coordinator.group.consumer.topics import Topics, metadata_hash
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
 from bytemq.broker.coordinator.group.group_records import generation_record
 from bytemq.broker.coordinator.group.member import Member
@@ -191,7 +191,8 @@ def take_over_members(draft: Draft, classic: ClassicGroup, topics: Topics) -> No
                 state=MemberState.UNREVOKED_PARTITIONS, revoking=revoking
             )
             draft.add(CurrentRecord(group_id, member_id, waits))
-    draft.add(GroupEpochRecord(group_id, GroupEpoch(epoch, 0)))
+    subscribed = metadata_hash(topics, draft.group.subscribed_topics())
+    draft.add(GroupEpochRecord(group_id, GroupEpoch(epoch, subscribed)))
     draft.add(TargetEpochRecord(group_id, TargetEpoch(epoch, 0)))
 
 

@@ -7,13 +7,15 @@ from bytemq.broker.coordinator.group.consumer.member import MemberMetadata
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.offset_commit import OffsetCommitRequest
 from bytemq.protocol.messages.offset_fetch import OffsetFetchRequestGroup
+from bytemq.protocol.messages.txn_offset_commit import TxnOffsetCommitRequest
 
 _MEMBER_EPOCH_VERSION = 9
 
 
 def check_commit(group: ConsumerGroup, request: OffsetCommitRequest, api_version: int) -> None:
     """Whoever it is may commit while nobody is in the group. A member that has moved on since it read may still commit
-    what it has kept all the time (KIP-1251). Members that speak the classic protocol commit at their generation.
+    what it has kept all the time (KIP-1251), whichever protocol it speaks: the generation of a classic member is its
+    epoch.
     Raises UNKNOWN_MEMBER_ID, STALE_MEMBER_EPOCH, ILLEGAL_GENERATION, UNSUPPORTED_VERSION.
     """
     epoch = request.generation_id_or_member_epoch
@@ -23,31 +25,33 @@ def check_commit(group: ConsumerGroup, request: OffsetCommitRequest, api_version
     if member.classic is None and api_version < _MEMBER_EPOCH_VERSION:
         text = "OffsetCommit version 9 or above must be used by members using the modern group protocol"
         raise KafkaError(ErrorCode.UNSUPPORTED_VERSION, text)
+    _check_epoch(group, member, request, epoch)
+
+
+def check_transactional_commit(group: ConsumerGroup, request: TxnOffsetCommitRequest) -> None:
+    """The same for TxnOffsetCommit, which says who the member is from v3 only; what it does not say is not checked, nor
+    is anything while nobody is in the group. Raises UNKNOWN_MEMBER_ID, STALE_MEMBER_EPOCH, ILLEGAL_GENERATION.
+    """
+    epoch = request.generation_id_or_member_epoch
+    if epoch < 0 and not group.members:
+        return
+    if epoch < 0 and not request.member_id and request.group_instance_id is None:
+        return
+    _check_epoch(group, group.require_member(request.member_id), request, epoch)
+
+
+def _check_epoch(
+    group: ConsumerGroup, member: MemberMetadata, request: OffsetCommitRequest | TxnOffsetCommitRequest, epoch: int
+) -> None:
     current = group.current_of(request.member_id)
     if epoch == current.epoch:
         return
-    if member.classic is not None or not 0 <= epoch < current.epoch:
+    if not 0 <= epoch < current.epoch:
         raise _stale(member, epoch, current.epoch)
     for topic in request.topics:
         since = current.assigned.get(topic.topic_id, {})
         if any(since.get(each.partition_index, epoch + 1) > epoch for each in topic.partitions):
             raise _stale(member, epoch, current.epoch)
-
-
-def check_transactional_commit(
-    group: ConsumerGroup, member_id: str, epoch: int, group_instance_id: str | None = None
-) -> None:
-    """TxnOffsetCommit says who the member is from v3 only; what it does not say is not checked, nor is anything while
-    nobody is in the group. Raises UNKNOWN_MEMBER_ID, STALE_MEMBER_EPOCH, ILLEGAL_GENERATION.
-    """
-    if epoch < 0 and not group.members:
-        return
-    if epoch < 0 and not member_id and group_instance_id is None:
-        return
-    member = group.require_member(member_id)
-    current = group.current_of(member_id)
-    if epoch != current.epoch:
-        raise _stale(member, epoch, current.epoch)
 
 
 def check_fetch(group: ConsumerGroup, request: OffsetFetchRequestGroup) -> None:
