@@ -5,8 +5,8 @@ code.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import crc32c
 
@@ -104,3 +104,78 @@ def describe(data: bytes) -> list[dict[str, Any]]:
         )
         position = end
     return found
+
+
+CONTROL = 0x20
+TRANSACTIONAL = 0x10
+
+
+class Batch(NamedTuple):
+    """One batch of a fetch, uncompressed, with its records."""
+
+    base_offset: int
+    last_offset: int
+    attributes: int
+    producer_id: int
+    records: list[tuple[int, bytes | None, bytes | None]]
+    """Offset, key, value."""
+
+    def rows(self, aborted: Mapping[int, int]) -> list[list[Any]]:
+        """Records as text: offset, key, value; markers as what they say. Without those of `aborted`: where the first
+        of a producer's aborted transactions begins.
+        """
+        if self.attributes & CONTROL:
+            kinds = {0: "abort", 1: "commit"}
+            return [
+                [offset, "marker", kinds[struct.unpack_from(">h", key or b"", 2)[0]]] for offset, key, _ in self.records
+            ]
+        if self.attributes & TRANSACTIONAL and self.base_offset >= aborted.get(self.producer_id, self.base_offset + 1):
+            return []
+        return [[offset, _text(key), _text(value)] for offset, key, value in self.records]
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode()
+
+
+def records_of(data: bytes) -> list[Batch]:
+    """All whole batches of a fetch, of one producer's one transaction at most."""
+    found = []
+    position = 0
+    while len(data) - position >= HEADER.size:
+        fields = HEADER.unpack_from(data, position)
+        end = position + 12 + fields[1]
+        if end > len(data):
+            break
+        records, at = [], position + HEADER.size
+        for _ in range(fields[12]):
+            length, at = _read_varint(data, at)
+            records.append(_read_record(data, at, fields[0]))
+            at += length
+        found.append(Batch(fields[0], fields[0] + fields[6], fields[5], fields[9], records))
+        position = end
+    return found
+
+
+def _read_record(data: bytes, at: int, base_offset: int) -> tuple[int, bytes | None, bytes | None]:
+    _, at = _read_varint(data, at + 1)
+    delta, at = _read_varint(data, at)
+    key, at = _read_blob(data, at)
+    value, at = _read_blob(data, at)
+    return base_offset + delta, key, value
+
+
+def _read_blob(data: bytes, at: int) -> tuple[bytes | None, int]:
+    length, at = _read_varint(data, at)
+    return (None, at) if length < 0 else (data[at : at + length], at + length)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return (value >> 1) ^ -(value & 1), at
+        shift += 7

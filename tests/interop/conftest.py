@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,15 +17,21 @@ Server = NodeProcess | KafkaProcess
 _numbers = itertools.count()
 
 
+def make_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, name: str, settings: Mapping[str, str]
+) -> Server:
+    """The server that `--server` names, with settings under Kafka's names, not started yet."""
+    folder: Path = tmp_path_factory.mktemp(name)
+    if request.config.getoption("--server") == "kafka":
+        return KafkaProcess(folder, settings=settings)
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return NodeProcess(folder / "data", options=options)
+
+
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One running server for all tests of the session: started as a user would, with default settings but one."""
-    folder: Path = tmp_path_factory.mktemp("server")
-    started: Server
-    if request.config.getoption("--server") == "kafka":
-        started = KafkaProcess(folder, settings={"group.initial.rebalance.delay.ms": "0"})
-    else:
-        started = NodeProcess(folder / "data", options=["--set", "group.initial.rebalance.delay.ms=0"])
+    started = make_server(request, tmp_path_factory, "server", {"group.initial.rebalance.delay.ms": "0"})
     try:
         yield started.start()
     finally:

@@ -44,11 +44,21 @@ FIRST_OWN_PRODUCER_ID = 1_000_000  # cases use ids from here on; below are the s
 registry: dict[str, Case] = {}
 
 
+hasty: set[str] = set()
+"""Cases that need a server whose background work does not wait, or that take long."""
+
+
 def case(function: Case) -> Case:
     """Registers a case under the function's name."""
     assert function.__name__ not in registry
     registry[function.__name__] = function
     return function
+
+
+def hasty_case(function: Case) -> Case:
+    """The same for a server that cleans, expires and assigns within a second."""
+    hasty.add(function.__name__)
+    return case(function)
 
 
 def build(request_class: Any, version: int, fields: dict[str, Any]) -> Any:

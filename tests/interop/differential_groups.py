@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from kafka.protocol.admin import DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest
@@ -282,3 +283,145 @@ def _listed(response: Any, group: str) -> Any:
     kept = ("protocol_type", "group_state", "group_type")
     rows = [[getattr(row, name) for name in kept] for row in response.groups if row.group_id == group]
     return [response.error_code, rows]
+
+
+@case
+def rebalance_of_two(subject: Subject) -> None:
+    """Who leads, what is chosen and who is told what, while two members with different lists come and go."""
+    group = subject.new_name("group")
+    wait_for_coordinator(subject, group)
+    first = _asked(subject, group, "range", "roundrobin")
+    alone = join(subject, "the first alone", group, first, protocols=_lists("range", "roundrobin"))
+    sync(subject, "the first synced", group, first, alone.generation_id, [(first, b"\x01")])
+    second = _asked(subject, group, "roundrobin", "sticky")
+    joining = subject.ask(JoinGroupRequest, 9, **_joining(group, second, "roundrobin", "sticky"))
+    _wait_told(subject, group, first, alone.generation_id)
+    describe(subject, "the second waits", group)
+    join(subject, "with nothing in common", group, protocols=_lists("cooperative-sticky"))
+    sync(subject, "SyncGroup meanwhile", group, first, alone.generation_id, [])
+    commit(subject, "commit meanwhile", group, "t", 5, member=first, generation=alone.generation_id)
+    both = join(subject, "the first again", group, first, protocols=_lists("range", "roundrobin"))
+    joining.answer("the second")
+    syncing = subject.ask(SyncGroupRequest, 5, **_syncing(group, second, both.generation_id))
+    heartbeat(subject, "heartbeat before the assignment", group, first, both.generation_id)
+    commit(subject, "commit before the assignment", group, "t", 6, member=first, generation=both.generation_id)
+    assigned = [(first, b"\x01"), (second, b"\x02")]
+    sync(subject, "the leader assigns", group, first, both.generation_id, assigned, protocol_name="roundrobin")
+    syncing.answer("the second synced")
+    join(subject, "a follower joins unchanged", group, second, protocols=_lists("roundrobin", "sticky"))
+    describe(subject, "of two", group)
+    leave(subject, "the leader leaves", group, first)
+    heartbeat(subject, "the second hears of it", group, second, both.generation_id)
+    join(subject, "the second alone", group, second, protocols=_lists("roundrobin", "sticky"))
+    describe(subject, "the second alone", group)
+
+
+@case
+def rebalance_without_one(subject: Subject) -> None:
+    """Who does not join again within the rebalance timeout is out."""
+    group = subject.new_name("group")
+    wait_for_coordinator(subject, group)
+    short = {"rebalance_timeout_ms": 300}
+    first = _asked(subject, group, "range")
+    alone = join(subject, "the first alone", group, first, **short)
+    sync(subject, "the first synced", group, first, alone.generation_id, [(first, b"\x01")])
+    second = _asked(subject, group, "range")
+    joining = subject.ask(JoinGroupRequest, 9, **_joining(group, second, "range") | short)
+    joining.answer("the second, when the first has not come")
+    heartbeat(subject, "the first is out", group, first, alone.generation_id)
+    join(subject, "the first comes after all", group, first, **short)
+    describe(subject, "the second alone", group)
+
+
+@case
+def rebalance_timeouts_out_of_reach(subject: Subject) -> None:
+    for timeout_ms in (-(2**31), -1, 0, 1, 2**31 - 1):
+        group = subject.new_name("group")
+        wait_for_coordinator(subject, group)
+        member = _asked(subject, group, "range")
+        joined_at = join(subject, f"timeout {timeout_ms}", group, member, rebalance_timeout_ms=timeout_ms)
+        if joined_at is not None and joined_at.error_code == 0:
+            leave(subject, f"timeout {timeout_ms}: leaves", group, member)
+
+
+@case
+def static_members_take_over(subject: Subject) -> None:
+    """A leader and a follower come back, as they were and changed."""
+    group = subject.new_name("group")
+    wait_for_coordinator(subject, group)
+    one = join(subject, "one", group, group_instance_id="one")
+    joining = subject.ask(JoinGroupRequest, 9, **_joining(group, "", "range") | {"group_instance_id": "two"})
+    _wait_told(subject, group, one.member_id, one.generation_id, "one")
+    again = join(subject, "one again", group, one.member_id, group_instance_id="one")
+    two = joining.answer("two")
+    rows = [(one.member_id, b"\x01"), (two.member_id, b"\x02")]
+    sync(subject, "one synced", group, one.member_id, again.generation_id, rows, group_instance_id="one")
+    sync(subject, "two synced", group, two.member_id, two.generation_id, [], group_instance_id="two")
+    for version in (5, 8, 9):
+        back = join(subject, f"the follower is back by v{version}", group, version=version, group_instance_id="two")
+        id_of_two = back.member_id
+    fenced = {"group_id": group, "generation_id": two.generation_id, "group_instance_id": "two"}
+    subject.call("its former self", HeartbeatRequest, 4, **fenced, member_id=two.member_id)
+    for version in (5, 8, 9):
+        back = join(subject, f"the leader is back by v{version}", group, version=version, group_instance_id="one")
+        id_of_one = back.member_id
+    sync(subject, "the leader syncs", group, id_of_one, two.generation_id, [], group_instance_id="one")
+    sync(subject, "the follower syncs", group, id_of_two, two.generation_id, [], group_instance_id="two")
+    describe(subject, "as before", group)
+    changed = _lists("range", metadata=b"\x00\x02")
+    join(subject, "the follower is back, changed", group, group_instance_id="two", protocols=changed)
+    describe(subject, "changed", group)
+
+
+@case
+def huge_metadata(subject: Subject) -> None:
+    """What does not fit into one record of the log of groups."""
+    group = subject.new_name("group")
+    wait_for_coordinator(subject, group)
+    large = _lists("range", metadata=b"m" * 2_000_000)
+    member = join(subject, "asked", group, protocols=large).member_id
+    answer = join(subject, "2 MB of metadata", group, member, protocols=large)
+    sync(subject, "2 MB of metadata: synced", group, member, answer.generation_id, [(member, b"\x01")])
+    other = subject.new_name("group")
+    wait_for_coordinator(subject, other)
+    member = _asked(subject, other, "range")
+    answer = join(subject, "small", other, member)
+    sync(subject, "2 MB of assignment", other, member, answer.generation_id, [(member, b"a" * 2_000_000)])
+    heartbeat(subject, "afterwards", other, member, answer.generation_id)
+
+
+def _lists(*names: str, metadata: bytes = b"\x00\x01") -> list[dict[str, Any]]:
+    return [{"name": name, "metadata": metadata} for name in names]
+
+
+def _joining(group: str, member_id: str, *names: str, metadata: bytes = b"\x00\x01") -> dict[str, Any]:
+    return {
+        "group_id": group,
+        "session_timeout_ms": 10_000,
+        "rebalance_timeout_ms": 10_000,
+        "member_id": member_id,
+        "group_instance_id": None,
+        "protocol_type": "consumer",
+        "protocols": _lists(*names, metadata=metadata),
+    }
+
+
+def _syncing(group: str, member_id: str, generation: int) -> dict[str, Any]:
+    who = {"group_id": group, "generation_id": generation, "member_id": member_id}
+    return {**who, "protocol_type": "consumer", "protocol_name": "roundrobin", "assignments": []}
+
+
+def _asked(subject: Subject, group: str, *names: str) -> str:
+    """The member id that the server gives out."""
+    answer = subject.quiet(JoinGroupRequest, 9, _joining(group, "", *names))
+    assert answer.error_code == 79, answer
+    return str(answer.member_id)
+
+
+def _wait_told(subject: Subject, group: str, member_id: str, generation: int, instance: str | None = None) -> None:
+    """Until a heartbeat says that there is a rebalance."""
+    fields = {"group_id": group, "generation_id": generation, "member_id": member_id, "group_instance_id": instance}
+    deadline = time.monotonic() + 30.0
+    while subject.quiet(HeartbeatRequest, 4, fields).error_code != 27:
+        assert time.monotonic() < deadline, "no rebalance"
+        time.sleep(0.02)

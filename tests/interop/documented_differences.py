@@ -37,6 +37,12 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
             "groups[0].error_code: -1 -> 25",
         ],
     ),
+    ("transactional_offsets_by_topic_id", "unknown transactional id"): Difference(
+        ID_CHECKED,
+        [
+            "topics[0].partitions[0].error_code: 0 -> 49",
+        ],
+    ),
     ("fetch_offsets", "isolation level 2"): Difference(
         NOT_UNKNOWN,
         [

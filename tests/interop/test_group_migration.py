@@ -10,15 +10,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupState, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConsumerGroupListing, NewTopic
 
-from tests.interop.conftest import Server
-from tests.interop.kafka_process import KafkaProcess
-from tests.support.node_process import NodeProcess
+from tests.interop.conftest import Server, make_server
 
 NAME = Callable[[str], str]
 PARTITIONS = 6
@@ -34,13 +31,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def quick_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that lets members of the consumer protocol hear of changes soon."""
-    folder: Path = tmp_path_factory.mktemp("migration")
-    started: Server
-    if request.config.getoption("--server") == "kafka":
-        started = KafkaProcess(folder, settings=SETTINGS)
-    else:
-        options = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
-        started = NodeProcess(folder / "data", options=options)
+    started = make_server(request, tmp_path_factory, "migration", SETTINGS)
     try:
         yield started.start()
     finally:

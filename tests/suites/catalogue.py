@@ -181,8 +181,8 @@ def _librdkafka(run: Run, environment: Mapping[str, str], rounds: Sequence[Mappi
 
 _SCRIPTS = {
     "topics": "org.apache.kafka.tools.TopicCommand",
-    "configs": "kafka.admin.ConfigCommand",
-    "acls": "kafka.admin.AclCommand",
+    "configs": "org.apache.kafka.tools.ConfigCommand",
+    "acls": "org.apache.kafka.tools.AclCommand",
 }
 
 
