@@ -29,6 +29,7 @@ DROPPED = {
     "error_message",
     "batch_index_error_message",
     "broker_epoch",
+    "heartbeat_interval_ms",  # a server that spreads the heartbeats of its members says it to each
 }
 NAMED = {"session_id", "member_id", "leader"}
 UNORDERED = {"partitions"}
