@@ -30,11 +30,12 @@ class FailingDriver:
         self.fault: Fault = lambda operation, name: None
         self.keeps_tokens = keeps_tokens
         self.calls: list[tuple[str, str]] = []
+        self.latency_s = 0.0
         self._late: list[Callable[[], object]] = []
 
     async def _attempt(self, operation: str, name: str, act: Callable[[], object]) -> object:
         self.calls.append((operation, name))
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.latency_s)
         fault = self.fault(operation, name)
         if fault == "refused":
             raise Unavailable(f"{name}: 503 SlowDown")

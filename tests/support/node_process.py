@@ -7,11 +7,13 @@ imports bytemq.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,6 +138,15 @@ class NodeProcess:
         with self.log_path.open("rb") as log:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
+
+    def metric(self, name: str, label: str = "") -> float:
+        """The sum of a metric's series that have the label, as a scrape finds them."""
+        address = re.search(r"http listener started.*host=(\S+) port=(\d+)", self.log())
+        if address is None:
+            raise NodeFailed("the node does not tell where its metrics are")
+        with urllib.request.urlopen(f"http://{address[1]}:{address[2]}/metrics", timeout=STOP_TIMEOUT_S) as response:
+            lines = response.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}[ {{]", line) and label in line)
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None

@@ -50,8 +50,6 @@ class FollowedState:
     def extend(self, batches: Iterable[RecordBatch], next_offset: int) -> None:
         """Committed batches follow, up to `next_offset`."""
         for batch in batches:
-            if batch.base_offset < self.high_watermark:
-                continue  # known from a snapshot
             self.epochs.assign(batch.leader_epoch, batch.base_offset)
             if batch.is_control:
                 marker = marker_of(batch.sent_crc)

@@ -77,12 +77,21 @@ class FollowedSession:
         self._last_crc = 0
         self._followed_part = 1.0
         self._lock = asyncio.Lock()
+        self._gate = asyncio.Semaphore(READS_AT_ONCE)
+        self._reading: dict[int, tuple[FlushRef, asyncio.Future[bytes]]] = {}
+        """Flushes that are being read, or were and are not taken yet, by sequence. They stay committed when the tail
+        has come to name them through an index."""
+        self._newest: tuple[SessionTail, int] | None = None
+        self._heard = asyncio.Event()
+        self._is_over = False
 
     async def begin(self) -> None:
         """Reads what there is. Raises Corrupt when the session's log is gone; Unavailable."""
         async with self._lock:
             tail, revision = await self._logs.tail_of(self.session_id)
-            self._take(await self._logs.flushes_of(tail), {})
+            flushes = await self._logs.flushes_of(tail)
+            self._last_crc = flushes[0].header.previous_crc if flushes else tail.last_crc
+            self._take(flushes, {})
             self._is_at(tail, revision)
 
     async def refresh(self) -> None:
@@ -92,26 +101,57 @@ class FollowedSession:
 
     async def run(self) -> None:
         """Follows until the session's log is no more, or broken."""
+        reading = asyncio.ensure_future(self._read_what_is_heard())
+        try:
+            while not self.is_broken and not self._is_over:
+                try:
+                    await self._watch()
+                except Compacted:
+                    pass
+                except BytemqError as error:
+                    log.info("cannot follow a session just now", session=self.session_id, reason=str(error))
+                    await self._clock.sleep(RETRY_S)
+                if not self.is_broken and not self._is_over:
+                    await self._ask()
+        finally:
+            reading.cancel()
+            self._stop_reading()
+
+    async def _watch(self) -> None:
         key = keys.session_log(self.session_id)
-        while not self.is_broken:
-            try:
-                async for events in self._metadata.watch(key, self._revision):
-                    newest = [event for event in events if event.key == key]
-                    if newest and newest[-1].value is None:
-                        return  # nobody needs it any more
-                    if newest and newest[-1].value is not None:
-                        await self._advance(decode_tail(newest[-1].value), newest[-1].revision)
-            except Compacted:
-                pass
-            except BytemqError as error:
-                log.info("cannot follow a session just now", session=self.session_id, reason=str(error))
-            if self.is_broken:
+        async for events in self._metadata.watch(key, self._revision):
+            newest = [event for event in events if event.key == key]
+            if newest and newest[-1].value is None:
+                self._is_over = True
+            elif newest and newest[-1].value is not None:
+                self._hear(decode_tail(newest[-1].value), newest[-1].revision)
+            if self._is_over or self.is_broken:
                 return
-            await self._clock.sleep(RETRY_S)
+
+    async def _ask(self) -> None:
+        try:
+            self._hear(*await self._logs.tail_of(self.session_id))
+        except BytemqError as error:
+            log.info("cannot follow a session just now", session=self.session_id, reason=str(error))
+
+    def _hear(self, tail: SessionTail, revision: int) -> None:
+        """Only the newest counts; reading begins at once, however many are being read already."""
+        self._newest = tail, revision
+        self._read_ahead(tail)
+        self._heard.set()
+
+    async def _read_what_is_heard(self) -> None:
+        while not self.is_broken:
+            await self._heard.wait()
+            self._heard.clear()
+            if self._newest is None:
+                continue
             try:
-                await self.refresh()
+                await self._advance(*self._newest)
             except BytemqError as error:
                 log.info("cannot follow a session just now", session=self.session_id, reason=str(error))
+                await self._clock.sleep(RETRY_S)
+                self._heard.set()
 
     async def _advance(self, tail: SessionTail, revision: int) -> None:
         async with self._lock:
@@ -145,42 +185,50 @@ class FollowedSession:
     async def _read_new(self, tail: SessionTail) -> None:
         if tail.first_sequence > self._last + 1:
             raise Corrupt(f"session {self.session_id}: flushes were released before they were seen here")
-        whole = self._read_whole([flush for flush in tail.flushes if flush.sequence > self._last])
-        bodies = await self._bodies(whole)
-        if whole and whole[0].sequence == self._last + 1:
-            flushes = [checked_flush(ref, self.session_id, bodies[ref.sequence][: ref.head_bytes]) for ref in whole]
-        else:  # late, or little of it is followed
+        self._read_ahead(tail)
+        while self._last < tail.last_sequence and self._last + 1 in self._reading:
+            ref, body = await self._body(self._last + 1)
+            self._take([checked_flush(ref, self.session_id, body[: ref.head_bytes])], {ref.sequence: body})
+        if self._last < tail.last_sequence:  # late, or little of it is followed
             flushes = await self._logs.flushes_of(tail, self._last)
-        link = self._last_crc
-        for flush in flushes:
-            if flush.header.previous_crc != link:
-                raise Corrupt(f"session {self.session_id}: flush {flush.ref.sequence} does not follow its predecessor")
-            link = flush.ref.crc
-        self._take(flushes, bodies)
+            read = [sequence for sequence in self._reading if sequence <= tail.last_sequence]
+            self._take(flushes, {sequence: (await self._body(sequence))[1] for sequence in read})
 
-    def _read_whole(self, new: Sequence[FlushRef]) -> list[FlushRef]:
-        """The newest of these flushes, as far as it is worth it."""
-        chosen: list[FlushRef] = []
-        left = WHOLE_BYTES if self._followed_part >= WHOLE_FROM else 0
-        for ref in reversed(new):
+    def _read_ahead(self, tail: SessionTail) -> None:
+        """Begins to read the newest of what is new, as far as it is worth it."""
+        if self._followed_part < WHOLE_FROM:
+            return
+        left = WHOLE_BYTES
+        for ref in reversed(tail.flushes):
             left -= ref.size_bytes
-            if left < 0:
+            if left < 0 or ref.sequence <= self._last:
                 break
-            chosen.append(ref)
-        return chosen[::-1]
+            if ref.sequence not in self._reading:
+                self._reading[ref.sequence] = ref, asyncio.ensure_future(self._read(ref))
 
-    async def _bodies(self, refs: Sequence[FlushRef]) -> dict[int, bytes]:
-        gate = asyncio.Semaphore(READS_AT_ONCE)
+    async def _read(self, ref: FlushRef) -> bytes:
+        async with self._gate:
+            return await self._store.read(flush_name(self.session_id, ref))
 
-        async def read(ref: FlushRef) -> bytes:
-            async with gate:
-                return await self._store.read(flush_name(self.session_id, ref))
+    async def _body(self, sequence: int) -> tuple[FlushRef, bytes]:
+        ref, reading = self._reading[sequence]
+        try:
+            return ref, await asyncio.shield(reading)
+        finally:
+            self._reading.pop(sequence, None)
+            reading.add_done_callback(_retrieved)
 
-        bodies = await asyncio.gather(*(read(ref) for ref in refs))
-        return {ref.sequence: body for ref, body in zip(refs, bodies, strict=True)}
+    def _stop_reading(self) -> None:
+        for _, reading in self._reading.values():
+            reading.cancel()
+            reading.add_done_callback(_retrieved)
+        self._reading.clear()
 
     def _take(self, flushes: Sequence[IndexedFlush], bodies: Mapping[int, bytes]) -> None:
         for ref, header, head in flushes:
+            if header.previous_crc != self._last_crc:
+                raise Corrupt(f"session {self.session_id}: flush {ref.sequence} does not follow its predecessor")
+            self._last, self._last_crc = ref.sequence, ref.crc
             followed_bytes = 0
             shares = [CommittedShare(ref, header.head_bytes, share) for share in decode_shares(head, header)]
             wanted = [share for share in shares if share.share.partition in self.takers]
@@ -194,3 +242,9 @@ class FollowedSession:
             if self.takers:
                 part = followed_bytes / max(1, ref.size_bytes - ref.head_bytes)
                 self._followed_part += WEIGHT_OF_LAST * (part - self._followed_part)
+
+
+def _retrieved(reading: asyncio.Future[bytes]) -> None:
+    """Nobody may wait for it any more: whoever needs the flush reads it again."""
+    if not reading.cancelled():
+        reading.exception()

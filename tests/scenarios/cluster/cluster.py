@@ -83,9 +83,17 @@ class Cluster:
 
     def create_topic(self, name: str, partitions: int, **config: str) -> None:
         configs = {key.replace("_", "."): value for key, value in config.items()}
-        admin = self.admin()
-        made = admin.create_topics([NewTopic(name, partitions, 3, config=configs)], operation_timeout=60)
-        made[name].result(60)
+        topic = NewTopic(name, partitions, 3, config=configs)
+
+        def exists() -> bool:
+            admin = self.admin()  # it must live until it has answered
+            try:
+                admin.create_topics([topic], operation_timeout=60)[name].result(60)
+            except KafkaException as error:  # on a busy machine the broker that was asked may have lost its session
+                return bool(error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS)
+            return True
+
+        until(exists, f"{name} is created")
 
     def leaders(self, topic: str) -> list[int]:
         """Owner of each partition; -1: none just now."""

@@ -256,3 +256,22 @@ def test_follow__of_a_deleted_log_says_so() -> None:
         assert keys.manifest(pid(1)) not in cluster.metadata.entries
 
     run(test)
+
+
+def test_follow__of_a_store_slower_than_the_commits_lags_one_read_and_reads_each_flush_once() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        await owner.write(log, 70)
+        watcher = await followed(reader, pid(1))
+        reader.driver.latency_s = 0.35
+        before = len(gets(reader))
+        for _ in range(100):  # ten a second
+            await owner.write(log, 1)
+            if cluster.clock.monotonic() > 1:
+                assert watcher.end_offset >= log.end_offset - 6
+        await eventually(cluster.clock, lambda: watcher.end_offset == 170, 1.0)
+        read = gets(reader)[before:]
+        assert len(read) == len(set(read)) == 100
+        assert watcher.beginnings == 1
+
+    run(test, wal_retained_bytes=HUGE)
