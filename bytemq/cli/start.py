@@ -75,6 +75,11 @@ def add_parser(commands: Commands) -> None:
         metavar="N",
         help="so many broker processes on this machine, with ids and ports from the first one's on (default: 1)",
     )
+    parser.add_argument(
+        "--roles",
+        metavar="ROLE[,ROLE]",
+        help="what this broker does for its cluster: write, read, coordinate, control (default: all)",
+    )
     parser.add_argument("--zone", metavar="Z", help="availability zone, which clients see as rack")
     parser.add_argument(
         "--durability",
@@ -159,6 +164,7 @@ def _configs_of_options(options: argparse.Namespace) -> dict[str, str]:
         "node.id": None if options.id == "auto" else options.id,
         "bytemq.node.id.auto": "true" if options.id == "auto" else None,
         "broker.rack": options.zone,
+        "bytemq.roles": options.roles,
         "bytemq.durability": options.durability,
     }
     for name, addresses in (("listeners", options.listen), ("advertised.listeners", options.advertise)):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from bytemq.config.broker import BrokerConfig
 from bytemq.config.values import InvalidConfig
+from bytemq.types import ALL_ROLES
 
 _MIB = 1024 * 1024
 
@@ -40,6 +41,11 @@ def check_broker_config(config: BrokerConfig) -> None:
         raise InvalidConfig(
             "brokers that share their metadata share their records, too: "
             "name the store by --storage (s3://BUCKET/PREFIX, or file:///FOLDER on a shared mount)"
+        )
+    if not config.bytemq_metadata and set(config.bytemq_roles) != ALL_ROLES:
+        raise InvalidConfig(
+            "a node that shares its metadata with nobody has all roles: leave out --roles, or name the cluster's "
+            "metadata (--metadata etcd://HOST:PORT/PREFIX)"
         )
     _ = config.endpoints, config.advertised_endpoints
 

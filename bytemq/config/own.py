@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bytemq.config.values import ConfigType
+from bytemq.types import Role
 
 _KIB = 1024
 _MIB = 1024 * _KIB
@@ -51,6 +52,7 @@ class OwnSettings:
     bytemq_node_id_auto: bool
     bytemq_request_memory_bytes: int
     bytemq_response_memory_bytes: int
+    bytemq_roles: tuple[str, ...]
     bytemq_scratch_dir: str
     bytemq_storage: str
     bytemq_sql_concurrent: int
@@ -247,6 +249,15 @@ OWN_BROKER_SETTINGS = (
         "Most memory of batches being opened: to check their records, to compress them otherwise, to find a timestamp.",
     ),
     _size("bytemq.response.memory.bytes", 256 * _MIB, _MIB, "Most memory of responses that clients have not read yet."),
+    OwnSetting(
+        "bytemq.roles",
+        ConfigType.LIST,
+        ",".join(Role),
+        "What this broker of a cluster does: write (it owns partitions), read (it serves consumers from partitions "
+        "that others own), coordinate (it owns what coordinates groups and transactions), control (it may be the "
+        "controller).",
+        {"kind": "list", "values": list(Role), "empty": False, "null": False},
+    ),
     OwnSetting(
         "bytemq.scratch.dir",
         ConfigType.STRING,

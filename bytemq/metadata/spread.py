@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.values import NO_BROKER
+from bytemq.types import Role
 
 PINNED_ZONES = "bytemq.zones"
 """The topic config that names the zones whose brokers may own the topic's partitions."""
@@ -28,11 +29,17 @@ def zones_of(configs: Mapping[str, str]) -> frozenset[str] | None:
     return zones or None
 
 
-def allowed(image: ClusterImage, load: Counter[int], zones: frozenset[str] | None) -> Counter[int]:
-    """The brokers of `load` in these zones; all of them when none is."""
+def owning_role(*, is_internal: bool) -> Role:
+    """What a broker must be there for to own partitions of such a topic."""
+    return Role.COORDINATE if is_internal else Role.WRITE
+
+
+def allowed(image: ClusterImage, load: Counter[int], zones: frozenset[str] | None, role: Role) -> Counter[int]:
+    """The brokers of `load` with this role, in these zones; in any zone when none is there. Maybe none at all."""
+    able = Counter({broker: count for broker, count in load.items() if role in image.brokers[broker].roles})
     if zones is None:
-        return load
-    return Counter({broker: count for broker, count in load.items() if image.brokers[broker].zone in zones}) or load
+        return able
+    return Counter({broker: count for broker, count in able.items() if image.brokers[broker].zone in zones}) or able
 
 
 def spread(count: int, load: Counter[int]) -> list[int]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from bytemq.metadata import keys, values
 from bytemq.metadata.image import ClusterImage, TopicImage
-from bytemq.metadata.spread import allowed, load_of_live_brokers, spread, zones_of
+from bytemq.metadata.spread import allowed, load_of_live_brokers, owning_role, spread, zones_of
 from bytemq.metadata.store import MAX_TXN_OPERATIONS, Compare, Put
 from bytemq.metadata.topic_names import (
     CLUSTER_METADATA_TOPIC,
@@ -86,7 +86,8 @@ def create(
         brokers, replication_factor = _manual_assignments(image, spec)
     else:
         count, replication_factor = _sizes(spec, defaults)
-        chosen = allowed(image, load, zones_of(spec.configs))
+        role = owning_role(is_internal=spec.name in INTERNAL_TOPICS)
+        chosen = allowed(image, load, zones_of(spec.configs), role)
         brokers = spread(count, chosen)
         load.update({broker: chosen[broker] - load[broker] for broker in chosen})
     topic = values.TopicValue(
@@ -117,7 +118,8 @@ def add_partitions(
         raise KafkaError(ErrorCode.POLICY_VIOLATION, "Excessively large number of partitions per request.")
     _check_partition_count(count)
     if assignments is None:
-        new = spread(additional, allowed(image, load_of_live_brokers(image), zones_of(topic.configs)))
+        role = owning_role(is_internal=topic.is_internal)
+        new = spread(additional, allowed(image, load_of_live_brokers(image), zones_of(topic.configs), role))
     else:
         if len(assignments) != additional:
             raise KafkaError(

@@ -42,6 +42,7 @@ from bytemq.runtime.metrics import Metrics
 from bytemq.runtime.tasks import Supervisor
 from bytemq.scheduler.controller import Controller
 from bytemq.scheduler.membership import Membership, check_clock
+from bytemq.types import Role
 
 log = get_logger("node")
 
@@ -130,7 +131,8 @@ class Node:
         parts.callback(peers.close)
         parts.push_async_callback(server.stop)
 
-        controller = Controller(store, base.follower, base.membership, self._clock)
+        may_control = Role.CONTROL in settings.roles(self.config)
+        controller = Controller(store, base.follower, base.membership, self._clock, may_control=may_control)
         start_membership(base, controller)
         start_housekeeping(base, self.broker, ownership)
         if self.tables is not None:
@@ -158,6 +160,7 @@ class Node:
             __version__,
             os.urandom(8).hex(),
             self.config.bytemq_capacity / 100,
+            settings.roles(self.config),
         )
         await check_clock(store, self._clock)
         ttl_s = self.config.broker_session_timeout_ms / 1000

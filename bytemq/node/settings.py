@@ -21,6 +21,7 @@ from bytemq.protocol.records.compression import MOST_DECOMPRESSED_BYTES
 from bytemq.query.queries import SqlLimits
 from bytemq.storage.settings import MIB, Durability, StorageConfig
 from bytemq.storage.tables.table_file import Codec
+from bytemq.types import Role
 
 MOST_SQL_THREADS = 4
 """Of one query, which is there beside the broker, not in place of it."""
@@ -36,6 +37,10 @@ def storage_config(config: BrokerConfig) -> StorageConfig:
     found["restored_bytes"] = config.bytemq_table_cache_bytes
     found["table_grace_ms"] = config.bytemq_table_grace_ms
     return StorageConfig(**found)
+
+
+def roles(config: BrokerConfig) -> frozenset[Role]:
+    return frozenset(map(Role, config.bytemq_roles))
 
 
 def store_url(config: BrokerConfig) -> str:

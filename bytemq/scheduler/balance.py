@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bytemq.metadata.loads import IDLE, Rates
-from bytemq.types import PartitionId
+from bytemq.types import ALL_ROLES, PartitionId, Role
 
 WEIGHTS = (0.45, 0.3, 0.2)
 """Of bytes in, bytes out and requests; what nobody does has none."""
@@ -40,12 +40,17 @@ class PlacedPartition(NamedTuple):
     is_coordinator: bool = False
     """Of an internal topic: these are spread by number, whatever their load."""
 
+    @property
+    def owning_role(self) -> Role:
+        return Role.COORDINATE if self.is_coordinator else Role.WRITE
+
 
 class BrokerState(NamedTuple):
     zone: str | None
     capacity: float = 1.0
     evacuated: str = ""
     """Why nothing shall be on it; empty: it takes part."""
+    roles: frozenset[Role] = ALL_ROLES
 
 
 class Move(NamedTuple):
@@ -164,8 +169,11 @@ class _Board:
                 self._sums[placed.broker] += load
                 self._in_zone[placed.partition.topic_id, self._zone(placed.broker)] += 1
                 self._of_topic[placed.partition.topic_id] += 1
-        capacity = sum(brokers[broker].capacity for broker in self.usable)
-        self.mean = sum(self._sums.values()) / capacity
+        self.carriers = [broker for broker in self.usable if Role.WRITE in brokers[broker].roles] or self.usable
+        """Between these load is evened out: the others own nothing, or coordinators' partitions only."""
+        beside = set(self.usable).difference(self.carriers)
+        capacity = sum(brokers[broker].capacity for broker in self.carriers)
+        self.mean = sum(load for broker, load in self._sums.items() if broker not in beside) / capacity
         """Load for each unit of capacity, if all were even."""
 
     def load(self, broker: int) -> float:
@@ -174,11 +182,11 @@ class _Board:
 
     @property
     def highest(self) -> float:
-        return max(map(self.load, self.usable))
+        return max(map(self.load, self.carriers))
 
     @property
     def lowest(self) -> float:
-        return min(map(self.load, self.usable))
+        return min(map(self.load, self.carriers))
 
     def is_even(self, limits: Limits) -> bool:
         return self.highest <= limits.rest_ratio and self.lowest >= limits.rest_below
@@ -195,6 +203,8 @@ class _Board:
 
     def allows(self, placed: PlacedPartition, broker: int) -> bool:
         """Whether its topic may be on the broker. A pin that no usable broker meets is void."""
+        if placed.owning_role not in self.brokers[broker].roles:
+            return False
         zones = placed.zones
         return zones is None or self._zone(broker) in zones or zones.isdisjoint(self.zones)
 
@@ -254,17 +264,24 @@ def _evacuate(board: _Board) -> list[Move]:
                 stay.append((load, placed))
                 continue
             target = min(allowed, key=lambda one: (board.in_zone(placed, one), board.load(one), one))
-            why = state.evacuated or f"its topic is pinned to {', '.join(sorted(placed.zones or ()))}"
+            why = state.evacuated or _why_not_there(placed, state)
             moves.append(board.move(load, placed, target, why))
         board.held[broker] = stay
     return moves
 
 
+def _why_not_there(placed: PlacedPartition, state: BrokerState) -> str:
+    if placed.owning_role not in state.roles:
+        return f"its broker has not the role {placed.owning_role}"
+    return f"its topic is pinned to {', '.join(sorted(placed.zones or ()))}"
+
+
 def _spread_coordinators(board: _Board) -> list[Move]:
     """Coordinators' partitions of each topic: at most one more on one broker than on another."""
-    by_topic: dict[bytes, dict[int, list[PlacedPartition]]] = defaultdict(lambda: {one: [] for one in board.usable})
+    able = [broker for broker in board.usable if Role.COORDINATE in board.brokers[broker].roles]
+    by_topic: dict[bytes, dict[int, list[PlacedPartition]]] = defaultdict(lambda: {one: [] for one in able})
     loads: dict[PartitionId, float] = {}
-    for broker in board.usable:
+    for broker in able:
         for load, placed in board.held[broker]:
             if placed.is_coordinator:
                 by_topic[placed.partition.topic_id][broker].append(placed)
@@ -291,7 +308,7 @@ def _even_out(board: _Board, limits: Limits, resting: Mapping[PartitionId, float
     lists: dict[int, list[tuple[float, PlacedPartition]]] = {}
     most_moves = max(limits.moves_at_once, sum(map(len, board.held.values())) // 100)
     while len(moves) < most_moves and not board.is_even(limits):
-        givers = [broker for broker in board.usable if broker not in stuck]
+        givers = [broker for broker in board.carriers if broker not in stuck]
         if not givers:
             break
         source = max(givers, key=board.load)
@@ -323,7 +340,7 @@ def _best(
     resting: Mapping[PartitionId, float],
 ) -> tuple[int, int] | None:
     """Place in `candidates`, by load, and target of the move that helps most; None: none helps."""
-    for target in sorted(board.usable, key=board.load)[:4]:
+    for target in sorted(board.carriers, key=board.load)[:4]:
         gap = (board.load(source) - board.load(target)) * board.mean
         if target == source or gap <= 0:
             continue

@@ -15,7 +15,7 @@ from bytemq.metadata.moves import RecordedMove
 from bytemq.metadata.values import NO_BROKER
 from bytemq.scheduler.balance import Balancer, Limits, Move
 from bytemq.scheduler.planner import broker_states, late_owners, placed_partitions
-from bytemq.types import PartitionId
+from bytemq.types import ALL_ROLES, PartitionId
 
 
 class ClusterView(NamedTuple):
@@ -55,6 +55,7 @@ def status(view: ClusterView, now_ms: int) -> dict[str, Any]:
 BROKER_COLUMNS = (
     "broker",
     "zone",
+    "roles",
     "address",
     "session",
     "state",
@@ -86,6 +87,7 @@ def brokers(view: ClusterView) -> list[dict[str, Any]]:
             {
                 "broker": broker_id,
                 "zone": broker.zone,
+                "roles": "all" if broker.roles == ALL_ROLES else ",".join(sorted(broker.roles)),
                 "address": ",".join(f"{host}:{port}" for host, port in broker.endpoints.values()),
                 "session": broker.epoch,
                 "state": _state(view, broker_id, report),

@@ -45,7 +45,17 @@ BETWEEN_REMOVALS_S = 60.0
 class Controller:
     """Stands for election under its broker's lease, and plans whenever the image changes while it is elected."""
 
-    def __init__(self, store: MetadataStore, follower: ImageFollower, membership: Membership, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: MetadataStore,
+        follower: ImageFollower,
+        membership: Membership,
+        clock: Clock,
+        *,
+        may_control: bool = True,
+    ) -> None:
+        """Without `may_control` it never stands; it follows, so that nothing else need know of it."""
+        self._may_control = may_control
         self._store = store
         self._follower = follower
         self._membership = membership
@@ -115,7 +125,11 @@ class Controller:
         await self._store.txn([elected, Compare(key, broker.epoch)], [], [key])
 
     async def stand(self) -> None:
-        """Becomes the controller unless there is one. Clients expect to find one: a node stands before it serves."""
+        """Becomes the controller unless there is one, if it may. Clients expect to find one: a node stands before it
+        serves.
+        """
+        if not self._may_control:
+            return
         me = self._membership
         session = Compare(keys.broker(me.broker_id), me.session_id)
         mine = Put(keys.CONTROLLER, values.encode_number(me.broker_id), me.lease)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bytemq.metadata import keys
 from bytemq.metadata.image import ClusterImage, PartitionImage, TopicImage
 from bytemq.metadata.loads import IDLE, Rates
-from bytemq.metadata.spread import allowed, load_of_live_brokers, spread, zones_of
+from bytemq.metadata.spread import allowed, load_of_live_brokers, owning_role, spread, zones_of
 from bytemq.metadata.values import NO_BROKER
 from bytemq.scheduler.balance import BrokerState, Move, PlacedPartition
 from bytemq.types import PartitionId, TopicId
@@ -103,6 +103,7 @@ def broker_states(image: ClusterImage, sick: Mapping[int, str]) -> dict[int, Bro
             broker.zone,
             broker.capacity,
             f"broker {broker.id} is drained" if broker.id in image.drained else sick.get(broker.id, ""),
+            broker.roles,
         )
         for broker in image.brokers.values()
     }
@@ -115,7 +116,9 @@ def _is_homeless(partition: PartitionImage, image: ClusterImage, awaited: Set[in
 def _plan_topic(topic: TopicImage, image: ClusterImage, load: Counter[int], awaited: Set[int]) -> list[Wishes]:
     assigned = [partition.assigned for partition in topic.partitions]
     homeless = [i for i, partition in enumerate(topic.partitions) if _is_homeless(partition, image, awaited)]
-    chosen = allowed(image, load, zones_of(topic.configs))
+    chosen = allowed(image, load, zones_of(topic.configs), owning_role(is_internal=topic.is_internal))
+    if not chosen:  # nobody may: they wait where they are for somebody who does
+        return []
     for index, broker in zip(homeless, spread(len(homeless), chosen), strict=True):
         assigned[index] = broker
     load.update({broker: chosen[broker] - load[broker] for broker in chosen})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from bytemq.metadata import keys, values
@@ -11,7 +12,7 @@ from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.store import Event, Put
-from bytemq.types import TopicId
+from bytemq.types import Role, TopicId
 
 
 def topic_id(number: int) -> TopicId:
@@ -30,12 +31,24 @@ def image_of(brokers: Iterable[int] = (), puts: Iterable[Put] = ()) -> ClusterIm
     return image
 
 
+def with_roles(image: ClusterImage, broker: int, *roles: Role, zone: str | None = None) -> None:
+    """Makes a live broker one that has these roles only."""
+    value = replace(broker_value(), roles=frozenset(roles), zone=zone)
+    image.apply([Event(keys.broker(broker), values.encode_broker(value), 1000 + broker)])
+
+
 def topic_puts(
-    name: str, id_: TopicId, assigned: list[int], owners: values.OwnersValue | None = None, factor: int = 1
+    name: str,
+    id_: TopicId,
+    assigned: list[int],
+    owners: values.OwnersValue | None = None,
+    factor: int = 1,
+    *,
+    is_internal: bool = False,
 ) -> list[Put]:
     """The keys of a topic; `owners` are those of its first chunk."""
     size = keys.CHUNK_PARTITIONS
-    puts = [Put(keys.topic(name), values.encode_topic(values.TopicValue(id_, len(assigned), factor, {})))]
+    puts = [Put(keys.topic(name), values.encode_topic(values.TopicValue(id_, len(assigned), factor, {}, is_internal)))]
     for chunk in range(keys.chunk_count(len(assigned))):
         wishes = assigned[chunk * size : (chunk + 1) * size]
         puts.append(Put(keys.assignments(id_, chunk), values.encode_assignments(wishes)))

@@ -131,6 +131,9 @@ def test_start__addresses_zone_and_durability() -> None:
         ["--set", "log.retention.ms"],
         ["--config", "/does/not/exist"],
         ["--advertise", "0.0.0.0:9092"],
+        ["--roles", "read"],
+        ["--roles", "write,nonsense", "--metadata", "etcd://h:1/p", "--storage", "s3://b"],
+        ["--roles", "", "--metadata", "etcd://h:1/p", "--storage", "s3://b"],
     ],
     ids=" ".join,
 )

@@ -10,7 +10,8 @@ from bytemq.metadata import keys, values
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.replicas import replicas
 from bytemq.metadata.store import Event
-from tests.support.metadata import broker_value, image_of, topic_id, topic_puts
+from bytemq.types import Role
+from tests.support.metadata import broker_value, image_of, topic_id, topic_puts, with_roles
 
 TOPIC = topic_id(1)
 
@@ -63,3 +64,17 @@ def test_replicas__are_alive_while_the_partition_has_no_owner() -> None:
     assert all_replicas(image) == [[2]], "nobody is alive: the one that is to own it"
     image.apply([Event(keys.broker(1), values.encode_broker(broker_value()), 5003)])
     assert all_replicas(image) == [[1]]
+
+
+def test_replicas__are_brokers_that_serve_readers() -> None:
+    image = cluster(["a", "b", "c", "c"], [0, 1], 3)
+    with_roles(image, 2, Role.WRITE, Role.COORDINATE, zone="c")
+    assert all_replicas(image) == [[0, 1, 3], [1, 0, 3]]
+
+
+def test_replicas__of_an_owner_that_does_not_serve_readers_name_somebody_who_does() -> None:
+    image = cluster(["a", "b"], [0], 1)
+    with_roles(image, 0, Role.WRITE, zone="a")
+    assert all_replicas(image) == [[0, 1]]
+    with_roles(image, 1, Role.WRITE, zone="b")
+    assert all_replicas(image) == [[0]]

@@ -11,7 +11,7 @@ import pytest
 
 from bytemq.metadata.loads import IDLE, Rates
 from bytemq.scheduler.balance import Balancer, BrokerState, Move, PlacedPartition
-from bytemq.types import PartitionId
+from bytemq.types import PartitionId, Role
 from tests.support.metadata import topic_id
 
 LOOK_S = 1.0
@@ -241,3 +241,34 @@ def test_balance__plans_100000_partitions_on_100_brokers_within_2_s() -> None:
     assert moves, "there is something to do"
     print(f"100,000 partitions on 100 brokers: {took_s:.2f} s a plan")
     assert took_s < 2
+
+
+def test_balance__moves_off_a_broker_what_it_has_no_role_for() -> None:
+    def placed(number: int, broker: int, *, is_coordinator: bool = False) -> PlacedPartition:
+        return PlacedPartition(
+            PartitionId(topic_id(2 if is_coordinator else 1), number), broker, IDLE, None, is_coordinator
+        )
+
+    roles = {0: Role.WRITE, 1: Role.COORDINATE, 2: Role.READ}
+    brokers = {broker: BrokerState("a", roles=frozenset({role})) for broker, role in roles.items()}
+    partitions = [placed(number, number % 3) for number in range(9)]
+    partitions += [placed(number, number % 3, is_coordinator=True) for number in range(9)]
+    moves = Balancer().plan(0.0, partitions, brokers)
+    assert len(moves) == 12
+    assert {(move.partition.topic_id == topic_id(2), move.target) for move in moves} == {(False, 0), (True, 1)}
+    assert "has not the role write" in next(move.reason for move in moves if move.target == 0)
+
+
+def test_balance__is_even_between_those_who_write_however_many_only_read() -> None:
+    simulation = Simulation(zipf(120, random.Random(3)), 3)
+    for reader in range(3, 9):
+        simulation.brokers[reader] = BrokerState("a", roles=frozenset({Role.READ}))
+    simulation.run(60)
+    settled = len(simulation.moves)
+    loads = Counter[int]()
+    for rate, broker in zip(simulation.true, simulation.where, strict=True):
+        loads[broker] += round(rate)
+    assert set(simulation.where) == {0, 1, 2}
+    assert max(loads.values()) / (sum(loads.values()) / 3) < 1.15
+    simulation.run(120)
+    assert len(simulation.moves) - settled <= 2, "a broker that only reads is no reason to move"

@@ -33,11 +33,11 @@ class Cluster:
         self.observer = ImageFollower(store, self.clock)
         self._tasks = [asyncio.ensure_future(self.observer.run())]
 
-    async def add(self, broker_id: int) -> Membership:
+    async def add(self, broker_id: int, *, may_control: bool = True) -> Membership:
         member = await Membership.join(self.store, self.clock, broker_id, broker_value(), TTL_S)
         follower = ImageFollower(self.store, self.clock)
         await follower.load()
-        controller = Controller(self.store, follower, member, self.clock)
+        controller = Controller(self.store, follower, member, self.clock, may_control=may_control)
         for work in (follower.run, controller.run, controller.run_looks):
             self._tasks.append(asyncio.ensure_future(work()))
         await asyncio.sleep(0)
@@ -112,6 +112,19 @@ async def test_controller__is_one_of_the_brokers_and_another_when_it_goes(cluste
     await cluster.store.txn([], topic_puts("t", T1, [1, 2]))
     await first.leave()
     await cluster.until(lambda: cluster.observer.image.controller_id == 2 and cluster.assigned() == [2, 2])
+
+
+async def test_controller__is_nobody_without_the_role(cluster: Cluster) -> None:
+    await cluster.add(1, may_control=False)
+    await cluster.store.txn([], topic_puts("t", T1, [-1]))
+    await cluster.look()
+    assert (cluster.observer.image.controller_id, cluster.assigned()) == (-1, [-1])
+    second = await cluster.add(2)
+    await cluster.until(lambda: cluster.observer.image.controller_id == 2 and cluster.assigned() != [-1])
+    await second.leave()
+    await cluster.until(lambda: cluster.observer.image.controller_id == -1)
+    await cluster.look()
+    assert cluster.observer.image.controller_id == -1
 
 
 @pytest.mark.parametrize(("apart_s", "word"), [(3600, "behind"), (-3600, "ahead of")])

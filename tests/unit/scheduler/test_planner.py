@@ -6,7 +6,8 @@ from bytemq.metadata import keys, values
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.store import Event
 from bytemq.scheduler.planner import plan
-from tests.support.metadata import image_of, topic_id, topic_puts
+from bytemq.types import Role
+from tests.support.metadata import image_of, topic_id, topic_puts, with_roles
 
 T1, T2 = topic_id(1), topic_id(2)
 
@@ -45,3 +46,22 @@ def test_plan__prefers_the_broker_with_fewer_partitions() -> None:
 def test_plan__without_brokers_or_for_deleted_topics_is_empty() -> None:
     assert plan(image_of([], topic_puts("t", T1, [0])), [T1]) == []
     assert plan(image_of([0]), [T1]) == []
+
+
+def test_plan__gives_partitions_to_brokers_with_the_role_for_them() -> None:
+    topics = [*topic_puts("t", T1, [-1] * 8), *topic_puts("__consumer_offsets", T2, [-1] * 8, is_internal=True)]
+    image = image_of([0, 1, 2, 3], topics)
+    with_roles(image, 1, Role.WRITE)
+    with_roles(image, 2, Role.COORDINATE)
+    with_roles(image, 3, Role.READ, Role.CONTROL)
+    carried_out(image)
+    assert Counter(p.assigned for p in image.topics["t"].partitions) == {0: 4, 1: 4}
+    assert Counter(p.assigned for p in image.topics["__consumer_offsets"].partitions) == {0: 4, 2: 4}
+
+
+def test_plan__leaves_what_nobody_may_own_until_somebody_may() -> None:
+    image = image_of([0], topic_puts("t", T1, [7]))
+    with_roles(image, 0, Role.READ)
+    assert plan(image, [T1]) == []
+    with_roles(image, 1, Role.WRITE)
+    assert carried_out(image).topics["t"].partitions[0].assigned == 1
