@@ -25,7 +25,7 @@ from bytemq.storage.stores.interface import AppendFile, Buffer, ObjectInfo, Read
 Result = TypeVar("Result")
 
 IOV_MAX = min(os.sysconf("SC_IOV_MAX"), 1024) if os.sysconf("SC_IOV_MAX") > 0 else 1024
-READ_MEMORY_BYTES = 16 * 1024 * 1024
+READ_MEMORY_BYTES = 64 * 1024 * 1024
 """Most memory kept for further reads."""
 TEMPORARY = ".creating"
 """Suffix of files that are not objects yet; found at a start, they are what a crash left."""

@@ -34,3 +34,23 @@ def test_pool__keeps_no_more_than_its_limit_and_nothing_huge() -> None:
     pool.give_back(pool.take(LARGEST_POOLED_BYTES + 1))
     pool.give_back(pool.take(100))
     assert 0 < pool.kept_bytes <= MIB
+
+
+def test_pool__makes_room_for_what_is_asked_for_now() -> None:
+    pool = BufferPool(4 * MIB)
+    for buffer in [pool.take(100_000) for _ in range(64)]:
+        pool.give_back(buffer)
+    wanted = pool.take(2 * MIB)
+    pool.give_back(wanted)
+    assert pool.take(2 * MIB) is wanted
+    assert 0 < pool.kept_bytes <= 4 * MIB
+
+
+def test_pool__finds_the_one_that_is_free_again_among_many_still_in_view() -> None:
+    pool = BufferPool(64 * MIB)
+    lent = [pool.take(MIB) for _ in range(20)]
+    views = [memoryview(buffer) for buffer in lent]
+    for buffer in lent:
+        pool.give_back(buffer)
+    views[0].release()
+    assert pool.take(MIB) is lent[0]
