@@ -39,8 +39,8 @@ from bytemq.runtime.clock import TimerHandle
 LEAST_GRANT_BYTES = 1024 * 1024
 """Less memory than this is not worth a read: the fetch waits instead."""
 
-LOOP_READ_BYTES = 2 * 1024 * 1024
-"""What one fetch may copy out of the page cache on the event loop; a thread copies more, so that others are served."""
+SLICE_BYTES = 2 * 1024 * 1024
+"""What one fetch may copy out of the page cache in one turn of the loop; more takes more turns."""
 
 GRANT_DIVISOR = 4
 """A fetch gets at most this part of the free memory: many slow readers come to share, none takes all."""
@@ -177,23 +177,29 @@ class PendingFetch:
     # Reading
 
     def _read(self) -> None:
-        """Reads what is in memory; leaves the rest to a task when a file has to be waited for, or when it is much."""
+        """Reads what is in memory; leaves the rest to a task when a file has to be waited for, or when it is much.
+
+        Much is not read by a thread: to get the interpreter back takes a thread longer than the copy, for each file.
+        """
         self._forget()
         for position, wanted in enumerate(self._context.wanted):
             partition = self._find(wanted)
             if isinstance(partition, PartitionData):
                 self._add_refusal(wanted, partition)
                 continue
-            fetched = self._read_cached(wanted, partition, self._limit_bytes(wanted))
+            fetched = self._read_cached(wanted, partition, SLICE_BYTES - self._total_bytes)
             if fetched is None:
-                self._broker.supervisor.start("fetch", self._guarded(self._read_files(position)))
+                self._broker.supervisor.start("fetch", self._guarded(self._read_rest(position)))
                 return
             self._add(wanted, partition, fetched)
         self._read_all()
 
-    def _read_cached(self, wanted: WantedPartition, partition: Readable, limit_bytes: int) -> Fetched | None:
-        """None for what is not in memory, or too much to be copied here."""
-        if self._total_bytes + limit_bytes <= LOOP_READ_BYTES or self._fits_the_loop(wanted, partition):
+    def _read_cached(self, wanted: WantedPartition, partition: Readable, slice_left_bytes: int) -> Fetched | None:
+        """None for what is not in memory, or more than is left of the slice."""
+        limit_bytes = self._limit_bytes(wanted)
+        if limit_bytes <= slice_left_bytes or (
+            partition.available_bytes(wanted.fetch_offset, self._isolation) <= slice_left_bytes
+        ):
             return partition.read_cached(
                 wanted.fetch_offset, limit_bytes, isolation=self._isolation, at_least_one=self._at_least_one
             )
@@ -208,10 +214,6 @@ class PendingFetch:
         """The next partition gives one batch, whatever its size: nothing was read yet, and there is memory."""
         return not self._total_bytes and not self._starved
 
-    def _fits_the_loop(self, wanted: WantedPartition, partition: Readable) -> bool:
-        available = partition.available_bytes(wanted.fetch_offset, self._isolation)
-        return self._total_bytes + available <= LOOP_READ_BYTES
-
     async def _guarded(self, reading: Awaitable[None]) -> None:
         """Whatever a reading task raises, its memory goes back and the client is not left waiting."""
         try:
@@ -221,26 +223,38 @@ class PendingFetch:
             self._exchange.hang_up("internal error")
             raise
 
-    async def _read_files(self, first: int) -> None:
-        """Goes on where a read would have blocked."""
+    async def _read_rest(self, first: int) -> None:
+        """Goes on where a read would have blocked or a slice was used up: slice by slice, in threads what has to be
+        waited for.
+        """
+        slice_end_bytes = 0
         try:
             for wanted in self._context.wanted[first:]:
+                if self._total_bytes >= slice_end_bytes:
+                    await self._broker.turns.next()
+                    slice_end_bytes = self._total_bytes + SLICE_BYTES
                 if self._exchange.abandoned:
                     return
                 partition = self._find(wanted)
                 if isinstance(partition, PartitionData):
                     self._add_refusal(wanted, partition)
                     continue
-                limit = self._limit_bytes(wanted)
-                fetched = await partition.read(
-                    wanted.fetch_offset, limit, isolation=self._isolation, at_least_one=self._at_least_one
-                )
-                self._add(wanted, partition, fetched)
+                self._add(wanted, partition, await self._read_waiting(wanted, partition))
         finally:
             if self._exchange.abandoned:
                 self._settle_memory(0)
         if not self._exchange.abandoned:
             self._read_all()
+
+    async def _read_waiting(self, wanted: WantedPartition, partition: Readable) -> Fetched:
+        """From wherever the bytes are."""
+        fetched = self._read_cached(wanted, partition, SLICE_BYTES)
+        if fetched is not None:
+            return fetched
+        limit_bytes = self._limit_bytes(wanted)
+        return await partition.read(
+            wanted.fetch_offset, limit_bytes, isolation=self._isolation, at_least_one=self._at_least_one
+        )
 
     def _find(self, wanted: WantedPartition) -> Readable | PartitionData:
         """The partition, or the answer where there is none to read."""

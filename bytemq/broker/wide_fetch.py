@@ -9,7 +9,7 @@ from functools import partial
 from bytemq.broker.fetch_sessions import WantedPartition
 from bytemq.broker.followers import Beginning
 from bytemq.broker.log.partitions import Opening
-from bytemq.broker.pending_fetch import GRANT_DIVISOR, LEAST_GRANT_BYTES, PendingFetch
+from bytemq.broker.pending_fetch import GRANT_DIVISOR, LEAST_GRANT_BYTES, SLICE_BYTES, PendingFetch
 from bytemq.protocol.fetch import PartitionData
 
 SLICE_PARTITIONS = 256
@@ -54,10 +54,12 @@ class WideFetch(PendingFetch):
     async def _read_in_slices(self) -> None:
         self._forget()
         turns, exchange = self._broker.turns, self._exchange
+        slice_end_bytes = SLICE_BYTES
         try:
             for position, wanted in enumerate(self._context.wanted):
-                if position % SLICE_PARTITIONS == 0:
+                if position % SLICE_PARTITIONS == 0 or self._total_bytes >= slice_end_bytes:
                     await turns.next()
+                    slice_end_bytes = self._total_bytes + SLICE_BYTES
                 if exchange.abandoned:
                     return
                 await self._read_one(wanted)
@@ -76,13 +78,7 @@ class WideFetch(PendingFetch):
             return
         if self._must_wait:
             self._register(wanted, partition)
-        limit = self._limit_bytes(wanted)
-        fetched = self._read_cached(wanted, partition, limit)
-        if fetched is None:
-            fetched = await partition.read(
-                wanted.fetch_offset, limit, isolation=self._isolation, at_least_one=self._at_least_one
-            )
-        self._add(wanted, partition, fetched)
+        self._add(wanted, partition, await self._read_waiting(wanted, partition))
 
     def _grant_bytes(self) -> int:
         return min(self._max_bytes, LEAST_GRANT_BYTES)

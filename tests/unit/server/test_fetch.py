@@ -12,6 +12,7 @@ from bytemq.protocol.codec import encode
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.fetch import FetchPartition, FetchRequest, FetchResponse, FetchTopic, ReplicaState
 from bytemq.protocol.records.batch import parse_header
+from bytemq.runtime.turns import Turns
 from tests.unit.server.harness import Client, Cluster, eventually, make_cluster, produce, serving
 
 LARGE = 2**31 - 1
@@ -250,29 +251,47 @@ async def test_fetch__reads_from_files_where_memory_does_not_have_it() -> None:
         await eventually(lambda: cluster.broker.response_memory.used_bytes == 0)
 
 
-async def test_fetch__copies_little_on_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Much of it is read in a thread although the page cache has it: fifty megabytes would stop everybody else."""
-    monkeypatch.setattr(pending_fetch, "LOOP_READ_BYTES", 1500)
+async def test_fetch__copies_little_in_one_turn_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page cache has is read slice by slice: fifty megabytes at once would stop everybody else."""
+    monkeypatch.setattr(pending_fetch, "SLICE_BYTES", 1500)
     cluster = make_cluster()
     async with serving(cluster) as running:
         client = await running.connect()
-        await filled(cluster, client)
-        files = next(cluster.broker.partitions.open_partitions())._files
-        copied_on_the_loop = []
-        read_cached = files.read_cached
+        await filled(cluster, client, partitions=2)
+        log: list[str] = []
+        next_turn = Turns.next
 
-        def watched(*args: Any, **options: Any) -> Any:
-            read = read_cached(*args, **options)
-            copied_on_the_loop.append(read.size_bytes)
-            return read
+        async def watched_turn(turns: Turns) -> None:
+            log.append("turn")
+            await next_turn(turns)
 
-        monkeypatch.setattr(files, "read_cached", watched)
-        assert offsets(await fetch(client, request())) == [[0, 1, 2]]
-        assert copied_on_the_loop == []
-        assert offsets(await fetch(client, request(partitions=((0, 2),)))) == [[2]]  # one batch: at once
+        monkeypatch.setattr(Turns, "next", watched_turn)
+        for partition in cluster.broker.partitions.open_partitions():
+            _note_reads(partition._files, log, monkeypatch)
         assert offsets(await fetch(client, request(limit=1500))) == [[0]]
-        assert len(copied_on_the_loop) == 2
-        assert max(copied_on_the_loop) < 1500
+        assert log == ["at once"]
+        log.clear()
+        wanted = request(partitions=((0, 1), (1, 1)), limit=1500)
+        assert offsets(await fetch(client, wanted)) == [[1], [1]]
+        assert log == ["at once", "turn", "at once"]
+        log.clear()
+        assert offsets(await fetch(client, request())) == [[0, 1, 2]]  # one partition with more than a slice
+        assert log == ["turn", "in a thread"]
+
+
+def _note_reads(files: Any, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    read_cached, read = files.read_cached, files.read
+
+    def at_once(*args: Any, **options: Any) -> Any:
+        log.append("at once")
+        return read_cached(*args, **options)
+
+    def in_a_thread(*args: Any, **options: Any) -> Any:
+        log.append("in a thread")
+        return read(*args, **options)
+
+    monkeypatch.setattr(files, "read_cached", at_once)
+    monkeypatch.setattr(files, "read", in_a_thread)
 
 
 async def test_fetch__counts_what_it_answers_once() -> None:
