@@ -16,7 +16,7 @@ from bytemq.broker.exchange import Exchange
 from bytemq.broker.frame_reader import BadFrame, FrameReader
 from bytemq.broker.limits import MAX_PIPELINED_REQUESTS, REQUEST_TURN_BYTES, TURN_BYTES, TURN_S, WRITE_BUFFER_BYTES
 from bytemq.protocol.api_keys import ApiKey
-from bytemq.protocol.framing import parse_request_header
+from bytemq.protocol.framing import split_request
 from bytemq.protocol.primitives import Buffer as WireBuffer
 from bytemq.protocol.primitives import MalformedMessage
 from bytemq.runtime.buffers import Buffer
@@ -191,7 +191,7 @@ class Connection(asyncio.BufferedProtocol):
         self.active_at = server.now
         memory = server.request_memory
         try:
-            header = parse_request_header(memoryview(buffer)[:size_bytes])
+            header = split_request(memoryview(buffer)[:size_bytes])
         except MalformedMessage as error:
             memory.release(buffer, size_bytes)
             self.hang_up(f"malformed request header: {error}")

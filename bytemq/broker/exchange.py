@@ -10,7 +10,8 @@ from typing import Protocol
 from bytemq.broker.context import ClientInfo, RequestContext
 from bytemq.broker.frame_reader import RequestMemory
 from bytemq.metadata.standing import Standing
-from bytemq.protocol.framing import RequestHeader, response_prefix
+from bytemq.protocol.framing import response_prefix
+from bytemq.protocol.plain_produce import Frame
 from bytemq.protocol.primitives import Buffer as WireBuffer
 from bytemq.runtime.budget import MemoryBudget
 from bytemq.runtime.buffers import Buffer
@@ -48,7 +49,7 @@ class Exchange(RequestContext):
 
     def __init__(
         self,
-        header: RequestHeader,
+        header: Frame,
         client: ClientInfo,
         owner: Owner,
         memory: RequestMemory,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
+from bytemq.protocol import plain_produce
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.protocol.api_versions import API_VERSIONS
 from bytemq.protocol.primitives import MalformedMessage, Reader
@@ -39,6 +40,11 @@ def parse_frame_size(prefix: memoryview | bytes | bytearray, max_bytes: int) -> 
     if not 0 <= size_bytes <= max_bytes:
         raise MalformedMessage(f"frame of {size_bytes} bytes; the limit is {max_bytes}")
     return int(size_bytes)
+
+
+def split_request(frame: memoryview) -> plain_produce.Frame:
+    """As `parse_request_header`, a plain tuple."""
+    return plain_produce.header(frame) or parse_request_header(frame)
 
 
 def parse_request_header(frame: memoryview) -> RequestHeader:

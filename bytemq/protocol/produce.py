@@ -5,12 +5,12 @@ Owns nothing but the form. The records stay a view on the request; what is in th
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
+from bytemq.protocol import plain_produce
 from bytemq.protocol.leader_hints import LeaderIdAndEpoch, NodeEndpoint, write_endpoints_section, write_leader
 from bytemq.protocol.primitives import Reader, Writer
 from bytemq.types import ZERO_TOPIC_ID
@@ -25,8 +25,6 @@ _RESULT_V5 = Struct(">ihqqq")  # ... and the log start offset
 _NOTHING_TO_ADD = (None, (), None)
 _RESULT_V9_PLAIN = Struct(">ihqqqbbb")  # ... and no record errors, no message, no tagged fields
 _ONLY_RESULT_V9 = Struct(">bihqqqbbbbib")  # the one of its topic, which is the only one, and no throttling
-_INDEX = Struct(">i")
-_NO_TAGS = bytes(3)
 
 
 ProducedTopic = tuple[str | None, bytes | None, list[tuple[int, memoryview | None]]]
@@ -62,8 +60,14 @@ TopicResults = tuple[str | None, bytes | None, Sequence[ProduceResult]]
 
 def decode_produce(version: int, body: memoryview) -> ProduceRequest:
     """Raises MalformedMessage. What follows the request is ignored."""
+    plain = plain_produce.decode(version, body)
+    return decode_any(version, body) if plain is None else ProduceRequest._make(plain)
+
+
+def decode_any(version: int, body: memoryview) -> ProduceRequest:
+    """The long way, which knows every request."""
     if version >= FLEXIBLE_FROM:
-        return _decode_one(version, body) or _decode_flexible(version, Reader(body))
+        return _decode_flexible(version, Reader(body))
     reader = Reader(body)
     transactional_id = reader.read_nullable_string()
     acks, timeout_ms = reader.read_fixed(_ACKS_AND_TIMEOUT)
@@ -73,40 +77,6 @@ def decode_produce(version: int, body: memoryview) -> ProduceRequest:
         count = reader.read_array_length()
         topics.append((name, None, [(reader.read_int32(), reader.read_nullable_bytes()) for _ in range(count)]))
     return ProduceRequest(transactional_id, acks, timeout_ms, topics)
-
-
-def _decode_one(version: int, body: memoryview) -> ProduceRequest | None:
-    """Without detours what most producers send: one batch, no transaction. None for anything else, the damaged too."""
-    try:
-        if body[0] != 0 or body[7] != 2:  # a transactional id, or not one topic
-            return None
-        acks, timeout_ms = _ACKS_AND_TIMEOUT.unpack_from(body, 1)
-        name = topic_id = None
-        if version >= TOPIC_IDS_FROM:
-            topic_id, position = bytes(body[8:24]), 24
-        else:
-            position = 8 + body[8]
-            if not 9 <= position <= 8 + 0x7F:
-                return None
-            name = str(body[9:position], "utf-8", "replace")
-        if body[position] != 2:
-            return None
-        (index,) = _INDEX.unpack_from(body, position + 1)
-        position += 5
-        length = shift = 0
-        while (byte := body[position]) > 0x7F:
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            position += 1
-            if shift > 21:
-                return None
-        length |= byte << shift
-        end = position + length
-        if not length or body[end : end + 3] != _NO_TAGS:
-            return None
-    except (IndexError, struct.error):
-        return None
-    return ProduceRequest(None, acks, timeout_ms, [(name, topic_id, [(index, body[position + 1 : end])])])
 
 
 def _decode_flexible(version: int, reader: Reader) -> ProduceRequest:

@@ -10,6 +10,7 @@ import struct
 
 from crc32c import crc32c
 
+from bytemq.protocol import plain_produce
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 
 HEADER_BYTES = 61
@@ -243,6 +244,18 @@ def produced_batch(
     codes, in Kafka's order: CORRUPT_MESSAGE, INVALID_RECORD, UNSUPPORTED_COMPRESSION_TYPE, MESSAGE_TOO_LARGE.
     Raises InvalidBatch.
     """
+    header = plain_produce.batch(payload, max_message_bytes, zstd_allowed) if from_client else None
+    if header is None:
+        return any_produced_batch(payload, max_message_bytes, zstd_allowed, from_client)
+    batch = RecordBatch(payload, header)
+    check_crc(batch)
+    return batch
+
+
+def any_produced_batch(
+    payload: memoryview, max_message_bytes: int, zstd_allowed: bool, from_client: bool
+) -> RecordBatch:
+    """The long way of `produced_batch`, which says of every payload what is wrong with it."""
     size_bytes = _whole_message_bytes(payload, 0)
     if size_bytes == 0:
         raise InvalidBatch(ErrorCode.INVALID_RECORD, "A produced partition must have at least one record batch.")

@@ -13,18 +13,24 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-RECORDS = "bytemq.protocol.records"
+PROTOCOL = "bytemq.protocol"
 
 
 def implementations(name: str = "walk") -> list[ModuleType]:
-    pure = importlib.import_module(f"{RECORDS}.{name}_pure")
-    native = _installed(name) or _compiled(name, Path(str(pure.__file__)).with_name(f"_{name}.c"))
+    pure = importlib.import_module(f"{PROTOCOL}.records.{name}_pure")
+    native = native_part(name, f"{PROTOCOL}.records")
     return [pure] if native is None else [pure, native]
 
 
-def _installed(name: str) -> ModuleType | None:
+def native_part(name: str, package: str = PROTOCOL) -> ModuleType | None:
+    """None where it can neither be found nor built."""
+    folder = Path(str(importlib.import_module(package).__file__)).parent
+    return _installed(f"{package}._{name}") or _compiled(name, folder / f"_{name}.c")
+
+
+def _installed(module: str) -> ModuleType | None:
     try:
-        return importlib.import_module(f"{RECORDS}._{name}")
+        return importlib.import_module(module)
     except ImportError:
         return None
 
