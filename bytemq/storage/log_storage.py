@@ -77,7 +77,15 @@ class LogStorage:
         segments = SegmentCache(store, config.open_files, config.chunk_bytes)
         restored = RestoredUnits(store, restorer, config.restored_bytes, config.chunk_bytes)
         self._garbage = Garbage(store, segments, restored, session_id, clock, supervisor, config.table_grace_ms)
-        self._publisher = Publisher(store, metadata, session_id, config, self._garbage.discard, supervisor)
+        self._publisher = Publisher(
+            store,
+            metadata,
+            session_id,
+            config,
+            self._garbage.discard,
+            supervisor,
+            committed_is_durable=lambda: self._wal.sync(),
+        )
         self._wal_files = WalFiles(store, metadata, session_id, config, supervisor)
         advance = self._publisher.advance_log_start
         self._files = Files(segments, restored, self._wal_files.by_ordinal, advance, config.segment_bytes)

@@ -100,6 +100,23 @@ def test_node__killed_recognises_duplicates_afterwards(make_node: MAKE) -> None:
         assert probe.produce(wire, "topic", idempotent(7, b"7")) == (0, 7)
 
 
+@pytest.mark.parametrize("durability", ["fsync", "page-cache"])
+def test_node__killed_recognises_duplicates_of_what_delete_records_took(make_node: MAKE, durability: str) -> None:
+    node = make_node(options=["--durability", durability]).start()
+    admin = create_topic(node, "topic")
+    sent = [batch([b"%d" % n], producer_id=PRODUCER_ID, producer_epoch=0, base_sequence=n) for n in range(7)]
+    with probe.connect(node.address) as wire:
+        assert [probe.produce(wire, "topic", each) for each in sent] == [(0, n) for n in range(7)]
+    everything = TopicPartition("topic", 0, -1)
+    admin.delete_records([everything])[everything].result(TIMEOUT_S)
+    for stop in (node.kill9, node.terminate):
+        stop()
+        node.restart()
+        with probe.connect(node.address) as wire:
+            assert [probe.produce(wire, "topic", each) for each in sent[2:]] == [(0, n) for n in range(2, 7)]
+            assert probe.end_offset(wire, "topic") == 7
+
+
 def test_node__killed_remembers_groups_topics_and_configs(make_node: MAKE) -> None:
     node = make_node(options=["--set", "group.initial.rebalance.delay.ms=0"]).start()
     admin = create_topic(node, "topic", **{"retention.ms": "7654321"})

@@ -166,7 +166,15 @@ def with_segments(
     names = {segment.name for segment in written}
     kept = [segment for segment in manifest.segments if segment.name not in names]
     kept.extend(segment for segment in written if segment.last_offset >= manifest.log_start_offset)
-    return with_holes(replace(manifest, segments=tuple(kept), snapshot=snapshot or manifest.snapshot), holes)
+    return with_holes(with_snapshot(replace(manifest, segments=tuple(kept)), snapshot), holes)
+
+
+def with_snapshot(manifest: Manifest, snapshot: PartitionSnapshot | None) -> Manifest:
+    """The newer one counts: several changes may be on their way, each with what was known when it began."""
+    known = manifest.snapshot
+    if snapshot is None or (known is not None and known.offset > snapshot.offset):
+        return manifest
+    return replace(manifest, snapshot=snapshot)
 
 
 def with_open_segment_given_up(manifest: Manifest) -> Manifest:

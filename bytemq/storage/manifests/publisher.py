@@ -11,7 +11,7 @@ anything else is published.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,7 +21,14 @@ from bytemq.metadata.store import MAX_VALUE_BYTES, Compare, MetadataStore, Put
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.manifests.manifest import Manifest, SegmentInfo, with_log_start, with_replaced
+from bytemq.storage.manifests.manifest import (
+    Manifest,
+    PartitionSnapshot,
+    SegmentInfo,
+    with_log_start,
+    with_replaced,
+    with_snapshot,
+)
 from bytemq.storage.manifests.manifest_codec import (
     StoredManifest,
     decode_manifest,
@@ -55,6 +62,10 @@ class _Prepared(NamedTuple):
     value: bytes
 
 
+async def _always() -> bool:
+    return True
+
+
 class Publisher:
     """`discard` is told the names that no manifest names any more. `fence` is compared by every transaction: while it
     does not hold, nothing is published."""
@@ -68,9 +79,12 @@ class Publisher:
         discard: Callable[[Sequence[str]], None],
         supervisor: Supervisor,
         fence: Sequence[Compare] = (),
+        committed_is_durable: Callable[[], Awaitable[bool]] = _always,
     ) -> None:
+        """`committed_is_durable` makes it so, where it can: no snapshot may describe what could be lost yet."""
         self._store = store
         self._fence = fence
+        self._committed_is_durable = committed_is_durable
         self._metadata = metadata
         self._session_id = session_id
         self._config = config
@@ -94,9 +108,17 @@ class Publisher:
     async def advance_log_start(self, files: LogFiles, offset: int) -> None:
         if offset <= files.log_start_offset:
             return
-        await self.publish(
-            files, lambda manifest: with_log_start(manifest, offset), lambda: files.drop_wal_below(offset)
-        )
+        snapshot: PartitionSnapshot | None = None
+        if offset > files.stored.snapshot_offset and files.snapshot_source is not None:
+            # What the producers there did is known from nowhere else once their batches go.
+            snapshot = files.snapshot_source()
+            if not await self._committed_is_durable():
+                snapshot = None
+
+        def change(manifest: Manifest) -> Manifest:
+            return with_snapshot(with_log_start(manifest, offset), snapshot)
+
+        await self.publish(files, change, lambda: files.drop_wal_below(offset))
 
     async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
         """See `logs`."""
@@ -186,7 +208,7 @@ class Publisher:
                 return _Prepared(files, requests, None, b"")
             manifest = request.change(manifest)
         stored = files.stored
-        if manifest.snapshot is not None:
+        if manifest.snapshot is not None and manifest.snapshot.offset >= stored.snapshot_offset:
             stored = await self._store_snapshot(files, manifest)
         stored = stored._replace(manifest=replace(manifest, snapshot=None))
         return _Prepared(files, requests, stored, encode_manifest(stored, directory_of(files.partition)))
