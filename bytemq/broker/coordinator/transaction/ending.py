@@ -61,9 +61,10 @@ class Ending:
         rotated = repeated and current.producer_id != request.producer_id
         if current.producer_id != request.producer_id and not rotated:
             raise KafkaError(ErrorCode.INVALID_PRODUCER_ID_MAPPING)
-        if not (repeated or _may_end_now(current, request, bumps)):
+        if not repeated and request.producer_epoch != current.producer_epoch:
             raise KafkaError(ErrorCode.PRODUCER_FENCED)
-        if entry.pending is not None:
+        if entry.pending is not None or (bumps and not repeated and current.state in PREPARED):
+            # The next transaction's: its epoch was told with the decision, and the markers are still on their way.
             raise KafkaError(ErrorCode.CONCURRENT_TRANSACTIONS)
         if current.state is TransactionState.ONGOING or (bumps and not repeated and _may_abort(current, request)):
             return self._decide(transactional_id, _Decision(request.committed, client_version), new_producer_id)
@@ -194,11 +195,6 @@ def _is_repeated(current: Transaction, request: EndTxnRequest) -> bool:
         return True
     rotated = current.previous_producer_id == request.producer_id and current.producer_epoch == 0
     return rotated and request.producer_epoch == LAST_CLIENT_EPOCH and current.is_at_rest
-
-
-def _may_end_now(current: Transaction, request: EndTxnRequest, bumps: bool) -> bool:
-    """A prepared transaction of version 2 has the next epoch already, which nobody can have been told."""
-    return request.producer_epoch == current.producer_epoch and not (bumps and current.state in PREPARED)
 
 
 def _may_abort(current: Transaction, request: EndTxnRequest) -> bool:

@@ -116,9 +116,14 @@ def test_version_2__while_markers_are_on_their_way() -> None:
     assert code_of(lambda: world.end(writer, version=2)) is Code.CONCURRENT_TRANSACTIONS
     assert code_of(lambda: world.end(writer, commit=False, version=2)) is Code.INVALID_TXN_STATE
     following = writer._replace(producer_epoch=1)
-    assert code_of(lambda: world.end(following, version=2)) is Code.PRODUCER_FENCED
+    assert code_of(lambda: world.end(following, version=2)) is Code.CONCURRENT_TRANSACTIONS
+    assert code_of(lambda: world.end(following, commit=False, version=2)) is Code.CONCURRENT_TRANSACTIONS
     assert code_of(lambda: world.add(following, A, version=2)) is Code.CONCURRENT_TRANSACTIONS
     assert code_of(lambda: world.init()) is Code.CONCURRENT_TRANSACTIONS
+    beyond = writer._replace(producer_epoch=2)
+    assert code_of(lambda: world.end(beyond, version=2)) is Code.PRODUCER_FENCED
+    world.write_markers()
+    assert world.end(following, commit=False, version=2).producer_epoch == 2
 
 
 def test_version_2__an_id_whose_epochs_are_used_up_is_replaced() -> None:
