@@ -22,6 +22,8 @@ from tests.unit.coordinator.consumer_world import Consumer, ConsumerWorld
 
 SEEDS = 60
 STEPS = 150
+REPLAYED = 0.01
+"""Share of the steps after which the whole log is replayed, which costs as much as a hundred of them."""
 TOPICS = ("t", "u", "v")
 
 
@@ -95,6 +97,10 @@ class Simulation:
         consumer.slow = True
 
     def subscribe(self, consumer: Consumer) -> None:
+        """What it was given and has not taken yet it must not take any more: it says that it owns nothing of it, and
+        where it has unsubscribed the coordinator may give that away in the same epoch. The answer tells it anew.
+        """
+        consumer.assigned &= consumer.owned
         consumer.topics = self.random.sample(TOPICS, self.random.randint(1, 3))
         consumer.regex = self.random.choice((None, None, "[tu]", ".*", "nothing"))
         if consumer.regex is None:
@@ -181,7 +187,7 @@ class Simulation:
             return
         check_group(group, self.max_size)
         self.check_owners(group)
-        if not self.world.held and self.random.random() < 0.2:
+        if not self.world.held and self.random.random() < REPLAYED:
             self.check_replay(group)
 
     def check_owners(self, group: ConsumerGroup) -> None:
