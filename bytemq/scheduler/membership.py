@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, NoReturn
 
-from bytemq.errors import Fenced, Invalid, Unavailable
+from bytemq.errors import Fenced, Invalid, NotFound, Unavailable
 from bytemq.metadata import keys, values
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.loads import decode_load
@@ -69,7 +69,7 @@ class Membership:
         """Registers a session under this broker id, or under the lowest free one.
 
         Where leases time out, a session that was left behind by a dead process is waited for. Raises `Unavailable`
-        while another node lives under this broker id, or when nobody can tell.
+        while another node lives under this broker id, when nobody can tell, or when the lease ended meanwhile.
         """
         give_up_at = clock.monotonic() + (ENDED_WITHIN_TTLS * ttl_s if store.leases_time_out else 0.0)
         standing = Standing(clock.monotonic)
@@ -90,6 +90,11 @@ class Membership:
                     await clock.sleep(LEASE_CHECK_S)
                     sent_at = clock.monotonic()
                     await store.keep_alive(lease)
+        except (NotFound, Fenced) as error:
+            raise Unavailable(
+                f"this process, or the metadata store, stood still for more than {ttl_s:g} s while broker "
+                f"{wanted} was being registered: {error}. Start it again."
+            ) from error
         except BaseException:
             await store.revoke(lease)
             raise
