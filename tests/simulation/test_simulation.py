@@ -11,11 +11,19 @@ import pytest
 from tests.simulation.worlds import WORLDS
 
 JOBS = "2"
-ENOUGH_SEEDS = {"log": "60", "broker": "150", "transactions": "60", "compaction": "60", "cluster-storage": "40"}
+ENOUGH_SEEDS = {
+    "log": "60",
+    "broker": "150",
+    "transactions": "150",
+    "cluster": "60",
+    "compaction": "60",
+    "cluster-storage": "40",
+}
 """Within these every planted bug must be found."""
-ONCE_BROKEN = [("cluster-storage", "5027"), ("cluster-storage", "10114")]
+ONCE_BROKEN = [("cluster-storage", "5027"), ("cluster-storage", "10114"), ("consumer-groups", "473")]
 """Seeds that found what first ones do not. 5027: two indexes of the same flushes, one durable but not published when
-the other was begun. 10114: a log written behind while it was being opened, which then named what was gone.
+the other was begun. 10114: a log written behind while it was being opened, which then named what was gone. 473: a
+consumer that unsubscribed and then took what it had been given before.
 """
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from tests.simulation.broker import planted as broker_planted
 from tests.simulation.broker import world as broker_world
+from tests.simulation.cluster import planted as cluster_planted
+from tests.simulation.cluster.world import ClusterWorld
 from tests.simulation.cluster_storage import planted as cluster_storage_planted
 from tests.simulation.cluster_storage import world as cluster_storage_world
 from tests.simulation.compaction import planted as compaction_planted
@@ -45,6 +47,10 @@ def _transactions(seed: int) -> tuple[list[str], BaseException | None]:
     return broker_world.simulate(seed, broker_world.TransactionsWorld)
 
 
+def _cluster(seed: int) -> tuple[list[str], BaseException | None]:
+    return broker_world.simulate(seed, ClusterWorld)
+
+
 def _by_name(planted: tuple[log_planted.Planted, ...]) -> dict[str, log_planted.Planted]:
     return {each.__name__: each for each in planted}  # type: ignore[attr-defined]
 
@@ -53,8 +59,9 @@ WORLDS = {
     "log": World(log_world.simulate, _by_name(log_planted.PLANTED), 1400),
     "broker": World(broker_world.simulate, _by_name(broker_planted.PLANTED), 260),
     "transactions": World(_transactions, _by_name(broker_planted.IN_TRANSACTIONS), 40),
+    "cluster": World(_cluster, _by_name(cluster_planted.PLANTED), 60),
     "compaction": World(compaction_world.simulate, _by_name(compaction_planted.PLANTED), 150),
     "cluster-storage": World(cluster_storage_world.simulate, _by_name(cluster_storage_planted.PLANTED), 30),
     "classic-groups": World(_machine(classic_groups.Simulation, classic_groups.STEPS), {}, 260),
-    "consumer-groups": World(_machine(consumer_groups.Simulation, consumer_groups.STEPS), {}, 40),
+    "consumer-groups": World(_machine(consumer_groups.Simulation, consumer_groups.STEPS), {}, 60),
 }

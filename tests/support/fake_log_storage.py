@@ -151,6 +151,8 @@ class FakeLogFiles:
 class FakeLogStorage:
     """The face of `LogStorage`, one session."""
 
+    followed = None
+
     def __init__(self, disk: Disk | None = None) -> None:
         self.disk = disk or Disk()
         self.in_flight: deque[Flight] = deque()

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tests.simulation.broker.world import World
 
 R = TypeVar("R", bound=Message)
-REQUEST_TIMEOUT_S = 0.6
 
 COORDINATOR_AWAY = frozenset(
     {
@@ -47,7 +46,7 @@ class Client:
         response_class: type[R],
         *,
         at: TopicPartition | None = None,
-        timeout_s: float = REQUEST_TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> R:
         """Asks the owner of a partition, or anybody. Raises Disconnected; whether the request was carried out nobody
         knows.
@@ -57,7 +56,8 @@ class Client:
             connection = self._connections.get(node)
             if connection is None or connection.broken:
                 connection = self._connections[node] = Connection(node, self.name, self.random, self.world.loss)
-        return await connection.ask(request, version, response_class, timeout_s)
+        patience_s = self.world.patience_s if timeout_s is None else timeout_s
+        return await connection.ask(request, version, response_class, patience_s)
 
     async def insist(
         self, request: Message, version: int, response_class: type[R], *, at: TopicPartition | None = None

@@ -3,7 +3,8 @@
 Nothing sleeps: when nothing is ready, time jumps to what is due next. Everything that runs belongs to a `Process`, or
 to nobody (the world and its clients), by the context that asyncio hands from task to task and from callback to
 callback. A process that was killed takes no step any more: neither its tasks nor its timers, no `finally`, nothing; so
-a crash falls on every await in turn, as the seed has it.
+a crash falls on every await in turn, as the seed has it. One that is paused takes its steps later, in the same order;
+it has no notion of the time between.
 """
 
 from __future__ import annotations
@@ -11,30 +12,54 @@ from __future__ import annotations
 import asyncio
 import gc
 import heapq
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 
 class Process:
-    """What dies at once."""
+    """What dies at once, or stands still."""
 
-    __slots__ = ("_context", "alive", "name", "steps_left")
+    __slots__ = ("_context", "_held", "alive", "name", "pauses", "steps_left")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
         self.steps_left: int | None = None
-        """Steps until it dies by itself; None: it does not."""
+        """Steps until it dies by itself, or is paused if `pauses`; None: it does not."""
+        self.pauses = False
+        self._held: list[_Step] | None = None
+        """What it would have done since it was paused."""
         self._context = copy_context()
         self._context.run(_PROCESS.set, self)
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Calls the function as a step of this process."""
-        return self._context.copy().run(function, *arguments)
+    def run(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Calls the function as a step of this process: now, or when it goes on."""
+        if self._held is not None:
+            self._held.append(_Step(function, arguments, self._context.copy(), 0.0))
+        else:
+            self._context.copy().run(function, *arguments)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return asyncio.get_running_loop().create_task(work, context=self._context.copy())
+
+    @property
+    def is_paused(self) -> bool:
+        return self._held is not None
+
+    def pause(self) -> None:
+        self._held = []
+
+    def hold(self, step: _Step) -> None:
+        """For the loop, while it is paused."""
+        assert self._held is not None
+        self._held.append(step)
+
+    def go_on(self) -> list[_Step]:
+        """What it has to do now."""
+        held, self._held = self._held or [], None
+        return held
 
 
 _PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
@@ -46,51 +71,117 @@ class NothingLeft(Exception):
     """Everybody waits for somebody else."""
 
 
+class _Step:
+    """What asyncio calls a handle, without what only debugging and sockets need."""
+
+    __slots__ = ("_arguments", "_call", "_context", "_due", "is_cancelled")
+
+    def __init__(self, call: Callable[..., Any], arguments: tuple[Any, ...], context: Context, due: float) -> None:
+        self._call = call
+        self._arguments = arguments
+        self._context = context
+        self._due = due
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    def when(self) -> float:
+        return self._due
+
+    @property
+    def process(self) -> Process | None:
+        return self._context.get(_PROCESS)
+
+    def take(self) -> None:
+        self._context.run(self._call, *self._arguments)
+
+
 class SimulationLoop(asyncio.BaseEventLoop):
-    """`died` is called with a process whose steps are used up."""
+    """`died` and `paused` are called with a process whose steps are used up."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._now = 0.0
+        self._next: deque[_Step] = deque()
+        self._timers: list[tuple[float, int, _Step]] = []
+        self._timer_count = 0
         self.steps = 0
         self.died: Callable[[Process], None] = lambda process: None
-        self._buried: list[Any] = []
+        self.paused: Callable[[Process], None] = lambda process: None
+        self._buried: list[_Step] = []
         """What dead processes would have done. Kept, for what is thrown away has a last word: it runs its `finally`."""
 
     def time(self) -> float:
         return self._now
 
-    def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
-        if not ready:
-            while scheduled and scheduled[0]._cancelled:
-                heapq.heappop(scheduled)._scheduled = False
-            if not scheduled:
-                raise NothingLeft
-            self._now = max(self._now, scheduled[0]._when)
-        while scheduled and scheduled[0]._when <= self._now:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            ready.append(handle)
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:
-                self._step(handle)
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        step = _Step(callback, args, copy_context() if context is None else context, self._now)
+        self._next.append(step)
+        return step
 
-    def _step(self, handle: Any) -> None:
-        process = handle._context.get(_PROCESS)
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+        step = _Step(callback, args, copy_context() if context is None else context, when)
+        self._timer_count += 1
+        heapq.heappush(self._timers, (when, self._timer_count, step))
+        return step
+
+    def _run_once(self) -> None:
+        ready, timers = self._next, self._timers
+        if not ready:
+            while timers and timers[0][2].is_cancelled:
+                heapq.heappop(timers)
+            if not timers:
+                raise NothingLeft
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            ready.append(heapq.heappop(timers)[2])
+        for _ in range(len(ready)):
+            step = ready.popleft()
+            if not step.is_cancelled:
+                self._take(step)
+
+    def _take(self, step: _Step) -> None:
+        process = step.process
         if process is not None:
             if not process.alive:
-                self._buried.append(handle)
+                self._buried.append(step)
+                return
+            if process.is_paused:
+                process.hold(step)
                 return
             if process.steps_left is not None:
                 process.steps_left -= 1
                 if process.steps_left < 0:
-                    self._buried.append(handle)
-                    self.died(process)
+                    self._used_up(process, step)
                     return
         self.steps += 1
-        handle._run()
+        try:
+            step.take()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.call_exception_handler({"message": "a callback failed", "exception": error})
+
+    def _used_up(self, process: Process, step: _Step) -> None:
+        process.steps_left = None
+        if process.pauses:
+            process.pause()
+            process.hold(step)
+            self.paused(process)
+        else:
+            self._buried.append(step)
+            self.died(process)
+
+    def go_on(self, process: Process) -> None:
+        """A paused process does what it would have done."""
+        self._next.extend(process.go_on())
 
     def _write_to_self(self) -> None:
         """Nothing sleeps in a selector."""

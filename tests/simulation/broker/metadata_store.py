@@ -1,6 +1,6 @@
 """A metadata store in memory that takes its time and fails within the contract of `bytemq/metadata/store.py`: before a
-transaction has happened, or after it. `MetadataState` is what survives everybody; a process talks to it through a
-`SimulatedMetadata`.
+transaction has happened, after it, or before it happens all the same. `MetadataState` is what survives everybody; a
+process talks to it through a `SimulatedMetadata`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,27 @@ from random import Random
 
 from bytemq.errors import Fenced, NotFound, Unavailable
 from bytemq.metadata.store import Compare, Event, KeyValue, Listing, Put, Txn, check_limits
+from tests.simulation.broker.loop import NOBODY
+
+_LATE_S = (0.01, 0.2, 2.0)
+"""How long after its sender gave up a transaction may be applied."""
+_WATCH_LATENCIES_S = (0.0, 0.002, 0.05, 0.3)
+"""A broker hears of the end of its own session when it comes to that."""
 
 
 class MetadataState:
-    """Keys, their leases, and every change there was."""
+    """Keys, their leases, and every change there was. Leases end when they are revoked, or, if they time out, when they
+    were not renewed.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, leases_time_out: bool = False) -> None:
+        self.leases_time_out = leases_time_out
         self.entries: dict[str, KeyValue] = {}
         self.revision = 0
         self.leases: dict[int, set[str]] = {}
         self.events: list[Event] = []
         self._granted = 0
+        self._renewed_at: dict[int, float] = {}
         self._watchers: list[asyncio.Future[None]] = []
 
     def txn(self, compares: Sequence[Compare], puts: Sequence[Put] = (), deletes: Sequence[str] = ()) -> Txn:
@@ -47,10 +57,31 @@ class MetadataState:
         self._tell()
         return Txn(True, self.revision)
 
-    def grant_lease(self) -> int:
+    def grant_lease(self, ttl_s: float) -> int:
         self._granted += 1
         self.leases[self._granted] = set()
+        self.renew(self._granted)
+        if self.leases_time_out:
+            asyncio.get_running_loop().call_later(ttl_s, self._look_at, self._granted, ttl_s, context=NOBODY)
         return self._granted
+
+    def renew(self, lease: int) -> None:
+        self._renewed_at[lease] = asyncio.get_running_loop().time()
+
+    def _look_at(self, lease: int, ttl_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        ends_at = self._renewed_at[lease] + ttl_s
+        if ends_at <= loop.time():
+            self.revoke(lease)
+        else:
+            loop.call_at(ends_at, self._look_at, lease, ttl_s, context=NOBODY)
+
+    def arrive_late(self, compares: Sequence[Compare], puts: Sequence[Put], deletes: Sequence[str]) -> None:
+        """A transaction whose sender has given up; nobody hears what became of it."""
+        try:
+            self.txn(compares, puts, deletes)
+        except NotFound:
+            return  # the lease has ended meanwhile
 
     def revoke(self, lease: int) -> None:
         keys = self.leases.pop(lease, set())
@@ -73,14 +104,16 @@ class MetadataState:
 class SimulatedMetadata:
     """One process's way to the store. `sickness` is the chance of a call to fail."""
 
-    leases_time_out = False
-
     def __init__(self, state: MetadataState, random: Random, sickness: float) -> None:
         self.state = state
         self.sickness = sickness
         self.leases: list[int] = []
         """Granted to this process: they end with it."""
         self._random = random
+
+    @property
+    def leases_time_out(self) -> bool:
+        return self.state.leases_time_out
 
     async def get(self, key: str) -> KeyValue | None:
         await self._call()
@@ -93,6 +126,11 @@ class SimulatedMetadata:
 
     async def txn(self, compares: Sequence[Compare], puts: Sequence[Put] = (), deletes: Sequence[str] = ()) -> Txn:
         await self._call()
+        if self._random.random() < self.sickness / 2:
+            delay_s = self._random.choice(_LATE_S)
+            loop = asyncio.get_running_loop()
+            loop.call_later(delay_s, self.state.arrive_late, compares, puts, deletes, context=NOBODY)
+            raise Unavailable("the metadata store did not answer, and does it later")
         outcome = self.state.txn(compares, puts, deletes)
         self._fail("the metadata store did not answer, and did it")
         return outcome
@@ -109,10 +147,12 @@ class SimulatedMetadata:
                 if self._random.random() < self.sickness:
                     raise Unavailable("the watch broke")
             await changed
+            if self.state.leases_time_out:
+                await asyncio.sleep(self._random.choice(_WATCH_LATENCIES_S))
 
     async def grant_lease(self, ttl_s: float) -> int:
         await self._call()
-        lease = self.state.grant_lease()
+        lease = self.state.grant_lease(ttl_s)
         self.leases.append(lease)
         return lease
 
@@ -120,6 +160,7 @@ class SimulatedMetadata:
         await self._call()
         if lease not in self.state.leases:
             raise Fenced("the lease has ended")
+        self.state.renew(lease)
 
     async def revoke(self, lease: int) -> None:
         await self._call()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Message)
 _DELAYS_S = (0.0, 0.0, 0.0005, 0.002, 0.01)
+_LINGERING_S = (0.1, 0.4, 1.0)
 _NEXT_S = 1e-6
 PEER_TIMEOUT_S = 2.0
 
@@ -66,7 +67,7 @@ class Connection:
         key = type(request).API_KEY or 0
         asked = _Asked(self._loop.create_future())
         self._asked.append(asked)
-        self._sent_at = self._later(self._sent_at)
+        self._sent_at = self._later(self._sent_at, key)
         self._loop.call_at(self._sent_at, self._arrive, asked, key, version, body, context=NOBODY)
         try:
             answer = await asyncio.wait_for(asked.answer, timeout_s)
@@ -108,12 +109,15 @@ class Connection:
 
     def _arrives_late(self, key: int) -> bool:
         """What was sent before a connection broke may be read by the broker although the client has gone. Of batches
-        only: in the flow of old clients late requests to a coordinator do harm, in Kafka as well (KIP-890 says why).
+        only: in the flow of old clients late requests to a coordinator do harm, and a marker that comes after its
+        coordinator has repeated it, in Kafka as well (KIP-890 says why).
         """
         return key == ApiKey.PRODUCE and self._random.random() < 0.5
 
-    def _later(self, previous: float) -> float:
-        return max(previous + _NEXT_S, self._loop.time() + self._random.choice(_DELAYS_S))
+    def _later(self, previous: float, key: int = -1) -> float:
+        lingers = self._random.random() < self.node.world.lingering.get(key, 0.0)
+        delay_s = self._random.choice(_LINGERING_S if lingers else _DELAYS_S)
+        return max(previous + _NEXT_S, self._loop.time() + delay_s)
 
     def _arrive(self, asked: _Asked, key: int, version: int, body: memoryview) -> None:
         if not self.broken:

@@ -22,6 +22,8 @@ from bytemq.broker.coordinator.transaction import ending, transaction
 from bytemq.broker.coordinator.transaction.adding import Adding
 from bytemq.broker.coordinator.transaction.ending import Ending
 from bytemq.broker.coordinator.transaction.shard import TransactionShard
+from bytemq.broker.log.producer_state import ProducerTable
+from bytemq.broker.transaction_admission import TransactionAdmission
 from bytemq.protocol.error_codes import ErrorCode
 
 Planted = Callable[[], AbstractContextManager[Any]]
@@ -58,6 +60,26 @@ def completed_before_all_markers() -> AbstractContextManager[Any]:
         return marker_written(self, ended, partition)
 
     return patch.object(Ending, "marker_written", broken)
+
+
+def marker_of_an_older_coordinator_accepted() -> AbstractContextManager[Any]:
+    """A deposed coordinator's marker, late, ends the transaction after the one that it is about."""
+    admit_marker = ProducerTable.admit_marker
+
+    def broken(self: ProducerTable, batch: Any, marker: Any, now_ms: int, *, is_bumped: bool = False) -> Any:
+        known = self.get(batch.producer_id)
+        if known is not None and known.coordinator_epoch > marker.coordinator_epoch:
+            marker = marker._replace(coordinator_epoch=known.coordinator_epoch)
+        return admit_marker(self, batch, marker, now_ms, is_bumped=is_bumped)
+
+    return patch.object(ProducerTable, "admit_marker", broken)
+
+
+def partition_not_verified() -> AbstractContextManager[Any]:
+    """KIP-890's defence of old clients is off: a batch that comes after its transaction has ended begins another one,
+    of which the coordinator knows nothing.
+    """
+    return patch.object(TransactionAdmission, "_verifies", False)
 
 
 def abort_answered_as_commit() -> AbstractContextManager[Any]:
@@ -190,5 +212,9 @@ PLANTED: tuple[Planted, ...] = (
     zombie_may_end_the_transaction,
 )
 
-IN_TRANSACTIONS: tuple[Planted, ...] = (completed_before_all_markers,)
+IN_TRANSACTIONS: tuple[Planted, ...] = (
+    completed_before_all_markers,
+    marker_of_an_older_coordinator_accepted,
+    partition_not_verified,
+)
 """Those that take many transactions to be seen."""

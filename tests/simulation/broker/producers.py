@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from tests.simulation.broker.world import World
 
 MAX_IN_FLIGHT = 5
-_PRODUCE_TIMEOUT_MS = 400
+_ON_THE_WAY_MS = 200
+"""How much sooner than the client a broker gives up."""
 
 
 class Fenced(Exception):
@@ -142,7 +143,8 @@ async def produce(client: Client, batch: Sent, payload: bytes, transactional_id:
     """One Produce request. NETWORK_EXCEPTION when there is no answer."""
     topic, index = batch.partition
     data = [TopicProduceData(name=topic, partition_data=[PartitionProduceData(index, payload)])]
-    request = ProduceRequest(transactional_id, -1, _PRODUCE_TIMEOUT_MS, data)
+    timeout_ms = int(client.world.patience_s * 1000) - _ON_THE_WAY_MS
+    request = ProduceRequest(transactional_id, -1, timeout_ms, data)
     try:
         answer = await client.ask(request, version, ProduceResponse, at=batch.partition)
     except Disconnected:
@@ -222,6 +224,9 @@ class TransactionalClient(Client):
             if code in FENCED:
                 raise Fenced
             if code in (ErrorCode.TRANSACTION_ABORTABLE, ErrorCode.INVALID_TXN_STATE):
+                raise MustAbort
+            if code is ErrorCode.NETWORK_EXCEPTION and self.random.random() < self.world.gives_up:
+                self.history.note(f"{self.name}: {named[0]!r} is given up")
                 raise MustAbort
             if not (code.retriable or code is ErrorCode.CONCURRENT_TRANSACTIONS):
                 raise self._refused(code, "Produce")

@@ -29,9 +29,10 @@ _VERSION = 11
 
 
 class Records(NamedTuple):
-    """`values` without control records and without what was aborted; `next_offset` is behind them all."""
+    """`values` without what was aborted; `next_offset` is behind them all."""
 
     values: list[tuple[int, bytes]]
+    control_offsets: list[int]
     next_offset: int
     last_stable_offset: int
     high_watermark: int
@@ -65,6 +66,7 @@ async def fetch(
     aborted = sorted((each.first_offset, each.producer_id) for each in data.aborted_transactions or ())
     aborting: set[int] = set()
     values: list[tuple[int, bytes]] = []
+    control_offsets: list[int] = []
     next_offset = offset
     for batch in split_batches(memoryview(bytearray(data.records or b""))):
         while aborted and aborted[0][0] <= batch.last_offset:
@@ -75,12 +77,19 @@ async def fetch(
                 if marker is not None and not marker.committed:
                     aborting.discard(batch.producer_id)
                 history.read(partition, record.offset, b"", committed_only=False)
+                control_offsets.append(record.offset)
             elif record.offset >= offset and not (batch.is_transactional and batch.producer_id in aborting):
                 value = record.value or b""
                 history.read(partition, record.offset, value, committed_only=isolation == READ_COMMITTED)
                 values.append((record.offset, value))
         next_offset = max(next_offset, batch.next_offset)
-    return Records(values, next_offset, data.last_stable_offset, data.high_watermark)
+    return Records(values, control_offsets, next_offset, data.last_stable_offset, data.high_watermark)
+
+
+async def high_watermark(client: Client, partition: TopicPartition) -> int | None:
+    """None when nobody answers for the partition now."""
+    records = await fetch(client, partition, 0, READ_UNCOMMITTED, max_bytes=1)
+    return None if records is None else records.high_watermark
 
 
 class Reader(Client):
@@ -92,11 +101,12 @@ class Reader(Client):
         self.isolation = isolation
         self.position = 0
         self.values: dict[int, bytes] = {}
+        self.control_offsets: list[int] = []
 
     async def run(self) -> None:
         while True:
             await self.read_once()
-            await asyncio.sleep(self.random.choice((0.02, 0.1, 0.4)))
+            await asyncio.sleep(self.random.choice((0.05, 0.2, 0.5)))
 
     async def read_once(self) -> Records | None:
         max_bytes = self.random.choice((1, 300, 10_000))
@@ -110,6 +120,7 @@ class Reader(Client):
         )
         if records is not None:
             self.values.update(records.values)
+            self.control_offsets += records.control_offsets
             self.position = records.next_offset
         return records
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from random import Random
 from typing import Any
 
@@ -13,8 +13,8 @@ from bytemq.config import BrokerConfig
 from bytemq.metadata import keys, values
 from bytemq.metadata.store import Put
 from bytemq.metadata.topic_names import INTERNAL_TOPICS, OFFSETS_TOPIC, TRANSACTION_TOPIC
-from bytemq.protocol.records.reader import iter_records
-from bytemq.types import PartitionId, TopicId
+from bytemq.protocol.api_keys import ApiKey
+from bytemq.types import TopicId
 from tests.simulation.broker.client import Client
 from tests.simulation.broker.history import BrokerHistory, TopicPartition
 from tests.simulation.broker.loop import NOBODY, NothingLeft, Process, SimulationLoop, run_simulated
@@ -22,10 +22,16 @@ from tests.simulation.broker.metadata_store import MetadataState
 from tests.simulation.broker.node import Node
 from tests.simulation.broker.processors import PlainConsumer, Processor
 from tests.simulation.broker.producers import IdempotentProducer, TransactionalProducer
-from tests.simulation.broker.readers import READ_COMMITTED, READ_UNCOMMITTED, Reader, stable_offsets
-from tests.simulation.failing_log_storage import FailingLogStorage
+from tests.simulation.broker.readers import (
+    READ_COMMITTED,
+    READ_UNCOMMITTED,
+    Reader,
+    high_watermark,
+    stable_offsets,
+)
+from tests.simulation.broker.storages import IdealStorage, NodeStorage
 from tests.simulation.transcript import Violation
-from tests.support.fake_log_storage import Disk, StoredLog
+from tests.support.fake_log_storage import Disk
 from tests.support.virtual_time import LoopClock
 
 GIVE_UP_S = 120.0
@@ -46,6 +52,19 @@ CONFIG = BrokerConfig(
 class World:
     """Topics, one broker or two, their clients, and the troubles that befall them."""
 
+    has_controllers = False
+    """Else somebody without fail plans, and ends the sessions of the dead."""
+    session_ttl_s = 3.0
+    patience_s = 0.6
+    """How long clients wait for an answer."""
+    most_troubles = 15
+    gives_up = 0.2
+    """How often the delivery time-out of a batch in a transaction ends with an answer that never came."""
+    lingering: Mapping[int, float] = {ApiKey.PRODUCE: 0.03, ApiKey.WRITE_TXN_MARKERS: 0.1}
+    """How often a batch comes late, maybe after its client has given it up, and a marker, maybe after its coordinator
+    has a successor that has sent its own.
+    """
+
     def __init__(self, seed: int, loop: SimulationLoop) -> None:
         self.seed = seed
         self.random = random = Random(seed)
@@ -53,7 +72,7 @@ class World:
         self.clock = LoopClock()
         self.config = CONFIG
         self.history = BrokerHistory(loop.time)
-        self.metadata = MetadataState()
+        self.metadata = MetadataState(leases_time_out=self.has_controllers)
         self.disk = Disk()
         self.errors: list[BaseException] = []
         self._served: asyncio.Future[None] | None = None
@@ -83,8 +102,9 @@ class World:
 
     # -- what a broker finds
 
-    def open_storage(self) -> FailingLogStorage:
-        return FailingLogStorage(self.disk, self.random, self.history, self.sickness)
+    def storage_of(self, node: Node) -> NodeStorage:
+        """What a process has its logs in."""
+        return IdealStorage(self.disk, self.random, self.history, self.sickness)
 
     async def serving(self) -> None:
         """Returns when a broker serves."""
@@ -185,11 +205,11 @@ class World:
         random = self.random
         sources, targets = self.partitions_of(SOURCE), self.partitions_of(TARGET)
         clients: list[IdempotentProducer | TransactionalProducer] = [
-            IdempotentProducer(self, "alice", sources, random.randint(2, 8))
+            IdempotentProducer(self, "alice", sources, random.randint(2, 5))
         ]
         for number in range(random.choice((0, 1, 1, 2))):
             partitions = random.choice((sources, targets, sources + targets))
-            count = random.choice((2, 4, 6))
+            count = random.choice((2, 3, 4))
             clients.append(
                 TransactionalProducer(self, f"tx-{number}", partitions, count, bumping=random.random() < 0.5)
             )
@@ -222,18 +242,11 @@ class World:
         """Returns when the group has committed the end of the source."""
         auditor = Client(self, f"auditor of {group}")
         while True:
-            ends = {index: self._end_of((SOURCE, index)) for _, index in self.partitions_of(SOURCE)}
+            ends = {index: await high_watermark(auditor, (SOURCE, index)) for _, index in self.partitions_of(SOURCE)}
             found = await stable_offsets(auditor, group, SOURCE, list(ends))
-            if all(found.get(index, -1) >= end for index, end in ends.items()):
+            if all(end is not None and found.get(index, -1) >= end for index, end in ends.items()):
                 return
             await asyncio.sleep(0.3)
-
-    def _end_of(self, partition: TopicPartition) -> int:
-        stored = self.disk.logs.get(self._pid(partition))
-        return 0 if stored is None else stored.end_offset
-
-    def _pid(self, partition: TopicPartition) -> PartitionId:
-        return PartitionId(self.topic_ids[partition[0]], partition[1])
 
     # -- troubles
 
@@ -257,23 +270,23 @@ class World:
         self.loop.call_later(self.random.choice((0.0, 0.01, 0.2)), self._mourn, node, context=NOBODY)
 
     def _mourn(self, node: Node) -> None:
-        for lease in node.metadata.leases:
-            self.metadata.revoke(lease)
+        self._end_session(node)
         self.plan()
         delay_s = self.random.choice((0.0, 0.3))
         self.loop.call_later(delay_s, self._start_node, node.broker_id, context=NOBODY)
 
+    def _end_session(self, node: Node) -> None:
+        for lease in node.metadata.leases:
+            self.metadata.revoke(lease)
+
     async def _trouble(self, working: asyncio.Future[Any]) -> None:
         """For as long as there is work, but not for ever."""
-        for _ in range(self.random.randint(3, 30)):
+        for _ in range(self.random.randint(3, self.most_troubles)):
             await asyncio.sleep(self.random.choice((0.01, 0.03, 0.1, 0.3)))
             if working.done():
                 break
-            happening = self.random.choices(
-                (self._crash, self._move, self._checkpoint, self._change_sickness, self._break_connections),
-                weights=(4, 4, 3, 2, 1),
-            )[0]
-            happening()
+            troubles = self._troubles()
+            self.random.choices(list(troubles), weights=troubles.values())[0]()
         self.history.note("all is well from now on")
         self._set_sickness(0.0, 0.0)
         self.loss = 0.0
@@ -282,14 +295,30 @@ class World:
         for node in self.nodes.values():
             node.process.steps_left = None
 
+    def _troubles(self) -> dict[Callable[[], None], int]:
+        """What may befall, and how often."""
+        return {
+            self._crash: 4,
+            self._move: 4,
+            self._checkpoint: 3,
+            self._change_sickness: 2,
+            self._break_connections: 1,
+        }
+
     def _crash(self) -> None:
         """At one of the next steps, whichever it is."""
-        node = self.random.choice(list(self.nodes.values()))
-        node.process.steps_left = self.random.choice((0, 10, 100, 400)) + self.random.randint(0, 10)
+        self._in_some_steps(pauses=False)
+
+    def _in_some_steps(self, *, pauses: bool) -> None:
+        process = self.random.choice(list(self.nodes.values())).process
+        process.pauses = pauses
+        process.steps_left = self.random.choice((0, 10, 100, 400)) + self.random.randint(0, 10)
 
     def _move(self) -> None:
         """The controller wishes one partition elsewhere."""
-        name = self.random.choice(sorted(self.partition_counts))
+        self._move_one_of(self.random.choice(sorted(self.partition_counts)))
+
+    def _move_one_of(self, name: str) -> None:
         wishes = self._wishes(name)
         live = [id_ for id_ in self.nodes if keys.broker(id_) in self.metadata.entries]
         if wishes and live:
@@ -303,7 +332,7 @@ class World:
             opened = list(node.broker.partitions.open_partitions())
             if opened:
                 partition = self.random.choice(opened)
-                node.storage.checkpoint(partition._files)  # type: ignore[arg-type]
+                node.storage.checkpoint(partition)
                 self.history.note(
                     f"checkpoint of {partition.topic}-{partition.pid.index} at {partition.high_watermark}"
                 )
@@ -335,13 +364,10 @@ class World:
             last = Reader(self, f"last reader of {partition}", partition, READ_COMMITTED)
             await self._until(self.start(last.read_to_the_end()), f"a transaction in {partition} does not end")
             visible[partition] = last.values
-            stored = self.disk.logs.get(self._pid(partition), StoredLog())
-            found = {
-                record.offset: b"" if batch.is_control else record.value or b""
-                for batch in stored.batches
-                for record in iter_records(batch)
-            }
-            self.history.check_log(partition, found, stored.end_offset)
+            whole = Reader(self, f"reader of all {partition}", partition, READ_UNCOMMITTED)
+            await self._until(self.start(whole.read_to_the_end()), f"{partition} cannot be read to its end")
+            found = whole.values | dict.fromkeys(whole.control_offsets, b"")
+            self.history.check_log(partition, found, whole.position)
         self.history.check_visible(visible)
         auditor = Client(self, "last auditor")
         for group in groups:
@@ -368,32 +394,44 @@ class World:
 
 class TransactionsWorld(World):
     """Nothing but transactions over several partitions, by old clients, on two brokers of which one is often away:
-    markers of one transaction meet the records of the next.
+    markers of one transaction meet the records of the next, and coordinators move often.
     """
+
+    lingering: Mapping[int, float] = {ApiKey.PRODUCE: 0.1, ApiKey.WRITE_TXN_MARKERS: 0.5}
+    gives_up = 0.5
+    most_troubles = 40
 
     def __init__(self, seed: int, loop: SimulationLoop) -> None:
         super().__init__(seed, loop)
         self.broker_count = 2
         self.processor_count = self.plain_count = 0
-        self.partition_counts.update({SOURCE: 2, TARGET: 2})
-        self.idle_times_s = (0.0, 0.002, 0.02)
+        self.partition_counts.update({SOURCE: 1, TARGET: 1})
+        self.idle_times_s = (0.0, 0.02, 0.3)
 
     def _working_clients(self) -> list[IdempotentProducer | TransactionalProducer]:
         partitions = self.partitions_of(SOURCE) + self.partitions_of(TARGET)
-        return [TransactionalProducer(self, f"tx-{number}", partitions, 8, bumping=False) for number in range(2)]
+        return [TransactionalProducer(self, f"tx-{number}", partitions, 5, bumping=False) for number in range(2)]
+
+    def _troubles(self) -> dict[Callable[[], None], int]:
+        return super()._troubles() | {self._move_coordinator: 8}
+
+    def _move_coordinator(self) -> None:
+        self._move_one_of(TRANSACTION_TOPIC)
 
 
 def simulate(seed: int, kind: type[World] = World) -> tuple[list[str], BaseException | None]:
     """The transcript of this seed's run, and what went wrong in it."""
-    worlds: list[World] = []
+    transcript: list[str] = []
 
     async def main(loop: SimulationLoop) -> None:
         world = kind(seed, loop)
-        worlds.append(world)
-        await world.run()
+        try:
+            await world.run()
+        finally:
+            transcript.extend(world.history.transcript)  # not what those say who are thrown away now
 
     try:
         run_simulated(lambda loop: main(loop))
     except (Violation, AssertionError, RuntimeError, LookupError, TypeError, AttributeError, NothingLeft) as error:
-        return worlds[0].history.transcript, error
-    return worlds[0].history.transcript, None
+        return transcript, error
+    return transcript, None

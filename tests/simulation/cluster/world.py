@@ -1,0 +1,72 @@
+"""Two or three whole brokers over one object store and one metadata store, in virtual time.
+
+The brokers, their clients and the checker are those of the world `broker`. What is other here: logs are in the real
+storage of a cluster; sessions end when their leases were not renewed, and only then; the brokers elect a controller,
+which plans; a process may stand still for longer than its lease and go on in the middle of a write; a broker may lose
+the store, the metadata, or both, while the others have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.simulation.broker.loop import NOBODY, Process, SimulationLoop
+from tests.simulation.broker.node import Node
+from tests.simulation.broker.storages import NodeStorage, Objects, SharedStorage
+from tests.simulation.broker.world import World
+
+_PAUSES_S = (0.05, 1.5, 3.0)
+_CUTS_S = (0.1, 0.7, 2.0)
+
+
+class ClusterWorld(World):
+    has_controllers = True
+    session_ttl_s = 1.0
+
+    def __init__(self, seed: int, loop: SimulationLoop) -> None:
+        super().__init__(seed, loop)
+        self.broker_count = self.random.choice((2, 3))
+        self.patience_s = self.random.choice((0.6, 5.0))
+        self.objects: Objects = {}
+        loop.paused = self._stands_still
+
+    def storage_of(self, node: Node) -> NodeStorage:
+        return SharedStorage(node, self.objects, self.sickness)
+
+    def plan(self) -> None:
+        """The brokers do it themselves."""
+
+    def _end_session(self, node: Node) -> None:
+        """Its lease does, unless it was renewed."""
+
+    def _troubles(self) -> dict[Callable[[], None], int]:
+        return super()._troubles() | {self._pause: 2, self._pause_in_a_write: 4, self._cut_off: 2}
+
+    def _pause(self) -> None:
+        """At one of the next steps."""
+        self._in_some_steps(pauses=True)
+
+    def _pause_in_a_write(self) -> None:
+        storage = self.random.choice(list(self.nodes.values())).storage
+        assert isinstance(storage, SharedStorage)
+        storage.pauses_in_a_write = True
+
+    def _stands_still(self, process: Process) -> None:
+        pause_s = self.random.choice(_PAUSES_S)
+        self.history.note(f"{process.name} stands still for {pause_s} s")
+        self.loop.call_later(pause_s, self._go_on, process, context=NOBODY)
+
+    def _go_on(self, process: Process) -> None:
+        self.history.note(f"{process.name} goes on")
+        self.loop.go_on(process)
+
+    def _cut_off(self) -> None:
+        """One broker can reach neither the store nor the metadata, or one of them."""
+        node = self.random.choice(list(self.nodes.values()))
+        cut = self.random.choice(((1.0, 1.0), (1.0, self.metadata_sickness), (self.sickness, 1.0)))
+        self.history.note(f"{node.process.name}: storage fails {cut[0]:.0%}, metadata {cut[1]:.0%} of the time")
+        node.storage.sickness, node.metadata.sickness = cut
+        self.loop.call_later(self.random.choice(_CUTS_S), self._heal, node, context=NOBODY)
+
+    def _heal(self, node: Node) -> None:
+        node.storage.sickness, node.metadata.sickness = self.sickness, self.metadata_sickness
