@@ -26,6 +26,7 @@ from bytemq.storage.parquet.restoring import restored
 from bytemq.storage.parquet.settings import ParquetSettings
 from bytemq.storage.parquet.sources import SegmentInput, read_companion
 from bytemq.storage.parquet.writing import write_table
+from bytemq.storage.tables.table_columns import Formats, TableColumns
 
 MB = 1_000_000
 BATCH_BYTES = 16_384
@@ -107,6 +108,26 @@ def measure(folder: Path, name: str, *, large: bool, total_bytes: int) -> None:
     print(f"  conversion        {rate:7.0f} MB/s of a core, {ratio:.2f} x zstd -3 alone")
     print(f"  reading back      {out[0] / MB / restoring:7.0f} MB/s of a core")
     print(f"  size              {size / MB:7.1f} MB, {size / log_bytes:.2f} x the zstd log, {size / raw:.2f} x raw")
+    typed = folder / "typed.parquet"
+
+    def convert_typed(columns: TableColumns) -> TableColumns:
+        return write_table(
+            [plain],
+            typed,
+            folder / "typed.companion",
+            partition=0,
+            aborted=[],
+            settings=ParquetSettings(),
+            columns=columns,
+            formats=Formats("json"),
+        ).columns
+
+    before = time.process_time()
+    columns = convert_typed(TableColumns())
+    at_first = time.process_time() - before
+    converting_typed = seconds(lambda: convert_typed(columns))
+    print(f"  with json columns {raw / MB / converting_typed:7.0f} MB/s of a core, {raw / MB / at_first:.0f} at first")
+    print(f"  their size        {(typed.stat().st_size - size) / MB:7.1f} MB more, {typed.stat().st_size / size:.2f} x")
     print(f"  one column        {100 * scanned / log_bytes:7.2f} % of what a consumer of the zstd log reads")
     connection = duckdb.connect()
     middle = plain.next_offset // 2

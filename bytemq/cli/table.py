@@ -53,8 +53,8 @@ def _describe(options: argparse.Namespace) -> None:
         "rows",
         "bytes",
     )
-    if any(partition["batches_kept_raw"] for partition in described["partitions"]):
-        columns = (*columns, "batches_kept_raw")
+    exceptional = ("batches_kept_raw", "invalid_records", "left_out_values", "retyped_values")
+    columns += tuple(name for name in exceptional if any(partition[name] for partition in described["partitions"]))
     show(described["partitions"], columns, as_json=options.json)
 
 

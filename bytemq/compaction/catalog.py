@@ -20,13 +20,17 @@ from bytemq.compaction.restructuring import TablePartition
 from bytemq.compaction.worker import Worker
 from bytemq.runtime.clock import Clock
 from bytemq.storage.manifests.manifest import FileKind
+from bytemq.storage.tables.published_columns import ColumnStore
+from bytemq.storage.tables.table_columns import TableColumns
 from bytemq.storage.tables.table_file import folder_of, table_file
+from bytemq.types import TopicId
 
 
 @dataclass(slots=True)
 class _Table:
     files: tuple[IcebergFile, ...]
     offsets: str
+    columns: TableColumns
     metadata: IcebergMetadata
     objects: list[str]
 
@@ -37,6 +41,7 @@ class Catalog:
         worker: Worker,
         discard: Callable[[Sequence[str]], None],
         clock: Clock,
+        columns: ColumnStore,
         *,
         root: str,
         session_id: int,
@@ -46,6 +51,7 @@ class Catalog:
         self._worker = worker
         self._discard = discard
         self._clock = clock
+        self._columns = columns
         self._root = root.rstrip("/")
         self._session_id = session_id
         self._keep_ms = keep_ms
@@ -64,10 +70,11 @@ class Catalog:
         """
         async with self._locks.setdefault(topic_id, asyncio.Lock()):
             files, offsets = _cut(partitions)
+            columns = (await self._columns.get(TopicId(topic_id))).columns  # after the files: none of them has others
             known = self._tables.get(topic_id)
-            if known is not None and known.files == files and known.offsets == offsets:
+            if known is not None and (known.files, known.offsets, known.columns) == (files, offsets, columns):
                 return known.metadata
-            return await self._write(topic, topic_id, files, offsets, known, max(changed_ms, self._started_ms))
+            return await self._write(topic, topic_id, files, offsets, columns, known, max(changed_ms, self._started_ms))
 
     async def _write(
         self,
@@ -75,6 +82,7 @@ class Catalog:
         topic_id: bytes,
         files: tuple[IcebergFile, ...],
         offsets: str,
+        columns: TableColumns,
         known: _Table | None,
         changed_ms: int,
     ) -> IcebergMetadata:
@@ -89,6 +97,7 @@ class Catalog:
             files=files,
             offsets=offsets,
             changed_ms=changed_ms,
+            columns=columns,
             previous=known.metadata.text if known is not None else "",
             keep_ms=self._keep_ms,
         )
@@ -97,7 +106,7 @@ class Catalog:
         except BaseException:
             self._discard(created)
             raise
-        self._tables[topic_id] = _Table(files, offsets, metadata, created)
+        self._tables[topic_id] = _Table(files, offsets, columns, metadata, created)
         if known is not None:
             self._discard(known.objects)
         return metadata

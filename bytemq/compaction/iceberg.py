@@ -38,12 +38,14 @@ from pyiceberg.table.refs import MAIN_BRANCH, SnapshotRef
 from pyiceberg.table.snapshots import Operation, Snapshot, SnapshotLogEntry, Summary
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.typedef import Record
+from pyiceberg.types import NestedField
 
 from bytemq.compaction.iceberg_jobs import IcebergFile, IcebergMetadata, WriteIceberg
 from bytemq.compaction.job import Workspace
-from bytemq.storage.parquet.record_schema import SCHEMA
+from bytemq.storage.parquet.record_schema import SCHEMA, table_schema
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.stores.local import LocalStore
+from bytemq.storage.tables.table_columns import TableColumns, paths
 
 VERSION: Final = 2
 PROPERTIES = {"write.format.default": "parquet", "write.parquet.compression-codec": "zstd"}
@@ -59,6 +61,7 @@ _statistics: dict[str, dict[str, Any]] = {}
 async def write(job: WriteIceberg, space: Workspace) -> IcebergMetadata:
     metadata = TableMetadataUtil.parse_raw(job.previous) if job.previous else _new(job)
     assert isinstance(metadata, TableMetadataV2)
+    metadata = _with_columns(metadata, job.columns)
     schema = metadata.schema()
     number = metadata.last_sequence_number + 1
     snapshot_id = (job.changed_ms << 16) | (number & 0xFFFF)
@@ -100,6 +103,29 @@ def _new(job: WriteIceberg) -> TableMetadataV2:
     changed = made.model_copy(update={"schemas": [schema], "last_column_id": schema.highest_field_id})
     assert isinstance(changed, TableMetadataV2)
     return changed
+
+
+def _with_columns(metadata: TableMetadataV2, columns: TableColumns) -> TableMetadataV2:
+    """A schema of its own for each set of columns that the table had."""
+    places = dict(paths(columns))
+    fields = [_documented(field, places) for field in pyarrow_to_schema(table_schema(columns)).fields]
+    if tuple(fields) == metadata.schema().fields:
+        return metadata
+    schema = Schema(*fields, schema_id=max(one.schema_id for one in metadata.schemas) + 1)
+    changed = metadata.model_copy(
+        update={
+            "schemas": [*metadata.schemas, schema],
+            "current_schema_id": schema.schema_id,
+            "last_column_id": max(metadata.last_column_id, schema.highest_field_id),
+        }
+    )
+    assert isinstance(changed, TableMetadataV2)
+    return changed
+
+
+def _documented(field: NestedField, places: dict[int, str]) -> NestedField:
+    doc = places.get(field.field_id)
+    return field if doc is None else field.model_copy(update={"doc": doc})
 
 
 def _with_snapshot(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bytemq.compaction.job import Job
+from bytemq.storage.tables.table_columns import TableColumns
 
 
 class IcebergFile(NamedTuple):
@@ -40,6 +41,7 @@ class WriteIceberg(Job[IcebergMetadata]):
     """The cut, as JSON: for each partition the log start offset and the end of its table."""
     changed_ms: int
     """When it became what it is."""
+    columns: TableColumns
     previous: str
     """Metadata to go on from; "" for none."""
     keep_ms: int

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from bytemq.compaction.job import Workspace
-from bytemq.compaction.table_jobs import Convert, Restore
+from bytemq.compaction.table_jobs import Convert, Converted, Restore
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 from bytemq.storage.parquet.restoring import restored
 from bytemq.storage.parquet.settings import ParquetSettings
@@ -28,7 +28,7 @@ from bytemq.storage.tables.table_file import TableFile, encode_details, table_fi
 pa.set_cpu_count(1)  # low priority is no licence to take every core
 
 
-async def convert(job: Convert, space: Workspace) -> SegmentInfo:
+async def convert(job: Convert, space: Workspace) -> Converted:
     first, last = job.files[0], job.files[-1]
     with tempfile.TemporaryDirectory(prefix="bytemq-table-") as name:
         folder = Path(name)
@@ -41,14 +41,25 @@ async def convert(job: Convert, space: Workspace) -> SegmentInfo:
             partition=job.partition,
             aborted=job.aborted,
             settings=ParquetSettings(row_group_bytes=job.row_group_bytes, codec=job.codec),
+            columns=job.columns,
+            formats=job.formats,
         )
         # The companion first: a Parquet file that can be seen under tables/ is whole.
         for target, path in ((job.names.companion, companion), (job.names.parquet, parquet)):
             with _mapped(path) as data:
                 await space.create(target, [data])
     horizons = [file.delete_horizon_ms for file in job.files if file.delete_horizon_ms >= 0]
-    details = TableFile(job.names.companion, written.records, written.size_bytes, written.kept_raw)
-    return SegmentInfo(
+    before = [table_file(file) for file in job.files if file.kind is FileKind.PARQUET]
+    details = TableFile(
+        job.names.companion,
+        written.records,
+        written.size_bytes,
+        written.kept_raw + sum(table.kept_raw for table in before),
+        written.invalid + sum(table.invalid for table in before),
+        written.left_out + sum(table.left_out for table in before),
+        written.retyped + sum(table.retyped for table in before),
+    )
+    converted = SegmentInfo(
         first.base_offset,
         last.last_offset,
         written.size_bytes + written.companion_bytes,
@@ -61,6 +72,7 @@ async def convert(job: Convert, space: Workspace) -> SegmentInfo:
         kind=FileKind.PARQUET,
         details=encode_details(details),
     )
+    return Converted(converted, written.columns)
 
 
 async def restore(job: Restore, space: Workspace) -> RestoredFile:

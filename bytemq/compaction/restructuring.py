@@ -23,6 +23,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import AbortedTxn, FileKind, Manifest, SegmentInfo
+from bytemq.storage.tables.published_columns import ColumnChange, ColumnsChanged, ColumnStore, change_of
 from bytemq.storage.tables.table_file import new_names, table_file
 
 log = get_logger("compaction.tables")
@@ -59,7 +60,11 @@ class TableStorage(Protocol):
     async def seal(self, files: LogFiles) -> None: ...
 
     async def replace_files(
-        self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]
+        self,
+        files: LogFiles,
+        before: Sequence[SegmentInfo],
+        after: Sequence[SegmentInfo],
+        columns: ColumnChange | None = None,
     ) -> None: ...
 
     def discard(self, names: Sequence[str]) -> None: ...
@@ -91,7 +96,9 @@ class Restructuring:
         worker: Worker,
         clock: Clock,
         session_id: int,
+        columns: ColumnStore,
     ) -> None:
+        self._columns = columns
         self._partitions = partitions
         self._storage = storage
         self._worker = worker
@@ -105,6 +112,8 @@ class Restructuring:
         self.changed_ms: dict[LogFiles, int] = {}
         """When the files of a log were last replaced, in this session."""
         self.conversions = self.failures = self.kept_raw = 0
+        self.invalid = self.left_out = self.retyped = 0
+        """See `TableFile`."""
         self.converted_bytes = 0
         """Of the inputs."""
 
@@ -192,15 +201,16 @@ class Restructuring:
                 chosen = next_files(files.manifest.segments, limit, settings, self._given_up)
                 if not chosen:
                     break
-                await self._convert(partition, chosen, settings)
-                conversions += 1
+                conversions += await self._convert(partition, chosen, settings)
         return conversions
 
-    async def _convert(self, partition: TablePartition, chosen: Sequence[SegmentInfo], settings: TableSettings) -> None:
+    async def _convert(self, partition: TablePartition, chosen: Sequence[SegmentInfo], settings: TableSettings) -> bool:
+        """False: not yet, because the table's columns changed while the file was made."""
         files = partition.files
         self._made += 1
         names = new_names(partition.topic, files.partition, chosen[0].base_offset, self._session_id, self._made)
         first, last = chosen[0].base_offset, chosen[-1].last_offset
+        known = await self._columns.get(files.partition.topic_id)
         job = Convert(
             tuple(chosen),
             files.partition.index,
@@ -208,21 +218,27 @@ class Restructuring:
             tuple(txn[:3] for txn in partition.aborted() if txn.last_offset >= first and txn.first_offset <= last),
             settings.row_group_bytes,
             settings.codec,
+            known.columns,
+            settings.formats,
         )
         created: list[str] = []
         began = self._clock.monotonic()
         try:
-            written = await self._worker.run(job, created)
+            written, columns = await self._worker.run(job, created)
         except BaseException as error:
             self._storage.discard(created)
             if isinstance(error, (Corrupt, Invalid)):
                 self._given_up.update(file.name for file in chosen)
                 log.error("files stay as they are, they cannot be converted", files=len(chosen), reason=str(error))
             raise
-        await self._storage.replace_files(files, chosen, [written])
+        change = None if columns == known.columns else change_of(files.partition.topic_id, known, columns)
+        try:
+            await self._storage.replace_files(files, chosen, [written], change)
+        except ColumnsChanged:
+            log.info("columns came meanwhile", topic=partition.topic, partition=files.partition.index)
+            return False
         self.changed_ms[files] = self._clock.wall_ms()
-        self.conversions += 1
-        self.kept_raw += table_file(written).kept_raw
+        self._count(written, chosen)
         self.converted_bytes += sum(file.size_bytes for file in chosen)
         log.info(
             "converted",
@@ -234,6 +250,17 @@ class Restructuring:
             bytes=written.size_bytes,
             seconds=round(self._clock.monotonic() - began, 3),
         )
+        return True
+
+    def _count(self, written: SegmentInfo, chosen: Sequence[SegmentInfo]) -> None:
+        """What is new in a file that replaces others."""
+        before = [table_file(file) for file in chosen if file.kind is FileKind.PARQUET]
+        after = table_file(written)
+        self.conversions += 1
+        self.kept_raw += after.kept_raw - sum(table.kept_raw for table in before)
+        self.invalid += after.invalid - sum(table.invalid for table in before)
+        self.left_out += after.left_out - sum(table.left_out for table in before)
+        self.retyped += after.retyped - sum(table.retyped for table in before)
 
     def _forget_all_but(self, known: set[LogFiles]) -> None:
         for table in (self._marks, self._due, self._locks, self.changed_ms):

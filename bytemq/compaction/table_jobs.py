@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bytemq.compaction.job import Job
 from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.storage.tables.restored import RestoredFile
+from bytemq.storage.tables.table_columns import Formats, TableColumns
 from bytemq.storage.tables.table_file import Codec, NewNames
 
 
+class Converted(NamedTuple):
+    file: SegmentInfo
+    """What a manifest says of it."""
+    columns: TableColumns
+    """Of the table, once the file is part of it."""
+
+
 @dataclass(frozen=True)
-class Convert(Job[SegmentInfo]):
-    """Files of a log, in either form, become one Parquet file with its companion. Gives what a manifest says of it.
+class Convert(Job[Converted]):
+    """Files of a log, in either form, become one Parquet file with its companion.
 
     All are sealed and decided (below the last stable offset), follow each other, and are cleaned or are not.
     """
@@ -25,6 +34,10 @@ class Convert(Job[SegmentInfo]):
     """(producer id, first offset, offset of the marker) of the aborted transactions that reach into the files."""
     row_group_bytes: int
     codec: Codec
+    columns: TableColumns = TableColumns()  # noqa: RUF009
+    """That the table has. The file may need more."""
+    formats: Formats = Formats()  # noqa: RUF009
+    """Of what is not Parquet yet."""
 
 
 @dataclass(frozen=True)

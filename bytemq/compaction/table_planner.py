@@ -18,6 +18,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
+from bytemq.storage.tables.table_columns import Formats
 from bytemq.storage.tables.table_file import Codec
 
 TIER_RATIO = 8
@@ -35,6 +36,7 @@ class TableSettings(NamedTuple):
     target_file_bytes: int
     row_group_bytes: int
     codec: Codec
+    formats: Formats = Formats()
 
 
 def next_files(

@@ -65,9 +65,11 @@ class OwnSettings:
     bytemq_table_codec: str
     bytemq_table_enable: bool
     bytemq_table_grace_ms: int
+    bytemq_table_key_format: str
     bytemq_table_min_bytes: int
     bytemq_table_row_group_bytes: int
     bytemq_table_target_file_bytes: int
+    bytemq_table_value_format: str
     bytemq_validate_records: bool
     storage_cache_bytes: int
     storage_chunk_bytes: int
@@ -97,9 +99,11 @@ class OwnTopicSettings:
     bytemq_table_after_ms: int
     bytemq_table_codec: str
     bytemq_table_enable: bool
+    bytemq_table_key_format: str
     bytemq_table_min_bytes: int
     bytemq_table_row_group_bytes: int
     bytemq_table_target_file_bytes: int
+    bytemq_table_value_format: str
     bytemq_validate_records: bool
     bytemq_zones: tuple[str, ...]
 
@@ -164,6 +168,21 @@ _TABLE_SETTINGS = (
         "zstd",
         "Compression of the Parquet files.",
         _one_of("zstd", "snappy", "lz4", "none"),
+    ),
+    OwnSetting(
+        "bytemq.table.value.format",
+        ConfigType.STRING,
+        "raw",
+        "What values are, beside bytes: string adds a column of text, json columns for what is in the documents. It "
+        "holds for what becomes part of the table from now on, and for SQL over what is not yet.",
+        _one_of("raw", "string", "json"),
+    ),
+    OwnSetting(
+        "bytemq.table.key.format",
+        ConfigType.STRING,
+        "raw",
+        "As bytemq.table.value.format, of keys; their columns begin with key_.",
+        _one_of("raw", "string", "json"),
     ),
 )
 

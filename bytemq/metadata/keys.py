@@ -13,7 +13,7 @@ Owns: the names. Must not: know what the values look like (`values.py`; the stor
     loads/<id>                             leased: what a broker measures, see `loads.py`
     scheduler/moves                        the controller's last moves and why it made them
     allocations/producer-ids               first producer id that no broker has reserved
-    storage/...                            manifests and write-ahead log tails, written by the storage
+    storage/...                            manifests, write-ahead log tails and columns of tables, by the storage
 
 Everything under `cluster/` makes the `ClusterImage`. A chunk holds 256 partitions of one topic: a thousand partitions
 change in a handful of transactions, a single one in a few KiB.
@@ -38,6 +38,7 @@ PRODUCER_IDS = "allocations/producer-ids"
 MANIFESTS = "storage/manifests/"
 WAL_TAILS = "storage/wal/"
 SESSION_LOGS = "storage/session-logs/"
+TABLE_COLUMNS = "storage/table-columns/"
 
 CHUNK_PARTITIONS = 256
 
@@ -88,6 +89,11 @@ def partition_of_manifest(key: str) -> PartitionId:
     """The inverse of `manifest`. Raises ValueError."""
     topic_id, _, index = key[len(MANIFESTS) :].partition("/")
     return PartitionId(parse_topic_id(topic_id), int(index))
+
+
+def table_columns(topic_id: TopicId) -> str:
+    """The typed columns of a topic's table."""
+    return TABLE_COLUMNS + format_topic_id(topic_id)
 
 
 def wal_tail(session_id: int) -> str:

@@ -71,6 +71,7 @@ def start_restructuring(base: Foundation, broker: Broker, logs: Logs, tables: Ta
         base.clock,
         base.membership.session_id,
         base.config.now.bytemq_table_grace_ms,
+        base.store,
     )
     table_metrics.register(base.metrics, restructuring)
     base.supervisor.keep_running("tables", restructuring.run)

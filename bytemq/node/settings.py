@@ -20,6 +20,7 @@ from bytemq.config.listeners import parse_endpoint
 from bytemq.protocol.records.compression import MOST_DECOMPRESSED_BYTES
 from bytemq.query.queries import SqlLimits
 from bytemq.storage.settings import MIB, Durability, StorageConfig
+from bytemq.storage.tables.table_columns import Formats
 from bytemq.storage.tables.table_file import Codec
 from bytemq.types import Role
 
@@ -81,6 +82,7 @@ def table_settings(config: TopicConfig, *, is_internal: bool) -> TableSettings:
         config.bytemq_table_target_file_bytes,
         config.bytemq_table_row_group_bytes,
         cast(Codec, config.bytemq_table_codec),
+        Formats(config.bytemq_table_value_format, config.bytemq_table_key_format),
     )
 
 

@@ -101,6 +101,9 @@ class TableRoutes:
                     "rows": sum(table.records for table in converted),
                     "bytes": sum(table.parquet_bytes for table in converted),
                     "batches_kept_raw": sum(table.kept_raw for table in converted),
+                    "invalid_records": sum(table.invalid for table in converted),
+                    "left_out_values": sum(table.left_out for table in converted),
+                    "retyped_values": sum(table.retyped for table in converted),
                 }
             )
             files.extend(

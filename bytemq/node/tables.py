@@ -7,7 +7,7 @@ queries as they are at one moment. Must not: convert, run a query, or speak HTTP
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,8 +20,9 @@ from bytemq.compaction.restorer import WorkerRestorer
 from bytemq.compaction.restructuring import Restructuring, TablePartition
 from bytemq.compaction.table_planner import TableSettings
 from bytemq.compaction.worker import Worker
-from bytemq.errors import Invalid, Unavailable
+from bytemq.errors import Invalid, NotFound, Unavailable
 from bytemq.metadata.image import ClusterImage
+from bytemq.metadata.store import MetadataStore
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.node.settings import table_settings
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
@@ -32,6 +33,8 @@ from bytemq.storage.log_files import LogFiles
 from bytemq.storage.logs import Logs
 from bytemq.storage.manifests.manifest import AbortedTxn, FileKind
 from bytemq.storage.segments.batch_walk import walk
+from bytemq.storage.tables.published_columns import ColumnStore
+from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns
 
 WORKER_MEMORY_BYTES = 512 * 1024 * 1024
 RESTORE_NICENESS = 10
@@ -42,7 +45,7 @@ QUERY_SCRATCH = "scratch/queries"
 
 def are_available() -> bool:
     """Whether the extra `tables` is installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("pyarrow", "numpy", "duckdb"))
+    return all(importlib.util.find_spec(name) is not None for name in ("pyarrow", "numpy", "duckdb", "orjson"))
 
 
 class OpenedPartition:
@@ -89,6 +92,7 @@ class Tables:
         self._partitions: PartitionTable | None = None
         self._image: Callable[[], ClusterImage] = ClusterImage
         self._restructuring: Restructuring | None = None
+        self._columns: ColumnStore | None = None
 
     def attach(
         self,
@@ -98,13 +102,15 @@ class Tables:
         clock: Clock,
         session_id: int,
         grace_ms: int,
+        metadata: MetadataStore,
     ) -> Restructuring:
         """Once there are partitions. What is returned is to be run."""
         self._partitions, self._image = partitions, image
-        self._restructuring = Restructuring(self._opened, storage, self._converter, clock, session_id)
+        self._columns = columns = ColumnStore(metadata)
+        self._restructuring = Restructuring(self._opened, storage, self._converter, clock, session_id, columns)
         # Metadata are what a reader waits for: not behind a conversion.
         self._catalog = Catalog(
-            self._reader, storage.discard, clock, root=self._url, session_id=session_id, keep_ms=grace_ms
+            self._reader, storage.discard, clock, columns, root=self._url, session_id=session_id, keep_ms=grace_ms
         )
         return self._restructuring
 
@@ -148,6 +154,18 @@ class Tables:
 
     def cut(self, names: Sequence[str]) -> dict[str, list[PartitionCut]]:
         return {name: self._cut(name) for name in names if self._is_table(name)}
+
+    async def columns(self, name: str, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
+        topic = self._image().topics.get(name)
+        if topic is None:
+            raise NotFound(f"there is no topic {name}")
+        assert self._columns is not None and self._partitions is not None
+        found = self._partitions.get(name, 0)
+        if not isinstance(found, Partition):
+            raise Unavailable(f"partition 0 of {name} is not here any more")
+        formats = OpenedPartition(found).settings.formats
+        wanted = {root: what for root, what in seen.items() if getattr(formats, root) != "raw"}
+        return await self._columns.grow(name, topic.topic_id, wanted), formats
 
     async def read(self, topic: str, partition: int, offset: int) -> tuple[Sequence[bytes | memoryview], int]:
         assert self._partitions is not None

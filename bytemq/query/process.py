@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from bytemq.query.formats import CONTENT_TYPES, encoded
 from bytemq.query.messages import LENGTHS, Message, decode, encode
 from bytemq.query.relations import LogPart, Relations, TopicRelation
 from bytemq.query.sandbox import Refused, SandboxLimits, connect, lock, tables_named
+from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns, columns_from_json
 
 NICENESS = 5
 BATCH_ROWS = 8192
@@ -56,6 +57,11 @@ class Broker:
     def cuts(self, topics: Sequence[str]) -> dict[str, list[PartitionCut]]:
         answer = self._ask({"ask": "cut", "topics": list(topics)}).content["cuts"]
         return {topic: [PartitionCut.from_json(cut) for cut in cuts] for topic, cuts in answer.items()}
+
+    def columns(self, topic: str, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
+        question = {"ask": "columns", "topic": topic, "seen": {root: what.as_json() for root, what in seen.items()}}
+        answer = self._ask(question).content
+        return columns_from_json(answer["columns"]), Formats(**answer["formats"])
 
     def path(self, name: str) -> Path:
         return self._root / name

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ from bytemq.query.cuts import PartitionCut
 from bytemq.query.messages import LENGTHS, Message, decode, encode, lengths
 from bytemq.runtime.child_process import ChildProcess
 from bytemq.runtime.logging import get_logger
+from bytemq.storage.tables.table_columns import ROOTS, Formats, Seen, TableColumns, columns_as_json
 
 log = get_logger("query")
 
@@ -43,6 +44,10 @@ class Topics(Protocol):
 
     async def open(self, names: Sequence[str]) -> None:
         """So that `cut` finds them open. Raises BytemqError."""
+
+    async def columns(self, name: str, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
+        """The typed columns of a topic's table, with those for what was seen, and what records are read as. Raises
+        BytemqError."""
 
     async def read(self, topic: str, partition: int, offset: int) -> tuple[Sequence[bytes | memoryview], int]:
         """Committed batches from `offset` on and the offset after them; none where it is out of range. Raises
@@ -150,7 +155,7 @@ class Queries:
                 return message
             try:
                 answer = await self._answer(message.content)
-            except (BytemqError, KeyError, TypeError, ValueError) as error:
+            except (BytemqError, AttributeError, KeyError, TypeError, ValueError) as error:
                 answer = Message({"failed": str(error)})
             await process.send(answer)
 
@@ -160,6 +165,10 @@ class Queries:
             await self._topics.open(names)
             cuts = self._topics.cut(names)
             return Message({"cuts": {name: [cut.as_json() for cut in found] for name, found in cuts.items()}})
+        if question["ask"] == "columns":
+            seen = {root: Seen.from_json(question["seen"][root]) for root in ROOTS if root in question["seen"]}
+            columns, formats = await self._topics.columns(str(question["topic"]), seen)
+            return Message({"columns": columns_as_json(columns), "formats": formats._asdict()})
         buffers, next_offset = await self._topics.read(
             str(question["topic"]), int(question["partition"]), int(question["offset"])
         )

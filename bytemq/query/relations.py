@@ -7,7 +7,7 @@ does).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -19,13 +19,17 @@ import pyarrow.parquet as pq
 from bytemq.protocol.records.batch import RecordBatch, split_batches
 from bytemq.protocol.records.columns import RecordColumns
 from bytemq.query.cuts import PartitionCut
-from bytemq.query.sandbox import literal, quoted
-from bytemq.storage.parquet.record_schema import SCHEMA, record_table
+from bytemq.query.sandbox import Refused, literal, quoted
+from bytemq.storage.parquet.record_schema import SCHEMA, record_table, table_schema
 from bytemq.storage.parquet.sources import AbortedRanges
+from bytemq.storage.parquet.typed_columns import TypedReader
+from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns
 
 CHUNK_BYTES = 16 * 1024 * 1024
 """Of records decoded at once."""
 IN_MEMORY_BYTES = 64 * 1024 * 1024
+MAX_GROWTHS = 20
+"""One is enough, nearly always: two, where numbers turn out not to be exact as doubles."""
 
 
 class LogPart(NamedTuple):
@@ -38,6 +42,9 @@ class Source(Protocol):
         """Where a Parquet file can be read."""
 
     def read(self, topic: str, partition: int, offset: int, end_offset: int) -> LogPart: ...
+
+    def columns(self, topic: str, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
+        """The typed columns of the topic's table, with those for what was seen."""
 
 
 class TopicRelation(NamedTuple):
@@ -65,13 +72,22 @@ class Relations:
         self, connection: duckdb.DuckDBPyConnection, topic: str, cuts: Sequence[PartitionCut]
     ) -> tuple[TopicRelation, Callable[[], None]]:
         """Reads what is not in files. The second of the two makes the view, in the locked sandbox."""
-        collector = _Collector(self._scratch, f"{self._spilled}")
+        columns, formats = self._source.columns(topic, {})
+        collector = _Collector(self._scratch, f"{self._spilled}", TypedReader(columns, formats))
         self._spilled += 1
         for cut in cuts:
             aborted = AbortedRanges(cut.aborted)
             for first, end in cut.ranges:
                 self._read_range(collector, topic, cut.partition, first, end, aborted)
         collector.finish()
+        for _ in range(MAX_GROWTHS):
+            if not collector.reader.has_grown:
+                break
+            # Columns are the topic's before anybody is shown one: so what is shown stays.
+            columns, formats = self._source.columns(topic, collector.reader.seen)
+            collector.read_again(TypedReader(columns, formats))
+        else:
+            raise Refused(f"the columns of {topic} change all the time; try again")
         files = [self._source.path(file.name) for cut in cuts for file in cut.files]
         relation = TopicRelation(
             topic,
@@ -117,7 +133,8 @@ class Relations:
 
 
 class _Collector:
-    def __init__(self, scratch: Path, name: str) -> None:
+    def __init__(self, scratch: Path, name: str, reader: TypedReader) -> None:
+        self.reader = reader
         self._scratch = scratch
         self._name = name
         self._columns = RecordColumns()
@@ -144,6 +161,7 @@ class _Collector:
         if offset[0].as_py() < first or offset[-1].as_py() >= end:
             table = table.filter(pc.and_(pc.greater_equal(offset, first), pc.less(offset, end)))
         self.records += len(table)
+        table = self._with_typed(table)
         self._tables.append(table)
         self._tables_bytes += table.nbytes
         if self._tables_bytes > IN_MEMORY_BYTES:
@@ -153,12 +171,40 @@ class _Collector:
         if self.files and self._tables:
             self._spill()
 
+    def read_again(self, reader: TypedReader) -> None:
+        """The same records, with more columns."""
+        self.reader = reader
+        self._tables = [self._with_typed(table) for table in self._tables]
+        for path in self.files:
+            whole, schema = path.with_suffix(".whole"), self._schema
+            with pq.ParquetFile(path) as file, pq.ParquetWriter(whole, schema, compression="lz4") as writer:
+                for number in range(file.num_row_groups):
+                    table = self._with_typed(file.read_row_group(number))
+                    if not self.reader.has_grown:
+                        writer.write_table(table, row_group_size=len(table))
+            if not self.reader.has_grown:
+                whole.rename(path)
+
     def in_memory(self) -> pa.Table:
-        return pa.concat_tables(self._tables) if self._tables else SCHEMA.empty_table()
+        if self.reader.has_grown:  # some have columns by now that others do not have
+            return pa.concat_tables([table.select(SCHEMA.names) for table in self._tables])
+        return pa.concat_tables(self._tables) if self._tables else self._schema.empty_table()
+
+    @property
+    def _schema(self) -> pa.Schema:
+        return table_schema(self.reader.columns)
+
+    def _with_typed(self, table: pa.Table) -> pa.Table:
+        """As far as the columns suffice; else without, to be read again."""
+        fixed = table.select(SCHEMA.names)
+        typed = self.reader.read(fixed)
+        if self.reader.has_grown:
+            return fixed
+        return pa.Table.from_arrays([*fixed.columns, *typed.columns], schema=self._schema)
 
     def _spill(self) -> None:
         path = self._scratch / f"tail-{self._name}-{len(self.files)}.parquet"
-        pq.write_table(pa.concat_tables(self._tables), path, compression="lz4", row_group_size=1 << 20)
+        pq.write_table(self.in_memory(), path, compression="lz4", row_group_size=1 << 20)
         self.files.append(path)
         self._tables, self._tables_bytes = [], 0
 

@@ -50,6 +50,7 @@ from bytemq.storage.objects.shared_garbage import SharedGarbage
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.tables.published_columns import ColumnChange
 from bytemq.storage.tables.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.wal.staging import OnDurable
 from bytemq.types import PartitionId
@@ -182,9 +183,15 @@ class ClusterStorage:
         """See `logs`."""
         self._wal.append(files, batches, on_durable)
 
-    async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
+    async def replace_files(
+        self,
+        files: LogFiles,
+        before: Sequence[SegmentInfo],
+        after: Sequence[SegmentInfo],
+        columns: ColumnChange | None = None,
+    ) -> None:
         """See `logs`."""
-        await self._publisher.replace_files(files, before, after)
+        await self._publisher.replace_files(files, before, after, columns)
 
     async def seal(self, files: LogFiles) -> None:
         """See `logs`."""

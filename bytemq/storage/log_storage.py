@@ -37,6 +37,7 @@ from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.segments.write_behind import WriteBehind
 from bytemq.storage.settings import Durability, StorageConfig
 from bytemq.storage.stores.interface import AppendFile, Store
+from bytemq.storage.tables.published_columns import ColumnChange
 from bytemq.storage.tables.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.wal.bulk import BulkFiles
 from bytemq.storage.wal.format import Share
@@ -176,9 +177,15 @@ class LogStorage:
         """See `logs`."""
         self._wal.append(files, batches, on_durable)
 
-    async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
+    async def replace_files(
+        self,
+        files: LogFiles,
+        before: Sequence[SegmentInfo],
+        after: Sequence[SegmentInfo],
+        columns: ColumnChange | None = None,
+    ) -> None:
         """See `logs`."""
-        await self._publisher.replace_files(files, before, after)
+        await self._publisher.replace_files(files, before, after, columns)
 
     async def seal(self, files: LogFiles) -> None:
         """See `logs`."""

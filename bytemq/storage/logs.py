@@ -13,6 +13,7 @@ from bytemq.protocol.records.batch import RecordBatch
 from bytemq.storage.following.followed_logs import FollowedLogs
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import SegmentInfo
+from bytemq.storage.tables.published_columns import ColumnChange
 from bytemq.storage.wal.staging import OnDurable
 from bytemq.types import PartitionId
 
@@ -35,13 +36,21 @@ class Logs(Protocol):
         Raises Invalid for batches that are not at the next offset.
         """
 
-    async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
-        """Sealed files of the log are replaced by others that answer for the same offsets, in one step, durably.
+    async def replace_files(
+        self,
+        files: LogFiles,
+        before: Sequence[SegmentInfo],
+        after: Sequence[SegmentInfo],
+        columns: ColumnChange | None = None,
+    ) -> None:
+        """Sealed files of the log are replaced by others that answer for the same offsets, in one step, durably, and
+        the columns of their table become what they need.
 
         The files of `before` go when nobody reads them any more, which is the case when this returns; of `after`, those
         that are not needed after all.
-        Raises Unavailable when the log's files are not those of `before`, NotFound after deletion: the files of `after`
-        go then. Fenced, and Unavailable when it may have been published: what is left is garbage that is found later.
+        Raises Unavailable when the log's files are not those of `before`, ColumnsChanged, NotFound after deletion: the
+        files of `after` go then. Fenced, and Unavailable when it may have been published: what is left is garbage that
+        is found later.
         """
 
     async def seal(self, files: LogFiles) -> None:

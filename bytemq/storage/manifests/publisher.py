@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from bytemq.errors import BytemqError, Fenced, Invalid, NotFound, Unavailable
 from bytemq.metadata import keys
-from bytemq.metadata.store import MAX_VALUE_BYTES, Compare, MetadataStore, Put
+from bytemq.metadata.store import MAX_TXN_OPERATIONS, MAX_VALUE_BYTES, Compare, MetadataStore, Put
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
@@ -39,6 +39,7 @@ from bytemq.storage.manifests.manifest_codec import (
 )
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.tables.published_columns import ColumnChange, ColumnsChanged
 from bytemq.storage.tables.table_file import objects_of
 
 log = get_logger("storage.manifests")
@@ -52,6 +53,7 @@ class _Request(NamedTuple):
     change: Change | None
     """None: delete the manifest."""
     applied: Callable[[], None] | None
+    columns: ColumnChange | None
     done: asyncio.Future[None]
 
 
@@ -60,6 +62,11 @@ class _Prepared(NamedTuple):
     requests: Sequence[_Request]
     stored: StoredManifest | None
     value: bytes
+
+    @property
+    def columns(self) -> ColumnChange | None:
+        """A request with such a change is alone."""
+        return self.requests[0].columns
 
 
 async def _always() -> bool:
@@ -95,12 +102,19 @@ class Publisher:
         self._requests: list[_Request] = []
         self._worker: asyncio.Task[object] | None = None
 
-    async def publish(self, files: LogFiles, change: Change | None, applied: Callable[[], None] | None = None) -> None:
-        """Durable when it returns. `applied` is called in one step with the change of `files.manifest`.
+    async def publish(
+        self,
+        files: LogFiles,
+        change: Change | None,
+        applied: Callable[[], None] | None = None,
+        columns: ColumnChange | None = None,
+    ) -> None:
+        """Durable when it returns. `applied` is called in one step with the change of `files.manifest`; `columns`
+        change in the same transaction, or neither does.
 
         Raises Fenced, Unavailable, NotFound after deletion."""
         done = asyncio.get_running_loop().create_future()
-        self._requests.append(_Request(files, change, applied, done))
+        self._requests.append(_Request(files, change, applied, columns, done))
         if self._worker is None:
             self._worker = self._supervisor.start("manifest-publisher", self._work())
         await done
@@ -120,7 +134,13 @@ class Publisher:
 
         await self.publish(files, change, lambda: files.drop_wal_below(offset))
 
-    async def replace_files(self, files: LogFiles, before: Sequence[SegmentInfo], after: Sequence[SegmentInfo]) -> None:
+    async def replace_files(
+        self,
+        files: LogFiles,
+        before: Sequence[SegmentInfo],
+        after: Sequence[SegmentInfo],
+        columns: ColumnChange | None = None,
+    ) -> None:
         """See `logs`."""
         names = [name for segment in after for name in objects_of(segment)]
         read = files.opened(before)
@@ -133,9 +153,9 @@ class Publisher:
             return changed
 
         try:
-            await self.publish(files, change)
-        except BytemqError:
-            if is_known_to_fail:
+            await self.publish(files, change, columns=columns)
+        except BytemqError as error:
+            if is_known_to_fail or isinstance(error, ColumnsChanged):
                 self._discard(names)
             raise
         live = set(names_of(files.stored))
@@ -159,7 +179,9 @@ class Publisher:
             while self._requests:
                 by_log: dict[LogFiles, list[_Request]] = {}
                 for request in self._requests:
-                    if request.files in by_log or len(by_log) < self._config.manifests_per_transaction:
+                    if _goes_along(request, by_log.get(request.files, ())) and (
+                        request.files in by_log or len(by_log) < self._config.manifests_per_transaction
+                    ):
                         by_log.setdefault(request.files, []).append(request)
                 taken = {id(request) for requests in by_log.values() for request in requests}
                 self._requests = [request for request in self._requests if id(request) not in taken]
@@ -169,16 +191,22 @@ class Publisher:
 
     async def _publish(self, by_log: dict[LogFiles, list[_Request]]) -> None:
         prepared: list[_Prepared] = []
-        size_bytes = 0
+        size_bytes = operations = 0
         for files, requests in by_log.items():
             one = await self._prepared_or_failed(files, requests)
             if one is None:
                 continue
-            if prepared and size_bytes + len(one.value) > _MAX_BYTES:
-                await self._transact(prepared)
-                prepared, size_bytes = [], 0
+            if one.columns is not None:  # it fails by itself, if it does
+                await self._transact([one])
+                continue
+            needed = 1 if one.stored is not None else 2
+            if size_bytes + len(one.value) > _MAX_BYTES or operations + needed > MAX_TXN_OPERATIONS:
+                if prepared:
+                    await self._transact(prepared)
+                prepared, size_bytes, operations = [], 0, 0
             prepared.append(one)
             size_bytes += len(one.value)
+            operations += needed
         if prepared:
             await self._transact(prepared)
 
@@ -230,6 +258,11 @@ class Publisher:
         compares.extend(self._fence)
         puts = [Put(keys.manifest(one.files.partition), one.value) for one in prepared if one.stored is not None]
         deletes = [keys.manifest(one.files.partition) for one in prepared if one.stored is None]
+        # With the first log of a topic that goes, and again with each: a file may have been published in between.
+        deletes.extend({keys.table_columns(one.files.partition.topic_id) for one in prepared if one.stored is None})
+        for change in (one.columns for one in prepared if one.columns is not None):
+            compares.append(change.compare)
+            puts.append(change.put)
         try:
             outcome = await self._metadata.txn(compares, puts, deletes)
         except BytemqError as error:
@@ -250,6 +283,9 @@ class Publisher:
     async def _changed_elsewhere(self, one: _Prepared) -> None:
         """By whom? An earlier transaction of ours, whose outcome was unknown, may have been applied late."""
         files, known = one.files, one.files.stored
+        if one.columns is not None and await self._has_moved_on(one.columns):
+            _fail(one.requests, ColumnsChanged("the columns of the table changed while a file was made"))
+            return
         error: BytemqError = Fenced(f"the manifest of {files.partition} was changed by somebody else")
         if self._fence:
             files.revision = -1
@@ -260,6 +296,13 @@ class Publisher:
             except BytemqError as failure:
                 error = failure
         _fail(one.requests, error)
+
+    async def _has_moved_on(self, columns: ColumnChange) -> bool:
+        try:
+            entry = await self._metadata.get(columns.compare.key)
+        except BytemqError:
+            return False
+        return (0 if entry is None else entry.revision) != columns.compare.revision
 
     def _applied(self, one: _Prepared, revision: int) -> None:
         before, files = one.files.stored, one.files
@@ -287,6 +330,11 @@ class Publisher:
         files.stored = decode_manifest(entry.value, directory_of(files.partition))
         files.manifest, files.revision = files.stored.manifest, entry.revision
         files.drop_wal_below(files.manifest.end_offset)
+
+
+def _goes_along(request: _Request, others: Sequence[_Request]) -> bool:
+    """Into one transaction with others of its log: columns that changed meanwhile must not fail anything else."""
+    return not others or (request.columns is None and others[0].columns is None)
 
 
 def _fail(requests: Sequence[_Request], error: BytemqError) -> None:

@@ -1,6 +1,7 @@
 """The columns of every table, and the way from a record's columns to Arrow and back without copying what is large.
 
-Owns: names, types and Iceberg field ids of the fixed columns. They are for ever: files that exist have them.
+Owns: names, types and Iceberg field ids of the fixed columns, which are for ever: files that exist have them; and what
+the typed columns of a topic are in Arrow.
 
 `timestamp` is for people and engines (UTC microseconds, null for "no timestamp" and where years would not be within 1
 to 9999); `timestamp_ms` is what Kafka gives back. Numbers that are small stay 32-bit integers: Iceberg has nothing
@@ -9,6 +10,7 @@ narrower.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pyarrow.compute as pc
 
 from bytemq.protocol.records.batch import NO_TIMESTAMP
 from bytemq.protocol.records.columns import Columns
+from bytemq.storage.tables.table_columns import OUTCOMES, ROOTS, Column, Kind, TableColumns
 
 _LEAST_MS, _GREATEST_MS = -62_135_596_800_000, 253_402_300_799_999
 
@@ -44,6 +47,78 @@ SCHEMA = pa.schema(
         _field("delete_horizon_ms", pa.int64(), 17, nullable=True),
     ]
 )
+
+_OUTCOMES = {
+    root: (
+        _field(error, pa.string(), first_id, nullable=True),
+        _field(left_out, pa.int32(), first_id + 1, nullable=True),
+    )
+    for root, error, left_out, first_id in zip(ROOTS, OUTCOMES[::2], OUTCOMES[1::2], (18, 20), strict=True)
+}
+_TYPES = {
+    Kind.BOOLEAN: pa.bool_(),
+    Kind.LONG: pa.int64(),
+    Kind.DOUBLE: pa.float64(),
+    Kind.STRING: pa.string(),
+    Kind.JSON: pa.string(),
+}
+
+
+def table_schema(columns: TableColumns) -> pa.Schema:
+    """All columns of a table, in their order."""
+    return pa.schema([*SCHEMA, *typed_fields(columns)])
+
+
+def typed_fields(columns: TableColumns) -> list[pa.Field]:
+    """Those that are not fixed."""
+    outcomes = [field for root in ROOTS if root in columns.declared for field in _OUTCOMES[root]]
+    return [*outcomes, *map(column_field, columns.of_table())]
+
+
+def column_field(column: Column) -> pa.Field:
+    return _field(column.name, column_type(column), column.field_id, nullable=True)
+
+
+def column_type(column: Column) -> pa.DataType:
+    if column.kind is Kind.STRUCT:
+        return pa.struct(list(map(column_field, chain.from_iterable(column.fields.values()))))
+    if column.kind is Kind.LIST:
+        assert column.element is not None
+        return pa.list_(column_field(column.element))
+    return _TYPES[column.kind]
+
+
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table that was written when there were fewer columns, with those of now: null, within objects, too."""
+    if table.schema == schema:
+        return table
+    arrays = []
+    for field in schema:
+        if field.name in table.schema.names:
+            chunks = [_conformed(chunk, field.type) for chunk in table.column(field.name).chunks]
+            arrays.append(pa.chunked_array(chunks, field.type))
+        else:
+            arrays.append(pa.chunked_array([pa.nulls(len(table), field.type)]))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _conformed(array: pa.Array, type_: pa.DataType) -> pa.Array:
+    if array.type == type_:
+        return array
+    if pa.types.is_struct(type_):
+        known = {field.name: number for number, field in enumerate(array.type)}
+        children = [
+            _conformed(array.field(known[field.name]), field.type)
+            if field.name in known
+            else pa.nulls(len(array), field.type)
+            for field in type_
+        ]
+        return pa.StructArray.from_arrays(children, fields=list(type_), mask=array.is_null())
+    if pa.types.is_list(type_):
+        array = _from_start(array)
+        values = _conformed(array.values, type_.value_type)
+        return pa.ListArray.from_arrays(array.offsets, values, type=type_, mask=array.is_null())
+    return array.cast(type_)
 
 
 def record_table(columns: Columns, records: int, headers: int, partition: int) -> pa.Table:
@@ -140,7 +215,11 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     combined = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if isinstance(combined, pa.ChunkedArray):
         combined = combined.chunk(0) if combined.num_chunks else pa.array([], column.type)
-    return combined if not combined.offset else pa.concat_arrays([combined, pa.array([], column.type)])
+    return _from_start(combined)
+
+
+def _from_start(array: pa.Array) -> pa.Array:
+    return array if not array.offset else pa.concat_arrays([array, pa.array([], array.type)])
 
 
 def _values(array: pa.Array) -> Any:

@@ -3,12 +3,16 @@
 Owns: what goes into which of the two, row groups, encodings. Must not: decide which files, or publish.
 
 Memory is bounded by the size of a row group, however large the inputs are.
+
+A file has one schema, and its last record may have a field that nothing before it had. Where that happens, the columns
+grow by all that the inputs have, and the file is written anew: at most once for each field that a topic ever has, and
+for most topics once in their life.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +22,7 @@ import pyarrow.parquet as pq
 
 from bytemq.protocol.records.batch import NO_TIMESTAMP, RecordBatch
 from bytemq.protocol.records.columns import RecordColumns
-from bytemq.storage.parquet.record_schema import SCHEMA, record_table
+from bytemq.storage.parquet.record_schema import conformed, record_table, table_schema
 from bytemq.storage.parquet.settings import ParquetSettings
 from bytemq.storage.parquet.sources import (
     AbortedRanges,
@@ -30,7 +34,9 @@ from bytemq.storage.parquet.sources import (
     row_groups,
     segment_batches,
 )
+from bytemq.storage.parquet.typed_columns import TypedReader
 from bytemq.storage.tables.companion import NO_ROW_GROUP, Unit, encode_companion
+from bytemq.storage.tables.table_columns import Column, Formats, TableColumns
 
 _DICTIONARY = ["partition", "timestamp_type", "key", "headers.list.element.key", "producer_id", "producer_epoch"]
 _ENCODINGS = dict.fromkeys(("offset", "timestamp", "timestamp_ms", "sequence"), "DELTA_BINARY_PACKED")
@@ -45,6 +51,12 @@ class WrittenTable(NamedTuple):
     max_timestamp: int
     kept_raw: int
     """Batches whose records could not be columns; they are in the companion."""
+    columns: TableColumns
+    """Of the file: those that were given, and what its records needed beyond."""
+    invalid: int
+    left_out: int
+    retyped: int
+    """See `TypedReader`."""
 
 
 def write_table(
@@ -55,26 +67,19 @@ def write_table(
     partition: int,
     aborted: Sequence[tuple[int, int, int]],
     settings: ParquetSettings,
+    columns: TableColumns = TableColumns(),  # noqa: B008
+    formats: Formats = Formats(),  # noqa: B008
 ) -> WrittenTable:
     """Writes both files, durably, over what a crash may have left under these names.
 
     The inputs follow each other without a gap. `aborted` are (producer id, first offset, offset of the marker).
     Raises Corrupt for an input that is damaged, OSError.
     """
-    next_offset = inputs[-1].next_offset
-    aborted_ranges = AbortedRanges(aborted)
-    with target.open("wb") as sink:
-        writer = _Writer(sink, inputs[0].base_offset, partition, settings)
-        try:
-            for source in inputs:
-                if isinstance(source, SegmentInput):
-                    writer.add_segment(source, aborted_ranges)
-                else:
-                    writer.add_parquet(source)
-            writer.end_unit(next_offset)
-        finally:
-            writer.close()
-        _sync(sink)
+    while True:
+        writer = _write(inputs, target, partition, AbortedRanges(aborted), settings, columns, formats)
+        if not writer.reader.has_grown:
+            break
+        columns = writer.reader.columns
     with companion.open("wb") as output:
         for piece in encode_companion(writer.units, writer.raw):
             output.write(piece)
@@ -85,11 +90,47 @@ def write_table(
         companion.stat().st_size,
         max(unit.max_timestamp for unit in writer.units),
         writer.kept_raw,
+        columns,
+        writer.reader.invalid,
+        writer.reader.left_out,
+        writer.reader.retyped,
     )
 
 
+def _write(
+    inputs: Sequence[Input],
+    target: Path,
+    partition: int,
+    aborted: AbortedRanges,
+    settings: ParquetSettings,
+    columns: TableColumns,
+    formats: Formats,
+) -> _Writer:
+    with target.open("wb") as sink:
+        writer = _Writer(sink, inputs[0].base_offset, partition, settings, columns, formats)
+        try:
+            for source in inputs:
+                if isinstance(source, SegmentInput):
+                    writer.add_segment(source, aborted)
+                else:
+                    writer.add_parquet(source)
+            writer.end_unit(inputs[-1].next_offset)
+        finally:
+            writer.close()
+        _sync(sink)
+    return writer
+
+
 class _Writer:
-    def __init__(self, sink: object, base_offset: int, partition: int, settings: ParquetSettings) -> None:
+    def __init__(
+        self,
+        sink: object,
+        base_offset: int,
+        partition: int,
+        settings: ParquetSettings,
+        columns: TableColumns,
+        formats: Formats,
+    ) -> None:
         self.units: list[Unit] = []
         self.raw: list[bytes] = []
         """Batches for the companion."""
@@ -103,14 +144,18 @@ class _Writer:
         """Of row groups that were taken over from a smaller file and await company."""
         self._base_offset = base_offset
         self._max_timestamp = NO_TIMESTAMP
+        self.reader = TypedReader(columns, formats)
+        """Once it has grown nothing is written: all begins anew."""
+        self._schema = table_schema(columns)
+        typed = list(_leaves(columns))
         self._file = pq.ParquetWriter(
             sink,
-            SCHEMA,
+            self._schema,
             compression=settings.codec,
             compression_level=settings.codec_level if settings.codec == "zstd" else None,
-            use_dictionary=_DICTIONARY,
+            use_dictionary=[*_DICTIONARY, *typed],
             column_encoding=_ENCODINGS,
-            write_statistics=_STATISTICS,
+            write_statistics=[*_STATISTICS, *typed],
             data_page_size=settings.page_bytes,
             write_page_index=True,
             write_page_checksum=True,
@@ -139,7 +184,7 @@ class _Writer:
             if self._pending_bytes + table.nbytes > self._limit_bytes and self._pending_bytes:
                 self.end_unit(unit.base_offset)
             self._take_columns()
-            self._tables.append(table.cast(SCHEMA))
+            self._tables.append(conformed(table, self._schema))
             self._tables_bytes += table.nbytes
 
     def close(self) -> None:
@@ -157,22 +202,44 @@ class _Writer:
         records, headers = self._columns.records, self._columns.headers
         if records:
             self._tables_bytes += self._columns.size_bytes
-            self._tables.append(record_table(self._columns.take(), records, headers, self._partition))
+            table = record_table(self._columns.take(), records, headers, self._partition)
+            typed = self.reader.read(table)
+            if not self.reader.has_grown:
+                table = pa.Table.from_arrays([*table.columns, *typed.columns], schema=self._schema)
+            self._tables.append(table)
 
     def end_unit(self, next_offset: int) -> None:
         """What is pending becomes a row group; the next unit begins at `next_offset`."""
         self._take_columns()
         row_group = NO_ROW_GROUP
         if self._tables:
-            table = pa.concat_tables(self._tables)
             row_group = sum(unit.row_group != NO_ROW_GROUP for unit in self.units)
-            self._file.write_table(table, row_group_size=len(table))
-            self.records += len(table)
-            self._max_timestamp = max(self._max_timestamp, pc.max(table.column("timestamp_ms")).as_py())
+            if not self.reader.has_grown:
+                table = pa.concat_tables(self._tables)
+                self._file.write_table(table, row_group_size=len(table))
+                self.records += len(table)
+                self._max_timestamp = max(self._max_timestamp, pc.max(table.column("timestamp_ms")).as_py())
             self._tables, self._tables_bytes = [], 0
         if next_offset > self._base_offset:
             self.units.append(Unit(self._base_offset, next_offset, self._max_timestamp, row_group))
         self._base_offset, self._max_timestamp = next_offset, NO_TIMESTAMP
+
+
+def _leaves(columns: TableColumns) -> Iterator[str]:
+    """What Parquet calls the columns of which it has pages and statistics."""
+    for column in columns.of_table():
+        yield from _leaves_of(column, column.name)
+
+
+def _leaves_of(column: Column, path: str) -> Iterator[str]:
+    if column.element is not None:
+        yield from _leaves_of(column.element, f"{path}.list.element")
+    elif column.fields:
+        for place in column.fields.values():
+            for one in place:
+                yield from _leaves_of(one, f"{path}.{one.name}")
+    else:
+        yield path
 
 
 def _sync(file: object) -> None:

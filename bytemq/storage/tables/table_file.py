@@ -24,8 +24,10 @@ TABLES = "tables/"
 SUFFIX = ".parquet"
 
 Codec = Literal["zstd", "snappy", "lz4", "none"]
-_DETAILS = struct.Struct("<BQQI")
-_VERSION = 1
+_DETAILS_V1 = struct.Struct("<BQQI")
+_DETAILS = struct.Struct("<BQQIQQQ")
+_VERSION = 2
+"""Version 1 knew no typed columns; it is still read."""
 
 
 class TableFile(NamedTuple):
@@ -37,6 +39,12 @@ class TableFile(NamedTuple):
     parquet_bytes: int
     kept_raw: int
     """Batches that are in the companion because their records cannot be columns."""
+    invalid: int = 0
+    """Keys and values that are not of the declared format."""
+    left_out: int = 0
+    """Values within them that have no column."""
+    retyped: int = 0
+    """Values that are in a column of their own, because their field had another type before."""
 
 
 class NewNames(NamedTuple):
@@ -68,19 +76,20 @@ def partition_folder_of(name: str) -> str:
 
 
 def encode_details(table: TableFile) -> bytes:
-    return _DETAILS.pack(_VERSION, table.records, table.parquet_bytes, table.kept_raw) + table.companion.encode()
+    return _DETAILS.pack(_VERSION, *table[1:]) + table.companion.encode()
 
 
 def table_file(info: SegmentInfo) -> TableFile:
     """Raises Corrupt."""
+    form = _DETAILS_V1 if info.details[:1] == b"\x01" else _DETAILS
     try:
-        version, records, parquet_bytes, kept_raw = _DETAILS.unpack_from(info.details)
-        companion = info.details[_DETAILS.size :].decode()
+        version, *numbers = form.unpack_from(info.details)
+        companion = info.details[form.size :].decode()
     except (struct.error, UnicodeDecodeError) as error:
         raise Corrupt(f"what the manifest says of {info.name} makes no sense: {error}") from error
-    if version != _VERSION:
-        raise Corrupt(f"{info.name} is described in version {version}; this program reads version {_VERSION}")
-    return TableFile(companion, records, parquet_bytes, kept_raw)
+    if not 1 <= version <= _VERSION:
+        raise Corrupt(f"{info.name} is described in version {version}; this program reads versions 1 to {_VERSION}")
+    return TableFile(companion, *numbers)
 
 
 def objects_of(info: SegmentInfo) -> list[str]:

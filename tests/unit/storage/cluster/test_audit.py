@@ -37,8 +37,8 @@ async def with_table(cluster: Cluster, broker: Broker) -> None:
     before = tuple(log.manifest.segments)
     names = new_names("events", pid(3), 0, broker.session.session_id, 1)
     job = Convert(before, 0, names, (), row_group_bytes=1000, codec="zstd")
-    table = await convert(job, Workspace(broker.store, 1 << 30, lambda name: None))
-    await broker.storage.replace_files(log, before, [table])
+    converted = await convert(job, Workspace(broker.store, 1 << 30, lambda name: None))
+    await broker.storage.replace_files(log, before, [converted.file])
 
 
 async def with_everything(cluster: Cluster) -> Broker:
