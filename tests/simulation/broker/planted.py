@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from copy import copy
 from typing import Any
 from unittest.mock import patch
 
@@ -190,9 +191,18 @@ def zombie_may_end_the_transaction() -> AbstractContextManager[Any]:
         _, known = self._environment.known(writer.transactional_id)
         return current(self, writer._replace(producer_epoch=known.producer_epoch))
 
+    end = Ending.end
+
+    def end_broken(self: Ending, request: Any, client_version: int, new_producer_id: int | None) -> Any:
+        _, known = self._environment.known(request.transactional_id)
+        if not ending._is_repeated(known, request):
+            request = copy(request)
+            request.producer_epoch = known.producer_epoch
+        return end(self, request, client_version, new_producer_id)
+
     stack = ExitStack()
     stack.enter_context(patch.object(Adding, "_current", broken))
-    stack.enter_context(patch.object(ending, "_may_end_now", lambda current, request, bumps: True))
+    stack.enter_context(patch.object(Ending, "end", end_broken))
     return stack
 
 
