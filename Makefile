@@ -14,13 +14,14 @@ QUICK ?=
 ONLY ?=
 SOURCES ?= .suites
 
-.PHONY: setup run cluster test interop suites ecosystem simulate demo bench bench-kafka bench-table profile fuzz lint format types check lock clean help
+.PHONY: setup run cluster test interop compose suites ecosystem simulate demo bench bench-kafka bench-table profile fuzz lint format types check lock clean help
 
 help:
 	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
 	@echo "make cluster  etcd, an S3 server and three brokers in three zones, their files in ./dev-cluster"
 	@echo "make test     every test that needs Python only"
 	@echo "make interop  the tests that need Java, Maven, Go, Node.js and kcat as well"
+	@echo "make compose  deploy/compose.yaml with its containers killed; needs a Docker engine"
 	@echo "make suites   the test suites of four public clients, checked out in SOURCES=$(SOURCES); see docs/compatibility.md"
 	@echo "make ecosystem  Kafka Streams, Connect, MirrorMaker 2, Flink and Spark at length"
 	@echo "make simulate  SEEDS=$(SEEDS) of each simulated world, by JOBS=$(JOBS) processes"
@@ -49,7 +50,7 @@ cluster: setup
 	$(BIN)/bytemq dev cluster $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -m "not interop and not ecosystem" $(ARGS)
+	$(BIN)/python -m pytest -m "not interop and not ecosystem and not compose" $(ARGS)
 
 # First the reference itself (are the recorded answers still what Apache Kafka says?), then our server.
 interop: setup
@@ -63,6 +64,10 @@ ifeq ($(SERVER),bytemq)
 	MINIO=$(CURDIR)/.interop/bin/minio $(BIN)/python -m pytest -k minio $(ARGS) \
 	  tests/conformance/test_store.py tests/scenarios/cluster/test_cluster_on_s3.py
 endif
+
+# deploy/compose.yaml for real; skipped, with a word, where no Docker engine answers.
+compose: setup
+	$(BIN)/python -m pytest tests/compose -rs $(ARGS)
 
 # Programs of the Java and big-data world as wholes, killed and resumed; what is too long for `make interop` as well.
 suites: setup

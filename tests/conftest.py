@@ -9,6 +9,7 @@ import pytest
 MORE_THAN_PYTHON = {
     "interop": "needs programs beyond Python (Java, Go, Node, kcat)",
     "ecosystem": "takes minutes or large downloads (Java, Maven)",
+    "compose": "needs a Docker engine",
 }
 
 
@@ -44,5 +45,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     missing = config.stash[left_out]
     if missing:
         files = ", ".join(f"{name} ({count})" for name, count in sorted(missing.items()))
-        why = "left out, because they need more than Python (`make interop`, `make ecosystem`)"
+        why = "left out, because they need more than Python (`make interop`, `make ecosystem`, `make compose`)"
         terminalreporter.write_line(f"{why}: {files}")

@@ -31,7 +31,40 @@ def until(seen: Callable[[], Any], what: str = "", patience_s: float = PATIENCE_
     return found
 
 
-class Cluster:
+class Reachable:
+    """Brokers that clients reach, however they run."""
+
+    @property
+    def bootstrap(self) -> str:
+        raise NotImplementedError
+
+    def admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+
+    def create_topic(self, name: str, partitions: int, **config: str) -> None:
+        configs = {key.replace("_", "."): value for key, value in config.items()}
+        topic = NewTopic(name, partitions, 3, config=configs)
+
+        def exists() -> bool:
+            admin = self.admin()  # it must live until it has answered
+            try:
+                admin.create_topics([topic], operation_timeout=60)[name].result(60)
+            except KafkaException as error:  # on a busy machine the broker that was asked may have lost its session
+                return bool(error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS)
+            return True
+
+        until(exists, f"{name} is created")
+
+    def leaders(self, topic: str) -> list[int]:
+        """Owner of each partition; -1: none just now."""
+        try:
+            partitions = self.admin().list_topics(topic, timeout=20).topics[topic].partitions
+        except KafkaException:
+            return [-1]
+        return [partitions[index].leader for index in sorted(partitions)]
+
+
+class Cluster(Reachable):
     def __init__(
         self,
         folder: Path,
@@ -78,31 +111,6 @@ class Cluster:
     def bootstrap(self) -> str:
         return ",".join(node.bootstrap for node in self.nodes)
 
-    def admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-
-    def create_topic(self, name: str, partitions: int, **config: str) -> None:
-        configs = {key.replace("_", "."): value for key, value in config.items()}
-        topic = NewTopic(name, partitions, 3, config=configs)
-
-        def exists() -> bool:
-            admin = self.admin()  # it must live until it has answered
-            try:
-                admin.create_topics([topic], operation_timeout=60)[name].result(60)
-            except KafkaException as error:  # on a busy machine the broker that was asked may have lost its session
-                return bool(error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS)
-            return True
-
-        until(exists, f"{name} is created")
-
-    def leaders(self, topic: str) -> list[int]:
-        """Owner of each partition; -1: none just now."""
-        try:
-            partitions = self.admin().list_topics(topic, timeout=20).topics[topic].partitions
-        except KafkaException:
-            return [-1]
-        return [partitions[index].leader for index in sorted(partitions)]
-
     def logs(self) -> str:
         return "".join(node.log() for node in self.nodes)
 
@@ -110,7 +118,7 @@ class Cluster:
 class CountingProducer:
     """Produces unique values in a thread until `stop`; `acknowledged` holds where each came to be."""
 
-    def __init__(self, cluster: Cluster, topic: str, **config: Any) -> None:
+    def __init__(self, cluster: Reachable, topic: str, **config: Any) -> None:
         self._producer = Producer(
             {
                 "bootstrap.servers": cluster.bootstrap,
@@ -163,7 +171,7 @@ class CountingProducer:
         return max(later - earlier for times in self._times.values() for earlier, later in pairwise(times))
 
 
-def read_all(cluster: Cluster, topic: str, *, isolation: str = "read_uncommitted") -> list[tuple[str, int, int]]:
+def read_all(cluster: Reachable, topic: str, *, isolation: str = "read_uncommitted") -> list[tuple[str, int, int]]:
     """Value, partition and offset of everything in the topic, up to the end of each partition."""
     consumer = Consumer(
         {
