@@ -29,6 +29,8 @@ from bytemq.types import ZERO_TOPIC_ID, TopicId
 MAX_ATTEMPTS = 10
 """How often a change is built anew because another came first."""
 SETTLE_TIMEOUT_S = 5.0
+CREATED_AT_A_TIME = 50
+"""Of the topics of one request: they are checked in one turn of the event loop, and share commits."""
 
 ConfigChange = Callable[[Mapping[str, str]], Mapping[str, str]]
 """From the configs that are set to those that shall be; raises KafkaError to refuse. May be called several times."""
@@ -76,7 +78,11 @@ class TopicAdmin:
             return [TopicOutcome(error.code, error.message)] * len(specs)
         load = load_of_live_brokers(self._image)
         settled_by = asyncio.get_running_loop().time() + min(timeout_ms / 1000, SETTLE_TIMEOUT_S)
-        return await asyncio.gather(*(self._create(spec, load, validate_only, settled_by) for spec in specs))
+        outcomes: list[TopicOutcome] = []
+        for start in range(0, len(specs), CREATED_AT_A_TIME):
+            some = specs[start : start + CREATED_AT_A_TIME]
+            outcomes += await asyncio.gather(*(self._create(spec, load, validate_only, settled_by) for spec in some))
+        return outcomes
 
     async def auto_create(self, name: str) -> TopicImage:
         """The topic, created with the broker's defaults, or as Kafka has it for an internal topic.

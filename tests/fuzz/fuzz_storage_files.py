@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from bytemq.errors import Corrupt
@@ -24,7 +25,7 @@ from bytemq.storage.manifests.manifest_codec import (
 from bytemq.storage.segments.segment_files import load_index
 from bytemq.storage.segments.segment_format import encode_footer
 from bytemq.storage.wal.extents import Chunk, SparseIndex
-from bytemq.storage.wal.format import decode_shares, encode_head, shares_to_write
+from bytemq.storage.wal.format import Share, encode_head, shares_to_write
 from bytemq.storage.wal.recovery import BulkByName, SessionRecovery
 from bytemq.storage.wal.wal_files import WalFile
 from bytemq.storage.wal.wal_index import (
@@ -46,8 +47,8 @@ def _recover(data: bytes) -> None:
         store = PowerCutStore(Power(1))
         await store.create(file_name(1, 0), [data])
 
-        def apply(_: WalFile, flush: StoredFlush, bulk: BulkByName) -> None:
-            for share in decode_shares(flush.head, flush.header):
+        def apply(_: WalFile, __: StoredFlush, shares: Sequence[Share], bulk: BulkByName) -> None:
+            for share in shares:
                 if share.reference:
                     assert bulk[share.reference] is None, "there is no such file"
                 else:

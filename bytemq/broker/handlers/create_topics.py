@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.handlers.describe_configs import topic_entries
+from bytemq.broker.sliced_response import encode_in_turns
 from bytemq.broker.topic_admin import TopicOutcome
 from bytemq.metadata.topics import TopicSpec
 from bytemq.protocol.error_codes import ErrorCode
@@ -25,35 +27,33 @@ from bytemq.protocol.messages.create_topics import (
 from bytemq.types import ZERO_TOPIC_ID
 
 CONFIGS_SINCE_VERSION = 5
+SLICE_TOPICS = 50
+"""Told of at a time: each with some thirty configs."""
 
 
-async def handle(broker: Broker, context: RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse:
+async def handle(broker: Broker, context: RequestContext, request: CreateTopicsRequest) -> bytes:
+    """The encoded response."""
     named = Counter(topic.name for topic in request.topics)
-    results: list[CreatableTopicResult] = []
+    refused: list[CreatableTopicResult] = []
     specs: list[TopicSpec] = []
     for topic in {topic.name: topic for topic in request.topics}.values():
         nulls = [config.name for config in topic.configs if config.value is None]
         if named[topic.name] > 1:
-            results.append(_refused(topic.name, ErrorCode.INVALID_REQUEST, "Duplicate topic name."))
+            refused.append(_refused(topic.name, ErrorCode.INVALID_REQUEST, "Duplicate topic name."))
         elif request.timeout_ms <= 0:
-            results.append(_refused(topic.name, ErrorCode.REQUEST_TIMED_OUT, None))
+            refused.append(_refused(topic.name, ErrorCode.REQUEST_TIMED_OUT, None))
         elif nulls:
             why = f"Null value not supported for topic configs: {','.join(nulls)}"
-            results.append(_refused(topic.name, ErrorCode.INVALID_CONFIG, why))
+            refused.append(_refused(topic.name, ErrorCode.INVALID_CONFIG, why))
         else:
             specs.append(_spec(topic))
     outcomes = await broker.topics.create(specs, validate_only=request.validate_only, timeout_ms=request.timeout_ms)
-    described: dict[tuple[tuple[str, str], ...], list[CreatableTopicConfigs]] = {}
-    for spec, outcome in zip(specs, outcomes, strict=True):
-        told = outcome.topic is not None and context.api_version >= CONFIGS_SINCE_VERSION
-        configs: list[CreatableTopicConfigs] = []
-        if told:
-            overrides = tuple(sorted(spec.configs.items()))
-            if overrides not in described:  # thousands of topics mostly have the same
-                described[overrides] = _configs(broker, spec.configs)
-            configs = described[overrides]
-        results.append(_result(spec, outcome, request.validate_only, configs))
-    return CreateTopicsResponse(topics=results)
+    version = context.api_version
+    describe = _Configs(broker) if version >= CONFIGS_SINCE_VERSION else None
+    created = (
+        _result(spec, outcome, request.validate_only, describe) for spec, outcome in zip(specs, outcomes, strict=True)
+    )
+    return await encode_in_turns(broker.turns, CreateTopicsResponse, version, chain(refused, created), SLICE_TOPICS)
 
 
 def _spec(topic: CreatableTopic) -> TopicSpec:
@@ -66,22 +66,33 @@ def _spec(topic: CreatableTopic) -> TopicSpec:
     )
 
 
-def _configs(broker: Broker, overrides: Mapping[str, str]) -> list[CreatableTopicConfigs]:
-    """Overrides are repeated letter by letter, as Kafka's controller does."""
-    return [
-        CreatableTopicConfigs(
-            name=entry.name,
-            value=overrides.get(entry.name, entry.value),
-            read_only=entry.read_only,
-            config_source=entry.config_source,
-            is_sensitive=entry.is_sensitive,
-        )
-        for entry in topic_entries(broker, overrides)
-    ]
+class _Configs:
+    """What topics' configs are, of all that are named alike once: thousands of topics mostly have the same."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._known: dict[tuple[tuple[str, str], ...], list[CreatableTopicConfigs]] = {}
+
+    def of(self, overrides: Mapping[str, str]) -> list[CreatableTopicConfigs]:
+        """Overrides are repeated letter by letter, as Kafka's controller does."""
+        key = tuple(sorted(overrides.items()))
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = [
+                CreatableTopicConfigs(
+                    name=entry.name,
+                    value=overrides.get(entry.name, entry.value),
+                    read_only=entry.read_only,
+                    config_source=entry.config_source,
+                    is_sensitive=entry.is_sensitive,
+                )
+                for entry in topic_entries(self._broker, overrides)
+            ]
+        return known
 
 
 def _result(
-    spec: TopicSpec, outcome: TopicOutcome, validate_only: bool, configs: list[CreatableTopicConfigs]
+    spec: TopicSpec, outcome: TopicOutcome, validate_only: bool, describe: _Configs | None
 ) -> CreatableTopicResult:
     if outcome.topic is None:
         return _refused(spec.name, outcome.error, outcome.message)
@@ -91,7 +102,7 @@ def _result(
         error_message=None,
         num_partitions=outcome.topic.partitions,
         replication_factor=outcome.topic.replication_factor,
-        configs=configs,
+        configs=[] if describe is None else describe.of(spec.configs),
     )
 
 

@@ -21,6 +21,7 @@ from bytemq.broker.config_resources import (
     loggers,
 )
 from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.sliced_response import encode_in_turns
 from bytemq.config.client_metrics import check_client_metrics
 from bytemq.config.definitions import (
     READ_ONLY,
@@ -34,7 +35,6 @@ from bytemq.config.definitions import (
 from bytemq.config.group import GroupConfig
 from bytemq.config.values import InvalidConfig, Value, to_text
 from bytemq.metadata.topic_names import check_topic_name
-from bytemq.protocol.codec import encode_element
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.describe_configs import (
     DescribeConfigsRequest,
@@ -44,7 +44,6 @@ from bytemq.protocol.messages.describe_configs import (
     DescribeConfigsResult,
     DescribeConfigsSynonym,
 )
-from bytemq.protocol.primitives import Writer
 
 Synonyms = list[DescribeConfigsSynonym]
 SLICE_RESOURCES = 8
@@ -53,21 +52,9 @@ SLICE_RESOURCES = 8
 
 async def handle(broker: Broker, context: RequestContext, request: DescribeConfigsRequest) -> bytes:
     """The encoded response."""
-    version = context.api_version
-    flexible = DescribeConfigsResponse.FLEXIBLE.includes(version)
     describe = _Describer(broker, request)
-    results: list[bytes] = []
-    for resource in _each_once(request.resources):
-        if results and len(results) % SLICE_RESOURCES == 0:
-            await broker.turns.next()
-        results.append(encode_element(_result(describe, resource), version, flexible=flexible))
-    writer = Writer()
-    writer.write_int32(0)  # throttle_time_ms
-    if flexible:
-        writer.write_compact_array_length(len(results))
-    else:
-        writer.write_array_length(len(results))
-    return b"".join((writer.buffer, *results, b"\0" if flexible else b""))
+    results = (_result(describe, resource) for resource in _each_once(request.resources))
+    return await encode_in_turns(broker.turns, DescribeConfigsResponse, context.api_version, results, SLICE_RESOURCES)
 
 
 def _each_once(resources: Iterable[DescribeConfigsResource]) -> Iterable[DescribeConfigsResource]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from bytemq.broker.handlers import (
     list_partition_reassignments,
 )
 from bytemq.metadata.topics import TopicSpec
+from bytemq.protocol.codec import decode
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.alter_partition_reassignments import (
     AlterPartitionReassignmentsRequest,
@@ -36,7 +38,13 @@ from bytemq.protocol.messages.alter_replica_log_dirs import (
     AlterReplicaLogDirTopic,
 )
 from bytemq.protocol.messages.create_partitions import CreatePartitionsRequest, CreatePartitionsTopic
-from bytemq.protocol.messages.create_topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
+from bytemq.protocol.messages.create_topics import (
+    CreatableTopic,
+    CreatableTopicConfig,
+    CreatableTopicResult,
+    CreateTopicsRequest,
+    CreateTopicsResponse,
+)
 from bytemq.protocol.messages.delete_records import (
     DeleteRecordsPartition,
     DeleteRecordsRequest,
@@ -68,9 +76,15 @@ def creatable(name: str, partitions: int = 1, factor: int = 1, **configs: str | 
     return CreatableTopic(name=name, num_partitions=partitions, replication_factor=factor, configs=pairs)
 
 
+async def created(world: World, request: CreateTopicsRequest) -> list[CreatableTopicResult]:
+    """What CreateTopics v7 answers."""
+    answer = await create_topics.handle(world.broker, world.context(7), request)
+    return decode(CreateTopicsResponse, 7, answer).topics
+
+
 async def test_create_topics__answers_id_sizes_and_configs(world: World) -> None:
     request = CreateTopicsRequest(topics=[creatable("new", 3, 3, retention_ms="5")])
-    (result,) = (await create_topics.handle(world.broker, world.context(7), request)).topics
+    (result,) = await created(world, request)
     assert (result.error_code, result.num_partitions, result.replication_factor) == (0, 3, 3)
     assert result.topic_id == world.follower.image.topics["new"].topic_id
     configs = {config.name: config.value for config in result.configs or ()}
@@ -93,8 +107,7 @@ async def test_create_topics__refuses_as_kafka_does(
     world: World, topics: list[CreatableTopic], timeout_ms: int, expected: dict[str, ErrorCode]
 ) -> None:
     request = CreateTopicsRequest(topics=topics, timeout_ms=timeout_ms)
-    response = await create_topics.handle(world.broker, world.context(7), request)
-    assert {result.name: result.error_code for result in response.topics} == expected
+    assert {result.name: result.error_code for result in await created(world, request)} == expected
 
 
 async def test_create_topics__describes_the_configs_of_many_topics_once(
@@ -111,11 +124,23 @@ async def test_create_topics__describes_the_configs_of_many_topics_once(
     monkeypatch.setattr(create_topics, "topic_entries", counted)
     topics = [creatable(f"t{number}") for number in range(40)] + [creatable("other", retention_ms="5")]
     request = CreateTopicsRequest(topics, timeout_ms=10_000, validate_only=True)
-    results = (await create_topics.handle(world.broker, world.context(7), request)).topics
+    results = await created(world, request)
     assert [result.error_code for result in results] == [0] * 41
     told = [{config.name: config.value for config in result.configs or ()} for result in results]
     assert told[0] == told[39] and told[40] == {**told[0], "retention.ms": "5"}
     assert len(built) == 2
+
+
+async def test_create_topics__of_thousands_of_topics_stops_nobody(world: World) -> None:
+    """Each is a few hundred bytes of configs to check and to tell of: in slices, with others served in between."""
+    request = CreateTopicsRequest([creatable(f"t{number}") for number in range(2_000)], 10_000, validate_only=True)
+    creating = asyncio.ensure_future(created(world, request))
+    turns = 0
+    while not creating.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert len(await creating) == 2_000
+    assert turns > 2 * 2_000 / create_topics.SLICE_TOPICS
 
 
 async def test_create_partitions__answers_each_topic_once(world: World) -> None:

@@ -24,6 +24,7 @@ from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.producer_ids import ProducerIds
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
+from bytemq.runtime.turns import Turns
 from bytemq.scheduler.controller import Controller
 from bytemq.scheduler.membership import Membership
 from tests.support.fake_log_storage import Disk, FakeLogStorage
@@ -98,6 +99,7 @@ async def session(folder: Path, disk: Disk, **configs: str) -> AsyncIterator[Wor
             topics=topics,
             partitions=partitions,
             producer_ids=ProducerIds(store),
+            turns=Turns(),
         )
         controller = Controller(store, follower, membership, clock)
         tasks = [asyncio.ensure_future(work()) for work in (follower.run, controller.run, ownership.run)]
