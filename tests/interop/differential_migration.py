@@ -303,6 +303,9 @@ def migration_while_a_classic_group_rebalances(subject: Subject) -> None:
     other = ClassicMember(subject, group, topic)
     asked = subject.quiet(JoinGroupRequest, 9, other._joining())
     waiting = subject.ask(JoinGroupRequest, 9, **{**other._joining(), "member_id": asked.member_id})
+    # Their names are known before a description has them in any order.
+    subject.note("who is in", {"member_id": classic.id})
+    subject.note("who waits", {"member_id": asked.member_id})
     deadline = time.monotonic() + WAIT_S
     while classic.beat() == 0 and time.monotonic() < deadline:
         time.sleep(POLL_S)
