@@ -167,6 +167,7 @@ def _spend(subject: Subject, producer: TransactionalProducer, request_class: Any
         if answer.error_code not in NOT_YET:
             assert answer.error_code == 0, answer
             producer.producer_id, producer.epoch = answer.producer_id, answer.producer_epoch
+    producer.settle()  # the last abort is answered before it is complete
 
 
 @hasty_case
