@@ -53,8 +53,11 @@ class CompactedHistory(Transcript):
         self.in_transaction.clear()
         self.end_offset += 1
 
-    def read(self, records: Sequence[Record], end: int, now_ms: int) -> None:
-        """All that a read_committed reader was given from the log's start to `end`."""
+    def read(self, records: Sequence[Record], end: int, now_ms: int, *, committing: bool = False) -> None:
+        """All that a read_committed reader was given from the log's start to `end`.
+
+        `committing`: the commit of the open transaction was sent and is not answered, so that it may count already.
+        """
         latest = -1
         newest_given: dict[bytes, int] = {}
         for record in records:
@@ -65,12 +68,16 @@ class CompactedHistory(Transcript):
                 raise self.broken(f"{record.key!r}: {record.value!r} was given at {record.offset}, which has {known}")
             if record.offset in self.aborted:
                 raise self.broken(f"read_committed was given offset {record.offset}, which was aborted")
+            if record.offset in self.in_transaction and not committing:
+                raise self.broken(f"read_committed was given offset {record.offset} before its transaction ended")
             latest = record.offset
             newest_given[known.key] = record.offset
         for key, offset in self._newest().items():
             if offset >= end:
                 continue  # what is newer may have replaced it meanwhile
             given, written = newest_given.get(key), self.written[offset]
+            if given in self.in_transaction:
+                continue  # it counts already, and is newer
             if written.value is not None and given != offset:
                 raise self.broken(f"the value of {key!r} at {offset} is lost; given was {given}")
             if given is not None and given != offset:

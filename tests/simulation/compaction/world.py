@@ -188,8 +188,8 @@ class World:
         began_ms, end = self.bench.clock.wall_ms(), self.bench.partition.last_stable_offset
         records = await self.bench.consume(isolation=1)
         answered = [record for record in records if record.offset < self.history.end_offset]
-        self.history.read(answered, end, began_ms)
         # A reader may be faster than the producer's answer.
+        self.history.read(answered, end, began_ms, committing=self.on_its_way is True)
         early = [(record.key, record.value) for record in records[len(answered) :]]
         sent = self.on_its_way
         if early and not (isinstance(sent, _Batch) and early == sent.records):
