@@ -24,7 +24,7 @@ from bytemq.metadata.store import Compare, MetadataStore, Put, Txn
 from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
 from bytemq.metadata.topics import TopicChange, TopicDefaults, TopicSpec
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
-from bytemq.types import ZERO_TOPIC_ID, TopicId
+from bytemq.types import ZERO_TOPIC_ID, TopicId, format_topic_id
 
 MAX_ATTEMPTS = 10
 """How often a change is built anew because another came first."""
@@ -238,9 +238,11 @@ class TopicAdmin:
             return
 
     def _new_topic_id(self) -> TopicId:
+        """None that a command line takes for an option, as in Kafka; none whose folder readers of Parquet pass over."""
         while True:
             topic_id = TopicId(self._random_bytes(16))
-            if topic_id not in self._image.topics_by_id and topic_id != ZERO_TOPIC_ID:
+            is_new = topic_id not in self._image.topics_by_id and topic_id != ZERO_TOPIC_ID
+            if is_new and not format_topic_id(topic_id).startswith(("-", "_")):
                 return topic_id
 
     def _spec_of(self, name: str) -> TopicSpec:

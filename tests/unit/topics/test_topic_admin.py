@@ -15,7 +15,7 @@ from bytemq.metadata.values import encode_assignments, encode_broker
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.storage.manifests.manifest import Manifest
 from bytemq.storage.manifests.manifest_codec import StoredManifest, directory_of, encode_manifest
-from bytemq.types import PartitionId, TopicId
+from bytemq.types import PartitionId, TopicId, format_topic_id
 from tests.support.fake_log_storage import Disk
 from tests.support.metadata import broker_value
 from tests.unit.topics.world import World, session, until
@@ -33,6 +33,18 @@ async def test_create__topics_are_served_when_it_returns(world: World) -> None:
     assert world.partitions.get("a", 2) is not None and world.partitions.get("b", 299) is not None
     image = world.follower.image.topics["b"]
     assert {partition[:2] for partition in image.partitions} == {(0, 0)}
+
+
+async def test_create__no_id_begins_with_what_programs_read_as_something_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spark, Hive and pyarrow pass over folders that begin with "_", command lines take "-" for an option."""
+    offered = [b"\xf8" + bytes(15), b"\xfc" + bytes(15), b"\x04" + bytes(15)]
+    assert [format_topic_id(each)[0] for each in offered] == ["-", "_", "B"]
+    ids = iter(offered)
+    monkeypatch.setattr(world.topics, "_random_bytes", lambda _: next(ids))
+    (outcome,) = await world.topics.create([TopicSpec("t")])
+    assert outcome.topic is not None and outcome.topic.topic_id == offered[2]
 
 
 async def test_create__one_refused_topic_does_not_hold_up_the_others(world: World) -> None:
