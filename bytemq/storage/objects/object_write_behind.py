@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 from bytemq.errors import BytemqError, Fenced, NotFound, Unavailable
 from bytemq.runtime.clock import Clock
-from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import (
@@ -31,14 +30,13 @@ from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.objects.flush_objects import FlushObjects, used_ordinals
 from bytemq.storage.objects.session_tail import SessionTailKeeper
+from bytemq.storage.segments.background_passes import BackgroundPasses
 from bytemq.storage.segments.segment_files import SegmentWriter, begun_with
 from bytemq.storage.segments.write_behind_reading import read_chunks
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.stores.interface import Buffer, ObjectStore
 from bytemq.storage.wal.extents import Chunk
 from bytemq.types import PartitionId
-
-log = get_logger("storage.write_behind")
 
 LOGS_AT_ONCE = 8
 """Segments that are made and written at the same time: bounds the memory they take."""
@@ -55,7 +53,7 @@ class Written(NamedTuple):
     holes: Sequence[tuple[int, int]]
 
 
-class ObjectWriteBehind:
+class ObjectWriteBehind(BackgroundPasses):
     """`discard` is told of objects that nothing names."""
 
     def __init__(
@@ -72,6 +70,7 @@ class ObjectWriteBehind:
         supervisor: Supervisor,
     ) -> None:
         """`logs` are those that this session owns, `handed_over` those whose extents another owner still needs."""
+        super().__init__(supervisor)
         self._store = store
         self._objects = objects
         self._tail = tail
@@ -81,17 +80,11 @@ class ObjectWriteBehind:
         self._discard = discard
         self._config = config
         self._clock = clock
-        self._supervisor = supervisor
         self._segments_made = 0
-        self._lock = asyncio.Lock()
-        self._stopping = False
-        self._task: asyncio.Task[object] | None = None
         self.written_bytes = 0
 
-    def consider(self) -> None:
-        """Starts writing behind in the background if the write-ahead log has grown too much."""
-        if self._task is None and not self._stopping and self._due():
-            self._task = self._supervisor.start("write-behind", self._in_background())
+    def _is_due(self) -> bool:
+        return bool(self._due())
 
     def _due(self) -> set[int]:
         """Ordinals of the flushes to be written behind: above half of what may be retained, down to a quarter."""
@@ -101,23 +94,9 @@ class ObjectWriteBehind:
             return set()
         return self._objects.due_ordinals(bytes_ // 4, flushes // 4)
 
-    async def _in_background(self) -> None:
-        try:
-            async with self._lock:
-                await self._run(self._due())
-        except BytemqError as error:
-            if not self._stopping:
-                log.error("write-behind failed, it will be tried again", reason=str(error))
-        finally:
-            self._task = None
-
-    async def stop(self) -> None:
-        """Ends what runs, soon: what is written is published, what is not is left to whoever owns the logs next."""
-        self._stopping = True
+    async def _run_due(self) -> None:
         async with self._lock:
-            pass
-        if self._task is not None:
-            await asyncio.wait([self._task])
+            await self._run(self._due())
 
     async def run(self) -> None:
         """Writes behind everything that is committed. Raises Unavailable."""

@@ -30,6 +30,7 @@ from bytemq.storage.manifests.manifest import (
 )
 from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.manifests.publisher import Publisher
+from bytemq.storage.segments.background_passes import BackgroundPasses
 from bytemq.storage.segments.segment_files import BulkSegmentWriter, SegmentWriter, begun_with
 from bytemq.storage.segments.write_behind_reading import read_chunks
 from bytemq.storage.settings import StorageConfig
@@ -58,7 +59,7 @@ class Written(NamedTuple):
     holes: Sequence[tuple[int, int]]
 
 
-class WriteBehind:
+class WriteBehind(BackgroundPasses):
     def __init__(
         self,
         store: Store,
@@ -75,6 +76,7 @@ class WriteBehind:
         supervisor: Supervisor,
     ) -> None:
         """`logs` are all logs that have extents, as they are at any moment."""
+        super().__init__(supervisor)
         self._store = store
         self._garbage = garbage
         self._logs = logs
@@ -86,20 +88,10 @@ class WriteBehind:
         self._session_id = session_id
         self._config = config
         self._clock = clock
-        self._supervisor = supervisor
         self._segments_made = 0
-        self._lock = asyncio.Lock()
-        self._stopping = False
         self._awaited = 0
         """How many wait for room."""
         self._unsynced_bytes = 0
-        self._task: asyncio.Task[object] | None = None
-
-    def consider(self) -> None:
-        """Starts writing behind in the background if the write-ahead log has grown too much."""
-        due = self._is_large() or self._has_many_extents() or self._has_much_bulk()
-        if self._task is None and not self._stopping and due:
-            self._task = self._supervisor.start("write-behind", self._in_background())
 
     async def room(self) -> None:
         """Returns when the write-ahead log may take another file: back-pressure in place of growth.
@@ -116,6 +108,9 @@ class WriteBehind:
             finally:
                 self._awaited -= 1
 
+    def _is_due(self) -> bool:
+        return self._is_large() or self._has_many_extents() or self._has_much_bulk()
+
     def _is_large(self) -> bool:
         too_large = self._wal_files.total_bytes > self._config.wal_retained_bytes // 2
         return len(self._wal_files.live) > 1 and (too_large or self._wal.failure is not None)
@@ -126,22 +121,8 @@ class WriteBehind:
     def _has_much_bulk(self) -> bool:
         return self._bulk.ended_bytes >= self._config.wal_retained_bytes // 2
 
-    async def _in_background(self) -> None:
-        try:
-            await self.run(everything=self._has_many_extents())
-        except BytemqError as error:
-            if not self._stopping:
-                log.error("write-behind failed, it will be tried again", reason=str(error))
-        finally:
-            self._task = None
-
-    async def stop(self) -> None:
-        """Ends what runs, soon: what is written is published, what is not is left to the next session."""
-        self._stopping = True
-        async with self._lock:
-            pass
-        if self._task is not None:
-            await asyncio.wait([self._task])
+    async def _run_due(self) -> None:
+        await self.run(everything=self._has_many_extents())
 
     async def run(self, *, everything: bool = False) -> None:
         """Writes behind until the write-ahead log is well below its limit, or `everything` committed. Raises
