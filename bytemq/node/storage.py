@@ -37,7 +37,10 @@ async def open_shared_store(
         return None
     from bytemq.storage.objects.shared_store import open_shared_store
 
-    manifests, revision = await store.range(keys.MANIFESTS)
+    async def revision() -> int:
+        return (await store.range(keys.CONFIGS)).revision
+
+    manifests = (await store.range(keys.MANIFESTS)).entries
     shared = await open_shared_store(
         config.bytemq_storage, cluster_id, revision, clock, random, holds_logs=bool(manifests)
     )

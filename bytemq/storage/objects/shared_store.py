@@ -5,6 +5,7 @@ Owns: the checks of a start, and the sentences that say what is wrong. Must not:
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from random import Random
 
 from bytemq.errors import Corrupt, Invalid, NotFound, Unavailable
@@ -21,9 +22,16 @@ MARK = "cluster/id"
 
 
 async def open_shared_store(
-    url: str, cluster_id: str, metadata_revision: int, clock: Clock, random: Random, *, holds_logs: bool = False
+    url: str,
+    cluster_id: str,
+    metadata_revision: Callable[[], Awaitable[int]],
+    clock: Clock,
+    random: Random,
+    *,
+    holds_logs: bool = False,
 ) -> ObjectStore:
-    """`holds_logs`: the metadata name logs, so that this cannot be a store that nobody has used.
+    """`metadata_revision` asks for that of the moment. `holds_logs`: the metadata name logs, so that this cannot be a
+    store that nobody has used.
 
     Raises Invalid, Corrupt or Unavailable, each with a sentence for the user; nothing is left open then.
     """
@@ -50,7 +58,12 @@ async def _require_used(store: ObjectStore, url: str) -> None:
 
 
 async def _check(
-    store: ObjectStore, url: str, cluster_id: str, metadata_revision: int, clock: Clock, random: Random
+    store: ObjectStore,
+    url: str,
+    cluster_id: str,
+    metadata_revision: Callable[[], Awaitable[int]],
+    clock: Clock,
+    random: Random,
 ) -> None:
     try:
         measured = await self_test(store, clock, f"{random.getrandbits(64):016x}")
@@ -59,7 +72,7 @@ async def _check(
         newest = max((session_of(info.name) or 0 for info in await store.list(FOLDER)), default=0)
     except Unavailable as error:
         raise Unavailable(f"the storage {url} cannot be used now: {error}") from error
-    if newest > metadata_revision:
+    if newest > await metadata_revision():  # asked behind the listing: other brokers join meanwhile
         raise Corrupt(
             f"{url} holds the write-ahead log of session {newest}, but the metadata end before it: they were lost, or "
             "are an older copy. Put the right ones back; nothing was changed."
