@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from bytemq.errors import BytemqError
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 
@@ -105,5 +106,9 @@ class Supervisor:
             delay_s = min(delay_s * 2, MAX_RESTART_DELAY_S)
 
     def _crashed(self, name: str, error: Exception) -> None:
+        """What is expected, if not wished for, has a sentence; anything else is told with where it happened."""
         self.crashes[name] = self.crashes.get(name, 0) + 1
+        if isinstance(error, BytemqError):
+            log.error("background task ended", task=name, reason=str(error), crashes=self.crashes[name])
+            return
         log.error("background task crashed", task=name, error=error, crashes=self.crashes[name])
