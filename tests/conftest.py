@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,18 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.get_closest_marker(name) for name in MORE_THAN_PYTHON):
             item.config.stash[left_out][item.path.name] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With `-n`, the tests were collected by worker processes, which must tell what they left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(session.config.stash[left_out])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Each worker has collected, and left out, the same."""
+    node.config.stash[left_out] = Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -7,6 +7,7 @@ imports bytemq.
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import socket
@@ -15,7 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 READY_TIMEOUT_S = 60.0
@@ -28,11 +29,16 @@ class NodeFailed(AssertionError):
 
 
 def free_port() -> int:
-    """A TCP port that nothing listened on a moment ago. A node keeps it over restarts, as clients expect."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nothing listened on a moment ago. A node keeps it over restarts, as clients expect.
+
+    It is below the ports that systems give to outgoing connections, so that none of these takes it meanwhile; and it
+    is drawn, so that tests that run side by side draw others.
+    """
+    while True:
+        port = random.SystemRandom().randrange(12_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class NodeProcess:
