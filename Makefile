@@ -49,9 +49,9 @@ run: setup
 cluster: setup
 	$(BIN)/bytemq dev cluster $(ARGS)
 
-# Files side by side: most of them wait for processes that they have started.
+# Files side by side, the long ones first: most of them wait for processes that they have started.
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not interop and not ecosystem and not compose" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not interop and not ecosystem and not compose" $(ARGS)
 
 # First the reference itself (are the recorded answers still what Apache Kafka says?), then our server.
 interop: setup

@@ -77,7 +77,7 @@ async def test_sql__counts_go_up_exactly_while_it_is_produced_converted_and_merg
         producing = asyncio.create_task(asyncio.to_thread(produce_slowly))
         assert node.tables is not None
         restructuring, began = node.tables.restructuring, time.monotonic()
-        while restructuring.conversions < 3 and time.monotonic() - began < 60:
+        while restructuring.conversions < 3 and time.monotonic() - began < 180:
             least = acknowledged
             [(rows, offsets, values)] = await ask(
                 sql, """select count(*), count(distinct "offset"), count(distinct value) from t"""

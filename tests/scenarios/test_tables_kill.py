@@ -86,7 +86,7 @@ def consumed(bootstrap: str, count: int) -> list[bytes]:
     consumer.assign([confluent_kafka.TopicPartition("t", 0, 0)])
     values: list[bytes] = []
     while len(values) < count:
-        message = consumer.poll(30)
+        message = consumer.poll(120)
         assert message is not None, f"{len(values)} of {count} records came"
         assert message.error() is None, json.dumps(str(message.error()))
         values.append(message.value())
