@@ -13,8 +13,9 @@ WORKLOAD ?= produce-16k
 QUICK ?=
 ONLY ?=
 SOURCES ?= .suites
+CHAOS_SECONDS ?= 3600
 
-.PHONY: setup run cluster test interop compose suites ecosystem simulate demo bench bench-kafka bench-table profile fuzz lint format types check lock clean help
+.PHONY: setup run cluster test interop compose suites ecosystem simulate chaos demo bench bench-kafka bench-table profile fuzz lint format types check lock clean help
 
 help:
 	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
@@ -25,6 +26,7 @@ help:
 	@echo "make suites   the test suites of four public clients, checked out in SOURCES=$(SOURCES); see docs/compatibility.md"
 	@echo "make ecosystem  Kafka Streams, Connect, MirrorMaker 2, Flink and Spark at length"
 	@echo "make simulate  SEEDS=$(SEEDS) of each simulated world, by JOBS=$(JOBS) processes"
+	@echo "make chaos    a cluster hurt by seed under unmodified clients, for CHAOS_SECONDS=$(CHAOS_SECONDS)"
 	@echo "make demo     336,776 flights through the whole path, with a kill -9 in the middle"
 	@echo "make bench    two minutes of load: throughput, latency, CPU for each request"
 	@echo "make bench-table  conversion to Parquet, reading back, size, look-ups"
@@ -81,6 +83,10 @@ ecosystem: setup
 # A seed that fails is printed with its transcript and replays exactly: make simulate ARGS="--world broker --seed 17".
 simulate: setup
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
+
+# Real etcd, S3 server and brokers; seeds are begun for so long. One seed: make chaos ARGS="--seed 17".
+chaos: setup
+	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(ARGS)
 
 demo: setup
 	$(BIN)/python -m tools.demo $(ARGS)

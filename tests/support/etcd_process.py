@@ -1,14 +1,18 @@
-"""A real etcd for tests: one member, a process with ports of its own. Owns it and its data folder."""
+"""A real etcd for tests: processes with ports of their own. Owns them and their data folders."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.node_process import free_port
@@ -27,12 +31,15 @@ def etcd_program() -> str:
 
 
 class EtcdProcess:
-    """`start`, then `kill9`, `pause`, `start` again as often as wanted; the ports stay the same."""
+    """One member. `start`, then `kill9`, `start` again as often as wanted; the ports stay the same."""
 
-    def __init__(self, folder: Path, *, options: Sequence[str] = (), scheme: str = "http") -> None:
+    def __init__(self, folder: Path, *, options: Sequence[str] = (), scheme: str = "http", name: str = "one") -> None:
         self.folder = folder
+        self.name = name
         self.endpoint = f"127.0.0.1:{free_port()}"
-        self._peer = f"http://127.0.0.1:{free_port()}"
+        self.peer = f"http://127.0.0.1:{free_port()}"
+        self.peers = [f"{name}={self.peer}"]
+        """Of all members, this one included."""
         self._options = list(options)
         self._scheme = scheme
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,21 +48,25 @@ class EtcdProcess:
         return f"etcd://{self.endpoint}/{prefix}"
 
     def start(self) -> EtcdProcess:
+        self.launch()
+        self.wait_ready()
+        return self
+
+    def launch(self) -> None:
+        """Returns at once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         client = f"{self._scheme}://{self.endpoint}"
         command = [
-            *(etcd_program(), "--name", "one", "--data-dir", str(self.folder / "data")),
+            *(etcd_program(), "--name", self.name, "--data-dir", str(self.folder / "data")),
             *("--listen-client-urls", client, "--advertise-client-urls", client),
-            *("--listen-peer-urls", self._peer, "--initial-advertise-peer-urls", self._peer),
-            *("--initial-cluster", f"one={self._peer}"),
+            *("--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer),
+            *("--initial-cluster", ",".join(self.peers)),
             *("--heartbeat-interval", str(HEARTBEAT_MS), "--election-timeout", str(ELECTION_MS)),
             *("--unsafe-no-fsync", "--logger", "zap", "--log-level", "error"),
             *self._options,
         ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        self._wait_ready()
-        return self
 
     def kill9(self) -> None:
         assert self._process is not None
@@ -71,7 +82,24 @@ class EtcdProcess:
         assert self._process is not None
         return self._process.pid
 
-    def _wait_ready(self) -> None:
+    def signal(self, number: signal.Signals) -> None:
+        if self.is_running():
+            os.kill(self.pid, number)
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def leads(self) -> bool:
+        """Whether it says so. False when it does not answer."""
+        url = f"{self._scheme}://{self.endpoint}/v3/maintenance/status"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, b"{}"), timeout=1) as response:
+                told = json.load(response)
+        except OSError:
+            return False
+        return bool(told.get("leader") == told["header"]["member_id"])
+
+    def wait_ready(self) -> None:
         """Serving clients: it has a leader."""
         assert self._process is not None
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -84,3 +112,20 @@ class EtcdProcess:
                 assert self._process.poll() is None, (self.folder / "log").read_text()
                 assert time.monotonic() < deadline, "etcd does not get ready"
                 time.sleep(0.02)
+
+
+@contextmanager
+def running_etcd(folder: Path, members: int) -> Iterator[list[EtcdProcess]]:
+    """One etcd of so many members, which are gone at the end of the block."""
+    made = [EtcdProcess(folder / f"etcd-{number}", name=f"etcd-{number}") for number in range(members)]
+    peers = [peer for member in made for peer in member.peers]
+    try:
+        for member in made:
+            member.peers = peers
+            member.launch()
+        for member in made:
+            member.wait_ready()
+        yield made
+    finally:
+        for member in made:
+            member.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -92,7 +93,8 @@ class S3Server:
             f"-s3.config={config}",
         ]
 
-    def start(self) -> S3Server:
+    def launch(self) -> None:
+        """Returns at once."""
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -101,12 +103,19 @@ class S3Server:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY},
             )
+
+    def start(self) -> S3Server:
+        self.launch()
+        self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        assert self._process is not None
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise ServerFailed((self.folder / "server.log").read_text(errors="replace")[-4000:])
             time.sleep(0.1)
-        return self
 
     def _answers(self) -> bool:
         """Whether a bucket can be asked for: the port is open before the server is ready."""
@@ -133,6 +142,13 @@ class S3Server:
             client.close()
         return True
 
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self.is_running():
+            self._process.send_signal(number)
+
     def kill9(self) -> None:
         assert self._process is not None
         self._process.kill()
@@ -140,7 +156,7 @@ class S3Server:
 
     def close(self) -> None:
         """Its data goes with it, so that nobody waits for a clean stop."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running():
             self.kill9()
 
 

@@ -166,6 +166,11 @@ class CountingProducer:
         self._thread.join(PATIENCE_S)
         assert self._producer.flush(PATIENCE_S) == 0
 
+    def acknowledged_since(self, when: float) -> float | None:
+        """The first moment at which every partition had acknowledged something after `when`; None: not yet."""
+        first = [next((at for at in times if at > when), None) for times in list(self._times.values())]
+        return None if None in first else max(at for at in first if at is not None)
+
     def longest_pause_of_a_partition_s(self) -> float:
         """Between two acknowledgements of one partition."""
         return max(later - earlier for times in self._times.values() for earlier, later in pairwise(times))
