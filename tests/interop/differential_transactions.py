@@ -272,6 +272,69 @@ def transaction_end_with_a_bump(subject: Subject) -> None:
 
 
 @case
+def transaction_end_of_what_never_began(subject: Subject) -> None:
+    """A client that lost its connection may end a transaction of which the coordinator has heard nothing."""
+    topic = subject.topic()
+    for version in (0, 1, 2, 4, 5):
+        for commit in (True, False):
+            asked: dict[str, Any] = {"version": version, "commit": commit}
+            word = f"v{version} {'commit' if commit else 'abort'}"
+            producer = begin(subject)
+            for beside in (1, -1):
+                end(subject, f"{word}, fresh, epoch {beside:+}", producer, **asked, producer_epoch=beside)
+            end(subject, f"{word}, fresh", producer, **asked)
+            end(subject, f"{word}, fresh, again", producer, **asked)
+            describe(subject, f"{word}, fresh: described", producer.transactional_id)
+            for before in (True, False):
+                after = f"after {'a commit' if before else 'an abort'} and a new beginning"
+                producer = begin(subject)
+                producer.add(topic, 0)
+                producer.end(commit=before, version=version)
+                producer.initialise()
+                for beside in (-2, -1, 1):
+                    epoch = producer.epoch + beside
+                    end(subject, f"{word}, {after}, epoch {beside:+}", producer, **asked, producer_epoch=epoch)
+                end(subject, f"{word}, {after}", producer, **asked)
+                describe(subject, f"{word}, {after}: described", producer.transactional_id)
+
+
+@case
+def transaction_end_repeated(subject: Subject) -> None:
+    """The answer was lost, or the client is another by now: a version that bumps the epoch meets one that does not."""
+    topic = subject.topic()
+    for first in (1, 4, 5):
+        for second in (1, 4, 5):
+            for commit in (True, False):
+                producer = begin(subject)
+                producer.add(topic, 0)
+                sent = producer.epoch
+                producer.end(commit=commit, version=first)
+                word = f"v{first} {'commit' if commit else 'abort'}, v{second}"
+                for other in (False, True):
+                    way = "the other way" if other else "the same"
+                    asked: dict[str, Any] = {"version": second, "commit": commit is not other}
+                    for beside in (-1, 0, 1, 2):
+                        label = f"{word} {way}, epoch {beside:+}"
+                        end(subject, label, producer, **asked, producer_epoch=sent + beside)
+                describe(subject, f"{word}: described", producer.transactional_id)
+
+
+@case
+def transaction_end_by_the_fenced(subject: Subject) -> None:
+    topic = subject.topic()
+    for version in (1, 2, 4, 5):
+        for commit in (True, False):
+            producer = begin(subject)
+            producer.add(topic, 0)
+            begin(subject, producer.transactional_id)
+            word = f"v{version} {'commit' if commit else 'abort'}"
+            for beside in (0, 1, 2, 3):
+                label, epoch = f"{word}, epoch {beside:+}", producer.epoch + beside
+                end(subject, label, producer, version=version, commit=commit, producer_epoch=epoch)
+            describe(subject, f"{word}: described", producer.transactional_id)
+
+
+@case
 def transaction_describe(subject: Subject) -> None:
     topic = subject.topic(2)
     fresh, opened, committed = begin(subject), begin(subject), begin(subject)
