@@ -37,7 +37,7 @@ help:
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.lock pyproject.toml setup.py $(wildcard bytemq/protocol/*.c bytemq/protocol/records/*.[ch])
+$(VENV)/.installed: requirements.lock pyproject.toml setup.py $(wildcard bytemq/protocol/*.c bytemq/protocol/records/*.[ch] bytemq/storage/wal/*.c)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "bytemq needs Python 3.11 or newer; name one by: make setup PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

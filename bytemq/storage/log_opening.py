@@ -6,19 +6,30 @@ publish.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bytemq.errors import Corrupt
-from bytemq.protocol.records.batch import HEADER_BYTES, RecordBatch, parse_header
+from bytemq.protocol.records.batch import (
+    HEADER_BYTES,
+    LEADER_EPOCH_POSITION,
+    MAGIC_POSITION,
+    PRODUCER_ID_POSITION,
+    RecordBatch,
+    parse_header,
+)
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles, RecoveredLog
 from bytemq.storage.manifests.manifest import PartitionSnapshot
 from bytemq.storage.manifests.manifest_codec import decode_snapshot
 from bytemq.storage.segments.batch_walk import walk
-from bytemq.storage.stores.interface import ObjectStore
-from bytemq.storage.wal.format import decode_entries
+from bytemq.storage.stores.interface import Buffer, ObjectStore
+from bytemq.storage.wal.format import BATCH_ENTRY_BYTES, decode_entries
 
 log = get_logger("storage")
 
 READ_BYTES = 1024 * 1024
+NEGATIVE = 0x80
+"""From this first byte on a number is below 0."""
 
 
 async def recovered_log(store: ObjectStore, files: LogFiles) -> RecoveredLog:
@@ -39,11 +50,11 @@ def as_recovered(files: LogFiles, snapshot: PartitionSnapshot | None, headers: l
 
 
 async def headers_after(files: LogFiles, snapshot: PartitionSnapshot | None) -> list[RecordBatch]:
-    """Headers of all batches from the snapshot's offset on: first what is in segments."""
+    """Headers of the batches from the snapshot's offset on: first what is in segments. Of those in the write-ahead log,
+    where there may be a hundred thousand, only the ones that tell something new.
+    """
     offset = max(snapshot.offset if snapshot is not None else 0, files.log_start_offset)
-    entries = [batch for share in files.pending_entries for batch in decode_entries(share)]
-    entries = [batch for batch in entries if batch.base_offset >= offset]
-    known_from = entries[0].base_offset if entries else files.end_offset
+    known_from, entries = entries_after(files.pending_entries, offset, files.end_offset)
     headers: list[RecordBatch] = []
     while offset < known_from:
         try:
@@ -60,3 +71,24 @@ async def headers_after(files: LogFiles, snapshot: PartitionSnapshot | None) -> 
         offset = read.next_offset
     headers.extend(entries)
     return headers
+
+
+def entries_after(shares: Iterable[Buffer], offset: int, end_offset: int) -> tuple[int, list[RecordBatch]]:
+    """The offset from `offset` on at which the entries of these shares begin, `end_offset` if they do not, and the
+    batches from there on that have a producer or another leader epoch than the one before.
+    """
+    known_from, told = end_offset, []
+    epoch = b""
+    for entries in shares:
+        view = memoryview(entries)
+        for position in range(0, len(view), BATCH_ENTRY_BYTES):
+            has_producer = view[position + PRODUCER_ID_POSITION] < NEGATIVE
+            its_epoch = view[position + LEADER_EPOCH_POSITION : position + MAGIC_POSITION]
+            if not has_producer and its_epoch == epoch:
+                continue
+            [batch] = decode_entries(view[position : position + BATCH_ENTRY_BYTES])
+            if batch.base_offset >= offset:
+                known_from = min(known_from, batch.base_offset)
+                told.append(batch)
+                epoch = bytes(its_epoch)
+    return known_from, told

@@ -96,7 +96,7 @@ def plan_extents(
         index += 1
     unverified = None
     if verify or 0 in table.verified[first:index]:
-        unverified = [(table.chunk(i), table.checksums[i]) for i in range(first, index)]
+        unverified = table.chunks(first, index)
     return Plan(table, runs, table.chunk(first), table.chunk(index - 1), unverified)
 
 
@@ -238,13 +238,14 @@ def _skip(view: memoryview, chunk: Chunk, offset: int, has_gaps: bool) -> tuple[
 
 
 def _sound_chunks(plan: Plan, data: Sequence[memoryview]) -> int:
-    """How many leading chunks are what was written; each is marked so."""
+    """How many leading chunks are what was written; they are marked so."""
     count = 0
     for chunk, checksum, view in chunk_views(plan, data):
         if not is_sound(view, chunk, checksum, has_gaps=plan.table.has_gaps):
             break
-        plan.table.mark_verified(chunk.base_offset)
         count += 1
+    if count:
+        plan.table.mark_verified(plan.first.base_offset, count)
     return count
 
 

@@ -49,7 +49,7 @@ class StorageConfig:
     wal_retained_bytes: int = 1024 * MIB
     """Write-behind keeps the write-ahead log (whole files) below this."""
     wal_retained_extents: int = 100_000
-    """Write-behind also starts above so many extents: each costs 30 bytes of memory and 6 us at recovery."""
+    """Write-behind also starts above so many extents: each costs 30 bytes of memory and 3 us at recovery."""
     wal_sync_interval_ms: int = 1000
     """With page-cache durability: how often the file is synced in the background."""
     write_behind_step_bytes: int = 2 * MIB

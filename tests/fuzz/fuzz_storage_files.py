@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from bytemq.errors import Corrupt
@@ -24,12 +23,13 @@ from bytemq.storage.manifests.manifest_codec import (
 )
 from bytemq.storage.segments.segment_files import load_index
 from bytemq.storage.segments.segment_format import encode_footer
+from bytemq.storage.stores.interface import AppendFile
 from bytemq.storage.wal.extents import Chunk, SparseIndex
 from bytemq.storage.wal.format import Share, encode_head, shares_to_write
-from bytemq.storage.wal.recovery import BulkByName, SessionRecovery
+from bytemq.storage.wal.heads import ROW
+from bytemq.storage.wal.recovery import Bytes, SessionRecovery
 from bytemq.storage.wal.wal_files import WalFile
 from bytemq.storage.wal.wal_index import (
-    StoredFlush,
     TailRecord,
     decode_index,
     decode_tail,
@@ -37,6 +37,7 @@ from bytemq.storage.wal.wal_index import (
     encode_tail,
     file_name,
 )
+from bytemq.types import PartitionId
 from tests.fuzz import runner
 from tests.support.power_cut_store import Power, PowerCutStore
 from tests.unit.storage.bench import batch_at, pid
@@ -47,14 +48,17 @@ def _recover(data: bytes) -> None:
         store = PowerCutStore(Power(1))
         await store.create(file_name(1, 0), [data])
 
-        def apply(_: WalFile, __: StoredFlush, shares: Sequence[Share], bulk: BulkByName) -> None:
-            for share in shares:
-                if share.reference:
-                    assert bulk[share.reference] is None, "there is no such file"
-                else:
-                    assert share.size_bytes <= len(data)
+        def take_rows(_: WalFile, __: PartitionId, rows: Bytes, entries: Bytes) -> None:
+            assert sum(row[-1] for row in ROW.iter_unpack(rows)) == len(entries)
+            assert all(
+                position + size_bytes <= len(data) for _, _, _, position, size_bytes, *_ in ROW.iter_unpack(rows)
+            )
 
-        await SessionRecovery(store, TailRecord(1, 0), lambda: 1, lambda _: True, apply).run()
+        def take_share(_: WalFile, __: int, share: Share, bulk: AppendFile | None) -> None:
+            assert bulk is None, "there is no such file"
+            assert share.reference
+
+        await SessionRecovery(store, TailRecord(1, 0), lambda: 1, lambda _: True, take_rows, take_share).run()
 
     asyncio.run(run())
     _dump("wal.log", data)

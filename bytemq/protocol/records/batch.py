@@ -39,9 +39,11 @@ CRC_POSITION = 17
 ATTRIBUTES_POSITION = 21
 """The CRC covers the batch from here to its end."""
 MAX_TIMESTAMP_POSITION = 35
+PRODUCER_ID_POSITION = 43
 
 _SMALLEST_MESSAGE_BYTES = 14
 """What a v0 message needs after the prefix; Kafka calls anything smaller corrupt before it knows the format."""
+LEADER_EPOCH_POSITION = 12
 MAGIC_POSITION = 16
 _SEQUENCES = 1 << 31
 

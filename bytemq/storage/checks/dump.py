@@ -153,12 +153,12 @@ def _dump_segment(view: memoryview) -> Iterator[Line]:
 def _dump_index(name: str, data: bytes) -> Iterator[Line]:
     session, _, number = name.removesuffix(".index").partition("-")
     try:
-        for flush in decode_index(data, int(session, 16), int(number, 16)):
-            header = flush.header
+        for position, head in decode_index(data, int(session, 16), int(number, 16)):
+            header = decode_header(head)
             yield _line(
-                f"flush {header.sequence} at position {flush.position}, {header.share_count} shares",
+                f"flush {header.sequence} at position {position}, {header.share_count} shares",
                 "flush",
-                position=flush.position,
+                position=position,
                 sequence=header.sequence,
                 shares=header.share_count,
             )

@@ -56,12 +56,11 @@ def _verify_index(root: Path, session_id: int, number: int, flushes: list[tuple[
     if not (root / name).is_file():
         return
     try:
-        indexed = [
-            (flush.position, flush.header.crc) for flush in decode_index((root / name).read_bytes(), session_id, number)
-        ]
+        heads = decode_index((root / name).read_bytes(), session_id, number)
     except Corrupt as error:
         yield name, str(error)
         return
+    indexed = [(position, decode_header(head).crc) for position, head in heads]
     if indexed != flushes[: len(indexed)]:
         yield name, "lists other flushes than the file holds"
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 _NO_OFFSETS = array("q")
@@ -24,6 +25,16 @@ class Chunk(NamedTuple):
     position: int
     size_bytes: int
     max_timestamp: int
+
+
+class Columns(NamedTuple):
+    """Chunks that follow each other without gaps, each field of all of them."""
+
+    bases: Sequence[int]
+    positions: Sequence[int]
+    sizes: Sequence[int]
+    max_timestamps: Sequence[int]
+    checksums: Sequence[int]
 
 
 class ExtentTable:
@@ -61,11 +72,7 @@ class ExtentTable:
         return len(self.bases)
 
     def append(self, chunk: Chunk, file: int, checksum: int, *, verified: bool, holder: int | None = None) -> None:
-        if self.bases is _NO_OFFSETS:
-            self.bases, self.positions, self.max_timestamps = array("q"), array("q"), array("q")
-            self.files, self.sizes, self.checksums = array("I"), array("I"), array("I")
-            self.holders = array("I")
-            self.verified = bytearray()
+        self._own_arrays()
         self.bases.append(chunk.base_offset)
         self.files.append(file)
         self.holders.append(file if holder is None else holder)
@@ -77,6 +84,21 @@ class ExtentTable:
         self.size_bytes += chunk.size_bytes
         self.end_offset = chunk.next_offset
 
+    def extend(self, columns: Columns, end_offset: int, file: int) -> None:
+        """As `append` of them all, not verified, the last of which ends at `end_offset`; the bytes are in `file`."""
+        self._own_arrays()
+        ordinals = array("I", [file]) * len(columns.bases)
+        self.bases.extend(columns.bases)
+        self.files.extend(ordinals)
+        self.holders.extend(ordinals)
+        self.positions.extend(columns.positions)
+        self.sizes.extend(columns.sizes)
+        self.max_timestamps.extend(columns.max_timestamps)
+        self.checksums.extend(columns.checksums)
+        self.verified.extend(bytes(len(ordinals)))
+        self.size_bytes += sum(columns.sizes)
+        self.end_offset = end_offset
+
     def find(self, offset: int) -> int:
         """Index of the last chunk that starts at or below `offset`; -1 if there is none."""
         return bisect_right(self.bases, offset) - 1
@@ -85,15 +107,30 @@ class ExtentTable:
         after = self.bases[index + 1] if index + 1 < len(self.bases) else self.end_offset
         return Chunk(self.bases[index], after, self.positions[index], self.sizes[index], self.max_timestamps[index])
 
-    def mark_verified(self, base_offset: int) -> None:
-        """The chunk that starts there, if it still is in the table, was compared with its checksums."""
+    def chunks(self, first: int, stop: int) -> list[tuple[Chunk, int]]:
+        """Those from index `first` up to `stop`, each with its checksum."""
+        nexts = [*self.bases[first + 1 : stop + 1], self.end_offset][: stop - first]
+        fields = (self.bases[first:stop], nexts, self.positions[first:stop], self.sizes[first:stop])
+        return list(zip(map(Chunk, *fields, self.max_timestamps[first:stop]), self.checksums[first:stop], strict=True))
+
+    def mark_verified(self, base_offset: int, count: int = 1) -> None:
+        """So many chunks from the one that starts there on, if that still is in the table, were compared with their
+        checksums.
+        """
         index = self.find(base_offset)
         if index >= 0 and self.bases[index] == base_offset:
-            self.verified[index] = 1
+            self.verified[index : index + count] = b"\1" * len(self.verified[index : index + count])
 
     def count_in_files_before(self, file: int) -> int:
         """How many leading chunks files below `file` tell of: files are filled in the order of ordinals."""
         return bisect_right(self.files, file - 1)
+
+    def _own_arrays(self) -> None:
+        if self.bases is _NO_OFFSETS:
+            self.bases, self.positions, self.max_timestamps = array("q"), array("q"), array("q")
+            self.files, self.sizes, self.checksums = array("I"), array("I"), array("I")
+            self.holders = array("I")
+            self.verified = bytearray()
 
     def drop_first(self, count: int) -> None:
         self.size_bytes -= sum(self.sizes[:count])
@@ -156,8 +193,8 @@ class SparseIndex:
             self.max_timestamps[index],
         )
 
-    def mark_verified(self, base_offset: int) -> None:
-        """The chunk that starts there, if it still is in the table, was compared with its checksums."""
+    def mark_verified(self, base_offset: int, count: int = 1) -> None:
+        """So many chunks from the one that starts there on were compared with their checksums."""
         index = self.find(base_offset)
         if self.bases[index] == base_offset:
-            self.verified[index] = 1
+            self.verified[index : index + count] = b"\1" * count

@@ -230,7 +230,7 @@ def decode_shares(head: bytes | memoryview, header: FlushHeader) -> list[Share]:
         if count == 0 or count * BATCH_ENTRY_BYTES + name_bytes > end - position:
             raise Corrupt("the index of a flush ends inside a share")
         name = ""
-        if kind == REFERENCE:
+        if kind == REFERENCE and name_bytes:
             name = str(view[position : position + name_bytes], "utf-8", "replace")
             position += name_bytes
         elif kind != INLINE or name_bytes or start + size > header.payload_bytes:

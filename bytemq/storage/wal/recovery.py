@@ -13,7 +13,8 @@ prefix counts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -31,16 +32,19 @@ from bytemq.storage.wal.format import (
     decode_shares,
     flush_prefix,
 )
+from bytemq.storage.wal.heads import PARTITION, Head, by_partition, chained
 from bytemq.storage.wal.wal_files import WalFile
-from bytemq.storage.wal.wal_index import StoredFlush, TailRecord, decode_index, file_name, file_number, index_name
+from bytemq.storage.wal.wal_index import TailRecord, decode_index, file_name, file_number, index_name
+from bytemq.types import PartitionId
 
 log = get_logger("storage.recovery")
 
 WINDOW_BYTES = 1024 * 1024
 LEAST_WINDOW_BYTES = 64 * 1024
 """What is left of a window in which the next head may begin: most are whole in it then."""
-SLICE_FLUSHES = 256
-"""Flushes handled before the event loop may do something else."""
+_ZEROES = bytes(WINDOW_BYTES)
+SLICE_FLUSHES = 2048
+"""Small flushes handled before the event loop may do something else."""
 
 
 class ChainState(NamedTuple):
@@ -50,14 +54,16 @@ class ChainState(NamedTuple):
     crc: int
 
 
-BulkByName = Mapping[str, AppendFile | None]
+Bytes = bytes | bytearray
 
 
 class SessionRecovery:
-    """Recovers one session's files in order; `apply(file, flush, shares, bulk)` is called for each flush that counts.
+    """Recovers one session's files in order, and has taken what counts: by `take_rows(file, partition, rows, entries)`
+    what a partition has in some flushes in a row (see `heads_pure`), by `take_share(file, payload position, share, bulk
+    file)` each share of the others.
 
-    `needs` says of a share whether its log has it from nowhere else. `bulk` are the files that such shares refer to, by
-    name; None for one that is missing.
+    `needs` says of a share whether its log has it from nowhere else. The bulk file is what such a share refers to, None
+    if it is missing.
     """
 
     def __init__(
@@ -66,15 +72,17 @@ class SessionRecovery:
         tail: TailRecord,
         next_ordinal: Callable[[], int],
         needs: Callable[[Share], bool],
-        apply: Callable[[WalFile, StoredFlush, Sequence[Share], BulkByName], None],
+        take_rows: Callable[[WalFile, PartitionId, Bytes, Bytes], None],
+        take_share: Callable[[WalFile, int, Share, AppendFile | None], None],
     ) -> None:
         self._store = store
         self._tail = tail
         self._next_ordinal = next_ordinal
         self._needs = needs
-        self._apply = apply
+        self._take_rows = take_rows
+        self._take_share = take_share
         self._chain = ChainState(tail.first_sequence - 1, tail.first_link)
-        self._held: list[tuple[WalFile, list[StoredFlush]]] = []
+        self._held: list[tuple[WalFile, list[Head]]] = []
         self.files: list[WalFile] = []
         self.bulk: dict[str, AppendFile | None] = {}
         self.sequence = tail.first_sequence - 1
@@ -114,20 +122,34 @@ class SessionRecovery:
         log.error("the write-ahead log is damaged: a file is missing", file=file_name(self._tail.session_id, number))
         return True
 
-    async def _apply_all(self, file: WalFile, flushes: list[StoredFlush]) -> None:
-        for count, flush in enumerate(flushes):
-            header = flush.header
-            if self._tail.is_sealed and header.sequence > self._tail.sealed_sequence:
-                return
-            if not count:
-                file.first_sequence, file.first_link = header.sequence, header.previous_crc
-            shares = decode_shares(flush.head, header)
-            await self._open_bulk(shares)
-            self._apply(file, flush, shares, self.bulk)
-            self.sequence = header.sequence
-            file.end_position = flush.position + header.total_bytes
-            if count % SLICE_FLUSHES == SLICE_FLUSHES - 1:
-                await asyncio.sleep(0)
+    async def _apply_all(self, file: WalFile, flushes: list[Head]) -> None:
+        stop = len(flushes)
+        if self._tail.is_sealed:
+            stop = bisect_right(flushes, self._tail.sealed_sequence, key=_sequence)
+        if not stop:
+            return
+        first, last = _header(flushes[0]), _header(flushes[stop - 1])
+        file.first_sequence, file.first_link = first.sequence, first.previous_crc
+        done = 0
+        while done < stop:
+            small, found = by_partition(flushes, done, min(stop, done + SLICE_FLUSHES))
+            for partition, (rows, entries) in found.items():
+                topic_id, index = PARTITION.unpack(partition)
+                self._take_rows(file, PartitionId(topic_id, index), rows, entries)
+            if small == done:
+                await self._apply_one(file, flushes[done])
+            done = max(small, done + 1)
+            await asyncio.sleep(0)
+        self.sequence = last.sequence
+        file.end_position = flushes[stop - 1][0] + last.total_bytes
+
+    async def _apply_one(self, file: WalFile, flush: Head) -> None:
+        position, head = flush
+        header = decode_header(head)
+        shares = decode_shares(head, header)
+        await self._open_bulk(shares)
+        for share in shares:
+            self._take_share(file, position + header.head_bytes, share, self.bulk.get(share.reference))
 
     async def _open(self, number: int) -> WalFile | None:
         name = file_name(self._tail.session_id, number)
@@ -138,14 +160,14 @@ class SessionRecovery:
             return None
         return WalFile(file, self._next_ordinal(), self._tail.session_id, number, size_bytes)
 
-    async def _flushes(self, file: WalFile) -> list[StoredFlush]:
+    async def _flushes(self, file: WalFile) -> list[Head]:
         """The flushes of one file that follow what was found before."""
         try:
             data = await self._store.read(index_name(file.session_id, file.number))
-            flushes = list(decode_index(data, file.session_id, file.number))
+            flushes = decode_index(data, file.session_id, file.number)
             if flushes:
-                self._expect(flushes[0].header, file)
-                self._drop_rewritten(flushes[0].header)
+                self._expect(_header(flushes[0]), file)
+                self._drop_rewritten(_header(flushes[0]))
         except NotFound:
             flushes = await self._walk(file)
         except Corrupt as error:
@@ -154,7 +176,8 @@ class SessionRecovery:
             )
             flushes = await self._walk(file)
         if flushes:
-            self._chain = ChainState(flushes[-1].header.sequence, flushes[-1].header.crc)
+            last = _header(flushes[-1])
+            self._chain = ChainState(last.sequence, last.crc)
         return flushes
 
     def _expect(self, first: FlushHeader, file: WalFile) -> None:
@@ -170,14 +193,12 @@ class SessionRecovery:
         """A flush that failed was written anew at the start of the next file: what an earlier file has of it does not
         count."""
         for file, flushes in self._held:
-            kept = [flush for flush in flushes if flush.header.sequence < first.sequence]
-            if len(kept) < len(flushes):
+            kept = bisect_left(flushes, first.sequence, key=_sequence)
+            if kept < len(flushes):
                 log.info(
-                    "flushes of an abandoned file were written anew",
-                    file=file.file.name,
-                    count=len(flushes) - len(kept),
+                    "flushes of an abandoned file were written anew", file=file.file.name, count=len(flushes) - kept
                 )
-                flushes[:] = kept
+                del flushes[kept:]
         self._chain = ChainState(first.sequence - 1, first.previous_crc)
 
     def _is_rewritten(self, first: FlushHeader) -> bool:
@@ -186,61 +207,61 @@ class SessionRecovery:
         if first.session_id != self._tail.session_id or first.sequence > self._chain.sequence:
             return False
         for _, flushes in self._held:
-            for flush in flushes:
-                if flush.header.sequence == first.sequence:
-                    return flush.header.previous_crc == first.previous_crc
+            at = bisect_left(flushes, first.sequence, key=_sequence)
+            if at < len(flushes) and _sequence(flushes[at]) == first.sequence:
+                return _header(flushes[at]).previous_crc == first.previous_crc
         return False
 
-    async def _walk(self, file: WalFile) -> list[StoredFlush]:
+    async def _walk(self, file: WalFile) -> list[Head]:
         walker = FileWalk(file.file, file.session_id, self._chain)
         start = await walker.flush_at(0)
-        if start is not None and self._is_rewritten(start.header):
-            self._drop_rewritten(start.header)
+        if start is not None and self._is_rewritten(_header(start)):
+            self._drop_rewritten(_header(start))
             walker.chain = self._chain
         flushes = await walker.flushes(0)
         while (later := await walker.search(walker.position)) is not None:
-            if later.header.durable_through < walker.chain.sequence + 1:
+            header = _header(later)
+            if header.durable_through < walker.chain.sequence + 1:
                 break  # nothing proves that what is missing had been durable: a torn tail
             log.error(
                 "the write-ahead log is damaged: flushes are lost",
                 file=file.file.name,
                 position=walker.position,
-                until=later.position,
+                until=later[0],
                 first_sequence=walker.chain.sequence + 1,
-                next_sequence=later.header.sequence,
+                next_sequence=header.sequence,
             )
-            walker.chain = ChainState(later.header.sequence - 1, later.header.previous_crc)
-            flushes.extend(await walker.flushes(later.position))
+            walker.chain = ChainState(header.sequence - 1, header.previous_crc)
+            flushes.extend(await walker.flushes(later[0]))
         self.walked_bytes += walker.position
         flushes = await self._drop_torn(file, flushes)
         # So that an index can be written, and the next recovery need not walk.
-        file.heads = [(flush.position, bytes(flush.head)) for flush in flushes]
+        file.heads = list(flushes)
         return flushes
 
-    async def _drop_torn(self, file: WalFile, flushes: list[StoredFlush]) -> list[StoredFlush]:
+    async def _drop_torn(self, file: WalFile, flushes: list[Head]) -> list[Head]:
         """Cuts the flushes after which something that was never known to be durable is not whole."""
-        durable_through = max((flush.header.durable_through for flush in flushes), default=0)
-        for count, flush in enumerate(flushes):
-            if flush.header.sequence <= durable_through:
-                continue
-            problem = await self._payload_problem(file.file, flush)
+        durable_through = _header(flushes[-1]).durable_through if flushes else 0  # it never goes back
+        for number in range(bisect_right(flushes, durable_through, key=_sequence), len(flushes)):
+            problem = await self._payload_problem(file.file, flushes[number])
             if problem is not None:
                 log.warning(
                     "torn tail of the write-ahead log is dropped: it was never acknowledged as durable",
                     file=file.file.name,
-                    position=flush.position,
-                    sequence=flush.header.sequence,
+                    position=flushes[number][0],
+                    sequence=_sequence(flushes[number]),
                     reason=problem,
                 )
-                return flushes[:count]
+                return flushes[:number]
         return flushes
 
-    async def _payload_problem(self, file: ReadFile, flush: StoredFlush) -> str | None:
-        header = flush.header
-        payload = await _read(file, flush.position + header.head_bytes, header.payload_bytes)
+    async def _payload_problem(self, file: ReadFile, flush: Head) -> str | None:
+        position, head = flush
+        header = decode_header(head)
+        payload = await _read(file, position + header.head_bytes, header.payload_bytes)
         if len(payload) < header.payload_bytes:
             return "the file ends inside the flush"
-        shares = decode_shares(flush.head, header)
+        shares = decode_shares(head, header)
         await self._open_bulk(shares)
         for share in shares:
             data = payload[share.position : share.position + share.size_bytes]
@@ -266,6 +287,15 @@ class SessionRecovery:
                     self.bulk[share.reference] = None
 
 
+def _header(flush: Head) -> FlushHeader:
+    return decode_header(flush[1])
+
+
+def _sequence(flush: Head) -> int:
+    """Ascending from flush to flush of a file."""
+    return decode_header(flush[1]).sequence
+
+
 async def _read(file: ReadFile, position: int, size_bytes: int) -> memoryview:
     data = file.read_cached(position, size_bytes)
     return data if data is not None else await file.read(position, size_bytes)
@@ -284,34 +314,43 @@ class FileWalk:
         self.position = 0
         """Where the walk stopped."""
 
-    async def flushes(self, position: int) -> list[StoredFlush]:
+    async def flushes(self, position: int) -> list[Head]:
         """Flushes from `position` on, while each is the successor of the one before."""
-        found: list[StoredFlush] = []
-        sequence, crc = self.chain
-        while (flush := await self.flush_at(position)) is not None:
-            header = flush.header
-            if (header.session_id, header.sequence - 1, header.previous_crc) != (self._session_id, sequence, crc):
+        found: list[Head] = []
+        while True:
+            start = await self._start_of(position)
+            heads, after, *last = chained(
+                self._window, start, self._window_position, self._session_id, *self.chain, False
+            )
+            if not heads:
+                heads, after, *last = await self._large(position)
+            if not heads:
                 break
-            sequence, crc = header.sequence, header.crc
-            found.append(flush)
-            position += header.total_bytes
-            if len(found) % SLICE_FLUSHES == 0:
-                await asyncio.sleep(0)
-        self.chain, self.position = ChainState(sequence, crc), position
+            found += heads
+            position = self._window_position + after
+            self.chain = ChainState(*last)
+            await asyncio.sleep(0)
+        self.position = position
         return found
 
-    async def search(self, position: int) -> StoredFlush | None:
+    async def _large(self, position: int) -> tuple[list[Head], int, int, int]:
+        """The flush there, if it is the next one: its head may not be whole in the window so far."""
+        await self.flush_at(position)
+        start = position - self._window_position
+        return chained(self._window, start, self._window_position, self._session_id, *self.chain, False)
+
+    async def search(self, position: int) -> Head | None:
         """The next flush of this session with a sequence not seen yet, at or after `position`."""
         prefix = flush_prefix(self._session_id)  # a file used again is full of flushes of others
         while True:
             data = bytes(await self._read(position, WINDOW_BYTES))
             if len(data) < FLUSH_HEADER_BYTES:
                 return None
-            at = data.find(prefix)
+            at = data.find(prefix) if data != _ZEROES[: len(data)] else -1  # most of a file that is new is so
             while at >= 0:
                 if (position + at) % ALIGNMENT == 0:
                     flush = await self.flush_at(position + at)
-                    if flush is not None and self._is_later(flush.header):
+                    if flush is not None and self._is_later(_header(flush)):
                         return flush
                 at = data.find(prefix, at + 1)
             position += len(data) - len(prefix) + 1
@@ -319,24 +358,28 @@ class FileWalk:
     def _is_later(self, header: FlushHeader) -> bool:
         return header.session_id == self._session_id and header.sequence > self.chain.sequence
 
-    async def flush_at(self, position: int) -> StoredFlush | None:
+    async def flush_at(self, position: int) -> Head | None:
         """The flush there, whatever it is, if its head is whole."""
+        start = await self._start_of(position)
+        try:
+            header = decode_header(self._window, start)
+            if start + header.head_bytes > len(self._window):
+                await self._fill_window(position, header.head_bytes)
+                start = 0
+            # Copied: a slice would keep the whole window alive.
+            head = bytes(self._window[start : start + header.head_bytes])
+            check_head(head, header)
+        except Corrupt:
+            return None
+        return position, head
+
+    async def _start_of(self, position: int) -> int:
+        """Where `position` is in the window, which is moved there if little of it is left."""
         start = position - self._window_position
         if start < 0 or (start + LEAST_WINDOW_BYTES > len(self._window) and not self._window_is_last):
             await self._fill_window(position, WINDOW_BYTES)
             start = 0
-        try:
-            header = decode_header(self._window, start)
-            head_bytes = header.head_bytes
-            if start + head_bytes > len(self._window):
-                await self._fill_window(position, head_bytes)
-                start = 0
-            # Copied: a slice would keep the whole window alive.
-            head = bytes(self._window[start : start + head_bytes])
-            check_head(head, header)
-        except Corrupt:
-            return None
-        return StoredFlush(position, header, memoryview(head))
+        return start
 
     async def _read(self, position: int, size_bytes: int) -> memoryview:
         start = position - self._window_position

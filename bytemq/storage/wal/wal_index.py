@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -26,20 +26,13 @@ from crc32c import crc32c
 
 from bytemq.errors import Corrupt
 from bytemq.storage.segments.segment_format import from_little_endian, little_endian
-from bytemq.storage.wal.format import FLUSH_HEADER_BYTES, FlushHeader, check_head, decode_header
+from bytemq.storage.wal.format import check_head, decode_header
+from bytemq.storage.wal.heads import Head, chained
 
 MAGIC = b"BMQX"
 VERSION = 1
 _HEADER = struct.Struct("<4sHxxQQIxxxxqq")
 _CRC = struct.Struct("<I")
-
-
-class StoredFlush(NamedTuple):
-    """The head of a flush and where the flush is in its file. The CRC was checked."""
-
-    position: int
-    header: FlushHeader
-    head: memoryview
 
 
 class TailRecord(NamedTuple):
@@ -113,7 +106,7 @@ def encode_index(session_id: int, number: int, heads: Sequence[tuple[int, bytes]
     return [header, crc, positions, *(head for _, head in heads)]
 
 
-def decode_index(data: bytes, session_id: int, number: int) -> Iterator[StoredFlush]:
+def decode_index(data: bytes, session_id: int, number: int) -> list[Head]:
     """The flushes of the file, heads checked. Raises Corrupt for anything but the whole index of just this file."""
     view = memoryview(data)
     start = _HEADER.size + _CRC.size
@@ -127,12 +120,20 @@ def decode_index(data: bytes, session_id: int, number: int) -> Iterator[StoredFl
         raise Corrupt("the index of a write-ahead-log file has the wrong size")
     if crc32c(view[start:body], crc32c(view[: _HEADER.size])) != _CRC.unpack_from(view, _HEADER.size)[0]:
         raise Corrupt("the checksum of the index of a write-ahead-log file does not match")
-    at = body
-    for position in from_little_endian("q", view[start:body]):
-        header = decode_header(view, at)
-        head = view[at : at + header.head_bytes]
-        check_head(head, header)
-        at += max(header.head_bytes, FLUSH_HEADER_BYTES)
-        yield StoredFlush(position, header, head)
-    if at != len(view):
+    heads = _heads(view, body)
+    if len(heads) != count:
         raise Corrupt("the index of a write-ahead-log file has the wrong size")
+    positions = from_little_endian("q", view[start:body])
+    return [(position, head) for position, (_, head) in zip(positions, heads, strict=True)]
+
+
+def _heads(view: memoryview, at: int) -> list[Head]:
+    """Those that `view` ends with. Where flushes are missing, as they may be in a damaged file, a chain begins anew."""
+    heads: list[Head] = []
+    while at < len(view):
+        header = decode_header(view, at)
+        found, after, *_ = chained(view, at, 0, header.session_id, header.sequence - 1, header.previous_crc, True)
+        check_head(view[at : at + header.head_bytes], header)
+        heads += found
+        at = after
+    return heads

@@ -16,9 +16,9 @@ from types import ModuleType
 PROTOCOL = "bytemq.protocol"
 
 
-def implementations(name: str = "walk") -> list[ModuleType]:
-    pure = importlib.import_module(f"{PROTOCOL}.records.{name}_pure")
-    native = native_part(name, f"{PROTOCOL}.records")
+def implementations(name: str = "walk", package: str = f"{PROTOCOL}.records") -> list[ModuleType]:
+    pure = importlib.import_module(f"{package}.{name}_pure")
+    native = native_part(name, package)
     return [pure] if native is None else [pure, native]
 
 

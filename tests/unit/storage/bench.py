@@ -74,7 +74,17 @@ class Bench:
         """Stages one append with a batch for each value."""
         assert self.storage is not None
         start = log.staged_end
-        batches = [batch_at(start + n, value, timestamp_ms=timestamp_ms + n) for n, value in enumerate(values)]
+        batches = [
+            batch_at(
+                start + n,
+                value,
+                timestamp_ms=timestamp_ms + n,
+                producer_id=1,
+                producer_epoch=0,
+                base_sequence=start + n,
+            )
+            for n, value in enumerate(values)
+        ]
         self.storage.append(log, batches, lambda error: self.answers.append((start, error)))
         return batches
 

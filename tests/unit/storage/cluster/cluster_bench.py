@@ -53,7 +53,7 @@ def pid(number: int) -> PartitionId:
 def batch(offset: int, size_bytes: int = 100, *, mark: int = 0) -> RecordBatch:
     """One record. `mark` tells it from others of the same offset and size."""
     records = [Record(None, b"%010d %010d" % (offset, mark) + b"x" * size_bytes)]
-    made = parse_header(memoryview(build_batch(records, timestamp_ms=1000 + offset)))
+    made = parse_header(memoryview(build_batch(records, timestamp_ms=1000 + offset, producer_id=1)))
     place(made, offset, 1)
     return made
 

@@ -1,0 +1,6 @@
+from bytemq.storage.wal.heads_pure import ByPartition, Head
+
+def chained(
+    data: bytes | memoryview, position: int, base: int, session_id: int, sequence: int, crc: int, packed: bool
+) -> tuple[list[Head], int, int, int]: ...
+def by_partition(heads: list[Head], first: int, stop: int) -> tuple[int, ByPartition]: ...
