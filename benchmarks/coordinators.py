@@ -136,7 +136,12 @@ async def restarted(node: NodeProcess, offsets: int, ids: int) -> str:
 
 async def measure(folder: Path, offsets: int, ids: int, restarts: int) -> None:
     is_filled = (folder / "data").exists()
-    node = NodeProcess(folder / "data", options=["--durability", "page-cache", *ONE_PARTITION_EACH]).start()
+    node = NodeProcess(
+        folder / "data",
+        options=["--durability", "page-cache", *ONE_PARTITION_EACH],
+        # An installed program does not compile its modules at each start.
+        environment={"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "pycache")},
+    ).start()
     try:
         if not is_filled:
             await fill(node.port, offsets, ids)

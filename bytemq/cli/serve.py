@@ -15,6 +15,7 @@ from bytemq import __version__
 from bytemq.cli.options import Failed
 from bytemq.config import BrokerConfig, Endpoint
 from bytemq.node.node import Node
+from bytemq.runtime import garbage_collection
 from bytemq.scheduler.membership import SessionLost
 
 STOP_TIMEOUT_S = 4.5
@@ -23,6 +24,7 @@ STOP_TIMEOUT_S = 4.5
 
 def serve(config: BrokerConfig) -> int:
     """Run a node until SIGTERM or SIGINT; returns the exit code. Raises Failed or BytemqError when it cannot run."""
+    garbage_collection.calm()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run_node(config))
 

@@ -12,8 +12,12 @@ YOUNG_PER_MIDDLE = 5
 MIDDLE_PER_FULL = 500
 
 
+def calm() -> None:
+    """Call first of all: starting makes much that stays, and little that is to be collected."""
+    gc.set_threshold(YOUNG_OBJECTS, YOUNG_PER_MIDDLE, MIDDLE_PER_FULL)
+
+
 def settle() -> None:
-    """Call once when the node is ready: what is alive now is never looked at again, and collections become rare."""
+    """Call once when the node is ready: what is alive now is never looked at again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, YOUNG_PER_MIDDLE, MIDDLE_PER_FULL)

@@ -5,16 +5,17 @@ Hands out the loop between reads, so that a large partition holds up nobody else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
-from bytemq.broker.coordinator.outcome import Envelope
+from bytemq.broker.coordinator.outcome import Envelope, Replayed
 from bytemq.broker.log.partition import Partition
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import RecordBatch, parse_header
 from bytemq.protocol.records.compression import decompress
-from bytemq.protocol.records.walk import parse, plain_records
+from bytemq.protocol.records.walk import parse
 from bytemq.protocol.records.walk_codes import MESSAGES, OK
+from bytemq.protocol.records.walk_pure import Buffer
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 
@@ -23,7 +24,18 @@ log = get_logger("broker.coordinator")
 _READ_BYTES = 256 * 1024
 
 KeyValue = tuple[bytes | None, bytes | None]
-Replay = Callable[[Iterable[KeyValue], Envelope | None], None]
+
+
+class Replaying(Protocol):
+    """What loading asks of a machine."""
+
+    def replay(self, records: Iterable[KeyValue], envelope: Envelope | None = None) -> None:
+        """Keys and values of one batch."""
+
+    def replay_plain(self, data: Buffer, position: int) -> Replayed:
+        """The batches from `position` on, as far as they are neither compressed nor control nor transactional batches
+        and can be read.
+        """
 
 
 class LoadFailed(Exception):
@@ -41,7 +53,7 @@ class Loaded(NamedTuple):
     unreadable: int
 
 
-async def load(partition: Partition, replay: Replay, clock: Clock) -> Loaded:
+async def load(partition: Partition, machine: Replaying, clock: Clock) -> Loaded:
     """Replays all committed records. What cannot be read is left out: the others are not lost with it, and it stays in
     the log as it is. Raises LoadFailed.
     """
@@ -56,11 +68,10 @@ async def load(partition: Partition, replay: Replay, clock: Clock) -> Loaded:
         data = memoryview(b"".join(fetched.buffers))
         next_offset, position = offset, 0
         while position < len(data):
-            position, plain_end, records = plain_records(data, position)
-            if plain_end >= 0:
-                next_offset = plain_end
-                count += len(records)
-                replay(records, None)
+            replayed = machine.replay_plain(data, position)
+            if replayed.next_offset >= 0:
+                position, next_offset = replayed[:2]
+                count += replayed.records
                 continue
             batch = _batch_at(data, position)
             position += batch.size_bytes
@@ -79,7 +90,7 @@ async def load(partition: Partition, replay: Replay, clock: Clock) -> Loaded:
                 unreadable += batch.record_count
                 continue
             count += len(records)
-            replay(records, envelope_of(batch))
+            machine.replay(records, envelope_of(batch))
         if next_offset <= offset:
             raise LoadFailed(f"nothing at offset {offset} of {partition.topic}-{partition.pid.index}")
         offset = next_offset

@@ -51,6 +51,16 @@ class Outcome(NamedTuple, Generic[R_co]):
     envelope: Envelope | None = None
 
 
+class Replayed(NamedTuple):
+    """How far a machine has come in what was read of its log: position and offset behind the batches that it took, and
+    how many records these have. The offset is -1 if it took none.
+    """
+
+    position: int
+    next_offset: int
+    records: int
+
+
 NOTHING: Outcome[None] = Outcome(None)
 """Neither records nor a response: whoever waits, waits on."""
 

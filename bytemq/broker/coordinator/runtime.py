@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from bytemq.broker.coordinator.batches import Answer, Batch, Write, WriteQueue
-from bytemq.broker.coordinator.loading import LoadFailed, load
+from bytemq.broker.coordinator.loading import LoadFailed, Replaying, load
 from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Envelope, Outcome, answered_error
 from bytemq.broker.coordinator.timers import TimerQueue
 from bytemq.broker.log.partition import Partition
@@ -33,12 +33,9 @@ _MAX_RELOAD_DELAY_S = 30.0
 _TIMERS_PER_TURN = 200
 
 
-class Machine(Protocol):
+class Machine(Replaying, Protocol):
     """What the runtime asks of a machine. See group/shard.py."""
 
-    def replay(
-        self, records: Iterable[tuple[bytes | None, bytes | None]], envelope: Envelope | None = None
-    ) -> None: ...
     def stage(self, sequence: int, record: CoordinatorRecord) -> None: ...
     def commit(self, sequence: int, record: CoordinatorRecord) -> None: ...
     def roll_back(self, sequence: int, record: CoordinatorRecord) -> None: ...
@@ -97,7 +94,7 @@ class ShardRuntime(Generic[M]):
         while self.state is ShardState.LOADING:
             started = self._clock.monotonic()
             try:
-                loaded = await load(self.partition, self.machine.replay, self._clock)
+                loaded = await load(self.partition, self.machine, self._clock)
             except LoadFailed as error:
                 log.warning("coordinator could not be loaded", partition=self.partition.pid.index, reason=str(error))
                 await self._clock.sleep(delay_s)

@@ -8,6 +8,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "_records.h"
 
@@ -138,7 +139,7 @@ static PyObject *slice_object(const Slice *slice)
 
 static PyObject *headers_object(Cursor cursor, int64_t count)
 {
-    Slice key, value;
+    Slice key = {NULL, -1}, value = {NULL, -1};
     PyObject *headers = PyTuple_New((Py_ssize_t)count); /* count <= bytes of this record: checked by read_record */
     for (int64_t i = 0; headers != NULL && i < count; i++) {
         read_header(&cursor, &key, &value);
@@ -218,64 +219,176 @@ static uint64_t read_big_endian(const uint8_t *at, int bytes)
     return value;
 }
 
-/* The records of the batch at `start`; 0 where it is not plain, -1 with an exception set. */
-static int append_plain_batch(const uint8_t *start, const uint8_t *end, PyObject *records, const uint8_t **after)
+typedef struct {
+    Cursor records;
+    int64_t count;
+    int64_t next_offset;
+} PlainBatch;
+
+/* The batch at `start`, if it is whole, plain, and all its records can be read. */
+static int read_plain_batch(const uint8_t *start, const uint8_t *end, PlainBatch *batch)
 {
     if (end - start < HEADER_BYTES)
         return 0;
     int64_t size = (int64_t)(int32_t)read_big_endian(start + 8, 4) + PREFIX_BYTES;
-    int64_t count = (int32_t)read_big_endian(start + COUNT_POSITION, 4);
-    if (size < HEADER_BYTES || size > end - start || start[MAGIC_POSITION] != CURRENT_MAGIC || count < 0 ||
+    batch->count = (int32_t)read_big_endian(start + COUNT_POSITION, 4);
+    if (size < HEADER_BYTES || size > end - start || start[MAGIC_POSITION] != CURRENT_MAGIC || batch->count < 0 ||
         read_big_endian(start + ATTRIBUTES_POSITION, 2) & NOT_PLAIN)
         return 0;
-    Cursor cursor = {start + HEADER_BYTES, start + size};
-    for (int64_t i = 0; i < count; i++) {
-        RecordView view;
+    batch->records = (Cursor){start + HEADER_BYTES, start + size};
+    batch->next_offset = (int64_t)(read_big_endian(start, 8) + 1 +
+                                   (uint64_t)(int64_t)(int32_t)read_big_endian(start + LAST_OFFSET_DELTA_POSITION, 4));
+    Cursor cursor = batch->records;
+    RecordView view;
+    for (int64_t i = 0; i < batch->count; i++)
         if (read_checked_record(&cursor, &view) != OK)
             return 0;
-        PyObject *key = slice_object(&view.key);
-        PyObject *value = slice_object(&view.value);
-        PyObject *pair = key && value ? PyTuple_Pack(2, key, value) : NULL;
-        Py_XDECREF(key);
-        Py_XDECREF(value);
-        int failed = pair == NULL || PyList_Append(records, pair) < 0;
-        Py_XDECREF(pair);
-        if (failed)
-            return -1;
-    }
-    *after = start + size;
     return 1;
+}
+
+static int append_pair(PyObject *records, const RecordView *view)
+{
+    PyObject *key = slice_object(&view->key);
+    PyObject *value = slice_object(&view->value);
+    PyObject *pair = key && value ? PyTuple_Pack(2, key, value) : NULL;
+    Py_XDECREF(key);
+    Py_XDECREF(value);
+    int failed = pair == NULL || PyList_Append(records, pair) < 0;
+    Py_XDECREF(pair);
+    return failed ? -1 : 0;
 }
 
 static PyObject *walk_plain_records(PyObject *module, PyObject *arguments)
 {
     Py_buffer data;
     Py_ssize_t position;
+    int64_t next_offset = -1;
+    PlainBatch batch;
     (void)module;
     if (!PyArg_ParseTuple(arguments, "y*n", &data, &position))
         return NULL;
     const uint8_t *start = data.buf, *end = start + data.len;
     if (position < 0 || position > data.len)
         position = data.len;
-    const uint8_t *at = start + position, *last = NULL;
+    const uint8_t *at = start + position;
     PyObject *records = PyList_New(0);
-    while (records != NULL) {
-        Py_ssize_t before = PyList_Size(records);
-        const uint8_t *batch = at;
-        int taken = append_plain_batch(batch, end, records, &at);
-        if (taken < 0 || (taken == 0 && PyList_SetSlice(records, before, PyList_Size(records), NULL) < 0))
-            Py_CLEAR(records);
-        if (taken <= 0)
-            break;
-        last = batch;
+    while (records != NULL && read_plain_batch(at, end, &batch)) {
+        for (int64_t i = 0; records != NULL && i < batch.count; i++) {
+            RecordView view;
+            read_record(&batch.records, &view);
+            if (append_pair(records, &view) < 0)
+                Py_CLEAR(records);
+        }
+        next_offset = batch.next_offset;
+        at = batch.records.end;
     }
-    int64_t next_offset = -1;
-    if (last != NULL)
-        next_offset = (int64_t)(read_big_endian(last, 8) + 1 +
-                                (uint64_t)(int64_t)(int32_t)read_big_endian(last + LAST_OFFSET_DELTA_POSITION, 4));
     position = at - start;
     PyBuffer_Release(&data);
     return records == NULL ? NULL : Py_BuildValue("(nLN)", position, (long long)next_offset, records);
+}
+
+enum { NUMBER_BYTES = 4 };
+
+typedef struct {
+    PyObject *tables;
+    PyObject *other;
+    Py_ssize_t least_bytes;
+    int highest_version;
+    PyObject *table; /* of the last key: most keys in a row differ in the number only */
+    Slice prefix;
+    int64_t added;
+} Fold;
+
+/* The table of a key; NULL where there is none, or with an exception set. Kept in `fold`. */
+static PyObject *table_of(Fold *fold, const Slice *key)
+{
+    int64_t length = key->length - NUMBER_BYTES;
+    if (fold->table != NULL && fold->prefix.length == length &&
+        memcmp(fold->prefix.bytes, key->bytes, (size_t)length) == 0)
+        return fold->table;
+    Py_CLEAR(fold->table);
+    PyObject *prefix = PyBytes_FromStringAndSize((const char *)key->bytes, (Py_ssize_t)length);
+    if (prefix == NULL)
+        return NULL;
+    fold->table = PyDict_GetItemWithError(fold->tables, prefix);
+    Py_XINCREF(fold->table);
+    Py_DECREF(prefix);
+    fold->prefix = (Slice){key->bytes, length};
+    return fold->table;
+}
+
+static int put(Fold *fold, PyObject *table, const RecordView *view)
+{
+    int32_t number = (int32_t)read_big_endian(view->key.bytes + view->key.length - NUMBER_BYTES, NUMBER_BYTES);
+    PyObject *key = PyLong_FromLong(number);
+    PyObject *value = slice_object(&view->value);
+    Py_ssize_t before = PyDict_Size(table);
+    int failed = key == NULL || value == NULL || before < 0 || PyDict_SetItem(table, key, value) < 0;
+    Py_XDECREF(key);
+    Py_XDECREF(value);
+    if (failed)
+        return -1;
+    fold->added += PyDict_Size(table) - before;
+    return 0;
+}
+
+static int hand_over(Fold *fold, const RecordView *view)
+{
+    PyObject *key = slice_object(&view->key);
+    PyObject *value = slice_object(&view->value);
+    PyObject *result = key && value ? PyObject_CallFunctionObjArgs(fold->other, key, value, NULL) : NULL;
+    Py_XDECREF(key);
+    Py_XDECREF(value);
+    Py_XDECREF(result);
+    Py_CLEAR(fold->table); /* it may not be the right one any more */
+    return result == NULL ? -1 : 0;
+}
+
+static int fold_record(Fold *fold, const RecordView *view)
+{
+    const Slice *value = &view->value;
+    if (view->key.length >= NUMBER_BYTES && value->length >= fold->least_bytes && value->length >= 2 &&
+        (int16_t)read_big_endian(value->bytes, 2) >= 0 &&
+        (int16_t)read_big_endian(value->bytes, 2) <= fold->highest_version) {
+        PyObject *table = table_of(fold, &view->key);
+        if (table != NULL)
+            return put(fold, table, view);
+        if (PyErr_Occurred())
+            return -1;
+    }
+    return hand_over(fold, view);
+}
+
+static PyObject *walk_fold(PyObject *module, PyObject *arguments)
+{
+    Py_buffer data;
+    Py_ssize_t position;
+    long long count = 0, next_offset = -1;
+    int failed = 0;
+    Fold fold = {0};
+    PlainBatch batch;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "y*nO!niO", &data, &position, &PyDict_Type, &fold.tables, &fold.least_bytes,
+                          &fold.highest_version, &fold.other))
+        return NULL;
+    const uint8_t *start = data.buf, *end = start + data.len;
+    if (position < 0 || position > data.len)
+        position = data.len;
+    const uint8_t *at = start + position;
+    while (!failed && read_plain_batch(at, end, &batch)) {
+        for (int64_t i = 0; !failed && i < batch.count; i++) {
+            RecordView view;
+            read_record(&batch.records, &view);
+            failed = fold_record(&fold, &view) < 0;
+        }
+        count += batch.count;
+        next_offset = batch.next_offset;
+        at = batch.records.end;
+    }
+    Py_XDECREF(fold.table);
+    position = at - start;
+    PyBuffer_Release(&data);
+    return failed ? NULL : Py_BuildValue("(nLLL)", position, next_offset, count, (long long)fold.added);
 }
 
 static PyMethodDef methods[] = {
@@ -285,6 +398,8 @@ static PyMethodDef methods[] = {
     {"parse", walk_parse, METH_VARARGS, "parse(data, position, most): see walk_pure.parse"},
     {"plain_records", walk_plain_records, METH_VARARGS,
      "plain_records(data, position): see walk_pure.plain_records"},
+    {"fold", walk_fold, METH_VARARGS,
+     "fold(data, position, tables, least_bytes, highest_version, other): see walk_pure.fold"},
     {NULL, NULL, 0, NULL},
 };
 

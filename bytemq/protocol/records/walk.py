@@ -18,15 +18,15 @@ from bytemq.protocol.records.walk_codes import MESSAGES, MISSING_KEY, OK
 from bytemq.protocol.records.walk_pure import Parsed
 
 try:
-    from bytemq.protocol.records._walk import find, parse, plain_records, walk
+    from bytemq.protocol.records._walk import find, fold, parse, plain_records, walk
 
     IS_NATIVE = True
 except ImportError:  # no compiler when the package was installed: the same, slower
-    from bytemq.protocol.records.walk_pure import find, parse, plain_records, walk
+    from bytemq.protocol.records.walk_pure import find, fold, parse, plain_records, walk
 
     IS_NATIVE = False
 
-__all__ = ["IS_NATIVE", "Walk", "find", "parse", "plain_records", "timestamps_at_fault", "walk", "walk_records"]
+__all__ = ["IS_NATIVE", "Walk", "find", "fold", "parse", "plain_records", "timestamps_at_fault", "walk", "walk_records"]
 
 
 class Walk(NamedTuple):

@@ -6,6 +6,8 @@ them into errors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bytemq.protocol.records.batch import NO_TIMESTAMP, InvalidBatch, parse_header
 from bytemq.protocol.records.walk_codes import (
     BAD_HEADER_COUNT,
@@ -125,6 +127,38 @@ def plain_records(data: Buffer, position: int) -> tuple[int, int, list[KeyValue]
         position += batch.size_bytes
         next_offset = _signed_64(batch.next_offset)
     return position, next_offset, records
+
+
+def fold(
+    data: Buffer,
+    position: int,
+    tables: dict[bytes, dict[int, bytes]],
+    least_bytes: int,
+    highest_version: int,
+    other: Callable[[bytes | None, bytes | None], None],
+) -> tuple[int, int, int, int]:
+    """The records of the batches that `plain_records` takes, put into tables: a key ends in a number of four bytes, and
+    what is before it says in which table its value is kept under that number.
+
+    What has no table, or no value of at least `least_bytes` that begins with a version up to `highest_version`, goes to
+    `other(key, value)`, in order; that may add, replace and remove tables. (Position after the batches, offset after
+    them or -1, how many records they have, how many numbers are new in their tables.)
+    """
+    position, next_offset, records = plain_records(data, position)
+    least_bytes, added = max(least_bytes, 2), 0
+    for key, value in records:
+        if key is None or value is None or len(key) < 4 or len(value) < least_bytes:
+            other(key, value)
+            continue
+        is_known = 0 <= int.from_bytes(value[:2], "big", signed=True) <= highest_version
+        table = tables.get(key[:-4]) if is_known else None
+        if table is None:
+            other(key, value)
+            continue
+        number = int.from_bytes(key[-4:], "big", signed=True)
+        added += number not in table
+        table[number] = value
+    return position, next_offset, len(records), added
 
 
 def _read_record(view: memoryview, position: int) -> tuple[Parsed, int]:

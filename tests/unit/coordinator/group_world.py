@@ -25,6 +25,7 @@ from bytemq.protocol.messages.offset_commit import (
 )
 from bytemq.protocol.messages.offset_fetch import OffsetFetchRequestGroup, OffsetFetchRequestTopics
 from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse
+from bytemq.protocol.records.builder import Record, build_batch
 
 START_MS = 1_700_000_000_000
 LogRecord = tuple[bytes, bytes | None]
@@ -36,6 +37,13 @@ def subscription(*topics: str) -> bytes:
     for topic in topics:
         body += len(topic).to_bytes(2, "big") + topic.encode()
     return body + b"\xff\xff\xff\xff"
+
+
+def replay(shard: GroupShard, log: list[LogRecord]) -> None:
+    """The log as it is stored: plain batches, of ten records here."""
+    starts = range(0, len(log), 10)
+    data = b"".join(build_batch([Record(*record) for record in log[start : start + 10]]) for start in starts)
+    assert shard.replay_plain(data, 0)[::2] == (len(data), len(log))
 
 
 class HeldWrite:
@@ -136,7 +144,7 @@ class GroupWorld:
     def restart(self) -> None:
         self.held.clear()
         self._start()
-        self.shard.replay(self.log)
+        replay(self.shard, self.log)
         for outcome in self.shard.loaded():
             self.submit(outcome)
 

@@ -16,6 +16,7 @@ from bytemq.protocol.messages.txn_offset_commit import (
     TxnOffsetCommitRequestPartition,
     TxnOffsetCommitRequestTopic,
 )
+from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.control import EndTransactionMarker
 
 Code = ErrorCode
@@ -32,7 +33,11 @@ class World:
     def restart(self) -> None:
         self.shard = GroupShard(GroupSettings(), TimerQueue(lambda: 0), lambda: 1_000, lambda: "uuid")
         for record, envelope in self.log:
-            self.shard.replay([(record.encode_key(), record.encode_value())], envelope)
+            key_value = (record.encode_key(), record.encode_value())
+            if envelope is None:
+                self.shard.replay_plain(build_batch([Record(*key_value)]), 0)
+            else:
+                self.shard.replay([key_value], envelope)
         self.shard.loaded()
 
     def submit(self, outcome: Outcome[object], *, code: ErrorCode = Code.NONE) -> None:

@@ -9,6 +9,8 @@ from typing import cast
 import pytest
 
 from bytemq.broker.coordinator.group.environment import GroupSettings, RequestOrigin
+from bytemq.broker.coordinator.group.offset_store import OffsetStore
+from bytemq.broker.coordinator.group.records import CommittedOffset, OffsetCommitRecord
 from bytemq.broker.coordinator.group.shard import GroupShard
 from bytemq.broker.coordinator.outcome import NOTHING, Outcome
 from bytemq.broker.coordinator.runtime import ShardRuntime
@@ -24,6 +26,7 @@ from bytemq.protocol.messages.offset_commit import (
 from bytemq.protocol.messages.offset_fetch import OffsetFetchRequestGroup
 from bytemq.protocol.records.batch import HEADER_BYTES, parse_header, place
 from bytemq.protocol.records.builder import Record, build_batch
+from bytemq.protocol.records.compression import Compression
 from tests.support.virtual_time import LoopClock, run_virtual
 from tests.unit.coordinator.fake_partition import FakePartition
 
@@ -233,6 +236,34 @@ def test_runtime__does_not_serve_while_it_loads_and_tries_again_when_reading_fai
             assert caught.value.code is ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         await loading
         assert committed(runtime.serving_machine(), "g") == [3]
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize("compression", [Compression.NONE, Compression.ZSTD])
+def test_runtime__loads_offsets_as_they_came_and_went(compression: Compression) -> None:
+    """Whichever way they are read: all of a group and topic at once, or one by one."""
+
+    async def scenario() -> None:
+        partition = FakePartition()
+        records = [OffsetCommitRecord(f"g{n % 3}", "t", n % 7, CommittedOffset(n).encode()) for n in range(60)]
+        records[30] = OffsetCommitRecord("g0", "t", 4, None)
+        records += [OffsetCommitRecord("g1", "t", index, None) for index in range(7)]
+        records += [OffsetCommitRecord("g1", "t", 3, CommittedOffset(99).encode())]
+        expected = OffsetStore()
+        for record in records:
+            expected.apply(record)
+        for start in range(0, len(records), 9):
+            pairs = [Record(each.encode_key(), each.encode_value()) for each in records[start : start + 9]]
+            batch = parse_header(memoryview(build_batch(pairs, timestamp_ms=1, compression=compression)))
+            place(batch, partition.high_watermark, 0)
+            partition.batches.append(batch)
+            partition.high_watermark = batch.next_offset
+        store = (await started(partition)).machine.store
+        assert store.count == expected.count == 15
+        assert {g: store.committed_topics(g) for g in store.group_ids()} == {
+            g: expected.committed_topics(g) for g in expected.group_ids()
+        }
 
     run_virtual(scenario())
 

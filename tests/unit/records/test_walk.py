@@ -176,6 +176,89 @@ def test_plain_records__agree_on_damaged_batches(walker: ModuleType) -> None:
             assert walker.plain_records(bytes(data), 0) == other.plain_records(bytes(data), 0)
 
 
+def numbered(prefix: bytes, number: int) -> bytes:
+    return prefix + number.to_bytes(4, "big", signed=True)
+
+
+OFFSET = b"\0\4" + bytes(18)
+KNOWN_KEYS = [(b"a", 1), (b"b", -1), (b"a", 1), (b"a", 2)]
+
+
+def test_fold__puts_values_where_their_keys_belong(walker: ModuleType) -> None:
+    tables: dict[bytes, dict[int, bytes]] = {b"a": {2: b"before"}, b"b": {}}
+    values = [OFFSET + b"%d" % number for number in range(len(KNOWN_KEYS))]
+    records = [Record(numbered(*key), value) for key, value in zip(KNOWN_KEYS, values, strict=True)]
+    data = build_batch(records[:3]) + build_batch(records[3:])
+    others: list[object] = []
+    folded = walker.fold(b"xyz" + data, 3, tables, 20, 4, lambda *record: others.append(record))
+    assert folded == (3 + len(data), 1, 4, 2), "two numbers are new, one value has been replaced twice"
+    assert (tables, others) == ({b"a": {1: values[2], 2: values[3]}, b"b": {-1: values[1]}}, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (None, OFFSET),
+        (b"abc", OFFSET),
+        (numbered(b"c", 1), OFFSET),
+        (numbered(b"a", 1), None),
+        (numbered(b"a", 1), OFFSET[:-1]),
+        (numbered(b"a", 1), b"\0\5" + bytes(18)),
+        (numbered(b"a", 1), b"\xff\xff" + bytes(18)),
+    ],
+    ids=["no key", "short key", "no table", "no value", "short value", "later version", "negative version"],
+)
+def test_fold__hands_everything_else_over_in_its_place(
+    walker: ModuleType, key: bytes | None, value: bytes | None
+) -> None:
+    tables: dict[bytes, dict[int, bytes]] = {b"a": {}}
+    seen: list[object] = []
+
+    def other(*record: bytes | None) -> None:
+        seen.append((record, dict(tables[b"a"])))
+
+    first, last = Record(numbered(b"a", 7), OFFSET), Record(numbered(b"a", 8), OFFSET)
+    walker.fold(build_batch([first, Record(key, value), last]), 0, tables, 20, 4, other)
+    assert seen == [((key, value), {7: OFFSET})]
+    assert tables == {b"a": {7: OFFSET, 8: OFFSET}}
+
+
+def test_fold__looks_again_for_tables_that_were_exchanged_meanwhile(walker: ModuleType) -> None:
+    former: dict[int, bytes] = {}
+    tables = {b"a": former}
+
+    def other(*_: bytes | None) -> None:
+        tables[b"a"] = {}
+
+    records = [Record(numbered(b"a", 1), OFFSET), Record(b"", None), Record(numbered(b"a", 2), OFFSET)]
+    walker.fold(build_batch(records), 0, tables, 20, 4, other)
+    assert (former, tables) == ({1: OFFSET}, {b"a": {2: OFFSET}})
+
+
+def test_fold__raises_what_the_other_raises(walker: ModuleType) -> None:
+    with pytest.raises(ZeroDivisionError):
+        walker.fold(build_batch([Record(b"key", b"")]), 0, {}, 20, 4, lambda *_: 1 // 0)
+
+
+def test_fold__takes_the_batches_that_plain_records_takes(walker: ModuleType) -> None:
+    chance = random.Random(13)
+    records = [Record(numbered(b"ab"[at % 2 : at % 2 + 1], at), OFFSET) for at in range(4)]
+    whole = (build_batch(records) + build_batch(RECORDS)) * 2
+    for _ in range(1500):
+        data = bytearray(whole)
+        for _ in range(chance.randint(0, 3)):
+            data[chance.randrange(len(data))] = chance.choice((0, 1, 2, 0x7F, 0x80, 0xFF, chance.randrange(256)))
+        answers = []
+        for implementation in IMPLEMENTATIONS:
+            tables: dict[bytes, dict[int, bytes]] = {b"a": {}}
+            others: list[object] = []
+            folded = implementation.fold(bytes(data), 0, tables, 20, 4, lambda *record, o=others: o.append(record))
+            position, next_offset, pairs = walker.plain_records(bytes(data), 0)
+            assert folded[:3] == (position, next_offset, len(pairs))
+            answers.append((folded, tables, others))
+        assert answers.count(answers[0]) == len(answers)
+
+
 def _assert_same(one: ModuleType, other: ModuleType, data: bytes, count: int, keys: bool) -> None:
     assert one.walk(data, count, 5, keys) == other.walk(data, count, 5, keys)
     assert one.find(data, count, 5, 7, 0) == other.find(data, count, 5, 7, 0)

@@ -30,9 +30,9 @@ _OFFSET_AND_EPOCH = struct.Struct(">hqi")
 _TOPIC_ID_FIELD = b"\x01\x00\x10"  # one tagged field: tag 0, 16 bytes
 _TOPIC_ID_TAG, _TOPIC_ID_BYTES = 0, 16
 MAX_STRING_BYTES = 0x7FFF
-_HIGHEST_VALUE_VERSION = 4
+HIGHEST_OFFSET_VALUE_VERSION = 4
 _EXPIRING_VALUE_VERSION = 1
-_LEAST_VALUE_BYTES = 20
+LEAST_OFFSET_VALUE_BYTES = 20
 
 
 class CommittedOffset(NamedTuple):
@@ -118,7 +118,7 @@ def decode(key: bytes, value: bytes | None) -> GroupRecord | None:
 
 def is_offset_value(value: bytes) -> bool:
     """Whether this can be an offset commit value, as far as version and size show."""
-    return len(value) >= _LEAST_VALUE_BYTES and value[0] == 0 and value[1] <= _HIGHEST_VALUE_VERSION
+    return len(value) >= LEAST_OFFSET_VALUE_BYTES and value[0] == 0 and value[1] <= HIGHEST_OFFSET_VALUE_VERSION
 
 
 def has_own_retention(encoded: bytes) -> bool:

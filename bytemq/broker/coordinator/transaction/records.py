@@ -19,11 +19,9 @@ _TRANSACTION_TYPE = 0
 _VALUE_VERSION = 1
 _NEVER_STORED = (TransactionState.DEAD, TransactionState.PREPARE_EPOCH_FENCE)
 _STORED_STATES = {int(state): state for state in TransactionState if state not in _NEVER_STORED}
-_HEAD = struct.Struct(">hqhibB")
-"""Version, producer id, epoch, timeout, status, number of partitions and one (0: null)."""
-_TIMES = struct.Struct(">qqB")
-"""Of the last update and the start; number of tagged fields."""
-_FIXED_BYTES = _HEAD.size + _TIMES.size
+_WITHOUT_PARTITIONS = struct.Struct(">hqhibBqqB")
+"""Version, producer id, epoch, timeout, status, number of partitions and one (0: null), times of the last update and of
+the start, number of tagged fields."""
 _TAGGED = {(0, 8): struct.Struct(">q"), (1, 8): struct.Struct(">q"), (2, 2): struct.Struct(">h")}
 """Previous producer id, next producer id, client's transaction version; by tag and size."""
 _KEY_PREFIX = b"\0\0"
@@ -59,7 +57,7 @@ def decode(key: bytes, value: bytes | None) -> TransactionRecord | None:
 
 
 def _transactional_id(key: bytes) -> str:
-    if int.from_bytes(key[2:_KEY_HEAD_BYTES], "big") == len(key) - _KEY_HEAD_BYTES:
+    if len(key) >= _KEY_HEAD_BYTES and key[2] << 8 | key[3] == len(key) - _KEY_HEAD_BYTES:
         try:
             return key[_KEY_HEAD_BYTES:].decode()
         except UnicodeDecodeError:
@@ -69,14 +67,28 @@ def _transactional_id(key: bytes) -> str:
 
 def _without_partitions(value: bytes) -> Transaction | None:
     """The value by hand; None for anything but a version 1 without partitions and unknown fields."""
-    if len(value) < _FIXED_BYTES:
+    position = _WITHOUT_PARTITIONS.size
+    if len(value) < position:
         return None
-    version, producer_id, epoch, timeout_ms, status, partitions = _HEAD.unpack_from(value)
+    version, producer_id, epoch, timeout_ms, status, partitions, update_ms, start_ms, count = (
+        _WITHOUT_PARTITIONS.unpack_from(value)
+    )
     state = _STORED_STATES.get(status)
     if version != _VALUE_VERSION or partitions > 1 or state is None:
         return None
-    update_ms, start_ms, count = _TIMES.unpack_from(value, _HEAD.size)
-    position = _FIXED_BYTES
+    previous_id = next_id = NO_PRODUCER_ID
+    client_version = 0
+    if count or len(value) != position:
+        tagged = _tagged_fields(value, position, count)
+        if tagged is None:
+            return None
+        previous_id, next_id, client_version = tagged
+    fields = (producer_id, epoch, timeout_ms, state, _NO_PARTITIONS, start_ms, update_ms)
+    return Transaction._make((*fields, previous_id, next_id, NO_EPOCH, client_version))
+
+
+def _tagged_fields(value: bytes, position: int, count: int) -> tuple[int, int, int] | None:
+    """Previous producer id, next producer id, client's transaction version; None where there is anything else."""
     tagged = [NO_PRODUCER_ID, NO_PRODUCER_ID, 0]
     last_tag = -1
     for _ in range(count):
@@ -86,22 +98,7 @@ def _without_partitions(value: bytes) -> Transaction | None:
         last_tag = value[position]
         (tagged[last_tag],) = field.unpack_from(value, position + 2)
         position += 2 + field.size
-    if position != len(value):
-        return None
-    previous_id, next_id, client_version = tagged
-    return Transaction(
-        producer_id,
-        epoch,
-        timeout_ms,
-        state,
-        _NO_PARTITIONS,
-        start_ms,
-        update_ms,
-        previous_id,
-        next_id,
-        NO_EPOCH,
-        client_version,
-    )
+    return (tagged[0], tagged[1], tagged[2]) if position == len(value) else None
 
 
 def _to_value(transaction: Transaction) -> TransactionLogValue:

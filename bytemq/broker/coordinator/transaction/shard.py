@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Envelope, Outcome
+from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Envelope, Outcome, Replayed
 from bytemq.broker.coordinator.timers import Timers
 from bytemq.broker.coordinator.transaction.adding import Adding
 from bytemq.broker.coordinator.transaction.describing import Describing
@@ -26,6 +26,8 @@ from bytemq.broker.coordinator.transaction.records import TransactionRecord, dec
 from bytemq.broker.coordinator.transaction.states import PREPARED, TransactionState
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.primitives import MalformedMessage
+from bytemq.protocol.records.walk import plain_records
+from bytemq.protocol.records.walk_pure import Buffer
 
 _EXPIRY_KEY = "transactional id expiry"
 _SLICE_IDS = 500
@@ -71,6 +73,12 @@ class TransactionShard:
                 entries.pop(record.transactional_id, None)
             else:
                 entries[record.transactional_id] = Entry(record.transaction)
+
+    def replay_plain(self, data: Buffer, position: int) -> Replayed:
+        """Whole batches from the log, as far as they are neither compressed nor control nor transactional batches."""
+        position, next_offset, records = plain_records(data, position)
+        self.replay(records)
+        return Replayed(position, next_offset, len(records))
 
     def stage(self, sequence: int, record: CoordinatorRecord) -> None:
         """A record is on its way into the log."""
