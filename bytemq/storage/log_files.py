@@ -9,6 +9,7 @@ the other while a read waits: it holds on to the files that it planned with.
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from bytemq.protocol.records.batch import RecordBatch, parse_header
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.manifests.manifest import FileKind, PartitionSnapshot, SegmentInfo, with_holes
 from bytemq.storage.manifests.manifest_codec import StoredManifest
-from bytemq.storage.reading import Plan, Read, assemble, plan_extents, plan_segment
+from bytemq.storage.reading import Plan, Read, Run, assemble, plan_extents, plan_segment
 from bytemq.storage.segments.batch_walk import walk
 from bytemq.storage.segments.segment_files import Segment, SegmentCache, begun_with
 from bytemq.storage.shared_file import SharedFile
@@ -213,7 +214,7 @@ class LogFiles:
         for run in plan.runs:  # all at once: while one is read, another one's file could be released
             run.file.pin()
         try:
-            data = [await run.file.read(run.position, run.size_bytes) for run in plan.runs]
+            data = await _read_all(plan.runs)
         finally:
             for run in plan.runs:
                 run.file.unpin()
@@ -370,6 +371,20 @@ class LogFiles:
             table.end_offset = offset
         elif len(table):
             table.drop_first(max(table.find(offset), 0))
+
+
+async def _read_all(runs: Sequence[Run]) -> Sequence[memoryview]:
+    """At the same time: on an object store each may be an object of its own, as those of small flushes are. None is
+    being read any more when this returns or raises.
+    """
+    if len(runs) == 1:
+        return [await runs[0].file.read(runs[0].position, runs[0].size_bytes)]
+    reads = (run.file.read(run.position, run.size_bytes) for run in runs)
+    outcomes = await asyncio.gather(*reads, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in outcomes if isinstance(outcome, memoryview)]
 
 
 def _read_cached(plan: Plan, offset: int, max_bytes: int, end_offset: int, at_least_one: bool) -> Read | None:

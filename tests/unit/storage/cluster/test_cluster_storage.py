@@ -81,6 +81,25 @@ def test_open__reads_the_index_of_a_session_once_and_no_batch() -> None:
     run(test)
 
 
+def test_read__asks_for_all_flushes_that_it_needs_at_the_same_time() -> None:
+    """As a coordinator does that another one has left 2,000 small writes to: each in an object of its own."""
+
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1, wal_retained_bytes=1 << 30)
+        log = await first.storage.open_log(pid(0), 1)
+        written = await first.write(log, 60)
+        await dead(cluster, first)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        log = await second.storage.open_log(pid(0), 2)
+        second.driver.latency_s = 0.1
+        began = cluster.clock.monotonic()
+        read = await log.read(0, 1 << 20, log.end_offset)
+        assert b"".join(read.buffers) == b"".join(written)
+        assert cluster.clock.monotonic() - began < 0.3, "all in the time of one or two requests"
+
+    run(test)
+
+
 def test_write_behind__makes_segments_and_releases_the_flushes() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await cluster.broker(1)
