@@ -15,7 +15,6 @@ from bytemq.broker.dispatch import Dispatcher
 from bytemq.broker.frame_reader import RequestMemory
 from bytemq.broker.limits import STALL_BYTES, STALL_SECONDS, ServerLimits
 from bytemq.errors import Unavailable
-from bytemq.runtime import garbage_collection
 from bytemq.runtime.clock import TimerHandle
 from bytemq.runtime.logging import LogGate, get_logger
 
@@ -83,7 +82,6 @@ class Server:
     async def warm_up(self) -> None:
         """What need not be done before the first client is served, but is better done before the thousandth."""
         await self.dispatcher.warm()
-        garbage_collection.settle()
 
     async def stop(self, timeout_s: float = 2.0) -> None:
         """Accepts nobody more, gives requests in work that long to be answered, and closes all connections."""

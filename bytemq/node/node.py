@@ -36,6 +36,7 @@ from bytemq.node.http import start_http
 from bytemq.node.live_config import LiveConfig
 from bytemq.node.storage import check_age, open_logs, open_shared_store
 from bytemq.node.tables import Tables
+from bytemq.runtime import garbage_collection
 from bytemq.runtime.clock import Clock, SystemClock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.metrics import Metrics
@@ -139,6 +140,7 @@ class Node:
             start_restructuring(base, self.broker, logs, self.tables)
         await controller.stand()
         self.http_address = await start_http(parts, base, self.tables, self._why_not_ready)
+        garbage_collection.settle()  # now, for coordinators begin to load
         await ownership.settle()
         self.addresses = await server.serve(sockets)
         self._ready = True

@@ -18,6 +18,6 @@ def calm() -> None:
 
 
 def settle() -> None:
-    """Call once when the node is ready: what is alive now is never looked at again."""
+    """Call once before anybody is served, who would feel it: what is alive now is never looked at again."""
     gc.collect()
     gc.freeze()
