@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from bytemq.broker.server import Server
 
 _PRODUCE = int(ApiKey.PRODUCE)
+_WAITING_FOR_OTHERS = frozenset({int(ApiKey.JOIN_GROUP), int(ApiKey.SYNC_GROUP)})
+"""Whoever sent these waits for the other members of a group, and asks again elsewhere."""
 
 JOIN_BELOW_BYTES = 16 * 1024
 """Small answers are copied into one buffer: that is cheaper than a vector of many."""
@@ -168,8 +170,12 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def busy(self) -> bool:
-        """Requests are being worked on, other than long polls, or answers are not sent yet."""
-        return bool(self._unsent or self._outgoing) or any(exchange.on_abandon is None for exchange in self._in_work)
+        """Requests are being worked on, other than those that wait for something to happen, or answers are not sent
+        yet.
+        """
+        return bool(self._unsent or self._outgoing) or any(
+            exchange.on_abandon is None and exchange.api_key not in _WAITING_FOR_OTHERS for exchange in self._in_work
+        )
 
     @property
     def holds_memory(self) -> bool:

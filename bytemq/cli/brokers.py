@@ -28,7 +28,7 @@ from bytemq.runtime.logging import get_logger
 log = get_logger("supervisor")
 
 RESTART_DELAY_S = 1.0
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 4.7
 READY_MARK = " is ready on "
 
 

@@ -6,10 +6,13 @@ What a node is made of is node/node.py's.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bytemq import __version__
 from bytemq.cli.options import Failed
@@ -18,8 +21,11 @@ from bytemq.node.node import Node
 from bytemq.runtime import garbage_collection
 from bytemq.scheduler.membership import SessionLost
 
-STOP_TIMEOUT_S = 4.5
-"""Under what supervisors and users allow."""
+STOP_TIMEOUT_S = 4.0
+"""What a stop gets, under what supervisors and users allow. A node that needs longer is left as `kill -9` leaves it."""
+EXIT_TIMEOUT_S = 4.5
+"""From the signal on: the process ends then, even if nothing in it can run any more that would look at a clock."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(config: BrokerConfig) -> int:
@@ -39,49 +45,76 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _run_node(config: BrokerConfig) -> int:
-    asked_to_stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked_to_stop.set)
+    asked_to_stop = _stop_on_signals(asyncio.get_running_loop())
     while True:
         failure = await _run_session(config, asked_to_stop)
         if failure is None:
             return 0
         if not isinstance(failure, SessionLost):
             raise Failed(f"the node stopped: {failure}") from failure
+        if asked_to_stop.is_set():
+            return 0
         print(f"bytemq: {failure}; joining anew", file=sys.stderr, flush=True)
+
+
+def _stop_on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """Set by the first signal; a second one ends the process at once.
+
+    The handler is no callback of the loop: it runs in the middle of whatever keeps the loop busy.
+    """
+    asked_to_stop = asyncio.Event()
+    where_to_say_it = sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+
+    def on_signal(*_: object) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        faulthandler.dump_traceback_later(EXIT_TIMEOUT_S, exit=True, file=where_to_say_it)
+        loop.call_soon_threadsafe(asked_to_stop.set)
+
+    for number in _SIGNALS:
+        signal.signal(number, on_signal)
+    return asked_to_stop
 
 
 async def _run_session(config: BrokerConfig, asked_to_stop: asyncio.Event) -> BaseException | None:
     """From a start to a stop; returns what the node could not live on after, None when it was asked to stop."""
-    try:
-        node = await Node.start(config)
-    except OSError as error:
-        raise Failed(f"cannot start: {error}") from None
-    print(ready_line(node), flush=True)
-    ended = asyncio.ensure_future(node.wait())
     stopping = asyncio.ensure_future(asked_to_stop.wait())
     try:
+        starting = asyncio.ensure_future(Node.start(config))
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await _in_time(starting)
+        if starting.cancelled():
+            return None
+        try:
+            node = starting.result()
+        except OSError as error:
+            raise Failed(f"cannot start: {error}") from None
+        print(ready_line(node), flush=True)
+        ended = asyncio.ensure_future(node.wait())
         await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
         failure = ended.exception() if ended.done() else None
-        if asked_to_stop.is_set():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().remove_signal_handler(number)  # a second signal ends the process at once
-        await _stop(node)
+        ended.cancel()
+        stopped = asyncio.ensure_future(node.stop())
+        await _in_time(stopped)
+        stopped.result()
     finally:
         stopping.cancel()
-        ended.cancel()
     return failure
 
 
-async def _stop(node: Node) -> None:
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await node.stop()
-    except TimeoutError:
-        raise Failed(
-            f"the node did not stop within {STOP_TIMEOUT_S:g} s and was abandoned; the next start recovers its log"
-        ) from None
+async def _in_time(ending: asyncio.Future[Any]) -> None:
+    """Waits for what is ending, but not for long: then the process ends without it."""
+    _, late = await asyncio.wait((ending,), timeout=STOP_TIMEOUT_S)
+    if late:
+        print(
+            f"bytemq: the node did not stop within {STOP_TIMEOUT_S:g} s and was abandoned; "
+            "the next start recovers its log",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
 
 def ready_line(node: Node) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from struct import pack
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from bytemq.protocol.codec import encode
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.api_versions import ApiVersionsRequest, ApiVersionsResponse
 from bytemq.protocol.messages.fetch import FetchPartition, FetchRequest, FetchTopic
+from bytemq.protocol.messages.join_group import JoinGroupRequest
 from bytemq.protocol.messages.list_offsets import (
     ListOffsetsPartition,
     ListOffsetsRequest,
@@ -315,4 +317,17 @@ async def test_server__stops_after_answering_what_is_in_work() -> None:
         cluster.storage.settle()
         await client.receive()
         await stopping
+        assert await client.closed()
+
+
+async def test_server__does_not_wait_for_members_that_wait_for_each_other() -> None:
+    cluster = make_cluster()
+    parked: list[object] = []
+    cluster.broker.groups.shard_of = lambda group_id: SimpleNamespace(run=parked.append)  # type: ignore
+    async with serving(cluster) as running:
+        client = await running.connect()
+        client.send(JoinGroupRequest(group_id="group", session_timeout_ms=45_000), 5)
+        await eventually(lambda: parked)
+        async with asyncio.timeout(30):
+            await running.server.stop(3600)
         assert await client.closed()
