@@ -4,33 +4,53 @@ Owns: SQL and the file's layout. Must not: know the event loop; every call is ma
 
 Only the holder of the data folder's lock opens the file. So at opening every lease of an earlier process is proved
 dead, and its keys are deleted then: a session ends by proof of its process's death, never by a clock.
+
+SQLite has no checksums, so every row has one of ours, which is checked whenever the row is read. Only the values of
+manifests are left out: they end in a checksum of their own, and whoever reads one can do without that partition.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from crc32c import crc32c
+
 from bytemq.errors import Corrupt, Full, Invalid, NotFound, Unavailable
+from bytemq.metadata import keys
 from bytemq.metadata.store import Compare, Event, KeyValue, Listing, Put, Txn
 
 Durability = Literal["fsync", "page-cache"]
 
-LAYOUT = 1
-"""SQLite's user_version of our files."""
-
-_TABLES = """
+_FIRST_LAYOUT = """
 CREATE TABLE entries (key TEXT PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL, lease INTEGER);
 CREATE INDEX leased ON entries (lease) WHERE lease IS NOT NULL;
 CREATE TABLE state (revision INTEGER NOT NULL);
-INSERT INTO state VALUES (0);
+INSERT INTO state VALUES (0)
 """
+_CHECKSUMS = """
+ALTER TABLE entries ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE state ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+UPDATE entries SET checksum = checksum_of(CAST(key AS BLOB), value, revision, lease);
+UPDATE state SET checksum = checksum_of(x'', x'', revision, NULL)
+"""
+_LAYOUTS = (_FIRST_LAYOUT, _CHECKSUMS)
+"""What makes each layout of the one before."""
+LAYOUT = len(_LAYOUTS)
+"""SQLite's user_version of our files."""
+
+_ROWS = "SELECT CAST(key AS BLOB), value, revision, lease, checksum FROM entries"
 _PUT = (
-    "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
-    "SET value = excluded.value, revision = excluded.revision, lease = excluded.lease"
+    "INSERT INTO entries VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
+    "SET value = excluded.value, revision = excluded.revision, lease = excluded.lease, checksum = excluded.checksum"
 )
+_NUMBERS = struct.Struct("<qq")
+_NO_LEASE = -1
+_MANIFESTS = keys.MANIFESTS.encode()
+_Row = tuple[bytes, bytes, int, int | None, int]
 
 
 class Database:
@@ -38,19 +58,25 @@ class Database:
 
     def __init__(self, path: Path, durability: Durability) -> None:
         """Raises `Invalid` when a newer version wrote the file, `Corrupt`, `Full` or `Unavailable`."""
+        self._path = path
         self._durability = durability
         self._pending: list[tuple[int, list[Event]]] = []
         self._leases: set[int] = set()
         self._last_lease = 0
         try:
             self._sql = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._open(path)
-        except sqlite3.Error as error:
+            try:
+                self._open()
+            except BaseException:
+                self._sql.close()
+                raise
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise error_of(error, path) from error
         self._committed_revision = self.revision
 
-    def _open(self, path: Path) -> None:
+    def _open(self) -> None:
         sql = self._sql
+        sql.create_function("checksum_of", 4, _checksum, deterministic=True)
         sql.execute("PRAGMA locking_mode = EXCLUSIVE")  # and so no shared-memory file beside it
         sql.execute("PRAGMA journal_mode = WAL")
         sql.execute("PRAGMA journal_size_limit = 16777216")
@@ -58,19 +84,27 @@ class Database:
         (layout,) = sql.execute("PRAGMA user_version").fetchone()
         if layout > LAYOUT:
             raise Invalid(
-                f"{path} was written by a newer version of bytemq (layout {layout}, this version knows {LAYOUT}). "
-                "Start it with that version or a later one."
+                f"{self._path} was written by a newer version of bytemq "
+                f"(layout {layout}, this version knows {LAYOUT}). Start it with that version or a later one."
             )
         sql.execute("BEGIN IMMEDIATE")
-        if layout == 0:
-            for statement in _TABLES.strip().split(";\n"):
+        for step in _LAYOUTS[layout:]:
+            for statement in step.strip().split(";\n"):
                 sql.execute(statement)
-            sql.execute(f"PRAGMA user_version = {LAYOUT}")
+        sql.execute(f"PRAGMA user_version = {LAYOUT}")
         self.revision: int
-        (self.revision,) = sql.execute("SELECT revision FROM state").fetchone()
-        if sql.execute("DELETE FROM entries WHERE lease IS NOT NULL").rowcount:
+        self.revision, checksum = sql.execute("SELECT revision, checksum FROM state").fetchone()
+        if not _is_whole((b"", b"", self.revision, None, checksum)):
+            raise self._damaged("the revision")
+        leased = sql.execute(f"{_ROWS} WHERE lease IS NOT NULL").fetchall()
+        if leased:
+            for row in leased:  # what is damaged must not be deleted with a session that it was never part of
+                if row[3] is None:
+                    raise self._damaged(f"the index to the entry {_shown(row)}")
+                self._checked(row, "")
+            sql.execute("DELETE FROM entries WHERE lease IS NOT NULL")
             self.revision += 1
-            sql.execute("UPDATE state SET revision = ?", (self.revision,))
+            self._write_revision()
         sql.execute("COMMIT")
 
     def begin(self, *, names_a_session: bool) -> None:
@@ -85,7 +119,7 @@ class Database:
     def commit(self) -> list[tuple[int, list[Event]]]:
         """The committed changes by revision, in order."""
         if self.revision != self._committed_revision:
-            self._sql.execute("UPDATE state SET revision = ?", (self.revision,))
+            self._write_revision()
         self._sql.execute("COMMIT")
         self._committed_revision = self.revision
         changes, self._pending = self._pending, []
@@ -98,18 +132,29 @@ class Database:
             self._sql.execute("ROLLBACK")
 
     def get(self, key: str) -> KeyValue | None:
-        row = self._sql.execute("SELECT key, value, revision FROM entries WHERE key = ?", (key,)).fetchone()
-        return None if row is None else KeyValue(*row)
+        """Raises `Corrupt`."""
+        row = self._sql.execute(f"{_ROWS} WHERE key = ?", (key,)).fetchone()
+        return None if row is None else self._checked(row, key)
 
     def range(self, prefix: str) -> Listing:
+        """Raises `Corrupt`."""
         if prefix:
             end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
-            rows = self._sql.execute(
-                "SELECT key, value, revision FROM entries WHERE key >= ? AND key < ? ORDER BY key", (prefix, end)
-            )
+            rows = self._sql.execute(f"{_ROWS} WHERE key >= ? AND key < ? ORDER BY key", (prefix, end))
         else:
-            rows = self._sql.execute("SELECT key, value, revision FROM entries ORDER BY key")
-        return Listing([KeyValue(*row) for row in rows], self.revision)
+            rows = self._sql.execute(f"{_ROWS} ORDER BY key")
+        return Listing([self._checked(row, prefix) for row in rows], self.revision)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(key, what is wrong with it) of every row, and what SQLite finds about the file: ("", what)."""
+        for (said,) in self._sql.execute("PRAGMA integrity_check"):
+            if said != "ok":
+                yield "", said
+        for row in self._sql.execute(f"{_ROWS} ORDER BY key"):
+            if not _is_whole(row):
+                yield _shown(row), "the entry is not as it was written"
+            elif row[2] > self.revision:
+                yield _shown(row), f"revision {row[2]} is above that of the store, {self.revision}"
 
     def txn(self, compares: Sequence[Compare], puts: Sequence[Put], deletes: Sequence[str]) -> Txn:
         for put in puts:
@@ -121,7 +166,7 @@ class Database:
                 return Txn(False, self.revision)
         revision = self.revision + 1
         rows = [(key, bytes(value), revision, lease) for key, value, lease in puts]
-        self._sql.executemany(_PUT, rows)
+        self._sql.executemany(_PUT, [(*row, _checksum(row[0].encode(), *row[1:])) for row in rows])
         events = [Event(key, value, revision) for key, value, _, _ in rows]
         events.extend(
             Event(key, None, revision)
@@ -154,9 +199,46 @@ class Database:
             self._pending.append((revision, events))
         return self.revision
 
+    def _write_revision(self) -> None:
+        checksum = _checksum(b"", b"", self.revision, None)
+        self._sql.execute("UPDATE state SET revision = ?, checksum = ?", (self.revision, checksum))
+
+    def _checked(self, row: _Row, prefix: str) -> KeyValue:
+        if not _is_whole(row):
+            raise self._damaged(f"the entry {_shown(row)}")
+        key = row[0].decode()
+        if not key.startswith(prefix):
+            raise self._damaged(f"the index to the entry {key}")
+        return KeyValue(key, row[1], row[2])
+
+    def _damaged(self, what: str) -> Corrupt:
+        return Corrupt(
+            f"{self._path} is damaged: {what} is not as it was written. Put a whole copy of the file back; "
+            "`bytemq verify` says what else is wrong."
+        )
+
+
+def _checksum(key: bytes, value: bytes, revision: int, lease: int | None) -> int:
+    checksum = crc32c(_NUMBERS.pack(revision, _NO_LEASE if lease is None else lease), crc32c(key))
+    return checksum if key.startswith(_MANIFESTS) else crc32c(value, checksum)
+
+
+def _is_whole(row: _Row) -> bool:
+    key, value, revision, lease, checksum = row
+    try:
+        return checksum == _checksum(key, value, revision, lease)
+    except (TypeError, AttributeError, struct.error):  # a flipped bit can make another type of a column
+        return False
+
+
+def _shown(row: _Row) -> str:
+    return str(row[0], errors="replace") if isinstance(row[0], bytes) else repr(row[0])
+
 
 def error_of(error: Exception, path: Path) -> Exception:
     """What the caller of the store must do about an error of SQLite; any other error is a bug and stays what it is."""
+    if isinstance(error, UnicodeDecodeError):  # of a text that is damaged, maybe in SQLite's own message
+        return Corrupt(f"{path} is damaged: {error}")
     if not isinstance(error, sqlite3.Error):
         return error
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the class of error

@@ -12,9 +12,10 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from crc32c import crc32c
 
 from bytemq.errors import BytemqError, Corrupt, Invalid
 from bytemq.metadata import keys
-from bytemq.metadata.database import Database
+from bytemq.metadata.database import Database, error_of
 from bytemq.metadata.identity import require_known_level
 from bytemq.storage.checks.verify_tables import objects_known_of, table_problems
 from bytemq.storage.checks.verify_wal import verify_session
@@ -62,6 +63,8 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
     try:
         with _metadata(root) as database:
             require_known_level(database.get(keys.FEATURE_LEVEL))
+            for key, problem in database.problems():
+                yield Finding(key or DATABASE, problem)
             yield from _decode_metadata(database, manifests, tails, offline)
             newest = newest_session(path.name for path in (root / "wal").glob("*"))
             if newest > database.revision:
@@ -95,16 +98,18 @@ def require_readable(path: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def _metadata(root: Path) -> Iterator[Database]:
-    """A copy of the metadata, so that looking changes nothing."""
+    """A copy of the metadata, so that looking changes nothing. Raises Corrupt, also in the middle."""
     with tempfile.TemporaryDirectory(prefix="bytemq-verify-") as folder:
         for name in (DATABASE, f"{DATABASE}-wal"):
             if (root / name).exists():
                 shutil.copy(root / name, folder)
-        database = Database(Path(folder) / DATABASE, "page-cache")
         try:
-            yield database
-        finally:
-            database.close()
+            with closing(Database(Path(folder) / DATABASE, "page-cache")) as database:
+                yield database
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise error_of(error, root / DATABASE) from error
+        except Corrupt as error:
+            raise Corrupt(str(error).replace(folder, str(root))) from error
 
 
 def _decode_metadata(

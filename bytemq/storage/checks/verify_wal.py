@@ -45,15 +45,21 @@ def verify_session(root: Path, tail: TailRecord, ends: dict[PartitionId, int], n
         named.update((name, index))
         flushes = list(check.file(name, path.read_bytes()))
         yield from check.take_problems()
-        yield from _verify_index(root, tail.session_id, number - 1, [(at, header.crc) for at, header in flushes])
+        indexed = [(at, header.crc) for at, header in flushes]
+        yield from _verify_index(root, tail.session_id, number - 1, indexed, is_due=tail.is_sealed)
     if tail.is_sealed and check.sequence < tail.sealed_sequence:
         last = file_name(tail.session_id, tail.sealed_number)
         yield last, f"flushes {check.sequence + 1} to {tail.sealed_sequence} are missing or damaged"
 
 
-def _verify_index(root: Path, session_id: int, number: int, flushes: list[tuple[int, int]]) -> Iterator[Problem]:
+def _verify_index(
+    root: Path, session_id: int, number: int, flushes: list[tuple[int, int]], *, is_due: bool
+) -> Iterator[Problem]:
+    """`is_due`: a session that ended well, or was recovered, has an index for each of its files."""
     name = index_name(session_id, number)
     if not (root / name).is_file():
+        if is_due and flushes:
+            yield name, "is missing; the next start walks through the file that it is of, and writes it anew"
         return
     try:
         heads = decode_index((root / name).read_bytes(), session_id, number)

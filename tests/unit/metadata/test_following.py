@@ -12,7 +12,6 @@ import pytest
 from bytemq.errors import Invalid, Unavailable
 from bytemq.metadata import keys, values
 from bytemq.metadata.data_lock import DataLock
-from bytemq.metadata.database import LAYOUT, Database
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.history import History
@@ -135,20 +134,6 @@ def test_data_lock__says_what_to_do_about_an_unusable_folder(tmp_path: Path) -> 
     (tmp_path / "file").touch()
     with pytest.raises(Invalid, match="--data"):
         DataLock.acquire(tmp_path / "file")
-
-
-def test_database__refuses_a_file_of_a_newer_version(tmp_path: Path) -> None:
-    database = Database(tmp_path / "meta.db", "fsync")
-    database._sql.execute(f"PRAGMA user_version = {LAYOUT + 1}")
-    database.close()
-    with pytest.raises(Invalid, match="newer version"):
-        Database(tmp_path / "meta.db", "fsync")
-
-
-def test_database__refuses_what_is_no_database(tmp_path: Path) -> None:
-    (tmp_path / "meta.db").write_bytes(b"anything but SQLite" * 100)
-    with pytest.raises(Exception, match="is damaged"):
-        Database(tmp_path / "meta.db", "fsync")
 
 
 @pytest.mark.parametrize(("max_bytes", "max_revisions"), [(10**6, 3), (3 * 101, 10**6)])

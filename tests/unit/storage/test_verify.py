@@ -120,6 +120,25 @@ async def test_verify__finds_damage_in_indexes_snapshots_and_metadata(folder: Pa
     assert list(verify(folder))
 
 
+async def test_verify__finds_a_flipped_bit_within_a_value_of_the_metadata(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "meta.db")) as database:
+        entries = database.execute("SELECT key, value FROM entries").fetchall()
+    assert len(entries) > 1
+    for key, value in entries:
+        at = (folder / "meta.db").read_bytes().index(value)
+        for position in (at, at + len(value) - 1):
+            flip(folder / "meta.db", position)
+            assert key in [finding.name for finding in verify(folder)]
+            flip(folder / "meta.db", position)
+    assert list(verify(folder)) == []
+
+
+async def test_verify__tells_when_an_index_of_the_write_ahead_log_is_gone(folder: Path) -> None:
+    index = files(folder, "wal/*.index")[-1]
+    index.unlink()
+    assert [(finding.name, finding.is_leftover) for finding in verify(folder)] == [(f"wal/{index.name}", False)]
+
+
 async def test_verify__finds_missing_and_superfluous_files(folder: Path) -> None:
     extra = folder / "topics" / "x" / "0" / "left.log"
     extra.parent.mkdir(parents=True)
