@@ -16,7 +16,7 @@ from bytemq.protocol.records.batch import HEADER_BYTES, RecordBatch, produced_ba
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.compression import decompress
 from bytemq.protocol.records.reader import first_at_or_after, iter_records
-from bytemq.protocol.records.walk import timestamps_at_fault, walk_records
+from bytemq.protocol.records.walk import records_at_fault, walk_records
 from tests.fuzz import runner
 from tests.unit.records.native import implementations
 
@@ -66,8 +66,9 @@ def _walk(batch: RecordBatch) -> None:
     assert len(data) <= max(MAX_DECOMPRESSED_BYTES, len(batch.view))
     answers = [walker.walk(data, batch.record_count, batch.base_timestamp, False) for walker in IMPLEMENTATIONS]
     assert answers.count(answers[0]) == len(answers)
-    timestamps_at_fault(batch, data, 0, 1_000)
-    walk_records(batch, data)
+    for _ in records_at_fault(batch, data, 0, 1_000, require_keys=True):
+        pass
+    walk_records(batch, data, require_keys=True)
 
 
 def _iterate(batch: RecordBatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import time
 from typing import Any
 
@@ -114,6 +115,47 @@ def _compressed(records: bytes) -> bytes:
     [found] = describe(records)
     kept = ("base_timestamp", "max_timestamp", "count", "last_offset_delta")
     return batch([], body=gzip.compress(records[61:], mtime=0), attributes=GZIP, **{name: found[name] for name in kept})
+
+
+@case
+def records_without_keys(subject: Subject) -> None:
+    now = int(time.time() * 1000)
+    future = now + 10 * HOUR_MS
+    batches = {
+        "one": _keyed([False], [now]),
+        "the second of three": _keyed([True, False, True], [now] * 3),
+        "five": _keyed([False, True, False, False, False, False], [now] * 6),
+        "all have one": _keyed([True, True], [now] * 2),
+        "in the future": _keyed([False, True], [future] * 2),
+        "one of them in the future": _keyed([False, True], [now, future]),
+        "the one without in the future": _keyed([False, True], [future, now]),
+    }
+    for codec in (0, GZIP):
+        for label, records in batches.items():
+            packed = records if codec == 0 else _compressed(records)
+            for policy in ("compact", "compact,delete", "delete"):
+                topic = subject.topic(cleanup_policy=policy)
+                produce_in_words(subject, f"{label}, codec {codec}, {policy}", topic, packed)
+            appended = subject.topic(cleanup_policy="compact", message_timestamp_type="LogAppendTime")
+            produce_in_words(subject, f"{label}, codec {codec}, log append time", appended, packed)
+
+
+def produce_in_words(subject: Subject, label: str, topic: str, records: bytes) -> None:
+    """With the texts, which elsewhere are each server's own; times of day are left out of them."""
+    [answered] = produce(subject, label, topic, records).responses
+    [result] = answered.partition_responses
+    texts = [result.error_message, *(one.batch_index_error_message for one in result.record_errors)]
+    subject.note(f"{label}: in words", [text and re.sub(r"-?\d{10,}", "<time>", text) for text in texts])
+
+
+def _keyed(keyed: list[bool], timestamps: list[int]) -> bytes:
+    base = timestamps[0]
+    rows = [
+        record(b"value", b"key" if has_key else None, offset_delta=n, timestamp_delta=timestamp - base)
+        for n, (has_key, timestamp) in enumerate(zip(keyed, timestamps, strict=True))
+    ]
+    given = {"base_timestamp": base, "max_timestamp": max(timestamps)}
+    return batch([b"value"] * len(rows), body=b"".join(rows), **given)
 
 
 @case

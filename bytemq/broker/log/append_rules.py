@@ -81,6 +81,8 @@ class AppendRules(NamedTuple):
 
     def timestamp_range(self, now_ms: int) -> tuple[int, int]:
         """The oldest and the newest timestamp that are taken."""
+        if self.log_append_time:
+            return -_ANY_AGE_MS, _ANY_AGE_MS
         return now_ms - self.timestamp_before_max_ms, now_ms + self.timestamp_after_max_ms
 
     def admits_timestamps(self, oldest_ms: int, newest_ms: int, now_ms: int) -> bool:

@@ -132,7 +132,7 @@ class Appender:
     def _convert(self, batch: RecordBatch, rules: AppendRules | None, done: Done, origin: Origin, now_ms: int) -> None:
         if self._conversions is None:
             self._conversions = ConversionQueue(self._services.opener, self._converted)
-        self._conversions.add(Conversion(batch, rules, done, origin, now_ms))
+        self._conversions.add(Conversion(batch, rules, done, origin, now_ms, f"{self._topic}-{self._pid.index}"))
 
     def _converted(self, conversion: Conversion) -> None:
         """The oldest conversion of the queue is finished."""

@@ -27,7 +27,7 @@ from bytemq.protocol.records.batch import (
 )
 from bytemq.protocol.records.builder import assemble
 from bytemq.protocol.records.compression import Bytes, compress, decompress
-from bytemq.protocol.records.walk import timestamps_at_fault, walk_records
+from bytemq.protocol.records.walk import records_at_fault, walk_records
 from bytemq.runtime.logging import get_logger
 
 log = get_logger("broker.log.conversion")
@@ -40,11 +40,14 @@ _COPIES_TO_CHECK: Final = 2
 _COPIES_TO_CONVERT: Final = 3
 """Decompressed, compressed, and put together as a batch."""
 
+_MOST_RECORD_ERRORS: Final = 1_000
+_RECORD_ERRORS_SHOWN: Final = 3
+
 
 class Conversion:
     """One append that waits for its turn; `rules` is None if only its turn, and nothing else, is waited for."""
 
-    __slots__ = ("_arrived_ms", "_outcome", "batch", "done", "origin", "rules")
+    __slots__ = ("_arrived_ms", "_outcome", "_place", "batch", "done", "origin", "rules")
 
     def __init__(
         self,
@@ -53,12 +56,15 @@ class Conversion:
         done: Callable[[AppendResult], None],
         origin: Origin,
         arrived_ms: int,
+        place: str,
     ) -> None:
+        """`place`: topic and partition, for people to read."""
         self.batch = batch
         self.rules = rules
         self.done = done
         self.origin = origin
         self._arrived_ms = arrived_ms
+        self._place = place
         self._outcome: RecordBatch | KafkaError | None = batch if rules is None else None
 
     @property
@@ -74,7 +80,7 @@ class Conversion:
     def open(self, room_bytes: int) -> Opened:
         """In any thread. Raises KafkaError."""
         assert self.rules is not None
-        return open_batch(self.batch, self.rules, self._arrived_ms, room_bytes)
+        return open_batch(self.batch, self.rules, self._arrived_ms, room_bytes, self._place)
 
     def finish(self, opened: Outcome) -> None:
         """With what opening the batch showed, or why not to append it."""
@@ -164,7 +170,7 @@ class Opened(NamedTuple):
     converted: bytearray | None
 
 
-def open_batch(batch: RecordBatch, rules: AppendRules, arrived_ms: int, room_bytes: int) -> Opened:
+def open_batch(batch: RecordBatch, rules: AppendRules, arrived_ms: int, room_bytes: int, place: str) -> Opened:
     """Check every record, and compress them as the topic wants it if they are not so.
 
     Raises KafkaError: INVALID_RECORD for a missing key or records that are not what the header says,
@@ -178,8 +184,8 @@ def open_batch(batch: RecordBatch, rules: AppendRules, arrived_ms: int, room_byt
             f"Record of {walk.longest_bytes} bytes exceeds the maximum decompressed size of "
             f"{rules.max_decompressed_record_bytes} bytes.",
         )
-    if not rules.admits_timestamps(walk.min_timestamp, walk.max_timestamp, arrived_ms):
-        raise _timestamps_refused(batch, records, rules, arrived_ms)
+    if walk.lacks_keys or not rules.admits_timestamps(walk.min_timestamp, walk.max_timestamp, arrived_ms):
+        raise _records_refused(batch, records, rules, arrived_ms, place)
     converted = _convert(batch, records, rules) if rules.converts(batch) else None
     return Opened(walk.max_timestamp, converted)
 
@@ -191,16 +197,35 @@ def _convert(batch: RecordBatch, records: Bytes, rules: AppendRules) -> bytearra
     return assemble(0, batch.leader_epoch, bytes(after_crc), compressed)
 
 
-def _timestamps_refused(batch: RecordBatch, records: Bytes, rules: AppendRules, arrived_ms: int) -> InvalidBatch:
+def _records_refused(
+    batch: RecordBatch, records: Bytes, rules: AppendRules, arrived_ms: int, place: str
+) -> InvalidBatch:
+    """Kafka's words. All that is wrong is counted, the first thousand are named."""
     oldest_ms, newest_ms = rules.timestamp_range(arrived_ms)
-    allowed = f"[{oldest_ms}, {newest_ms}]"
-    record_errors = [
-        (
-            index,
-            f"Timestamp {timestamp} of message with offset {index} is out of range. "
-            f"The timestamp should be within {allowed}",
+    code, count = ErrorCode.INVALID_RECORD, 0
+    record_errors: list[tuple[int, str]] = []
+    for index, timestamp in records_at_fault(batch, records, oldest_ms, newest_ms, require_keys=rules.requires_keys):
+        count += 1
+        if timestamp is not None:
+            code = ErrorCode.INVALID_TIMESTAMP
+        if count > _MOST_RECORD_ERRORS:
+            continue
+        if timestamp is None:
+            text = f"Compacted topic cannot accept message without key in topic partition {place}"
+        else:
+            text = (
+                f"Timestamp {timestamp} of message with offset {index} is out of range. "
+                f"The timestamp should be within [{oldest_ms}, {newest_ms}]"
+            )
+        record_errors.append((index, text))
+    if code is ErrorCode.INVALID_TIMESTAMP:
+        message = "One or more records have been rejected due to invalid timestamp"
+    else:
+        shown = (
+            f"RecordError(batchIndex={index}, message='{text}')" for index, text in record_errors[:_RECORD_ERRORS_SHOWN]
         )
-        for index, timestamp in timestamps_at_fault(batch, records, oldest_ms, newest_ms)
-    ]
-    message = "One or more records have been rejected due to invalid timestamp"
-    return InvalidBatch(ErrorCode.INVALID_TIMESTAMP, message, record_errors)
+        message = (
+            f"One or more records have been rejected due to {count} record errors in total, "
+            f"and only showing the first three errors at most: [{', '.join(shown)}]"
+        )
+    return InvalidBatch(code, message, record_errors)

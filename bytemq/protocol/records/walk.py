@@ -8,7 +8,6 @@ is native where the package could be compiled.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Final, NamedTuple
 
 from bytemq.protocol.error_codes import ErrorCode
@@ -26,7 +25,7 @@ except ImportError:  # no compiler when the package was installed: the same, slo
 
     IS_NATIVE = False
 
-__all__ = ["IS_NATIVE", "Walk", "find", "fold", "parse", "plain_records", "timestamps_at_fault", "walk", "walk_records"]
+__all__ = ["IS_NATIVE", "Walk", "find", "fold", "parse", "plain_records", "records_at_fault", "walk", "walk_records"]
 
 
 class Walk(NamedTuple):
@@ -42,41 +41,43 @@ class Walk(NamedTuple):
     """Smallest record timestamp in ms, leaving out records without one (-1); -1 when none has one."""
     longest_bytes: int
     """Of the longest record, without the number before it that says so."""
+    lacks_keys: bool = False
+    """Where every record needs a key: some have none."""
 
 
-_MOST_RECORD_ERRORS: Final = 1_000
 _PARSED_AT_ONCE: Final = 1_000
 
 
 def walk_records(batch: RecordBatch, records: Bytes, *, require_keys: bool = False) -> Walk:
     """Check every record of a whole batch, of which `records` are the records decompressed.
 
-    Raises InvalidBatch: INVALID_RECORD for a record that is malformed or, with `require_keys`, has no key, and for a
-    record count that is not the header's.
+    Raises InvalidBatch: INVALID_RECORD for a record that is malformed and for a record count that is not the header's.
     """
     code, index, newest, delta, dense, oldest, longest = walk(
         records, batch.record_count, batch.base_timestamp, require_keys
     )
     if code == OK:
         return Walk(newest, delta, dense, oldest, longest)
-    if code == MISSING_KEY:
-        text = "Compacted topic cannot accept message without key"
-        without = (at for at, record in _parsed(records, batch.record_count) if record[2] is None)
-        raise InvalidBatch(ErrorCode.INVALID_RECORD, text, [(at, text) for at in islice(without, _MOST_RECORD_ERRORS)])
+    if code == MISSING_KEY:  # it went no further
+        return walk_records(batch, records)._replace(lacks_keys=True)
     compressed = "" if batch.compression == Compression.NONE else "compressed "
     message = f"Record {index} of {batch.record_count} in the {compressed}batch is malformed: {MESSAGES[code]}"
     raise InvalidBatch(ErrorCode.INVALID_RECORD, message)
 
 
-def timestamps_at_fault(batch: RecordBatch, records: Bytes, oldest_ms: int, newest_ms: int) -> list[tuple[int, int]]:
-    """(index, timestamp) of the first thousand records that are older or newer; those without a timestamp are not."""
-    timestamps = ((at, batch.base_timestamp + record[0]) for at, record in _parsed(records, batch.record_count))
-    at_fault = (
-        (at, timestamp)
-        for at, timestamp in timestamps
-        if timestamp != NO_TIMESTAMP and not oldest_ms <= timestamp <= newest_ms
-    )
-    return list(islice(at_fault, _MOST_RECORD_ERRORS))
+def records_at_fault(
+    batch: RecordBatch, records: Bytes, oldest_ms: int, newest_ms: int, *, require_keys: bool = False
+) -> Iterator[tuple[int, int | None]]:
+    """(index, timestamp) of each record that is older or newer, unless it has no timestamp; before that is asked, of
+    each without a key where one is required: (index, None).
+    """
+    for index, record in _parsed(records, batch.record_count):
+        if require_keys and record[2] is None:
+            yield index, None
+            continue
+        timestamp = batch.base_timestamp + record[0]
+        if timestamp != NO_TIMESTAMP and not oldest_ms <= timestamp <= newest_ms:
+            yield index, timestamp
 
 
 def _parsed(records: Bytes, count: int) -> Iterator[tuple[int, Parsed]]:

@@ -298,3 +298,38 @@ async def test_timestamps__a_header_that_only_claims_to_be_out_of_range_is_repai
     set_max_timestamp(parse_header(memoryview(payload)), NOW_MS + 10_000_000)
     assert log.append(payload).error is ErrorCode.NONE
     assert log.files.stored.batches[0].max_timestamp == NOW_MS
+
+
+NO_KEY = "Compacted topic cannot accept message without key in topic partition events-0"
+
+
+@pytest.mark.parametrize("codec", [0, 1])
+async def test_compacted_topic__records_without_key_are_named(codec: int) -> None:
+    log = await open_log(cleanup_policy="compact")
+    keys = [b"k", None, None, b"k", None, None]
+    answer = log.send(build_batch([Record(key, b"v", (), NOW_MS) for key in keys], compression=codec))
+    await turns()
+    assert answer.result.error is ErrorCode.INVALID_RECORD
+    assert answer.result.record_errors == [(index, NO_KEY) for index in (1, 2, 4, 5)]
+    shown = ", ".join(f"RecordError(batchIndex={index}, message='{NO_KEY}')" for index in (1, 2, 4))
+    assert answer.result.message == (
+        "One or more records have been rejected due to 4 record errors in total, and only showing the first three "
+        f"errors at most: [{shown}]"
+    )
+
+
+async def test_compacted_topic__a_timestamp_at_fault_decides_the_code_and_a_missing_key_the_record() -> None:
+    log = await open_log(cleanup_policy="compact")
+    records = [Record(None, b"v", (), NOW_MS + 4_000_000), Record(b"k", b"v", (), NOW_MS + 4_000_000)]
+    answer = log.send(build_batch(records))
+    assert answer.result.error is ErrorCode.INVALID_TIMESTAMP
+    assert answer.result.record_errors[0] == (0, NO_KEY)
+    assert str(answer.result.record_errors[1][1]).startswith(f"Timestamp {NOW_MS + 4_000_000} of message with offset 1")
+
+
+async def test_compacted_topic__counts_all_and_names_a_thousand_records_at_most() -> None:
+    log = await open_log(cleanup_policy="compact", message_timestamp_type="LogAppendTime")
+    answer = log.send(build_batch([Record(None, b"v")] * 3_000))
+    await turns()
+    assert [index for index, _ in answer.result.record_errors] == list(range(1_000))
+    assert "due to 3000 record errors in total" in str(answer.result.message)
