@@ -1,4 +1,5 @@
-# Everything one does with the project. `make setup` is implied by all that need it and is instant when nothing changed.
+# Everything one does with the project. `make setup` is implied by all that need it and is instant when nothing changed;
+# `make run` installs less: what a node needs, and no tests.
 
 PYTHON ?= python3
 VENV := .venv
@@ -35,17 +36,27 @@ help:
 	@echo "make fuzz     fuzz for FUZZ_SECONDS=$(FUZZ_SECONDS) each target"
 	@echo "make lint types   what the CI checks besides tests"
 
+INSTALLED_FROM := requirements.lock pyproject.toml setup.py \
+  $(wildcard bytemq/protocol/*.c bytemq/protocol/records/*.[ch] bytemq/storage/wal/*.c)
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.lock pyproject.toml setup.py $(wildcard bytemq/protocol/*.c bytemq/protocol/records/*.[ch] bytemq/storage/wal/*.c)
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "bytemq needs Python 3.11 or newer; name one by: make setup PYTHON=python3.12" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(INSTALLED_FROM) | $(BIN)/python
+	$(PIP_INSTALL) -r requirements.lock
+	$(PIP_INSTALL) -e '.[test,lint]'
+	@touch $(VENV)/.runs $@
+
+$(VENV)/.runs: $(INSTALLED_FROM) | $(BIN)/python
+	$(PIP_INSTALL) --constraint requirements.lock -e '.[tables]'
 	@touch $@
 
-run: setup
+run: $(VENV)/.runs
 	$(BIN)/bytemq start --data $(DATA) --listen 127.0.0.1:9092 $(ARGS)
 
 cluster: setup
@@ -102,7 +113,7 @@ bench-kafka: setup
 	$(BIN)/python -m benchmarks.against_kafka $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 profile: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(PIP_INSTALL) -e '.[bench]'
 	$(BIN)/python -m benchmarks.profile $(WORKLOAD) $(ARGS)
 
 fuzz: setup
