@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.chaos.run import Run
 
 PATIENCE_S = 90.0
-"""How long after the last trouble everybody must get on; the machine may be busy."""
+"""How long after the last trouble, and the last unrest of the cluster, everybody must get on."""
 REQUEST_TIMEOUT_MS = 9_000
 """Longer than most pauses of a broker: what it answers then is believed."""
 CONNECTION: dict[str, Any] = {
@@ -98,7 +98,6 @@ class Client(threading.Thread):
 
     def patiently(self, what: str, call: Callable[[], Any]) -> Any:
         """The result; again while librdkafka says that it may be tried again. Raises KafkaException otherwise."""
-        give_up_at = time.monotonic() + PATIENCE_S
         while True:
             try:
                 return call()
@@ -109,10 +108,6 @@ class Client(threading.Thread):
                     raise
                 if self.world.broken is not None:
                     raise
-                if not self.world.hurting.is_set():
-                    give_up_at = min(give_up_at, self.world.healed_at + PATIENCE_S)
-                else:
-                    give_up_at = time.monotonic() + PATIENCE_S
-                if time.monotonic() > give_up_at:
+                if time.monotonic() > self.world.give_up_at():
                     raise self.history.broken(f"{self.name} does not get on: {what}: {error}") from None
                 time.sleep(0.05)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ READING = "CONSUMERS"
 PEERS = "BROKERS"
 LISTENERS = (LATE, STRICT, READING, PEERS)
 """Each kind of client has a listener, and so a link, of its own: what is held up on the first comes late."""
+NEWS = ("session lost", " is ready on ")
 SETTINGS = {
     "inter.broker.listener.name": PEERS,
     "group.initial.rebalance.delay.ms": "200",
@@ -103,6 +105,9 @@ class ChaosCluster:
         self.brokers = [self._broker(number) for number in range(BROKERS)]
         self.endings: list[str] = []
         """What brokers said that ended by themselves."""
+        self.restless_at = 0.0
+        """When a broker was last seen to have lost its session or to be ready again, by the monotonic clock."""
+        self._news = 0
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
@@ -183,6 +188,9 @@ class ChaosCluster:
 
     def _supervise(self) -> None:
         while not self._closing.wait(0.5):
+            news = sum(broker.node.log().count(words) for broker in self.brokers for words in NEWS)
+            if news != self._news:
+                self._news, self.restless_at = news, time.monotonic()
             with self._lock:
                 for broker in self.brokers:
                     if broker.wanted and not broker.node.is_running():

@@ -6,6 +6,7 @@ Owns: reading. Nothing of the brokers' own code reads here.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
@@ -27,7 +28,9 @@ class NotReadable(Exception):
     """Not within the time given."""
 
 
-def read_raw(cluster: ChaosCluster, partition: Partition, give_up_at: float) -> tuple[dict[int, bytes], int]:
+def read_raw(
+    cluster: ChaosCluster, partition: Partition, give_up_at: Callable[[], float]
+) -> tuple[dict[int, bytes], int]:
     """Every record by its offset (a marker has no value), and the end of the log."""
     found: dict[int, bytes] = {}
     while True:
@@ -35,7 +38,7 @@ def read_raw(cluster: ChaosCluster, partition: Partition, give_up_at: float) -> 
             with _leader(cluster, partition) as wire:
                 return _read_from(wire, partition, found)
         except (OSError, EOFError, AssertionError, LookupError) as error:
-            if time.monotonic() > give_up_at:
+            if time.monotonic() > give_up_at():
                 raise NotReadable(f"{partition[0]}-{partition[1]}: {type(error).__name__}: {error}") from error
             time.sleep(0.2)
 
@@ -75,7 +78,7 @@ def _fetch(wire: Wire, partition: Partition, offset: int) -> tuple[bytes, int]:
 
 
 def read_committed(
-    cluster: ChaosCluster, ends: dict[Partition, int], give_up_at: float
+    cluster: ChaosCluster, ends: dict[Partition, int], give_up_at: Callable[[], float]
 ) -> dict[Partition, dict[int, bytes]]:
     """Of each partition, what a consumer is given up to its end: no transaction is open any more then."""
     config = {"bootstrap.servers": cluster.way(READING).bootstrap, "group.id": "last reader", **CONNECTION}
@@ -86,7 +89,7 @@ def read_committed(
     visible: dict[Partition, dict[int, bytes]] = {partition: {} for partition in ends}
     missing = set(ends)
     while missing:
-        if time.monotonic() > give_up_at:
+        if time.monotonic() > give_up_at():
             raise NotReadable(f"read_committed does not come to the end of {sorted(missing)}")
         for message in consumer.consume(1000, 0.2):
             partition = message.topic(), message.partition()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from tests.chaos.client import PATIENCE_S, REQUEST_TIMEOUT_MS, Client
+from tests.chaos.client import REQUEST_TIMEOUT_MS, Client
 from tests.chaos.cluster import LATE
 from tests.simulation.broker.history import Sent, TopicPartition
 
@@ -46,8 +47,11 @@ class PlainProducer(Client):
             producer.poll(0)
             self._check_alive()
             self.idle(burst / self.rate)
-        if left := producer.flush(PATIENCE_S):
-            raise self.history.broken(f"{self.name} does not get on: {left} are not acknowledged")
+        while left := producer.flush(1.0):
+            if time.monotonic() > self.world.give_up_at():
+                raise self.history.broken(f"{self.name} does not get on: {left} are not acknowledged")
+            if self.world.broken is not None:
+                return
         self._check_alive()
 
     def _send(self, producer: Producer, partition: TopicPartition) -> None:

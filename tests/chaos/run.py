@@ -5,6 +5,7 @@ Owns: the order of a run and the checks at its end.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -85,6 +86,12 @@ class Run:
             (topic, index) for topic in (self.source, self.target, self.log) for index in range(self.partition_count)
         ]
 
+    def give_up_at(self) -> float:
+        """When whoever does not get on is stuck: not while brokers come and go, as on a machine that starves them."""
+        if self.hurting.is_set():
+            return math.inf
+        return max(self.healed_at, self.cluster.restless_at) + PATIENCE_S
+
     def broke(self, violation: Violation) -> None:
         if self.broken is None:
             self.broken = violation
@@ -134,26 +141,25 @@ class Run:
         while not seen():
             if self.broken is not None:
                 raise self.broken
-            if time.monotonic() > self.healed_at + PATIENCE_S:
+            if time.monotonic() > self.give_up_at():
                 raise self.history.broken(what)
             time.sleep(0.05)
 
     # The end.
 
     def _check_the_end(self) -> None:
-        give_up_at = self.healed_at + PATIENCE_S
         sources = [partition for partition in self.partitions if partition[0] == self.source]
         for partition in sources:
-            _, end = read_raw(self.cluster, partition, give_up_at)
+            _, end = read_raw(self.cluster, partition, self.give_up_at)
             self._until(
                 lambda key=(self.processing, partition[1]), end=end: self._committed(key) == end,  # type: ignore[misc]
                 f"{self.processing} does not get on: {end} of {partition[0]}-{partition[1]} is not committed",
             )
-        found = {partition: read_raw(self.cluster, partition, give_up_at) for partition in self.partitions}
+        found = {partition: read_raw(self.cluster, partition, self.give_up_at) for partition in self.partitions}
         ends = {partition: end for partition, (_, end) in found.items()}
-        visible = read_committed(self.cluster, ends, give_up_at)
+        visible = read_committed(self.cluster, ends, self.give_up_at)
         # Markers of transactions that ran into their time-out came since.
-        found = {partition: read_raw(self.cluster, partition, give_up_at) for partition in self.partitions}
+        found = {partition: read_raw(self.cluster, partition, self.give_up_at) for partition in self.partitions}
         written = {
             partition: {offset for offset, value in records.items() if value != MARKER}
             for partition, (records, _) in found.items()
