@@ -29,6 +29,9 @@ OLDEST_VERSION = (3, 4)
 KEYS_PER_PAGE = 1000
 KEEP_ALIVE_TIMEOUT_S = 1.0
 """Below what a lease lasts, so that another member can be asked in time."""
+TXN_TIMEOUT_S = 2.0
+"""What was on its way through a leader that died is never answered: sooner than that there is a new one, and whoever
+wants to know can look. Everything that is written waits for it meanwhile."""
 RETRY_DELAY_S = 0.2
 WATCH_TRIES = 25
 """How often in a row a watch is opened in vain before its reader is told."""
@@ -102,7 +105,7 @@ class EtcdStore:
                 ),
             ],
         )
-        response = await self._connection.call(connection.TXN, request)
+        response = await self._connection.call(connection.TXN, request, timeout_s=TXN_TIMEOUT_S)
         return Txn(response.succeeded, response.header.revision)
 
     async def watch(self, prefix: str, after_revision: int) -> AsyncIterator[list[Event]]:
