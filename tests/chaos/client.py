@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.chaos.run import Run
 
 PATIENCE_S = 90.0
-"""How long after the last trouble, and the last unrest of the cluster, everybody must get on."""
+"""So long after the last trouble, with brokers at rest, nobody gets on: whoever is not done is stuck."""
 REQUEST_TIMEOUT_MS = 9_000
 """Longer than most pauses of a broker: what it answers then is believed."""
 CONNECTION: dict[str, Any] = {

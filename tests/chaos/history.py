@@ -25,6 +25,8 @@ class ChaosHistory(BrokerHistory):
     processed: dict[tuple[str, TopicPartition], set[int]] = field(default_factory=dict)
     """By group."""
     acknowledged_count: int = 0
+    progressed_at: float = 0.0
+    """When somebody last got on, by `now`."""
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
@@ -40,7 +42,13 @@ class ChaosHistory(BrokerHistory):
 
     def acknowledged(self, batch: Sent, base_offset: int) -> None:
         self.acknowledged_count += 1
+        self.progressed_at = self.now()
         super().acknowledged(batch, base_offset)
+
+    def offset_committed(self, group: str, partition: int, offset: int) -> None:
+        if offset > self.acknowledged_offsets.get((group, partition), -1):
+            self.progressed_at = self.now()
+        super().offset_committed(group, partition, offset)
 
     def high_watermark_told(self, partition: TopicPartition, offset: int, known: int) -> None:
         """`known` was told before the question was asked."""

@@ -42,11 +42,11 @@ class Run:
     def __init__(self, cluster: ChaosCluster, seed: int, name: str) -> None:
         """`name` is that of its topics and groups: unique in the cluster's life."""
         random = Random(f"run {seed}")
-        began = time.monotonic()
+        self._began = time.monotonic()
         self.cluster = cluster
         self.seed = seed
         self.partition_count = random.choice((2, 4))
-        self.history = ChaosHistory(lambda: time.monotonic() - began)
+        self.history = ChaosHistory(lambda: time.monotonic() - self._began)
         self.source, self.target, self.log = (f"{name}-{each}" for each in ("in", "out", "log"))
         self.processing = f"{name}-processing"
         self.processing_protocol = random.choice((CLASSIC, KIP_848))
@@ -87,10 +87,11 @@ class Run:
         ]
 
     def give_up_at(self) -> float:
-        """When whoever does not get on is stuck: not while brokers come and go, as on a machine that starves them."""
+        """When whoever does not get on is stuck: not while brokers come and go, or anybody gets on, however slowly."""
         if self.hurting.is_set():
             return math.inf
-        return max(self.healed_at, self.cluster.restless_at) + PATIENCE_S
+        progressed_at = self._began + self.history.progressed_at
+        return max(self.healed_at, self.cluster.restless_at, progressed_at) + PATIENCE_S
 
     def broke(self, violation: Violation) -> None:
         if self.broken is None:
