@@ -24,6 +24,7 @@ from typing import Any
 
 from bytemq.compaction.frames import LENGTH, Created, Done, Failed, Setup, decode, encode
 from bytemq.compaction.job import Job, Workspace
+from bytemq.compaction.worker_priority import RAISED_BY, PriorityWatch, Range
 from bytemq.runtime import logging
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.logging import get_logger
@@ -45,7 +46,8 @@ def main() -> None:
 
 
 def _be_modest(setup: Setup) -> None:
-    os.nice(setup.niceness)
+    broker = os.nice(0)
+    lowest = os.nice(setup.niceness)
     threading.stack_size(THREAD_STACK_BYTES)  # of the limit below: by default a thread promises itself 8 MiB
     resource.setrlimit(resource.RLIMIT_DATA, (setup.memory_bytes, setup.memory_bytes))
     with contextlib.suppress(OSError):  # not on this system
@@ -53,6 +55,7 @@ def _be_modest(setup: Setup) -> None:
     logging.configure(log_format=setup.log_format)
     for part, level in setup.log_levels.items():
         logging.set_level(level, part)
+    PriorityWatch(Range(lowest, max(lowest - RAISED_BY, broker))).start()
 
 
 async def _work(connection: socket.socket, setup: Setup) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bytemq.compaction.worker import Worker
+from bytemq.compaction.worker_priority import RAISED_BY
 from bytemq.errors import Corrupt, Unavailable
 from tests.support.worker_jobs import Break, Copy, Describe
 
@@ -44,7 +45,9 @@ def is_alive(process_id: int) -> bool:
 async def test_worker__is_started_for_the_first_job_and_is_modest(worker: Worker) -> None:
     assert worker.process_id is None
     before = await worker.run(Describe())
-    assert before == {"pid": worker.process_id, "nice": 19, "oom_score_adj": 800, "memory_bytes": 256 * MIB}
+    niceness = before.pop("nice")
+    assert niceness in (19, 19 - RAISED_BY), "raised on a machine on which even its start starves"
+    assert before == {"pid": worker.process_id, "oom_score_adj": 800, "memory_bytes": 256 * MIB}
     assert (await worker.run(Describe()))["pid"] == before["pid"]
     assert (worker.starts, worker.deaths) == (1, 0)
 
@@ -121,6 +124,7 @@ async def test_close__kills_a_job_in_the_middle(worker: Worker, tmp_path: Path) 
 BROKER = """
 import asyncio, sys
 from bytemq.compaction.worker import Worker
+from bytemq.compaction.worker_priority import RAISED_BY
 from tests.support.worker_jobs import Copy
 
 async def main():

@@ -1,0 +1,51 @@
+"""When a worker that hardly runs is given more, and when that is taken back."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from bytemq.compaction.worker_priority import PriorityWatch, Range, Seen, next_niceness, seen_of_main_thread
+
+ALLOWED = Range(lowest=19, raised=10)
+START = Seen(100.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("ran_s", "waited_s", "expected"),
+    [(0.1, 4.9, 10), (0.4, 4.6, 15), (2.6, 2.4, 19), (0.0, 0.9, 19), (0.0, 0.0, 19)],
+    ids=["starving", "slow", "enough", "waits for a store", "idle"],
+)
+def test_niceness__follows_what_the_worker_gets_of_what_it_wants(ran_s: float, waited_s: float, expected: int) -> None:
+    now = Seen(START.ran_s + ran_s, START.waited_s + waited_s)
+    assert next_niceness(15, ALLOWED, START, now) == expected
+
+
+def test_watch__raises_the_priority_once_and_lowers_it_when_there_is_room() -> None:
+    looks = [Seen(0, 0), Seen(0.1, 4.9), Seen(0.6, 9.4), Seen(1.1, 13.9), Seen(5.1, 14.9), Seen(10.1, 14.9)]
+    found: list[int] = []
+    watch = PriorityWatch(ALLOWED, iter(looks).__next__, found.append)
+    assert all(watch.look() for _ in looks[1:])
+    assert found == [10, 19]
+
+
+def test_watch__that_may_not_says_so_and_leaves_it_at_that(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(niceness: int) -> None:
+        raise PermissionError
+
+    watch = PriorityWatch(ALLOWED, iter([Seen(0, 0), Seen(0.1, 4.9)]).__next__, refuse)
+    assert not watch.look()
+    assert "CAP_SYS_NICE" in caplog.text
+
+
+def test_watch__ends_where_the_kernel_does_not_count() -> None:
+    assert not PriorityWatch(ALLOWED, lambda: None, pytest.fail).look()
+
+
+def test_seen__grows_with_the_work_where_the_kernel_counts() -> None:
+    before = seen_of_main_thread()
+    sum(range(2_000_000))
+    now = seen_of_main_thread()
+    assert (before is not None) == os.path.exists("/proc/self/schedstat")
+    assert before is None or (now is not None and now.ran_s > before.ran_s)
