@@ -3,6 +3,7 @@
 Owns no behaviour. node/broker.py builds the one `Broker`; connection.py builds a `RequestContext` for each request.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
@@ -86,6 +87,8 @@ class Broker:
     deadlines: Deadlines
     traffic: Traffic
     standing: "Standing"
+    endpoints: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Where clients reach this broker, by listener name."""
     encoded_topics: EncodedTopics = field(default_factory=EncodedTopics)
     turns: Turns = field(default_factory=Turns)
     nearest_readers: NearestReaders = field(default_factory=NearestReaders)

@@ -113,6 +113,7 @@ def join_broker(base: Foundation, partitions: PartitionTable, peers: Peers) -> t
         deadlines=Deadlines(base.clock),
         traffic=Traffic(base.metrics),
         standing=base.membership.standing,
+        endpoints=base.image.brokers[base.broker_id].endpoints if base.broker_id in base.image.brokers else {},
         followers=Followers(
             partitions.services.storage.followed,
             lambda: base.image,

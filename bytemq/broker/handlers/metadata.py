@@ -83,6 +83,10 @@ def _brokers(broker: Broker, context: RequestContext) -> list[MetadataResponseBr
         if context.listener in node.endpoints:
             host, port = node.endpoints[context.listener]
             listed.append(MetadataResponseBroker(node_id=node_id, host=host, port=port, rack=node.rack))
+    if not listed and context.listener in broker.endpoints:
+        # All sessions have just ended, ours too. librdkafka forgets every broker that is not told, for good.
+        host, port = broker.endpoints[context.listener]
+        return [MetadataResponseBroker(broker.node_id, host, port, broker.config.broker_rack)]
     return listed
 
 

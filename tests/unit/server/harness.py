@@ -130,6 +130,7 @@ def make_cluster(clock: Clock | None = None, **configs: str) -> Cluster:
         deadlines=Deadlines(clock),
         traffic=Traffic(metrics),
         standing=standing,
+        endpoints=image.brokers[NODE_ID].endpoints,
     )
     cluster = Cluster(broker, storage, image, config)
     broker.topics = FakeTopics(cluster)  # type: ignore[assignment]

@@ -113,6 +113,16 @@ async def test_metadata__all_or_none(version: int, topics: list[Any] | None, cou
     assert [topic.name for topic in response.topics] == ["a", "b"][:count]
 
 
+async def test_metadata__is_never_without_a_broker() -> None:
+    """When all sessions have ended at once; librdkafka would forget all brokers for good."""
+    cluster = make_cluster()
+    await cluster.add_topic("events")
+    cluster.image.brokers.clear()
+    response = await ask(cluster, MetadataRequest(topics=None), 12, MetadataResponse)
+    assert [(broker.node_id, broker.host, broker.port) for broker in response.brokers] == [(NODE_ID, "inside", 9092)]
+    assert response.topics[0].partitions[0].leader_id == -1
+
+
 async def test_metadata__creates_missing_topics_and_answers_them_at_once() -> None:
     cluster = make_cluster()
     topics = [MetadataRequestTopic(name=name) for name in ("new", "not valid!", "new")]
