@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from tests.chaos.cluster import LEASE_S, ChaosCluster, end_when_terminated, planted_wrapper, running_cluster
@@ -41,8 +42,8 @@ def main() -> int:
         if cluster.clock is None:
             print("clocks do not jump: libfaketime is not installed (on Debian: apt-get install libfaketime)")
         failed = run_seeds(cluster, folder, options)
-        if cluster.endings:
-            print(f"brokers ended by themselves {len(cluster.endings)} times, among them: {cluster.endings[-1]}")
+        for words, count in Counter(cluster.endings).most_common(5):
+            print(f"a broker ended by itself, {count} times: {words}")
     took_s = time.monotonic() - began
     if options.planted:
         print(f"{options.planted} {'found' if failed else 'NOT found'} after {took_s:.0f} s")

@@ -194,7 +194,7 @@ class ChaosCluster:
             with self._lock:
                 for broker in self.brokers:
                     if broker.wanted and not broker.node.is_running():
-                        self.endings.append(f"{broker.node.data_dir.name}: {_last_line(broker.node.log())}")
+                        self.endings.append(_last_line(broker.node.log()))
                         broker.node.launch()
 
     def close(self) -> None:
