@@ -105,6 +105,8 @@ class _Connection:
             raise ConnectionResetError("the connection was closed")
 
     async def exchange(self, api_key: int, version: int, client_id: str, body: bytes | bytearray) -> memoryview:
+        if self._writer is not None and self._writer.is_closing():
+            self.close()  # it has broken, and `_read` is not told yet; uvloop lets nobody write any more
         if self.is_closed or self._writer is None or len(self._waiting) >= MAX_IN_FLIGHT:
             raise KafkaError(ErrorCode.BROKER_NOT_AVAILABLE)
         correlation_id = next(self._ids)

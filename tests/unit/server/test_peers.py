@@ -90,3 +90,16 @@ async def test_peers__say_that_a_request_had_no_answer_and_connect_anew(answer: 
             await ask(peers, "a")
         assert raised.value.code is ErrorCode.NETWORK_EXCEPTION
         assert await asyncio.gather(ask(peers, "b"), ask(peers, "c")) == ["b", "c"]
+
+
+async def test_peers__send_nothing_on_a_connection_that_has_just_broken() -> None:
+    """uvloop raises what nobody expects then, and whoever waited for the answer waits for ever."""
+    async with peers_of(echo_keys) as peers:
+        assert await asyncio.gather(ask(peers, "a"), ask(peers, "b")) == ["a", "b"]
+        [connection] = peers._connections.values()
+        assert connection._writer is not None
+        connection._writer.transport.abort()
+        with pytest.raises(KafkaError) as raised:
+            await ask(peers, "c")
+        assert raised.value.code is ErrorCode.BROKER_NOT_AVAILABLE
+        assert await asyncio.gather(ask(peers, "d"), ask(peers, "e")) == ["d", "e"]
