@@ -7,6 +7,7 @@ brokers' logs are kept; `--seed 17` brings the same clients and troubles again.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import shutil
 import sys
 import tempfile
@@ -86,6 +87,8 @@ def run_one(cluster: ChaosCluster, folder: Path, seed: int, seconds: float) -> b
         return False
     path = folder / f"{name}.history"
     run.write_history(path)
+    with path.with_suffix(".threads").open("w") as threads:
+        faulthandler.dump_traceback(threads)
     print(f"  history: {path}\n  brokers' logs: {folder}/broker-*.log", flush=True)
     if seconds:
         print(f'  again: make chaos ARGS="--seed {seed}"', flush=True)
