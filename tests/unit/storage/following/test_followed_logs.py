@@ -174,6 +174,38 @@ def test_follow__hears_within_seconds_though_its_watch_hangs(monkeypatch: pytest
     run(test)
 
 
+def test_follow__of_an_owner_that_has_it_again_misses_nothing_of_the_one_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first owner's commits are heard at once, the manifest that tells of the second one late."""
+
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        watch = cluster.metadata.watch
+
+        async def deaf_to_manifests(prefix: str, after_revision: int):  # type: ignore[no-untyped-def]
+            if prefix.startswith(keys.MANIFESTS):
+                await asyncio.get_running_loop().create_future()
+            async for events in watch(prefix, after_revision):
+                yield events
+
+        monkeypatch.setattr(cluster.metadata, "watch", deaf_to_manifests)
+        log = await owner.storage.open_log(pid(1), 1)
+        written = await owner.write(log, 5)
+        watcher = await followed(reader, pid(1))
+        await owner.storage.release_log(pid(1))
+        second = await cluster.broker(3)
+        log = await second.storage.open_log(pid(1), 2)
+        written += await second.write(log, 5)
+        await second.storage.release_log(pid(1))
+        log = await owner.storage.open_log(pid(1), 3)
+        written += await owner.write(log, 5)
+        await eventually(cluster.clock, lambda: watcher.end_offset == 15, 2.5)
+        assert await content(watcher.files) == written
+        assert watcher.beginnings == 2
+
+    run(test, wal_retained_bytes=HUGE)
+
+
 def test_follow__of_a_log_that_nobody_has_opened_begins_when_somebody_does() -> None:
     async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
         watcher = await followed(reader, pid(1))
