@@ -103,3 +103,8 @@ def wal_tail(session_id: int) -> str:
 def session_log(session_id: int) -> str:
     """The tail record of a session's write-ahead log on a shared storage."""
     return f"{SESSION_LOGS}{session_id}"
+
+
+def session_of_log(key: str) -> int:
+    """Of a key that `session_log` made."""
+    return int(key.removeprefix(SESSION_LOGS))

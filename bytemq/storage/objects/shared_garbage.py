@@ -22,7 +22,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of, names_of
-from bytemq.storage.objects.session_log import FOLDER, SessionTail, decode_tail, session_of
+from bytemq.storage.objects.session_log import FOLDER, session_of
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.stores.interface import ObjectStore
@@ -109,42 +109,38 @@ class SharedGarbage:
         if self._seen_live is None or self._seen_live - live:
             self._sweep_at = self._clock.monotonic()
         self._seen_live = live
-        ended = [(tail, revision) for tail, revision in tails if tail.session_id not in live]
-        for tail, revision in await self._without_use(ended):
-            deleted = await self._metadata.txn(
-                [self._fence, Compare(keys.session_log(tail.session_id), revision)],
-                deletes=[keys.session_log(tail.session_id)],
-            )
+        for session_id in await self._without_use(tails.keys() - live):
+            key = keys.session_log(session_id)
+            deleted = await self._metadata.txn([self._fence, Compare(key, tails[session_id])], deletes=[key])
             if deleted.succeeded:
-                log.info("write-ahead log of an ended session released", session=tail.session_id)
-                forget_session(tail.session_id)
+                log.info("write-ahead log of an ended session released", session=session_id)
+                forget_session(session_id)
                 self._sweep_at = self._clock.monotonic()
         if self._sweep_at is not None and self._sweep_at <= self._clock.monotonic():
             await self.sweep()
             self._sweep_at = self._clock.monotonic() + self._grace_s if self._suspects else None
 
-    async def _without_use(self, ended: Sequence[tuple[SessionTail, int]]) -> list[tuple[SessionTail, int]]:
-        """Those of the ended sessions' logs that no manifest needs. Sets `held`."""
+    async def _without_use(self, ended: set[int]) -> list[int]:
+        """Those of the ended sessions whose logs no manifest needs. Sets `held`."""
         self.held = set()
         if not ended:
             return []
-        sessions = {tail.session_id for tail, _ in ended}
         needed: set[int] = set()
         for partition, stored in (await self._manifests()).items():
             if stored is None:
                 return []  # nobody knows what a damaged manifest names
             manifest = stored.manifest
-            named = sessions & {manifest.owner_session, *(one.session_id for one in manifest.inherited)}
+            named = ended & {manifest.owner_session, *(one.session_id for one in manifest.inherited)}
             if named:
                 needed |= named
                 self.held.add(partition)
-        return [(tail, revision) for tail, revision in ended if tail.session_id not in needed]
+        return sorted(ended - needed)
 
     async def sweep(self) -> None:
         """Deletes what was found to be garbage a time of grace ago and still is."""
         listed = [info.name for folder in (FOLDER, TOPICS, TABLES) for info in await self._store.list(folder)]
         live = await self._live_sessions()
-        tails = {tail.session_id for tail, _ in await self._tails()}
+        tails = await self._tails()
         manifests = await self._manifests()
         named: set[str] = set()
         unknown: set[str] = set()
@@ -163,14 +159,15 @@ class SharedGarbage:
                 continue
             found[name] = self._suspects.get(name, now)
         due = [name for name, since in found.items() if since + self._grace_s <= now]
-        self._suspects = {name: since for name, since in found.items() if name not in set(due)}
+        self._suspects = {name: since for name, since in found.items() if since + self._grace_s > now}
         if due:
             log.info("garbage of ended sessions", count=len(due))
             await self._delete(due)
 
-    async def _tails(self) -> list[tuple[SessionTail, int]]:
+    async def _tails(self) -> dict[int, int]:
+        """Which sessions have a log, and the revisions of their tails. What is in those matters to nobody here."""
         entries = (await self._metadata.range(keys.SESSION_LOGS)).entries
-        return [(decode_tail(entry.value), entry.revision) for entry in entries]
+        return {keys.session_of_log(entry.key): entry.revision for entry in entries}
 
     async def _live_sessions(self) -> set[int]:
         """A session's id is the revision of its broker's key."""
