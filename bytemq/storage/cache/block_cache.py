@@ -68,10 +68,10 @@ class BlockCache:
         if not size_bytes:
             return memoryview(b"")
         first, last = position // BLOCK_BYTES, (position + size_bytes - 1) // BLOCK_BYTES
-        blocks = await asyncio.gather(*(self._block(BlockKey(name, number)) for number in range(first, last + 1)))
         start = position - first * BLOCK_BYTES
-        if len(blocks) == 1:
-            return memoryview(blocks[0])[start : start + size_bytes]
+        if first == last:
+            return memoryview(await self._block(BlockKey(name, first)))[start : start + size_bytes]
+        blocks = await asyncio.gather(*(self._block(BlockKey(name, number)) for number in range(first, last + 1)))
         return memoryview(b"".join(blocks))[start : start + size_bytes]
 
     async def _block(self, key: BlockKey) -> bytes:

@@ -196,8 +196,13 @@ def check_name(name: str) -> None:
 
 
 async def within(clock: Clock, seconds: float, work: Awaitable[Result]) -> Result:
-    """The result of `work`. After `seconds` it is cancelled and Unavailable raised: nobody knows what it has done."""
-    task = asyncio.ensure_future(work)
+    """The result of `work`. After `seconds` it is cancelled and Unavailable raised: nobody knows what it has done.
+
+    It runs in the caller's task: one for each request would cost more than the request's own steps.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "requests are made by tasks"
+    cancelled_before = task.cancelling()
     timed_out = False
 
     def expire() -> None:
@@ -207,11 +212,12 @@ async def within(clock: Clock, seconds: float, work: Awaitable[Result]) -> Resul
 
     timer = clock.call_later(seconds, expire)
     try:
-        return await task
+        return await work
     except asyncio.CancelledError:
-        if timed_out and task.cancelled():
+        if timed_out and task.cancelling() == cancelled_before + 1:  # nobody else wants it to end
             raise Unavailable(f"the store did not answer within {seconds:g} s") from None
         raise
     finally:
         timer.cancel()
-        task.cancel()
+        if timed_out:
+            task.uncancel()

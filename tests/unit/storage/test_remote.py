@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -123,6 +124,31 @@ def unfit_stores() -> dict[str, type[RemoteStore]]:
         "after it was deleted": KeepsEverything,
         "not listed": ListsNothing,
     }
+
+
+def test_within__that_ends_what_takes_too_long_leaves_its_caller_alone() -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await within(clock, 1.0, clock.sleep(10))
+        await clock.sleep(10)
+        task = asyncio.current_task()
+        assert task is not None and not task.cancelling()
+
+    run_virtual(main())
+
+
+def test_within__is_ended_by_who_ends_its_caller() -> None:
+    async def main() -> None:
+        clock = LoopClock()
+        for cancelled_after_s in (0.5, 1.0):  # at last in the same moment in which its time is over
+            caller = asyncio.ensure_future(within(clock, 1.0, clock.sleep(10)))
+            clock.call_later(cancelled_after_s, caller.cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await caller
+
+    run_virtual(main())
 
 
 @pytest.mark.parametrize("sentence", unfit_stores())
