@@ -7,16 +7,18 @@ from typing import NamedTuple
 
 from tests.simulation.broker import planted as broker_planted
 from tests.simulation.broker import world as broker_world
+from tests.simulation.classic_groups import planted as classic_groups_planted
+from tests.simulation.classic_groups import world as classic_groups_world
 from tests.simulation.cluster import planted as cluster_planted
 from tests.simulation.cluster.world import ClusterWorld
 from tests.simulation.cluster_storage import planted as cluster_storage_planted
 from tests.simulation.cluster_storage import world as cluster_storage_world
 from tests.simulation.compaction import planted as compaction_planted
 from tests.simulation.compaction import world as compaction_world
+from tests.simulation.consumer_groups import planted as consumer_groups_planted
+from tests.simulation.consumer_groups import world as consumer_groups_world
 from tests.simulation.log import planted as log_planted
 from tests.simulation.log import world as log_world
-from tests.unit.coordinator import test_consumer_group_simulation as consumer_groups
-from tests.unit.coordinator import test_group_simulation as classic_groups
 
 Simulate = Callable[[int], tuple[list[str], BaseException | None]]
 """From a seed to the transcript of its run, and what went wrong."""
@@ -27,20 +29,6 @@ class World(NamedTuple):
     planted: dict[str, log_planted.Planted]
     seeds_in_ci: int
     """About 15 seconds of one core each."""
-
-
-def _machine(
-    simulation: Callable[[int], classic_groups.Simulation | consumer_groups.Simulation], steps: int
-) -> Simulate:
-    def simulate(seed: int) -> tuple[list[str], BaseException | None]:
-        run = simulation(seed)
-        try:
-            run.run(steps)
-        except Exception as error:
-            return run.transcript, error
-        return run.transcript, None
-
-    return simulate
 
 
 def _transactions(seed: int) -> tuple[list[str], BaseException | None]:
@@ -56,12 +44,12 @@ def _by_name(planted: tuple[log_planted.Planted, ...]) -> dict[str, log_planted.
 
 
 WORLDS = {
-    "log": World(log_world.simulate, _by_name(log_planted.PLANTED), 1400),
+    "log": World(log_world.simulate, _by_name(log_planted.PLANTED), 2200),
     "broker": World(broker_world.simulate, _by_name(broker_planted.PLANTED), 260),
     "transactions": World(_transactions, _by_name(broker_planted.IN_TRANSACTIONS), 40),
     "cluster": World(_cluster, _by_name(cluster_planted.PLANTED), 60),
-    "compaction": World(compaction_world.simulate, _by_name(compaction_planted.PLANTED), 150),
-    "cluster-storage": World(cluster_storage_world.simulate, _by_name(cluster_storage_planted.PLANTED), 30),
-    "classic-groups": World(_machine(classic_groups.Simulation, classic_groups.STEPS), {}, 260),
-    "consumer-groups": World(_machine(consumer_groups.Simulation, consumer_groups.STEPS), {}, 60),
+    "compaction": World(compaction_world.simulate, _by_name(compaction_planted.PLANTED), 700),
+    "cluster-storage": World(cluster_storage_world.simulate, _by_name(cluster_storage_planted.PLANTED), 250),
+    "classic-groups": World(classic_groups_world.simulate, _by_name(classic_groups_planted.PLANTED), 800),
+    "consumer-groups": World(consumer_groups_world.simulate, _by_name(consumer_groups_planted.PLANTED), 450),
 }

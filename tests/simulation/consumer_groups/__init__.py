@@ -1,0 +1,1 @@
+"""The machine of KIP-848 alone, in virtual time, with members of both protocols."""

@@ -1,0 +1,160 @@
+"""Classic bugs of a group coordinator of KIP-848, planted on purpose. Each is a context manager that breaks it while it
+lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest.mock import patch
+
+from bytemq.broker.coordinator.group.consumer import (
+    heartbeat,
+    offset_rules,
+    progress,
+    reconciliation,
+    validation,
+)
+from bytemq.broker.coordinator.group.consumer.classic_members import ClassicMembers
+from bytemq.broker.coordinator.group.consumer.consumer_groups import ConsumerGroups
+from bytemq.broker.coordinator.group.consumer.draft import Draft
+from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
+from bytemq.broker.coordinator.group.consumer.reconciliation import reconcile
+from bytemq.broker.coordinator.group.consumer.records import CurrentRecord, MemberRecord, TargetRecord
+from bytemq.broker.coordinator.group.consumer.sessions import Sessions
+from bytemq.broker.coordinator.group.consumer.steps import refresh_epoch
+from bytemq.broker.coordinator.group.group_records import generation_record
+from bytemq.broker.coordinator.group.sync import Syncing
+from bytemq.broker.coordinator.outcome import NOTHING, Outcome
+from bytemq.protocol.error_codes import ErrorCode
+
+Planted = Callable[[], AbstractContextManager[Any]]
+
+
+def stale_member_epoch_accepted() -> AbstractContextManager[Any]:
+    return patch.object(heartbeat, "check_epoch", lambda current, epoch, owned: None)
+
+
+def former_epoch_believed_whatever_it_owns() -> AbstractContextManager[Any]:
+    return patch.object(validation, "_is_within", lambda owned, assigned: True)
+
+
+def stale_epoch_may_commit() -> AbstractContextManager[Any]:
+    return patch.object(offset_rules, "_check_epoch", lambda *_: None)
+
+
+def partition_given_before_it_is_revoked() -> AbstractContextManager[Any]:
+    def broken(*arguments: Any, is_free: Any, **more: Any) -> Any:
+        return reconcile(*arguments, is_free=lambda topic_id, partition: True, **more)
+
+    return patch.object(progress, "reconcile", broken)
+
+
+def revocation_not_awaited() -> AbstractContextManager[Any]:
+    return patch.object(reconciliation, "_owns_any", lambda owned, partitions: False)
+
+
+def revoked_partitions_not_freed() -> AbstractContextManager[Any]:
+    return patch.object(ConsumerGroup, "_release", lambda self, member_id, assigned: None)
+
+
+def revocation_without_end() -> AbstractContextManager[Any]:
+    return patch.object(Sessions, "_expire_revocation", lambda self, *_: NOTHING)
+
+
+def silent_member_kept() -> AbstractContextManager[Any]:
+    return patch.object(Sessions, "_expire", lambda self, *_: NOTHING)
+
+
+def session_not_begun_after_restart() -> AbstractContextManager[Any]:
+    return patch.object(Sessions, "start", lambda self, group: None)
+
+
+def group_epoch_not_bumped() -> AbstractContextManager[Any]:
+    def broken(draft: Any, topics: Any, *, bump: bool) -> None:
+        refresh_epoch(draft, topics, bump=False)
+
+    return patch.object(heartbeat, "refresh_epoch", broken)
+
+
+def new_topics_not_looked_at() -> AbstractContextManager[Any]:
+    return patch.object(ConsumerGroups, "topics_changed", lambda self: None)
+
+
+def failed_write_not_taken_back() -> AbstractContextManager[Any]:
+    return patch.object(ConsumerGroups, "roll_back", lambda self: self._undo.pop())
+
+
+def failed_writes_taken_back_in_the_wrong_order() -> AbstractContextManager[Any]:
+    def broken(self: ConsumerGroups) -> None:
+        self.apply(self._undo.popleft())
+
+    return patch.object(ConsumerGroups, "roll_back", broken)
+
+
+def draft_not_taken_back() -> AbstractContextManager[Any]:
+    return patch.object(Draft, "__exit__", lambda self, *_: None)
+
+
+def static_member_not_fenced() -> AbstractContextManager[Any]:
+    """Its successor has what it had, and it goes on."""
+
+    def broken(draft: Draft, old_id: str, new_id: str) -> None:
+        group = draft.group
+        member, current, target = group.members[old_id], group.current_of(old_id), group.target_of(old_id)
+        draft.add(MemberRecord(group.group_id, new_id, member))
+        draft.add(TargetRecord(group.group_id, new_id, target))
+        draft.add(CurrentRecord(group.group_id, new_id, current._replace(epoch=0, previous_epoch=0)))
+
+    return patch.object(heartbeat, "replace_static_member", broken)
+
+
+def classic_member_back_with_what_it_owned() -> AbstractContextManager[Any]:
+    """Its session has ended, and it is let in as if it had not."""
+    recognise = ClassicMembers._recognise
+
+    def broken(self: ClassicMembers, draft: Draft, request: Any, member_id: str, is_unknown: bool, owned: Any) -> bool:
+        return recognise(self, draft, request, member_id, is_unknown, {})
+
+    return patch.object(ClassicMembers, "_recognise", broken)
+
+
+def classic_generation_written_after_migration() -> AbstractContextManager[Any]:
+    """The leader's assignment arrives when the group has become a consumer group, and is heeded."""
+
+    def broken(self: Syncing, group: Any, request: Any) -> Any:
+        assignment = {each.member_id: bytes(each.assignment) for each in request.assignments}
+        generation_id = group.generation_id
+        group.is_storing_assignment = True
+
+        def stored(code: ErrorCode) -> Outcome[None]:
+            if group.generation_id == generation_id and code is ErrorCode.NONE:
+                self._rebalance.assign(group, assignment)
+                group.state = group.state.STABLE
+            return NOTHING
+
+        return Outcome(None, [generation_record(group, assignment)], stored)
+
+    return patch.object(Syncing, "_store_assignment", broken)
+
+
+PLANTED: tuple[Planted, ...] = (
+    stale_member_epoch_accepted,
+    former_epoch_believed_whatever_it_owns,
+    stale_epoch_may_commit,
+    partition_given_before_it_is_revoked,
+    revocation_not_awaited,
+    revoked_partitions_not_freed,
+    revocation_without_end,
+    silent_member_kept,
+    session_not_begun_after_restart,
+    group_epoch_not_bumped,
+    new_topics_not_looked_at,
+    failed_write_not_taken_back,
+    failed_writes_taken_back_in_the_wrong_order,
+    draft_not_taken_back,
+    static_member_not_fenced,
+    classic_member_back_with_what_it_owned,
+    classic_generation_written_after_migration,
+)
