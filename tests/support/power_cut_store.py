@@ -43,10 +43,13 @@ class Power:
                 self.gone.set()
                 raise PowerCut
 
-    async def step(self) -> None:
-        """Lets others run for a while; never returns when the power is gone."""
+    async def pause(self) -> None:
         for _ in range(self.random.randrange(3)):
             await asyncio.sleep(0)
+
+    async def step(self) -> None:
+        """Lets others run for a while; never returns when the power is gone."""
+        await self.pause()
         try:
             self.step_now()
         except PowerCut:

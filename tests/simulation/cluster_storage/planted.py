@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 from bytemq.errors import Unavailable
 from bytemq.metadata.store import Compare, Put
+from bytemq.storage.objects import session_tail
 from bytemq.storage.objects.flush_objects import FlushObjects
 from bytemq.storage.objects.object_wal import ObjectWal
 from bytemq.storage.objects.object_write_behind import ObjectWriteBehind
@@ -110,6 +111,18 @@ def garbage_of_the_living() -> AbstractContextManager[Any]:
     return patch.object(SharedGarbage, "_live_sessions", nobody)
 
 
+def second_index_of_the_same_flushes() -> AbstractContextManager[Any]:
+    """One is durable and not published yet when another is begun."""
+    commit = SessionTailKeeper.commit
+
+    async def broken(self: SessionTailKeeper, flushes: Any) -> None:
+        await commit(self, flushes)
+        if self._indexing is None and len(self._heads) >= session_tail.INDEX_FLUSHES:
+            self._indexing = self._supervisor.start("wal-index", self._write_index())
+
+    return patch.object(SessionTailKeeper, "commit", broken)
+
+
 PLANTED: tuple[Planted, ...] = (
     commit_before_the_object_is_written,
     session_not_compared,
@@ -120,4 +133,5 @@ PLANTED: tuple[Planted, ...] = (
     released_too_early,
     handed_over_forgotten,
     garbage_of_the_living,
+    second_index_of_the_same_flushes,
 )

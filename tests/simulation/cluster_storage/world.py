@@ -10,34 +10,40 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from random import Random
+from unittest.mock import patch
 
-from bytemq.errors import BytemqError, Corrupt, Fenced, Unavailable
+from bytemq.errors import BytemqError, Corrupt, Fenced, NotFound, Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.store import Compare, Put, Txn
+from bytemq.protocol.records.batch import split_batches
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of, names_of
+from bytemq.storage.objects import session_tail
 from bytemq.storage.objects.session_log import session_of
 from bytemq.storage.objects.shared_garbage import writer_of
 from bytemq.storage.stores.remote import RetryPolicy
 from bytemq.types import PartitionId
+from tests.simulation.broker.loop import NothingLeft, SimulationLoop, run_simulated
+from tests.simulation.slow_power import SlowPower
 from tests.simulation.transcript import Transcript, Violation
 from tests.support.log_workload import snapshot_of
-from tests.support.power_cut_store import MemoryMetadata, Power
-from tests.support.virtual_time import LoopClock, run_virtual
+from tests.support.power_cut_store import MemoryMetadata
+from tests.support.virtual_time import LoopClock
 from tests.unit.storage.cluster.cluster_bench import Broker, Cluster, batch, content, pid
 
-PARTITIONS = 4
-ACTIONS = 120
+ACTIONS = (*[15] * 15, 80)
+"""Many short schedules and some long ones find most."""
 DEADLINE_S = 100_000
 """Virtual; who has not come to an end by then never will."""
-QUICK = {"wal_flush_interval_ms": 20, "retry_delay_ms": 20, "storage_upkeep_interval_ms": 300}
+CLEAN_WITHIN_S = 60
+QUICK = {"wal_flush_interval_ms": 20, "retry_delay_ms": 20}
 
 
 class FailingMetadata(MemoryMetadata):
     """A transaction may fail, succeed without an answer, or be applied long after its sender was told nothing."""
 
     def __init__(self, chance: Random) -> None:
-        super().__init__(Power(chance.randrange(1 << 30)))
+        super().__init__(SlowPower(chance.randrange(1 << 30)))
         self.chance = chance
         self.rate = 0.0
         self._late: list[tuple[Sequence[Compare], Sequence[Put], Sequence[str]]] = []
@@ -65,20 +71,32 @@ class World:
         self.history = Transcript(self.cluster.clock.monotonic)
         self._found: Violation | None = None
         """What a callback has seen; the storage that called it must not be hurt by it."""
-        self.handed: dict[PartitionId, dict[int, set[bytes]]] = {pid(n): {} for n in range(PARTITIONS)}
-        self.acked: dict[PartitionId, dict[int, bytes]] = {pid(n): {} for n in range(PARTITIONS)}
-        self.refused: dict[PartitionId, set[bytes]] = {pid(n): set() for n in range(PARTITIONS)}
+        partitions = [pid(n) for n in range(self.chance.choice((1, 2, 2, 3)))]
+        self.handed: dict[PartitionId, dict[int, set[bytes]]] = {partition: {} for partition in partitions}
+        self.acked: dict[PartitionId, dict[int, bytes]] = {partition: {} for partition in partitions}
+        self.refused: dict[PartitionId, set[bytes]] = {partition: set() for partition in partitions}
         self.owned: dict[PartitionId, tuple[Broker, LogFiles]] = {}
         self.brokers: list[Broker] = []
         self.zombies: list[tuple[Broker, list[LogFiles]]] = []
         self._next_id = 0
         self._number = 0
         self._epoch = 0
+        self.meanwhile: asyncio.Task[None] | None = None
+        self.actions = self.chance.choice(ACTIONS)
+        self.settings = {
+            **QUICK,
+            "wal_retained_bytes": self.chance.choice((4_000, 40_000)),
+            "storage_upkeep_interval_ms": self.chance.choice((300, 1_000, 3_000)),
+            "storage_garbage_grace_ms": self.chance.choice((500, 3_000)),
+        }
+        self.index_flushes = self.chance.choice((2, 2, 4, 32))
 
-    async def run(self, actions: int) -> None:
+    async def run(self) -> None:
         for _ in range(2):
             await self._start_broker()
-        for _ in range(actions):
+        if self.chance.random() < 0.5:
+            self._change_weather()
+        for _ in range(self.actions):
             await self._act()
             await self.cluster.clock.sleep(self.chance.choice((0, 0, 0.001, 0.02, 0.1, 0.5)))
             self._raise_found()
@@ -90,23 +108,26 @@ class World:
             if partition not in self.owned:
                 await self._open(partition, self.chance.choice(self.brokers))
         action = self.chance.random()
-        if action < 0.70 and self.owned:
+        if action < 0.62 and self.owned:
             broker, log = self.owned[self.chance.choice(sorted(self.owned))]
             self._append(broker, log)
-        elif action < 0.76:
+        elif action < 0.70:
             self._change_weather()
-        elif action < 0.80:
+        elif action < 0.77:
             broker = self.chance.choice(self.brokers)
             self.history.note(f"{_name(broker)} checkpoints")
             await _attempt(broker.storage.checkpoint())
-        elif action < 0.88 and self.owned:
+        elif action < 0.87 and self.owned:
             await self._move(self.chance.choice(sorted(self.owned)))
         elif action < 0.93:
             await self._lose(self.chance.choice(self.brokers))
         elif action < 0.96 and self.zombies:
-            broker, logs = self.chance.choice(self.zombies)
-            for log in logs:
-                self._append(broker, log)
+            zombie = self.chance.choice(self.zombies)
+            for log in zombie[1]:
+                self._append(zombie[0], log)
+            if zombie[0].storage._wal.has_died:
+                self.zombies.remove(zombie)
+                await zombie[0].kill()
         else:
             await self._read()
 
@@ -125,22 +146,29 @@ class World:
     async def _start_broker(self) -> None:
         self._next_id += 1
         rate, self.metadata.rate = self.metadata.rate, 0.0
-        self.brokers.append(await self.cluster.broker(self._next_id, **QUICK))
+        self.brokers.append(await self.cluster.broker(self._next_id, **self.settings))
         self.metadata.rate = rate
         self.history.note(f"{_name(self.brokers[-1])} has started")
 
     async def _open(self, partition: PartitionId, broker: Broker) -> None:
         self._epoch += 1
+        if self.chance.random() < 0.3:
+            self.meanwhile = asyncio.ensure_future(self._write_behind(broker))
         try:
             log = await broker.storage.open_log(partition, self._epoch)
         except (Unavailable, Fenced) as error:
             self.history.note(f"{_name(broker)} cannot open {_number(partition)} now: {type(error).__name__}")
             return
-        except Corrupt as error:
+        except (Corrupt, NotFound) as error:
             raise self.history.broken(f"{_number(partition)} cannot be opened: {error}") from error
         self.history.note(f"{_name(broker)} has opened {_number(partition)}, which ends at {log.end_offset}")
         log.snapshot_source = lambda: snapshot_of(log)
         self.owned[partition] = (broker, log)
+
+    async def _write_behind(self, broker: Broker) -> None:
+        """While one of its logs is being opened."""
+        await self.cluster.clock.sleep(self.chance.choice((0, 0.002, 0.01)))
+        await _attempt(broker.storage.checkpoint())
 
     def _append(self, broker: Broker, log: LogFiles) -> None:
         self._number += 1
@@ -207,7 +235,7 @@ class World:
             found = await content(log)
         except Unavailable:
             return
-        except Corrupt as error:
+        except (Corrupt, NotFound) as error:
             raise self.history.broken(f"a committed batch cannot be read: {error}") from error
         for offset, data in enumerate(found):
             if data not in self.handed[partition].get(offset, ()):
@@ -222,30 +250,33 @@ class World:
         self.metadata.rate = 0.0
         for broker in self.brokers:
             broker.driver.fault = lambda operation, name: None
-        await self.cluster.clock.sleep(5)
+        await self.cluster.clock.sleep(1)
         for broker in [*self.brokers, *(broker for broker, _ in self.zombies)]:
             broker.driver.fault = lambda operation, name: None
             broker.driver.settle()
             await broker.kill()
             self.cluster.end(broker)
-        heir = await self.cluster.broker(99, **QUICK)
+        heir = await self.cluster.broker(99, **self.settings)
         self.owned = {}
         for partition in self.handed:
             await self._open(partition, heir)
-            await self._check_partition(partition)
-        await self.cluster.clock.sleep(40)
+            await self._check_partition(partition, one_by_one=True)
+        deadline = self.cluster.clock.monotonic() + CLEAN_WITHIN_S
+        while (wrong := self._wrong_in_store(heir.session.session_id)) is not None:
+            if self.cluster.clock.monotonic() > deadline:
+                raise self.history.broken(wrong)
+            await self.cluster.clock.sleep(0.5)
         for partition in self.handed:
-            await self._check_partition(partition)
-        self._check_store(heir.session.session_id)
+            await self._check_partition(partition, one_by_one=False)
         await heir.stop()
 
-    async def _check_partition(self, partition: PartitionId) -> None:
+    async def _check_partition(self, partition: PartitionId, *, one_by_one: bool) -> None:
         _, log = self.owned[partition]
         if log.manifest.holes:
             raise self.history.broken(f"offsets are lost: {log.manifest.holes}")
         try:
-            found = await content(log)
-        except Corrupt as error:
+            found = await content(log) if one_by_one else await _content(log)
+        except (Corrupt, NotFound) as error:
             raise self.history.broken(f"a committed batch cannot be read: {error}") from error
         for offset, data in self.acked[partition].items():
             if offset >= len(found):
@@ -258,23 +289,35 @@ class World:
             if data in self.refused[partition]:
                 raise self.history.broken(f"offset {offset} holds what was refused")
 
-    def _check_store(self, live: int) -> None:
+    def _wrong_in_store(self, live: int) -> str | None:
+        """What is there and should not be; garbage takes its time to go. Raises when something is missing."""
         named: set[str] = set()
         for entry in self.metadata.entries.values():
             if entry.key.startswith(keys.MANIFESTS):
-                named.update(
-                    names_of(decode_manifest(entry.value, directory_of(keys.partition_of_manifest(entry.key))))
-                )
+                partition = keys.partition_of_manifest(entry.key)
+                named.update(names_of(decode_manifest(entry.value, directory_of(partition))))
         missing = sorted(named - set(self.cluster.objects))
         if missing:
             raise self.history.broken(f"objects are missing: {missing[:3]}")
         tails = [int(key.removeprefix(keys.SESSION_LOGS)) for key in self.metadata.entries if keys.SESSION_LOGS in key]
         if tails != [live]:
-            raise self.history.broken(f"logs of ended sessions are still there: {tails}")
+            return f"logs of ended sessions are still there: {tails}"
         for name in self.cluster.objects:
             session = session_of(name) or writer_of(name)
             if name not in named and session != live:
-                raise self.history.broken(f"{name} is garbage, and nobody has found it")
+                return f"{name} is garbage, and nobody has found it"
+        return None
+
+
+async def _content(log: LogFiles) -> list[bytes]:
+    """Every batch of the log, in as few reads as there can be."""
+    found: list[bytes] = []
+    offset = log.log_start_offset
+    while offset < log.end_offset:
+        read = await log.read(offset, 1 << 20, log.end_offset)
+        found += [bytes(each.view) for each in split_batches(memoryview(b"".join(read.buffers)))]
+        offset = read.next_offset
+    return found
 
 
 async def _attempt(work: Awaitable[None]) -> None:
@@ -296,13 +339,23 @@ def simulate(seed: int) -> tuple[list[str], BaseException | None]:
     """The transcript of this seed's run, and what went wrong in it."""
     worlds: list[World] = []
 
-    async def main() -> None:
+    async def main(_: SimulationLoop) -> None:
         worlds.append(World(seed))
-        async with asyncio.timeout(DEADLINE_S):
-            await worlds[0].run(ACTIONS)
+        with patch.object(session_tail, "INDEX_FLUSHES", worlds[0].index_flushes):
+            async with asyncio.timeout(DEADLINE_S):
+                await worlds[0].run()
 
     try:
-        run_virtual(main())
-    except (Violation, AssertionError, RuntimeError, LookupError, TypeError, AttributeError, TimeoutError) as error:
+        run_simulated(main)
+    except (
+        Violation,
+        AssertionError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OSError,
+        NothingLeft,
+    ) as error:
         return worlds[0].history.transcript, error
     return worlds[0].history.transcript, None

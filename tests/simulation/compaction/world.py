@@ -12,12 +12,18 @@ from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
 from tests.simulation.broker.loop import NothingLeft, Process, SimulationLoop, run_simulated
 from tests.simulation.compaction.history import CompactedHistory, KeyValue
+from tests.simulation.slow_power import SlowPower
 from tests.simulation.transcript import Violation
-from tests.support.power_cut_store import MemoryMetadata, Power, PowerCutStore
-from tests.unit.compaction.bench import CleanerBench
+from tests.support.power_cut_store import MemoryMetadata, PowerCutStore
+from tests.unit.compaction.bench import SETTINGS, CleanerBench
 
 TRANSACTIONAL_ID, IDEMPOTENT_ID = 7, 9
 DELETE_RETENTION_MS = 3_000
+MAP_BYTES = (120, 4_096, 4_096, 4_096)
+"""Room for a handful of keys, or for all of them."""
+LIVES = (1, 2, 2, 3)
+WRITES = (*[20] * 15, 60)
+"""In a life. Many short schedules and some long ones find most."""
 
 
 class _Batch(NamedTuple):
@@ -33,12 +39,14 @@ class World:
         self.random = random = Random(seed)
         self.loop = loop
         self.bench = bench = CleanerBench()
-        bench.power = Power(seed)
+        bench.power = SlowPower(seed)
         bench.store, bench.metadata = PowerCutStore(bench.power), MemoryMetadata(bench.power)
-        bench.segment_bytes = random.choice((600, 1_200))
+        bench.segment_bytes = random.choice((400, 600, 1_200))
+        bench.settings = SETTINGS._replace(map_bytes=random.choice(MAP_BYTES))
         self.history = CompactedHistory(bench.clock.monotonic, delete_retention_ms=DELETE_RETENTION_MS)
         self.keys = [b"k%d" % n for n in range(random.choice((2, 5, 12)))]
         self.errors: list[BaseException] = []
+        self.writes = random.choice(WRITES)
         self.values = 0
         self.sequence = 0
         self.repeatable: tuple[bytes, int] | None = None
@@ -46,18 +54,21 @@ class World:
         self.on_its_way: _Batch | bool | None = None
         """A batch, or the decision of a marker, that was sent and not answered."""
         self._buried: list[Process] = []
+        self.mortal: Process | None = None
+        """Who may die now."""
 
     async def run(self) -> None:
         """Raises Violation."""
         self.loop.set_exception_handler(self._note_exception)
-        lives = self.random.randint(2, 5)
+        lives = self.random.choice(LIVES)
         for number in range(lives):
             process = Process(f"life {number}")
             self._buried.append(process)
             died = self.loop.create_future()
             self.loop.died = lambda killed, died=died: died.done() or died.set_result(killed)  # type: ignore[misc]
             if number < lives - 1 and self.random.random() < 0.8:
-                process.steps_left = self.random.choice((100, 1_000, 4_000)) + self.random.randint(0, 300)
+                process.steps_left = self.random.choice((50, 300, 1_000)) + self.random.randint(0, 100)
+            self.mortal = process if number < lives - 1 else None
             living = process.start(self._live(last=number == lives - 1))
             await asyncio.wait([living, died], return_when=asyncio.FIRST_COMPLETED)
             if self.errors:
@@ -76,6 +87,7 @@ class World:
 
     async def _live(self, *, last: bool) -> None:
         partition = await self.bench.open(delete_retention_ms=str(DELETE_RETENTION_MS))
+        self.bench.worker.after = self._replacing
         self._find_out(partition.high_watermark)
         await self._repeat()
         working = asyncio.gather(self._write(), self._read())
@@ -86,6 +98,7 @@ class World:
         if last:
             await self._end_transaction()
             while await self.bench.cleaner.clean_filthiest():
+                await self._read_once()
                 self.bench.clock.advance(DELETE_RETENTION_MS)
             await self._read_once()
 
@@ -104,7 +117,7 @@ class World:
             raise history.broken(f"the log ended at {history.end_offset}, and ends at {high_watermark} now")
 
     async def _write(self) -> None:
-        for _ in range(self.random.randint(20, 60)):
+        for _ in range(self.random.randint(self.writes // 3, self.writes)):
             self.bench.clock.advance(self.random.choice((0, 0.05, 0.5)))
             what = self.random.random()
             if what < 0.1:
@@ -180,8 +193,7 @@ class World:
 
     async def _read(self) -> None:
         for _ in range(self.random.randint(1, 6)):
-            for _ in range(self.random.randint(0, 200)):
-                await asyncio.sleep(0)
+            await asyncio.sleep(self.random.random() * 0.2)
             await self._read_once()
 
     async def _read_once(self) -> None:
@@ -195,12 +207,19 @@ class World:
         if early and not (isinstance(sent, _Batch) and early == sent.records):
             raise self.history.broken(f"{early} was given at {self.history.end_offset}, where {sent} is on its way")
 
+    async def _replacing(self) -> None:
+        """What a cleaning has made is about to take the place of what it has read: a good moment to die."""
+        if self.mortal is not None and self.random.random() < 0.2:
+            self.mortal.steps_left = self.random.randint(0, 40)
+
     async def _clean(self) -> None:
         while True:
             if await self.bench.cleaner.clean_filthiest():
                 clean_to = self.bench.partition.files.manifest.first_dirty_offset
                 self.history.note(f"cleaned up to {clean_to}")
-            await asyncio.sleep(0)
+                await self._read_once()
+            else:
+                await asyncio.sleep(self.random.choice((0.001, 0.01, 0.05)))
 
     def _note_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.errors.append(context.get("exception") or RuntimeError(context["message"]))

@@ -107,8 +107,8 @@ def aborted_transactions_lost_at_restart() -> AbstractContextManager[Any]:
 def marker_counts_before_durable() -> AbstractContextManager[Any]:
     admit_marker = ProducerTable.admit_marker
 
-    def broken(self: ProducerTable, batch: Any, marker: Any, now_ms: int) -> Producer:
-        admitted = admit_marker(self, batch, marker, now_ms)
+    def broken(self: ProducerTable, batch: Any, marker: Any, now_ms: int, **more: Any) -> Producer:
+        admitted = admit_marker(self, batch, marker, now_ms, **more)
         self.transactions.complete(batch.producer_id, 1 << 40, aborted=not marker.committed)
         return admitted
 

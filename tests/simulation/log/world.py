@@ -14,6 +14,7 @@ from bytemq.config import BrokerConfig
 from bytemq.errors import BytemqError
 from bytemq.protocol.records.reader import iter_records
 from bytemq.types import PartitionId, TopicId
+from tests.simulation.broker.loop import NothingLeft, SimulationLoop, run_simulated
 from tests.simulation.failing_log_storage import FailingLogStorage
 from tests.simulation.log.clients import (
     LOST_ANSWER,
@@ -27,11 +28,12 @@ from tests.simulation.log.clients import (
 from tests.simulation.log.history import History
 from tests.simulation.transcript import Violation
 from tests.support.fake_log_storage import Disk
-from tests.support.virtual_time import LoopClock, run_virtual
+from tests.support.virtual_time import LoopClock
 from tests.unit.log.harness import HeldExecutor
 
 PID = PartitionId(TopicId(b"simulated topic!"), 0)
 CONFIG = BrokerConfig().topic_config()
+NO_ANSWER = AppendResult(LOST_ANSWER)
 GIVE_UP_S = 120.0
 """Virtual seconds after which a producer that did not finish is stuck."""
 
@@ -82,10 +84,10 @@ class World:
         self.partition.append(memoryview(bytearray(payload)), answer_into(answer), origin=origin)
         if self.random.random() < 0.05:
             return AppendResult(LOST_ANSWER)  # the connection broke; the request is on its way all the same
-        try:
-            return await asyncio.wait_for(answer, REQUEST_TIMEOUT_S)
-        except TimeoutError:
-            return AppendResult(LOST_ANSWER)
+        timer = self.clock.call_later(REQUEST_TIMEOUT_S, lambda: answer.done() or answer.set_result(NO_ANSWER))
+        result = await answer
+        timer.cancel()
+        return result
 
     async def _race(self, working: asyncio.Future[Any], background: list[asyncio.Task[None]]) -> None:
         """Until the producers are done, or anyone finds a promise broken."""
@@ -181,8 +183,12 @@ class World:
 def simulate(seed: int) -> tuple[list[str], BaseException | None]:
     """The transcript of this seed's run, and what went wrong in it."""
     world = World(seed)
+
+    async def main(_: SimulationLoop) -> None:
+        await world.run()
+
     try:
-        run_virtual(world.run())
-    except (Violation, AssertionError, RuntimeError, LookupError, TypeError) as error:
+        run_simulated(main)
+    except (Violation, AssertionError, RuntimeError, LookupError, TypeError, NothingLeft) as error:
         return world.history.transcript, error
     return world.history.transcript, world.errors[0] if world.errors else None

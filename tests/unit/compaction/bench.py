@@ -66,6 +66,7 @@ class CleanerBench(Bench):
         self.clock = VirtualClock()
         self.epoch = 0
         self.segment_bytes = 1200
+        self.settings = SETTINGS
         self.written: dict[bytes, bytes | None] = {}
         """The newest acknowledged value of each key, by plain appends."""
 
@@ -78,7 +79,7 @@ class CleanerBench(Bench):
         self.configs = {**CONFIGS, **{name.replace("_", "."): value for name, value in configs.items()}}
         await self.own(pid(1), "log")
         self.worker = InlineWorker(self)
-        self.cleaner = Cleaner(self.table, storage, self.worker, self.clock, lambda: SETTINGS)  # type: ignore[arg-type]
+        self.cleaner = Cleaner(self.table, storage, self.worker, self.clock, lambda: self.settings)  # type: ignore[arg-type]
         self.partition = await self.opened("log")
         return self.partition
 
@@ -123,7 +124,9 @@ class CleanerBench(Bench):
             await self.put((b"%d" % (n % keys), b"%04d" % n * 20))
 
     async def consume(self, *, isolation: int = 0) -> list[Record]:
-        """What a consumer from the beginning gets; as clients do, without the aborted when it is read_committed."""
+        """What a consumer from the beginning gets; as clients do, without the aborted when it is read_committed, and
+        without what is below where they are: a batch of a cleaned log may begin there.
+        """
         partition, offset, found = self.partition, self.partition.log_start_offset, []
         end = partition.last_stable_offset if isolation else partition.high_watermark
         while offset < end:
@@ -136,11 +139,11 @@ class CleanerBench(Bench):
             for batch in split_batches(memoryview(b"".join(bytes(buffer) for buffer in fetched.buffers))):
                 while aborted and aborted[0][1] <= batch.last_offset:
                     dropping.add(aborted.pop(0)[0])
-                offset = batch.next_offset
+                position, offset = offset, batch.next_offset
                 if batch.is_control:
                     dropping.discard(batch.producer_id)
                 elif not (isolation and batch.is_transactional and batch.producer_id in dropping):
-                    found.extend(iter_records(batch))
+                    found.extend(record for record in iter_records(batch) if record.offset >= position)
         return found
 
     async def newest(self) -> dict[bytes | None, bytes | None]:
