@@ -10,7 +10,6 @@ itself.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Self
@@ -37,15 +36,14 @@ from bytemq.storage.manifests.unopened import segments_without_opening
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.segments.write_behind import WriteBehind
 from bytemq.storage.settings import Durability, StorageConfig
-from bytemq.storage.stores.interface import AppendFile, Buffer, Store
+from bytemq.storage.stores.interface import Store
 from bytemq.storage.tables.published_columns import ColumnChange
 from bytemq.storage.tables.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.wal.bulk import BulkFiles
-from bytemq.storage.wal.extents import Chunk, Columns
 from bytemq.storage.wal.format import Share
-from bytemq.storage.wal.heads import ROW
-from bytemq.storage.wal.recovery import Bytes, SessionRecovery
+from bytemq.storage.wal.recovery import SessionRecovery
 from bytemq.storage.wal.staging import OnDurable
+from bytemq.storage.wal.takeover import Takeover
 from bytemq.storage.wal.wal import Wal
 from bytemq.storage.wal.wal_files import WalFile, WalFiles
 from bytemq.storage.wal.wal_index import TailRecord, decode_tail
@@ -305,9 +303,8 @@ class LogStorage:
         await self._wal_files.release(unused, *self._wal.next_link)
 
     async def _recover_session(self, tail: TailRecord, revision: int) -> None:
-        recovery = SessionRecovery(
-            self._store, tail, self._wal_files.next_ordinal, self._needs, self._take_rows, self._take_share
-        )
+        takeover = Takeover(self._log_of, self._bulk)
+        recovery = SessionRecovery(self._store, tail, self._wal_files.next_ordinal, self._needs, takeover)
         await recovery.run()
         await self._bulk.settle_recovered(file for file in recovery.bulk.values() if file is not None)
         self.recovered_bytes += recovery.walked_bytes
@@ -337,60 +334,6 @@ class LogStorage:
                 files = self._logs[share.partition] = self._load(share.partition)
         return files is not None and share.next_offset > files.manifest.end_offset
 
-    def _take_rows(self, file: WalFile, partition: PartitionId, rows: Bytes, entries: Bytes) -> None:
-        """Takes over what some recovered flushes in a row hold of a log."""
-        files = self._log_of(partition, file)
-        if files is None:
-            return
-        bases, nexts, newest, positions, sizes, checksums, entries_bytes = zip(*ROW.iter_unpack(rows), strict=True)
-        if bases[1:] != nexts[:-1]:  # something is lost
-            start = 0
-            for number, end_offset in enumerate(nexts):
-                chunk = Chunk(bases[number], end_offset, positions[number], sizes[number], newest[number])
-                stop = start + entries_bytes[number]
-                self._take_chunk(files, chunk, file.ordinal, checksums[number], entries[start:stop])
-                start = stop
-            return
-        known = bisect_right(nexts, files.stored.snapshot_offset)
-        if known < len(nexts):
-            files.pending_entries.append(bytes(entries[sum(entries_bytes[:known]) :]))
-        table = files.wal
-        first = bisect_right(nexts, table.end_offset)
-        if first < len(nexts):
-            self._report_gap(files, bases[first])
-            columns = Columns(bases[first:], positions[first:], sizes[first:], newest[first:], checksums[first:])
-            table.extend(columns, nexts[-1], file.ordinal)
-            files.staged_end = files.end_offset
-
-    def _take_share(self, file: WalFile, payload_position: int, share: Share, bulk: AppendFile | None) -> None:
-        """Takes over one recovered share. `bulk` is the file that it refers to."""
-        files = self._log_of(share.partition, file)
-        if files is None:
-            return
-        if not share.reference:
-            self._take_chunk(files, share.chunk(payload_position), file.ordinal, share.checksum, share.entries)
-            return
-        self._await_entries(files, share.next_offset, share.entries)
-        if share.next_offset > files.wal.end_offset:
-            self._report_gap(files, share.base_offset)
-            self._apply_reference(files, share, file.ordinal, bulk)
-            files.staged_end = files.end_offset
-
-    def _take_chunk(self, files: LogFiles, chunk: Chunk, ordinal: int, checksum: int, entries: Buffer) -> None:
-        self._await_entries(files, chunk.next_offset, entries)
-        if chunk.next_offset > files.wal.end_offset:
-            self._report_gap(files, chunk.base_offset)
-            files.wal.append(chunk, ordinal, checksum, verified=False)
-            files.staged_end = files.end_offset
-
-    def _await_entries(self, files: LogFiles, next_offset: int, entries: Buffer) -> None:
-        if next_offset > files.stored.snapshot_offset:
-            files.pending_entries.append(bytes(entries))
-
-    def _report_gap(self, files: LogFiles, base_offset: int) -> None:
-        if base_offset > files.wal.end_offset:
-            files.report_hole(files.wal.end_offset, base_offset - 1)
-
     def _log_of(self, partition: PartitionId, file: WalFile) -> LogFiles | None:
         """The log that something in a recovered file is of; None where it was deleted since, or cannot be opened."""
         files = self._logs.get(partition)
@@ -400,16 +343,6 @@ class LogStorage:
             except Corrupt:
                 self._offline[partition] = self._offline[partition] or file
         return files
-
-    def _apply_reference(self, files: LogFiles, share: Share, ordinal: int, file: AppendFile | None) -> None:
-        if file is None:
-            files.report_hole(share.base_offset, share.next_offset - 1)
-            files.wal.end_offset = share.next_offset
-            return
-        bulk = self._bulk.adopted(file, files)
-        chunk = share.chunk(0)
-        files.wal.append(chunk, ordinal, share.checksum, verified=False, holder=bulk.ordinal)
-        bulk.commit(chunk, share.checksum, 0)
 
     def _check_end(self, files: LogFiles) -> None:
         """A snapshot is published after what it describes became durable: if the log ends before it, bytes are lost."""

@@ -43,22 +43,28 @@ from tests.support.power_cut_store import Power, PowerCutStore
 from tests.unit.storage.bench import batch_at, pid
 
 
+class _Taken:
+    """Implements `recovery.Taking`."""
+
+    def __init__(self, file_bytes: int) -> None:
+        self._file_bytes = file_bytes
+
+    def take_rows(self, file: WalFile, partition: PartitionId, rows: Bytes, entries: Bytes) -> None:
+        for *_, position, size_bytes, _, entries_bytes in ROW.iter_unpack(rows):
+            assert position + size_bytes <= self._file_bytes
+            assert entries_bytes <= len(entries)
+
+    def take_share(self, file: WalFile, payload_position: int, share: Share, bulk: AppendFile | None) -> None:
+        assert bulk is None, "there is no such file"
+        assert share.reference
+
+
 def _recover(data: bytes) -> None:
     async def run() -> None:
         store = PowerCutStore(Power(1))
         await store.create(file_name(1, 0), [data])
 
-        def take_rows(_: WalFile, __: PartitionId, rows: Bytes, entries: Bytes) -> None:
-            assert sum(row[-1] for row in ROW.iter_unpack(rows)) == len(entries)
-            assert all(
-                position + size_bytes <= len(data) for _, _, _, position, size_bytes, *_ in ROW.iter_unpack(rows)
-            )
-
-        def take_share(_: WalFile, __: int, share: Share, bulk: AppendFile | None) -> None:
-            assert bulk is None, "there is no such file"
-            assert share.reference
-
-        await SessionRecovery(store, TailRecord(1, 0), lambda: 1, lambda _: True, take_rows, take_share).run()
+        await SessionRecovery(store, TailRecord(1, 0), lambda: 1, lambda _: True, _Taken(len(data))).run()
 
     asyncio.run(run())
     _dump("wal.log", data)

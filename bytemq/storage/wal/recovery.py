@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from crc32c import crc32c
 
@@ -57,13 +57,19 @@ class ChainState(NamedTuple):
 Bytes = bytes | bytearray
 
 
-class SessionRecovery:
-    """Recovers one session's files in order, and has taken what counts: by `take_rows(file, partition, rows, entries)`
-    what a partition has in some flushes in a row (see `heads_pure`), by `take_share(file, payload position, share, bulk
-    file)` each share of the others.
+class Taking(Protocol):
+    """Who takes what counts, in order."""
 
-    `needs` says of a share whether its log has it from nowhere else. The bulk file is what such a share refers to, None
-    if it is missing.
+    def take_rows(self, file: WalFile, partition: PartitionId, rows: Bytes, entries: Bytes) -> None:
+        """What a partition has in some flushes in a row, as `heads_pure.by_partition` gives it."""
+
+    def take_share(self, file: WalFile, payload_position: int, share: Share, bulk: AppendFile | None) -> None:
+        """One share. `bulk` is the file that it refers to if its log needs it; None if that is missing."""
+
+
+class SessionRecovery:
+    """Recovers one session's files in order; what counts is given to `taking`. `needs` says of a share whether its log
+    has it from nowhere else.
     """
 
     def __init__(
@@ -72,15 +78,13 @@ class SessionRecovery:
         tail: TailRecord,
         next_ordinal: Callable[[], int],
         needs: Callable[[Share], bool],
-        take_rows: Callable[[WalFile, PartitionId, Bytes, Bytes], None],
-        take_share: Callable[[WalFile, int, Share, AppendFile | None], None],
+        taking: Taking,
     ) -> None:
         self._store = store
         self._tail = tail
         self._next_ordinal = next_ordinal
         self._needs = needs
-        self._take_rows = take_rows
-        self._take_share = take_share
+        self._taking = taking
         self._chain = ChainState(tail.first_sequence - 1, tail.first_link)
         self._held: list[tuple[WalFile, list[Head]]] = []
         self.files: list[WalFile] = []
@@ -135,7 +139,7 @@ class SessionRecovery:
             small, found = by_partition(flushes, done, min(stop, done + SLICE_FLUSHES))
             for partition, (rows, entries) in found.items():
                 topic_id, index = PARTITION.unpack(partition)
-                self._take_rows(file, PartitionId(topic_id, index), rows, entries)
+                self._taking.take_rows(file, PartitionId(topic_id, index), rows, entries)
             if small == done:
                 await self._apply_one(file, flushes[done])
             done = max(small, done + 1)
@@ -149,7 +153,7 @@ class SessionRecovery:
         shares = decode_shares(head, header)
         await self._open_bulk(shares)
         for share in shares:
-            self._take_share(file, position + header.head_bytes, share, self.bulk.get(share.reference))
+            self._taking.take_share(file, position + header.head_bytes, share, self.bulk.get(share.reference))
 
     async def _open(self, number: int) -> WalFile | None:
         name = file_name(self._tail.session_id, number)
