@@ -12,14 +12,17 @@ The broker furthest above the mean gives to the one furthest below the partition
 Traffic counts from a floor on, little for a broker: below it nothing is gained by a move, and each costs its clients a
 pause; then only the numbers of partitions are evened out. Once traffic has counted, a lull of some minutes moves
 nothing: what comes and goes must not move partitions to and fro.
+
+A plan over a hundred thousand partitions takes some tenths of a second. So it is made in steps, of a few milliseconds
+each, with something else in between; what it is made from must stay as it is meanwhile.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from bytemq.metadata.loads import IDLE, Rates
 from bytemq.types import ALL_ROLES, PartitionId, Role
@@ -28,6 +31,11 @@ WEIGHTS = (0.45, 0.3, 0.2)
 """Of bytes in, bytes out and requests; what nobody does has none."""
 WEIGHT_OF_BEING = 0.05
 """Of the number of partitions: little, it must not make up for traffic."""
+STEP_PARTITIONS = 2_000
+
+_T = TypeVar("_T")
+Steps = Generator[None, None, _T]
+"""Work that may be left alone for a while between any two of its steps."""
 
 
 class PlacedPartition(NamedTuple):
@@ -69,7 +77,7 @@ class Limits(NamedTuple):
     """The same when the least loaded one is so far below it: capacity was added."""
     rest_below: float = 0.85
     patience: int = 5
-    """How many looks in a row must show it: a passing burst is no reason."""
+    """How many looks in a row must show it: a passing burst is no reason. A broker that was added is one at once."""
     moves_at_once: int = 50
     """Or a hundredth of all partitions, if that is more."""
     stay_s: float = 60.0
@@ -88,19 +96,28 @@ class Balancer:
         self._moved_at: dict[PartitionId, float] = {}
         self._uneven_looks = 0
         self._is_working = False
+        self._carriers: frozenset[int] | None = None
+        """Between which load was evened out at the last look."""
         self._traffic = _Traffic(self._limits)
 
     def plan(
         self, now_s: float, partitions: Sequence[PlacedPartition], brokers: Mapping[int, BrokerState]
     ) -> list[Move]:
         """Moves for now; more may follow at the next look. Each partition moves once at most."""
+        return finished(self.plan_in_steps(now_s, partitions, brokers))
+
+    def plan_in_steps(
+        self, now_s: float, partitions: Sequence[PlacedPartition], brokers: Mapping[int, BrokerState]
+    ) -> Steps[list[Move]]:
+        """As `plan`."""
         usable = [broker for broker, state in brokers.items() if not state.evacuated]
         if not usable or not partitions:
             return []
-        weigh = self._traffic.look(now_s, partitions, len(usable))
-        board = _Board(partitions, brokers, weigh)
-        moves = _evacuate(board)
-        moves += _spread_coordinators(board)
+        weigh = yield from self._traffic.look(now_s, partitions, len(usable))
+        board = _Board(brokers)
+        yield from board.place(partitions, weigh)
+        moves = yield from _evacuate(board)
+        moves += yield from _spread_coordinators(board)
         if moves:
             return moves  # load is looked at when these have shown what they do
         self._moved_at = {partition: at for partition, at in self._moved_at.items() if now_s - at < self._limits.stay_s}
@@ -113,6 +130,10 @@ class Balancer:
         limits = self._limits
         uneven = board.highest > limits.start_ratio or board.lowest < limits.start_below
         self._uneven_looks = self._uneven_looks + 1 if uneven else 0
+        was_added = self._carriers is not None and not self._carriers.issuperset(board.carriers)
+        self._carriers = frozenset(board.carriers)
+        if uneven and was_added:
+            self._uneven_looks = limits.patience
         if board.is_even(limits):
             self._is_working = False
         elif self._uneven_looks >= self._limits.patience:
@@ -131,12 +152,14 @@ class _Traffic:
         self.is_lull = False
         """There is no traffic that counts, and was until lately."""
 
-    def look(self, now_s: float, partitions: Sequence[PlacedPartition], broker_count: int) -> _Weigher:
+    def look(self, now_s: float, partitions: Sequence[PlacedPartition], broker_count: int) -> Steps[_Weigher]:
         totals = [0.0, 0.0, 0.0]
-        for placed in partitions:
-            if placed.rates is not IDLE:
-                for at, rate in enumerate(placed.rates):
-                    totals[at] += rate
+        for some in _slices(partitions):
+            for placed in some:
+                if placed.rates is not IDLE:
+                    for at, rate in enumerate(placed.rates):
+                        totals[at] += rate
+            yield
         weights = [0.0, 0.0, 0.0]
         for at, floor in enumerate(self._limits.floors):
             counts = self._looks[at] >= self._limits.patience
@@ -150,11 +173,9 @@ class _Traffic:
 
 
 class _Board:
-    """The placement as the moves decided so far make it."""
+    """The placement as the moves decided so far make it. First `place` all partitions."""
 
-    def __init__(
-        self, partitions: Sequence[PlacedPartition], brokers: Mapping[int, BrokerState], weigh: _Weigher
-    ) -> None:
+    def __init__(self, brokers: Mapping[int, BrokerState]) -> None:
         self.brokers = brokers
         self.usable = sorted(broker for broker, state in brokers.items() if not state.evacuated)
         self.zones = sorted({brokers[broker].zone or "" for broker in self.usable})
@@ -162,19 +183,24 @@ class _Board:
         self._sums = dict.fromkeys(brokers, 0.0)
         self._in_zone: Counter[tuple[bytes, str]] = Counter()
         self._of_topic: Counter[bytes] = Counter()
-        for placed in partitions:
-            if placed.broker in self.held:
-                load = weigh(placed.rates)
-                self.held[placed.broker].append((load, placed))
-                self._sums[placed.broker] += load
-                self._in_zone[placed.partition.topic_id, self._zone(placed.broker)] += 1
-                self._of_topic[placed.partition.topic_id] += 1
         self.carriers = [broker for broker in self.usable if Role.WRITE in brokers[broker].roles] or self.usable
         """Between these load is evened out: the others own nothing, or coordinators' partitions only."""
-        beside = set(self.usable).difference(self.carriers)
-        capacity = sum(brokers[broker].capacity for broker in self.carriers)
-        self.mean = sum(load for broker, load in self._sums.items() if broker not in beside) / capacity
+        self.mean = 0.0
         """Load for each unit of capacity, if all were even."""
+
+    def place(self, partitions: Sequence[PlacedPartition], weigh: _Weigher) -> Steps[None]:
+        for some in _slices(partitions):
+            for placed in some:
+                if placed.broker in self.held:
+                    load = weigh(placed.rates)
+                    self.held[placed.broker].append((load, placed))
+                    self._sums[placed.broker] += load
+                    self._in_zone[placed.partition.topic_id, self._zone(placed.broker)] += 1
+                    self._of_topic[placed.partition.topic_id] += 1
+            yield
+        beside = set(self.usable).difference(self.carriers)
+        capacity = sum(self.brokers[broker].capacity for broker in self.carriers)
+        self.mean = sum(load for broker, load in self._sums.items() if broker not in beside) / capacity
 
     def load(self, broker: int) -> float:
         """1 is the mean."""
@@ -250,24 +276,45 @@ class _Weigher:
         )
 
 
-def _evacuate(board: _Board) -> list[Move]:
+def finished(steps: Steps[_T]) -> _T:
+    """What comes of it, all at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+
+
+def _slices(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), STEP_PARTITIONS):
+        yield items[start : start + STEP_PARTITIONS]
+
+
+def _evacuate(board: _Board) -> Steps[list[Move]]:
     """From brokers that shall be empty, and out of zones that a topic is not pinned to."""
     moves: list[Move] = []
     for broker, state in board.brokers.items():
         stay: list[tuple[float, PlacedPartition]] = []
-        for load, placed in board.held[broker]:
-            if not state.evacuated and board.allows(placed, broker):
-                stay.append((load, placed))
-                continue
-            allowed = [target for target in board.usable if target != broker and board.allows(placed, target)]
-            if not allowed:
-                stay.append((load, placed))
-                continue
-            target = min(allowed, key=lambda one: (board.in_zone(placed, one), board.load(one), one))
-            why = state.evacuated or _why_not_there(placed, state)
-            moves.append(board.move(load, placed, target, why))
+        for some in _slices(board.held[broker]):
+            for load, placed in some:
+                target = _refuge(board, placed, broker)
+                if target is None:
+                    stay.append((load, placed))
+                else:
+                    why = state.evacuated or _why_not_there(placed, state)
+                    moves.append(board.move(load, placed, target, why))
+            yield
         board.held[broker] = stay
     return moves
+
+
+def _refuge(board: _Board, placed: PlacedPartition, broker: int) -> int | None:
+    """Where the partition goes if it may not stay; None: it stays."""
+    if not board.brokers[broker].evacuated and board.allows(placed, broker):
+        return None
+    allowed = [target for target in board.usable if target != broker and board.allows(placed, target)]
+    return min(allowed, key=lambda one: (board.in_zone(placed, one), board.load(one), one), default=None)
 
 
 def _why_not_there(placed: PlacedPartition, state: BrokerState) -> str:
@@ -276,16 +323,18 @@ def _why_not_there(placed: PlacedPartition, state: BrokerState) -> str:
     return f"its topic is pinned to {', '.join(sorted(placed.zones or ()))}"
 
 
-def _spread_coordinators(board: _Board) -> list[Move]:
+def _spread_coordinators(board: _Board) -> Steps[list[Move]]:
     """Coordinators' partitions of each topic: at most one more on one broker than on another."""
     able = [broker for broker in board.usable if Role.COORDINATE in board.brokers[broker].roles]
     by_topic: dict[bytes, dict[int, list[PlacedPartition]]] = defaultdict(lambda: {one: [] for one in able})
     loads: dict[PartitionId, float] = {}
     for broker in able:
-        for load, placed in board.held[broker]:
-            if placed.is_coordinator:
-                by_topic[placed.partition.topic_id][broker].append(placed)
-                loads[placed.partition] = load
+        for some in _slices(board.held[broker]):
+            for load, placed in some:
+                if placed.is_coordinator:
+                    by_topic[placed.partition.topic_id][broker].append(placed)
+                    loads[placed.partition] = load
+            yield
     moves: list[Move] = []
     for holders in by_topic.values():
         while True:

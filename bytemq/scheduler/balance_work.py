@@ -6,17 +6,20 @@ Owns: reading reports, remembering rates over moves, and the list of last moves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from bytemq.errors import Corrupt
 from bytemq.metadata import keys
 from bytemq.metadata.follower import ImageFollower
+from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.loads import LoadReport, Rates, decode_load
 from bytemq.metadata.moves import RecordedMove, decode_moves, encode_moves
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
-from bytemq.scheduler.balance import Balancer, Move
+from bytemq.scheduler.balance import Balancer, BrokerState, Move, Steps
 from bytemq.scheduler.health import HealthWatch
 from bytemq.scheduler.planner import broker_states, placed_partitions
 from bytemq.types import PartitionId
@@ -25,6 +28,9 @@ log = get_logger("scheduler.balance")
 
 MEASURED_AFTER_S = 15.0
 """So long after a move the rates from before it are believed: the new owner's begin at nothing."""
+
+
+_T = TypeVar("_T")
 
 
 class BalanceWork:
@@ -48,9 +54,13 @@ class BalanceWork:
         image = self._follower.image
         self._take_rates(now, reports)
         sick = self._health.look(reports)
-        moves = self._balancer.plan(now, placed_partitions(image, self._rates), broker_states(image, sick))
+        moves = await _in_turns(self._plan(now, image, broker_states(image, sick)))
         self._moved_at.update((move.partition, now) for move in moves)
         return moves
+
+    def _plan(self, now: float, image: ClusterImage, brokers: Mapping[int, BrokerState]) -> Steps[list[Move]]:
+        placed = yield from placed_partitions(image, self._rates)
+        return (yield from self._balancer.plan_in_steps(now, placed, brokers))
 
     async def record(self, moves: Sequence[Move]) -> None:
         """Adds to the last moves, for people; one that another controller writes at the same time may be missing."""
@@ -80,3 +90,14 @@ class BalanceWork:
         rates = {partition: rate for report in reports.values() for partition, rate in report.partitions.items()}
         rates.update((one, self._rates[one]) for one in self._moved_at if one in self._rates)
         self._rates = rates
+
+
+async def _in_turns(steps: Steps[_T]) -> _T:
+    """What comes of it; the event loop does something else between two steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+        await asyncio.sleep(0)

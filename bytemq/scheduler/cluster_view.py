@@ -13,7 +13,7 @@ from bytemq.metadata.image import ClusterImage, PartitionImage
 from bytemq.metadata.loads import IDLE, LoadReport, Rates
 from bytemq.metadata.moves import RecordedMove
 from bytemq.metadata.values import NO_BROKER
-from bytemq.scheduler.balance import Balancer, Limits, Move
+from bytemq.scheduler.balance import Balancer, Limits, Move, finished
 from bytemq.scheduler.planner import broker_states, late_owners, placed_partitions
 from bytemq.types import ALL_ROLES, PartitionId
 
@@ -135,7 +135,8 @@ def partitions(view: ClusterView, names: Sequence[str], *, why: bool) -> list[di
 def proposed_moves(view: ClusterView) -> list[Move]:
     """What the controller would do now if the load stayed as it is."""
     balancer = Balancer(Limits(patience=1))
-    return balancer.plan(0.0, placed_partitions(view.image, view.rates), broker_states(view.image, {}))
+    placed = finished(placed_partitions(view.image, view.rates))
+    return balancer.plan(0.0, placed, broker_states(view.image, {}))
 
 
 def is_empty(image: ClusterImage, broker_id: int) -> bool:

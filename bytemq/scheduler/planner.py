@@ -16,7 +16,7 @@ from bytemq.metadata.image import ClusterImage, PartitionImage, TopicImage
 from bytemq.metadata.loads import IDLE, Rates
 from bytemq.metadata.spread import allowed, load_of_live_brokers, owning_role, spread, zones_of
 from bytemq.metadata.values import NO_BROKER
-from bytemq.scheduler.balance import BrokerState, Move, PlacedPartition
+from bytemq.scheduler.balance import STEP_PARTITIONS, BrokerState, Move, PlacedPartition, Steps
 from bytemq.types import PartitionId, TopicId
 
 
@@ -84,10 +84,14 @@ def late_owners(image: ClusterImage) -> dict[PartitionId, int]:
     }
 
 
-def placed_partitions(image: ClusterImage, rates: Mapping[PartitionId, Rates]) -> list[PlacedPartition]:
+def placed_partitions(image: ClusterImage, rates: Mapping[PartitionId, Rates]) -> Steps[list[PlacedPartition]]:
     """Every partition where it is wished to be."""
     placed: list[PlacedPartition] = []
-    for topic in image.topics.values():
+    looked_at = 0
+    for topic in list(image.topics.values()):
+        if len(placed) - looked_at >= STEP_PARTITIONS:
+            looked_at = len(placed)
+            yield
         zones = zones_of(topic.configs)
         topic_id, is_internal = topic.topic_id, topic.is_internal
         for index, partition in enumerate(topic.partitions):

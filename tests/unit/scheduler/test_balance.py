@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pytest
 
 from bytemq.metadata.loads import IDLE, Rates
-from bytemq.scheduler.balance import Balancer, BrokerState, Move, PlacedPartition
+from bytemq.scheduler.balance import STEP_PARTITIONS, Balancer, BrokerState, Move, PlacedPartition
 from bytemq.types import PartitionId, Role
 from tests.support.metadata import topic_id
 
@@ -158,6 +158,33 @@ def test_balance__of_an_idle_cluster_is_by_number() -> None:
         for move in balancer.plan(look, [PlacedPartition(one, at, IDLE) for one, at in where.items()], brokers):
             where[move.partition] = move.target
     assert max(Counter(where.values()).values()) <= 32
+
+
+def test_balance__gives_a_broker_that_was_added_its_share_at_once() -> None:
+    cluster = Simulation([1e6] * 48, 3)
+    cluster.run(20)
+    before = len(cluster.moves)
+    cluster.brokers[3] = BrokerState("a")
+    cluster.run(2)
+    assert Counter(cluster.where)[3] >= 10, cluster.where
+    cluster.run(60)
+    assert len(cluster.moves) - before <= 16
+
+
+def test_balance__of_many_partitions_is_planned_in_small_steps() -> None:
+    """And comes to the same as in one go."""
+    brokers = {broker: BrokerState(None) for broker in range(3)}
+    placed = partitions(9 * STEP_PARTITIONS, 0)
+    steps, count = Balancer().plan_in_steps(0.0, placed, {**brokers, 0: BrokerState(None, evacuated="drained")}), 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            moves = end.value
+            break
+        count += 1
+    assert count >= 4 * 9
+    assert moves == Balancer().plan(0.0, placed, {**brokers, 0: BrokerState(None, evacuated="drained")})
 
 
 def test_balance__leaves_a_load_alone_that_cannot_be_split() -> None:
