@@ -81,20 +81,26 @@ def attach_shares(
 
 
 class _Loaded(NamedTuple):
+    tail: SessionTail
     revision: int
+    """Of the tail record."""
     is_final: bool
     """Whether the session had ended before its tail was read: nothing can be added to its log any more."""
     shares: dict[PartitionId, list[CommittedShare]]
 
 
 class SessionLogs:
-    """Keeps the indexes of the sessions that logs were opened from lately."""
+    """Keeps the indexes of the sessions that logs were opened from lately. Of a session that lives, only what it has
+    added is read again; and all who ask while that is being done share the next time.
+    """
 
     def __init__(self, store: ObjectStore, metadata: MetadataStore) -> None:
         self._store = store
         self._metadata = metadata
         self._loaded: OrderedDict[int, _Loaded] = OrderedDict()
         self._locks: dict[int, asyncio.Lock] = {}
+        self._next: dict[int, asyncio.Future[_Loaded]] = {}
+        """Readings that have not begun."""
         self._gate = asyncio.Semaphore(READS_AT_ONCE)
         self.read_bytes = 0
         """Of indexes and heads."""
@@ -105,14 +111,10 @@ class SessionLogs:
         Raises Corrupt when its tail is missing although a manifest names the session, or an index is damaged;
         Unavailable.
         """
-        async with self._locks.setdefault(session_id, asyncio.Lock()):
-            loaded = self._loaded.get(session_id)
-            if loaded is None or not loaded.is_final:
-                loaded = self._loaded[session_id] = await self._refreshed(session_id, loaded)
-                while len(self._loaded) > SESSIONS_KEPT:
-                    self._loaded.popitem(last=False)
-            self._loaded.move_to_end(session_id)
-            return loaded.shares.get(partition, ())
+        loaded = self._loaded.get(session_id)
+        if loaded is None or not loaded.is_final:
+            loaded = await self._read_anew(session_id)
+        return loaded.shares.get(partition, ())
 
     async def tail_of(self, session_id: int) -> tuple[SessionTail, int]:
         """What its tail record says now, and the record's revision. Raises Corrupt, Unavailable."""
@@ -136,33 +138,62 @@ class SessionLogs:
         _check_chain(tail, flushes, first)
         return flushes
 
+    async def _read_anew(self, session_id: int) -> _Loaded:
+        """As it is at this moment, or later."""
+        reading = self._next.get(session_id)
+        if reading is None:
+            reading = self._next[session_id] = asyncio.ensure_future(self._read_in_turn(session_id))
+            reading.add_done_callback(_retrieved)
+        return await asyncio.shield(reading)
+
+    async def _read_in_turn(self, session_id: int) -> _Loaded:
+        async with self._locks.setdefault(session_id, asyncio.Lock()):
+            del self._next[session_id]  # whoever comes from now on may want what is not there yet
+            loaded = self._loaded.get(session_id)
+            if loaded is None or not loaded.is_final:
+                loaded = self._loaded[session_id] = await self._refreshed(session_id, loaded)
+            self._loaded.move_to_end(session_id)
+            while len(self._loaded) > SESSIONS_KEPT:
+                self._loaded.popitem(last=False)
+            return loaded
+
     async def _refreshed(self, session_id: int, loaded: _Loaded | None) -> _Loaded:
         tail, revision = await self.tail_of(session_id)
-        if loaded is not None and loaded.revision == revision:
-            return loaded
         holder = await self._metadata.get(keys.broker(tail.broker_id))
         is_final = holder is None or holder.revision != session_id
         if is_final:
             tail, revision = await self.tail_of(session_id)  # again: what it committed before its end
-        return _Loaded(revision, is_final, await self._load(tail))
+        if loaded is not None and loaded.revision == revision:
+            return loaded._replace(is_final=is_final)
+        shares = {} if loaded is None else _not_released(loaded, tail)
+        await self._add(shares, tail, loaded.tail if loaded is not None else None)
+        return _Loaded(tail, revision, is_final, shares)
 
     def forget(self, session_id: int) -> None:
         """The session's log is gone."""
         self._loaded.pop(session_id, None)
         self._locks.pop(session_id, None)
 
-    async def _load(self, tail: SessionTail) -> dict[PartitionId, list[CommittedShare]]:
-        flushes = await self.flushes_of(tail)
-        shares: dict[PartitionId, list[CommittedShare]] = {}
+    async def _add(
+        self, shares: dict[PartitionId, list[CommittedShare]], tail: SessionTail, before: SessionTail | None
+    ) -> None:
+        """What the tail names and the one before did not. Nothing is added when it cannot be read."""
+        flushes = await self.flushes_of(tail, before.last_sequence if before is not None else 0)
+        if before is not None and flushes and flushes[0].ref.sequence == before.last_sequence + 1:
+            _check_link(tail, flushes[0], before.last_crc)
+        added: list[CommittedShare] = []
         for count, flush in enumerate(flushes):
-            for share in decode_shares(flush.head, flush.header):
-                shares.setdefault(share.partition, []).append(CommittedShare(flush.ref, flush.header.head_bytes, share))
+            added.extend(
+                CommittedShare(flush.ref, flush.header.head_bytes, share)
+                for share in decode_shares(flush.head, flush.header)
+            )
             if count % SLICE_FLUSHES == SLICE_FLUSHES - 1:
                 await asyncio.sleep(0)
+        for one in added:
+            shares.setdefault(one.share.partition, []).append(one)
         log.info(
             "write-ahead log of a session read", session=tail.session_id, flushes=len(flushes), partitions=len(shares)
         )
-        return shares
 
     async def _index(self, session_id: int, index: IndexRef) -> list[IndexedFlush]:
         name = index_name(session_id, index)
@@ -193,11 +224,34 @@ def _check_chain(tail: SessionTail, flushes: Sequence[IndexedFlush], first: int)
     """Raises Corrupt unless each flush follows the one before it, up to the last that was committed."""
     previous: IndexedFlush | None = None
     for flush in flushes:
-        if previous is not None and (
-            flush.header.sequence != previous.header.sequence + 1 or flush.header.previous_crc != previous.header.crc
-        ):
-            raise Corrupt(f"session {tail.session_id}: flush {flush.header.sequence} does not follow its predecessor")
+        if previous is not None:
+            if flush.header.sequence != previous.header.sequence + 1:
+                raise Corrupt(f"session {tail.session_id}: flush {previous.header.sequence + 1} is missing")
+            _check_link(tail, flush, previous.header.crc)
         previous = flush
     last = previous.header.sequence if previous is not None else first - 1
     if last != tail.last_sequence and tail.last_sequence >= first:
         raise Corrupt(f"session {tail.session_id}: flushes {last + 1} to {tail.last_sequence} are missing")
+
+
+def _check_link(tail: SessionTail, flush: IndexedFlush, predecessor_crc: int) -> None:
+    if flush.header.previous_crc != predecessor_crc:
+        raise Corrupt(f"session {tail.session_id}: flush {flush.header.sequence} does not follow its predecessor")
+
+
+def _not_released(loaded: _Loaded, tail: SessionTail) -> dict[PartitionId, list[CommittedShare]]:
+    """What is still needed of what was read before. Those who have asked for it keep what they were given."""
+    if tail.first_sequence == loaded.tail.first_sequence:
+        return loaded.shares
+    kept: dict[PartitionId, list[CommittedShare]] = {}
+    for partition, shares in loaded.shares.items():
+        left = [share for share in shares if share.ref.sequence >= tail.first_sequence]
+        if left:
+            kept[partition] = left
+    return kept
+
+
+def _retrieved(reading: asyncio.Future[_Loaded]) -> None:
+    """Who asked may have gone."""
+    if not reading.cancelled():
+        reading.exception()

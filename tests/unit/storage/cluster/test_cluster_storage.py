@@ -100,6 +100,44 @@ def test_read__asks_for_all_flushes_that_it_needs_at_the_same_time() -> None:
     run(test)
 
 
+def test_open__of_what_a_living_session_has_released_reads_only_what_was_added() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1, wal_retained_bytes=1 << 30)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        logs = [await first.storage.open_log(pid(number), 1) for number in range(12)]
+
+        async def write() -> None:
+            await asyncio.gather(*(first.append(log, batch(log.staged_end, 200)) for log in logs))
+
+        async def moved(*numbers: int) -> int:
+            """How many objects of the write-ahead log the next owner reads to open these."""
+            await asyncio.gather(*(first.storage.release_log(pid(number)) for number in numbers))
+            del logs[: len(numbers)]
+            before = len(second.driver.calls)
+            taken = await asyncio.gather(*(second.storage.open_log(pid(number), 2) for number in numbers))
+            calls = second.driver.calls[before:]
+            read = sum(operation == "get" and name.startswith("wal/") for operation, name in calls)
+            assert [(log.end_offset, len(await content(log))) for log in taken] == [(written, written)] * len(taken)
+            return read
+
+        for _ in range(50):
+            await write()
+        written = 50
+        assert await moved(0, 1, 2, 3) == len(first.tail.indexes) + len(first.tail.flushes)
+        await write()
+        written += 1
+        assert await moved(4, 5, 6, 7) == 1
+        await second.storage.checkpoint()
+        await first.storage.checkpoint()
+        await cluster.clock.sleep(3)
+        await write()
+        written += 1
+        assert first.tail.first_sequence > 1, "some of what was read before has been released"
+        assert await moved(8, 9, 10, 11) == 1
+
+    run(test)
+
+
 def test_write_behind__makes_segments_and_releases_the_flushes() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await cluster.broker(1)
