@@ -12,6 +12,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from bytemq.broker.departures import Departures
+from bytemq.broker.preparation import Preparation
 from bytemq.errors import BytemqError, Unavailable
 from bytemq.metadata.claims import Change, claims, releases
 from bytemq.metadata.follower import ImageFollower
@@ -68,14 +70,27 @@ class Ownership:
         """Open partitions, each with the topic as it was when last (re)configured."""
         self._leaving: dict[PartitionId, int] = {}
         """Closed here and still ours in the metadata, with their end offsets."""
+        self._stuck: set[PartitionId] = set()
+        """Those that could not be closed when they were last tried: others go first."""
         self._dirty: set[TopicId] = set(follower.image.topics_by_id)
         self._changed = asyncio.Event()
+        self._departures = Departures(clock, self._changed.set)
+        self._preparation = Preparation(
+            broker_id=broker_id,
+            session_id=session_id,
+            store=store,
+            follower=follower,
+            logs=partitions.services.storage,
+        )
         self._deletions = asyncio.Semaphore(DELETIONS_AT_ONCE)
         self._working = asyncio.Lock()
         self._settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         follower.subscribe(self._on_change)
 
     async def run(self) -> None:
+        await asyncio.gather(self._run(), self._preparation.run())
+
+    async def _run(self) -> None:
         """What fails is tried again at growing intervals, or when something changes."""
         retry_delay_s = FIRST_RETRY_DELAY_S
         while True:
@@ -137,12 +152,13 @@ class Ownership:
     async def close_all(self) -> None:
         """Closes every open partition; nothing is taken any more. The session's end then releases them all."""
         self._dirty.clear()
+        self._partitions.expect_nothing()
         for topic_id in list(self._open):
             await self._close(topic_id, self._open.get(topic_id, {}).copy())
 
     def _on_change(self, change: ImageChange) -> None:
         self._dirty |= change.topics
-        if change.topics:
+        if self._dirty and (change.topics or change.prepared):
             self._changed.set()
 
     async def _commit(self, changes: Iterable[Change]) -> bool:
@@ -156,16 +172,16 @@ class Ownership:
         return len(revisions) == len(written)
 
     async def _release(self, topics: Iterable[TopicId]) -> set[TopicId]:
-        """Gives up what is wished elsewhere, all of it together; the topics of which something is ours still."""
+        """Hands over what is wished elsewhere, so many together; the topics of which something is stuck."""
         unwanted = [pid for topic_id in topics for pid in self._unwanted(topic_id)]
-        stuck = {
-            pid.topic_id
-            for pid, closed in zip(unwanted, await asyncio.gather(*map(self._leave, unwanted)), strict=True)
-            if not closed
-        }
+        unwanted.sort(key=self._stuck.__contains__)
+        now = self._departures.due(self._follower.image, unwanted, self._partitions.is_open)
+        closed = await asyncio.gather(*map(self._leave, now))
+        self._stuck = {pid for pid, is_closed in zip(now, closed, strict=True) if not is_closed}
         await self._commit(releases(self._follower.image, self._broker_id, self._session_id, self._leaving))
         self._leaving = {pid: end for pid, end in self._leaving.items() if self._is_mine(pid)}
-        return stuck | {pid.topic_id for pid in self._leaving}
+        self._dirty.update(pid.topic_id for pid in unwanted if pid not in self._stuck and self._is_mine(pid))
+        return {pid.topic_id for pid in (*self._stuck, *self._leaving)}
 
     def _unwanted(self, topic_id: TopicId) -> list[PartitionId]:
         image = self._follower.image

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.followers import Beginning
+from bytemq.broker.log.arrivals import Arrival
 from bytemq.broker.log.followed_partition import FollowedPartition
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import Entry
@@ -54,8 +55,10 @@ def node_endpoints(
     return list(endpoints.values())
 
 
-def locate(broker: Broker, name: str | None, topic_id: bytes | None, index: int) -> Entry | ErrorCode:
-    """The partition if it is ours, open or to be opened; else the error for whoever wants to read or write it."""
+def locate(broker: Broker, name: str | None, topic_id: bytes | None, index: int) -> Entry | Arrival | ErrorCode:
+    """The partition if it is ours, open or to be opened, or about to be ours; else the error for whoever wants to read
+    or write it.
+    """
     if name is not None:
         entry = broker.partitions.get(name, index)
     else:
@@ -67,6 +70,8 @@ def locate(broker: Broker, name: str | None, topic_id: bytes | None, index: int)
         return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if name is not None else ErrorCode.UNKNOWN_TOPIC_ID
     if not 0 <= index < len(topic.partitions):
         return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    if topic.partitions[index].assigned == broker.node_id:
+        return broker.partitions.expected(topic.topic_id, index) or ErrorCode.NOT_LEADER_OR_FOLLOWER
     return ErrorCode.NOT_LEADER_OR_FOLLOWER
 
 
@@ -83,10 +88,11 @@ Readable = Partition | FollowedPartition
 
 def locate_to_read(
     broker: Broker, reader: Reader, name: str | None, topic_id: bytes | None, index: int
-) -> Entry | FollowedPartition | Beginning | ErrorCode:
+) -> Entry | Arrival | FollowedPartition | Beginning | ErrorCode:
     """As `locate`, and also what others own, for consumers that read it here."""
     found = locate(broker, name, topic_id, index)
-    if found is not ErrorCode.NOT_LEADER_OR_FOLLOWER or broker.followers is None or not reader.may_be_sent_on:
+    is_of_others = found is ErrorCode.NOT_LEADER_OR_FOLLOWER or isinstance(found, Arrival)
+    if not is_of_others or broker.followers is None or not reader.may_be_sent_on:
         return found
     topic = find_topic(broker, name, topic_id)
     if topic is None or not serves_readers(broker.image, topic, index, broker.node_id, reader.rack):

@@ -13,7 +13,7 @@ from bytemq.broker.fetch_sessions import FetchContext, WantedPartition, group_by
 from bytemq.broker.followers import Beginning
 from bytemq.broker.log.followed_partition import FollowedPartition
 from bytemq.broker.log.partition import Partition
-from bytemq.broker.log.partitions import Opening
+from bytemq.broker.log.partitions import Awaited
 from bytemq.broker.log.results import Fetched
 from bytemq.broker.partition_lookup import (
     HINTED_ERRORS,
@@ -114,12 +114,12 @@ class PendingFetch:
     def _open_all(self) -> None:
         for wanted in self._context.wanted:
             found = self._locate(wanted)
-            if isinstance(found, Opening | Beginning):
+            if isinstance(found, Awaited | Beginning):
                 self._openings += 1
                 found.then(partial(self._opened, wanted))
         self._opening_done()
 
-    def _locate(self, wanted: WantedPartition) -> Readable | Opening | Beginning | ErrorCode:
+    def _locate(self, wanted: WantedPartition) -> Readable | Awaited | Beginning | ErrorCode:
         return locate_to_read(self._broker, self._reader, wanted.name, wanted.topic_id, wanted.index)
 
     def _opened(self, wanted: WantedPartition, outcome: Readable | ErrorCode) -> None:
@@ -261,7 +261,7 @@ class PendingFetch:
         if self._refuses_all:
             return PartitionData(wanted.index, ErrorCode.NOT_LEADER_OR_FOLLOWER)
         found = self._locate(wanted)
-        if isinstance(found, Opening | Beginning):
+        if isinstance(found, Awaited | Beginning):
             return PartitionData(wanted.index, self._open_errors.get(wanted, ErrorCode.NOT_LEADER_OR_FOLLOWER))
         if isinstance(found, ErrorCode):
             return PartitionData(wanted.index, found, aborted_transactions=())

@@ -8,7 +8,7 @@ from functools import partial
 
 from bytemq.broker.fetch_sessions import WantedPartition
 from bytemq.broker.followers import Beginning
-from bytemq.broker.log.partitions import Opening
+from bytemq.broker.log.partitions import Awaited
 from bytemq.broker.pending_fetch import GRANT_DIVISOR, LEAST_GRANT_BYTES, SLICE_BYTES, PendingFetch
 from bytemq.protocol.fetch import PartitionData
 
@@ -41,7 +41,7 @@ class WideFetch(PendingFetch):
                     return
             left -= 1
             found = self._locate(wanted)
-            if isinstance(found, Opening | Beginning):
+            if isinstance(found, Awaited | Beginning):
                 left -= SLICE_PARTITIONS // OPENINGS_PER_SLICE
                 self._openings += 1
                 found.then(partial(self._opened, wanted))

@@ -7,9 +7,12 @@ Owns: the rules of a claim and of a release. A claim is made for a whole chunk a
 - nobody else changed the facts of the chunk (an owner whose session lives keeps what it has), and
 - the wishes are those that were seen (a topic deleted meanwhile has none, so nothing of it is left behind).
 
-A claim gives each partition that it takes the next leader epoch, whoever owned it before, the same broker included. A
-release holds while the owner's session lives and the facts are those that were seen. It comes after the owner's last
-commit, and says where the log ends.
+A claim gives each partition that it takes the next leader epoch, whoever owned it before, the same broker included.
+
+A release holds while the owner's session lives and the facts are those that were seen. It comes after the owner's last
+commit, and says where the log ends. It hands the partition over: where the broker that shall have it next lives, the
+same transaction names its session, at the next leader epoch. So there is no time in which nobody owns it. If that
+session has ended meanwhile, the partition is as free as after a death.
 """
 
 from __future__ import annotations
@@ -52,8 +55,8 @@ def claims(image: ClusterImage, broker_id: int, session_id: int, topics: Iterabl
 def releases(
     image: ClusterImage, broker_id: int, session_id: int, ended: Mapping[PartitionId, int]
 ) -> Iterator[Change]:
-    """Transactions that give up these partitions, as far as they are this session's. `ended`: the end offset of each;
-    -1 where the session never opened it.
+    """Transactions that hand over these partitions, as far as they are this session's, or free those that nobody else
+    shall have. `ended`: the end offset of each; -1 where the session never opened it.
     """
 
     def released(topic_id: TopicId) -> _Rewrite:
@@ -62,7 +65,13 @@ def releases(
             if end_offset is None or (partition.owner, partition.session) != (broker_id, session_id):
                 return None
             end_offset = max(end_offset, partition.end_offset)
-            return partition._replace(owner=values.NO_BROKER, session=values.NO_SESSION, end_offset=end_offset)
+            successor = image.brokers.get(partition.assigned)
+            if successor is None or successor.id == broker_id:
+                return partition._replace(owner=values.NO_BROKER, session=values.NO_SESSION, end_offset=end_offset)
+            epoch = partition.leader_epoch + 1
+            return partition._replace(
+                owner=successor.id, session=successor.epoch, leader_epoch=epoch, end_offset=end_offset
+            )
 
         return rewrite
 

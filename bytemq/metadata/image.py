@@ -77,6 +77,7 @@ class ImageChange:
     topics: set[TopicId] = field(default_factory=set)
     """Created, changed in any way, or deleted (then no longer in the image)."""
     brokers: bool = False
+    prepared: bool = False
     configs: set[tuple[str, str]] = field(default_factory=set)
     """(kind, name) as in `keys.config`; a topic's configs count as a change of the topic."""
 
@@ -104,6 +105,8 @@ class ClusterImage:
         self.brokers: dict[int, BrokerImage] = {}
         self.assigned_counts: Counter[int] = Counter()
         """Partitions by the broker that the planner wishes to own them, alive or not."""
+        self.prepared: dict[int, int] = {}
+        """By broker: the wishes up to this revision it has seen, and is prepared for what they bring it."""
         self.controller_id = values.NO_BROKER
         self.configs: dict[tuple[str, str], Mapping[str, str]] = {}
         self._collisions: dict[str, set[str]] = {}
@@ -201,6 +204,9 @@ class ClusterImage:
         elif key.startswith(keys.BROKERS):
             self._apply_broker(int(key[len(keys.BROKERS) :]), value, revision)
             change.brokers = True
+        elif key.startswith(keys.PREPARED):
+            self.prepared[int(key[len(keys.PREPARED) :])] = 0 if value is None else values.decode_number(value)
+            change.prepared = True
         elif key.startswith(keys.CONFIGS):
             kind, _, name = key[len(keys.CONFIGS) :].partition("/")
             self._apply_configs((kind, name), value)

@@ -9,6 +9,7 @@ Owns: the names. Must not: know what the values look like (`values.py`; the stor
     cluster/topics/<name>                  id, number of partitions, configs
     cluster/assignments/<topic id>/<chunk> the planner's wishes: which broker should own
     cluster/owners/<topic id>/<chunk>      the owners' facts: which session owns, and the leader epoch
+    cluster/prepared/<id>                  up to which revision's wishes a broker is prepared for what they bring it
     cluster/configs/<type>/<name>          dynamic configs of brokers, groups, client metrics
     loads/<id>                             leased: what a broker measures, see `loads.py`
     scheduler/moves                        the controller's last moves and why it made them
@@ -31,6 +32,7 @@ BROKERS = "cluster/brokers/"
 TOPICS = "cluster/topics/"
 ASSIGNMENTS = "cluster/assignments/"
 OWNERS = "cluster/owners/"
+PREPARED = "cluster/prepared/"
 CONFIGS = "cluster/configs/"
 LOADS = "loads/"
 MOVES = "scheduler/moves"
@@ -45,6 +47,10 @@ CHUNK_PARTITIONS = 256
 
 def broker(broker_id: int) -> str:
     return f"{BROKERS}{broker_id}"
+
+
+def prepared(broker_id: int) -> str:
+    return f"{PREPARED}{broker_id}"
 
 
 def load(broker_id: int) -> str:

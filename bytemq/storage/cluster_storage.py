@@ -183,6 +183,10 @@ class ClusterStorage:
         """See `logs`."""
         self._wal.append(files, batches, on_durable)
 
+    def hasten(self) -> None:
+        """See `logs`."""
+        self._wal.hasten()
+
     async def replace_files(
         self,
         files: LogFiles,
@@ -208,6 +212,10 @@ class ClusterStorage:
     @property
     def session_id(self) -> int:
         return self._session.session_id
+
+    async def look_ahead(self, session_id: int) -> None:
+        """See `logs`."""
+        await self._session_logs.look_ahead(session_id)
 
     async def release_log(self, partition: PartitionId) -> None:
         """See `logs`. Its extents stay until whoever opens it has published that it inherits them."""

@@ -224,6 +224,12 @@ class LogStorage:
         """Every partition that has a log, opened or not: for comparing with the topics that exist."""
         return {*self._logs, *self._stored}
 
+    def hasten(self) -> None:
+        """See `logs`. One flush follows the other: nothing waits for a time."""
+
+    async def look_ahead(self, session_id: int) -> None:
+        """See `logs`. Everything of earlier sessions is known since the start."""
+
     async def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
         """See `logs`."""
         return segments_without_opening(partition, self._logs, self._stored)

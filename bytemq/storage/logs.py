@@ -36,6 +36,9 @@ class Logs(Protocol):
         Raises Invalid for batches that are not at the next offset.
         """
 
+    def hasten(self) -> None:
+        """What was appended until now is urgent, whatever it is: somebody waits for the end of it."""
+
     async def replace_files(
         self,
         files: LogFiles,
@@ -67,6 +70,11 @@ class Logs(Protocol):
     @property
     def session_id(self) -> int:
         """Part of the name of every object that this session creates, as `-<hex>-`."""
+
+    async def look_ahead(self, session_id: int) -> None:
+        """Logs of that session, which lives, are going to be opened here: what takes time is done now. Raises
+        BytemqError, which does no harm.
+        """
 
     async def release_log(self, partition: PartitionId) -> None:
         """This session owns the log no longer. Nothing of it is on its way when this returns, and nothing is published

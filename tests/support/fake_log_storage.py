@@ -174,6 +174,12 @@ class FakeLogStorage:
         kept = [StoredBatch(bytes(batch.view), batch.sent_crc) for batch in batches]
         self.in_flight.append(Flight(log, kept, on_durable))
 
+    def hasten(self) -> None:
+        return None
+
+    async def look_ahead(self, session_id: int) -> None:
+        return None
+
     async def release_log(self, partition: PartitionId) -> None:
         return None
 

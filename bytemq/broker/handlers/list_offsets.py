@@ -13,7 +13,7 @@ import asyncio
 from collections import Counter
 
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.broker.log.partitions import Opening
+from bytemq.broker.log.partitions import Awaited
 from bytemq.broker.partition_lookup import locate
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.list_offsets import (
@@ -101,8 +101,8 @@ class _Listing:
     async def _list(self, topic: str, asked: ListOffsetsPartition, answer: ListOffsetsPartitionResponse) -> None:
         found = locate(self._broker, topic, None, asked.partition_index)
         try:
-            if isinstance(found, Opening):
-                found = await self._broker.partitions.open(topic, asked.partition_index)
+            if isinstance(found, Awaited):
+                found = await self._broker.partitions.opened(found)
         except KafkaError as refusal:
             found = refusal.code
         if isinstance(found, ErrorCode):

@@ -5,7 +5,7 @@ current leader epoch is checked; unknown epochs give epoch and end offset -1.
 """
 
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.broker.log.partitions import Opening
+from bytemq.broker.log.partitions import Awaited
 from bytemq.broker.partition_lookup import locate
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.offset_for_leader_epoch import (
@@ -30,8 +30,8 @@ async def handle(
 async def _end_of(broker: Broker, topic: str, asked: OffsetForLeaderPartition) -> EpochEndOffset:
     found = locate(broker, topic, None, asked.partition)
     try:
-        if isinstance(found, Opening):
-            found = await broker.partitions.open(topic, asked.partition)
+        if isinstance(found, Awaited):
+            found = await broker.partitions.opened(found)
     except KafkaError as error:
         found = error.code
     if isinstance(found, ErrorCode):

@@ -19,7 +19,7 @@ from bytemq.broker.context import Broker
 from bytemq.broker.coordinator.transaction.adding import Writer
 from bytemq.broker.exchange import Exchange
 from bytemq.broker.log.partition import Partition
-from bytemq.broker.log.partitions import Opening
+from bytemq.broker.log.partitions import Awaited
 from bytemq.broker.log.results import AppendResult
 from bytemq.broker.partition_lookup import HINTED_ERRORS, current_leader, find_topic, locate, node_endpoints
 from bytemq.broker.transaction_admission import Arrival, refusal
@@ -102,7 +102,7 @@ class RunningProduce:
             done(AppendResult(ErrorCode.INVALID_REQUEST, message="The request has no records."))
         else:
             found = locate(self._broker, name, topic_id, index)
-            if isinstance(found, Opening):
+            if isinstance(found, Awaited):
                 found.then(partial(self._append_to, records, done))
             else:
                 self._append_to(records, done, found)

@@ -88,11 +88,9 @@ class Partition:
         self._epochs = epochs
         self._services = services
         self._moving_start: asyncio.Lock | None = None
-        self._appender = Appender(
-            pid, topic, leader_epoch, AppendRules.of(config), files, state, services, self._wake_waiters
-        )
+        self._appender = Appender(pid, topic, leader_epoch, AppendRules.of(config), files, state, services, self._grown)
         self.reconfigure(config)
-        files.is_urgent = topic in INTERNAL_TOPICS
+        files.is_urgent = True  # until something is committed: whoever had it opened has waited for that already
         files.snapshot_source = self.snapshot
 
     # What it is now.
@@ -315,10 +313,16 @@ class Partition:
         """
         self._appender.refuse(ErrorCode.NOT_LEADER_OR_FOLLOWER)
         if drain:
+            if self._state.pending_count:
+                self._services.storage.hasten()
             await self._appender.drained()
         self._appender.abandon()
         self._wake_waiters()
         self._state.producers.release()
+
+    def _grown(self) -> None:
+        self._files.is_urgent = self.topic in INTERNAL_TOPICS
+        self._wake_waiters()
 
     def _wake_waiters(self) -> None:
         self.waiters.wake(self)

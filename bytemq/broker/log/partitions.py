@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
+from bytemq.broker.log.arrivals import Arrival, Arrivals, Opened
 from bytemq.broker.log.beginnings import Beginnings
 from bytemq.broker.log.failures import append_failure
 from bytemq.broker.log.opening import open_partition
@@ -25,11 +26,9 @@ from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.manifests.manifest import SegmentInfo
-from bytemq.types import PartitionId
+from bytemq.types import PartitionId, TopicId
 
 log = get_logger("broker.log")
-
-Opened = Callable[["Partition | ErrorCode"], None]
 
 
 class Opening:
@@ -98,6 +97,7 @@ class Opening:
 
 
 Entry = Partition | Opening
+Awaited = Opening | Arrival
 
 
 class PartitionTable:
@@ -107,6 +107,7 @@ class PartitionTable:
         self.services = services
         self._standing = standing
         self._beginnings = Beginnings()
+        self._arrivals = Arrivals(services.clock)
         self._by_id: dict[bytes, dict[int, Entry]] = {}
         self._by_name: dict[str, dict[int, Entry]] = {}
         """The same inner dicts. A recreated topic takes the name from its predecessor."""
@@ -122,15 +123,36 @@ class PartitionTable:
         """As `get`."""
         return self._entry(topic_id, index) if self._standing.holds() else None
 
+    def expected(self, topic_id: TopicId, index: int) -> Arrival | None:
+        """What waits for a partition that is wished to be ours and is not yet; None if we cannot know, or leave."""
+        return self._arrivals.get(PartitionId(topic_id, index)) if self._standing.holds() else None
+
     # For those who can wait.
 
     async def open(self, topic: str, index: int) -> Partition:
         """The open partition. Raises KafkaError: NOT_LEADER_OR_FOLLOWER if it is not ours, KAFKA_STORAGE_ERROR, ..."""
-        return await self._opened(self.get(topic, index))
+        return await self.opened(self.get(topic, index))
 
     async def open_by_id(self, topic_id: bytes, index: int) -> Partition:
         """As `open`."""
-        return await self._opened(self.get_by_id(topic_id, index))
+        return await self.opened(self.get_by_id(topic_id, index))
+
+    async def opened(self, entry: Entry | Arrival | None) -> Partition:
+        """As `open`, of what was found."""
+        if isinstance(entry, Partition):
+            return entry
+        if entry is None:
+            raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        opened: asyncio.Future[Partition | ErrorCode] = asyncio.get_running_loop().create_future()
+        entry.then(lambda outcome: None if opened.done() else opened.set_result(outcome))
+        outcome = await opened
+        if isinstance(outcome, Partition):
+            return outcome
+        raise KafkaError(outcome)
+
+    def is_open(self, pid: PartitionId) -> bool:
+        """Whether somebody has used it here."""
+        return isinstance(self._entry(pid.topic_id, pid.index), Partition)
 
     def entries(self) -> Iterator[Entry]:
         """All that is owned, open or not, at this moment."""
@@ -153,8 +175,8 @@ class PartitionTable:
     async def own(
         self, pid: PartitionId, topic: str, leader_epoch: int, config: TopicConfig, *, least_end_offset: int = -1
     ) -> None:
-        """This broker owns `pid` from now on. Opens nothing. At a newer epoch than before the old ownership ends
-        first. A log that is found to end below `least_end_offset` has lost something and is not opened.
+        """This broker owns `pid` from now on. Opens it only for those who have waited. At a newer epoch than before the
+        old ownership ends first. A log that ends below `least_end_offset` has lost something and is not opened.
         """
         known = self._entry(pid.topic_id, pid.index)
         if known is not None:
@@ -163,7 +185,9 @@ class PartitionTable:
             await self.release(pid)
         partitions = self._by_id.setdefault(pid.topic_id, {})
         self._by_name[topic] = partitions
-        partitions[pid.index] = Opening(self, pid, topic, leader_epoch, config, least_end_offset)
+        opening = partitions[pid.index] = Opening(self, pid, topic, leader_epoch, config, least_end_offset)
+        for opened in self._arrivals.take(pid):
+            opening.then(opened)
 
     async def release(self, pid: PartitionId) -> int:
         """Give `pid` up: refused to everyone at once; returns when nothing more of ours can be committed to it.
@@ -194,6 +218,10 @@ class PartitionTable:
         elif entry is not None:
             entry.config = config
 
+    def expect_nothing(self) -> None:
+        """This broker leaves: nobody waits for what is not here."""
+        self._arrivals.close()
+
     async def close(self) -> None:
         """Release everything, all at once."""
         await asyncio.gather(*(self.release(entry.pid) for entry in self.entries()))
@@ -209,7 +237,7 @@ class PartitionTable:
         for entry in self.entries():
             try:
                 if isinstance(entry, Partition) or await self._worth_opening(entry):
-                    partition = await self._opened(entry)
+                    partition = await self.opened(entry)
                     await partition.apply_retention(self.services.clock.wall_ms())
                     partition.expire_producers(self.services.clock.wall_ms())
             except (BytemqError, KafkaError) as error:
@@ -224,7 +252,7 @@ class PartitionTable:
                 continue
             try:
                 if isinstance(entry, Partition) or worth_opening(entry.config, await self._segments_of(entry)):
-                    found.append(await self._opened(entry))
+                    found.append(await self.opened(entry))
             except (BytemqError, KafkaError) as error:
                 log.warning("compaction skipped", topic=entry.topic, partition=entry.pid.index, reason=str(error))
             await asyncio.sleep(0)
@@ -285,18 +313,6 @@ class PartitionTable:
     def _entry(self, topic_id: bytes, index: int) -> Entry | None:
         partitions = self._by_id.get(topic_id)
         return None if partitions is None else partitions.get(index)
-
-    async def _opened(self, entry: Entry | None) -> Partition:
-        if isinstance(entry, Partition):
-            return entry
-        if entry is None:
-            raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)
-        opened: asyncio.Future[Partition | ErrorCode] = asyncio.get_running_loop().create_future()
-        entry.then(lambda outcome: None if opened.done() else opened.set_result(outcome))
-        outcome = await opened
-        if isinstance(outcome, Partition):
-            return outcome
-        raise KafkaError(outcome)
 
     async def _settled(self, entry: Entry) -> Partition | None:
         if isinstance(entry, Partition):

@@ -103,6 +103,11 @@ class ObjectWal:
             asyncio.get_running_loop().call_soon(self._refuse_all)
         self._changed.set()
 
+    def hasten(self) -> None:
+        """See `logs`."""
+        self._is_urgent = bool(self._staging)
+        self._changed.set()
+
     @property
     def pending_bytes(self) -> int:
         return self._staging.pending_bytes

@@ -116,6 +116,10 @@ class SessionLogs:
             loaded = await self._read_anew(session_id)
         return loaded.shares.get(partition, ())
 
+    async def look_ahead(self, session_id: int) -> None:
+        """So that there is less to read later. Raises as `shares_of`."""
+        await self._read_anew(session_id)
+
     async def tail_of(self, session_id: int) -> tuple[SessionTail, int]:
         """What its tail record says now, and the record's revision. Raises Corrupt, Unavailable."""
         entry = await self._metadata.get(keys.session_log(session_id))

@@ -56,15 +56,23 @@ def test_claims__of_a_thousand_partitions_are_one_transaction_of_a_few_kilobytes
     assert sum(len(put.value) for put in claim.puts) < 10 * 1024
 
 
-def test_releases__give_up_what_is_this_sessions_and_say_where_it_ends() -> None:
+def test_releases__hand_over_what_is_this_sessions_and_say_where_it_ends() -> None:
     facts = values.OwnersValue([0, 1, 0, 0], [1000, 1001, 1000, 1000], [5, 6, 7, 8], {2: 40, 3: 9})
     image = image_of([0, 1], topic_puts("t", T1, [1, 1, 1, 0], facts))
     ended = {PartitionId(T1, 0): 12, PartitionId(T1, 1): 99, PartitionId(T1, 2): -1}
     (release,) = releases(image, 0, 1000, ended)
     assert values.decode_owners(release.puts[0].value) == values.OwnersValue(
-        [-1, 1, -1, 0], [-1, 1001, -1, 1000], [5, 6, 7, 8], {0: 12, 2: 40, 3: 9}
+        [1, 1, 1, 0], [1001, 1001, 1001, 1000], [6, 6, 8, 8], {0: 12, 2: 40, 3: 9}
     )
     assert set(release.compares) == {(keys.broker(0), 1000), (keys.owners(T1, 0), 1)}
+
+
+def test_releases__free_what_nobody_else_who_lives_shall_have() -> None:
+    """The wish has gone back to the owner, or to a broker that has died, since the partition was closed."""
+    facts = values.OwnersValue([0, 0], [1000, 1000], [5, 6])
+    image = image_of([0], topic_puts("t", T1, [0, 7], facts))
+    (release,) = releases(image, 0, 1000, {PartitionId(T1, 0): 12, PartitionId(T1, 1): 3})
+    assert values.decode_owners(release.puts[0].value) == values.OwnersValue([-1, -1], [-1, -1], [5, 6], {0: 12, 1: 3})
 
 
 def test_releases__of_a_session_that_ended_change_nothing() -> None:

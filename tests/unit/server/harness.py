@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from struct import pack, unpack
 from types import SimpleNamespace
@@ -94,6 +94,14 @@ class Cluster:
                 pid = PartitionId(topic_id, index)
                 await self.broker.partitions.own(pid, name, epoch, self.config.topic_config({}))
         return topic
+
+    async def move(self, name: str, index: int, broker_id: int) -> None:
+        """Wished to be elsewhere, and given up here."""
+        topic = self.image.topics[name]
+        partitions = list(topic.partitions)
+        partitions[index] = partitions[index]._replace(assigned=broker_id)
+        self.image.topics[name] = self.image.topics_by_id[topic.topic_id] = replace(topic, partitions=tuple(partitions))
+        await self.broker.partitions.release(PartitionId(topic.topic_id, index))
 
 
 def make_cluster(clock: Clock | None = None, **configs: str) -> Cluster:

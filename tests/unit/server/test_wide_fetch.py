@@ -11,7 +11,6 @@ from bytemq.broker.handlers import fetch as fetch_handler
 from bytemq.broker.wide_fetch import WideFetch
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.runtime.turns import Turns
-from bytemq.types import PartitionId
 from tests.unit.server.harness import Client, Cluster, eventually, make_cluster, produce, serving
 from tests.unit.server.test_fetch import LARGE, fetch, filled, offsets, request
 
@@ -160,7 +159,7 @@ async def test_wide_fetch__notices_a_partition_that_is_lost_in_the_middle(lost: 
         between_slices.stop_at = 5
         waiting = asyncio.ensure_future(fetch(reader, all_partitions(3, max_wait_ms=60_000, min_bytes=1)))
         await between_slices.reached.wait()
-        await cluster.broker.partitions.release(PartitionId(cluster.image.topics["events"].topic_id, lost))
+        await cluster.move("events", lost, 7)
         between_slices.go_on.set()
         answer = await asyncio.wait_for(waiting, 5)
         errors = [partition.error_code for partition in answer.responses[0].partitions]

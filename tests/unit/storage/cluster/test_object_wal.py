@@ -85,6 +85,22 @@ def test_flushes__of_coordinators_wait_for_the_one_before_and_not_for_the_interv
     run(test)
 
 
+def test_flushes__that_somebody_waits_for_do_not_wait_for_the_interval() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        log = await broker.storage.open_log(pid(1), 1)
+        await broker.append(log, batch(0))
+        started = cluster.clock.monotonic()
+        waiting = broker.append(log, batch(log.staged_end))
+        broker.storage.hasten()
+        await waiting
+        assert cluster.clock.monotonic() - started < 0.05
+        await broker.append(log, batch(log.staged_end))
+        assert cluster.clock.monotonic() - started > 0.09, "only what was there when it was asked for"
+
+    run(test)
+
+
 def test_flushes__are_at_most_250_a_gigabyte_at_50_mb_a_second() -> None:
     async def test(cluster: Cluster) -> None:
         megabyte = 1_000_000

@@ -1,0 +1,63 @@
+"""Who comes to a broker before the partition does."""
+
+from __future__ import annotations
+
+from bytemq.broker.log.arrivals import PATIENCE_S, Arrivals
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.types import PartitionId
+from tests.support.metadata import topic_id
+from tests.support.virtual_time import VirtualClock
+
+PID = PartitionId(topic_id(1), 0)
+OTHER = PartitionId(topic_id(1), 1)
+
+
+def test_arrival__gives_those_who_have_waited_in_order_and_once() -> None:
+    arrivals = Arrivals(VirtualClock())
+    waiting = [lambda outcome, number=number: None for number in range(3)]
+    for each in waiting:
+        found = arrivals.get(PID)
+        assert found is not None
+        found.then(each)
+    assert arrivals.take(OTHER) == []
+    assert arrivals.take(PID) == waiting
+    assert arrivals.take(PID) == []
+
+
+def test_arrival__that_does_not_come_is_told_after_a_moment() -> None:
+    clock, told = VirtualClock(), list[object]()
+    arrivals = Arrivals(clock)
+    first = arrivals.get(PID)
+    assert first is not None
+    first.then(told.append)
+    clock.advance(PATIENCE_S * 0.9)
+    assert told == [] and arrivals.get(PID) is first
+    clock.advance(PATIENCE_S * 0.2)
+    assert told == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
+    again = arrivals.get(PID)
+    assert again is not None and again is not first, "who comes later waits anew"
+
+
+def test_arrival__is_not_waited_for_by_one_who_has_been_given_up() -> None:
+    clock, told = VirtualClock(), list[object]()
+    arrivals = Arrivals(clock)
+    first = arrivals.get(PID)
+    assert first is not None
+    arrivals.take(PID)
+    later = arrivals.get(PID)
+    assert later is not None
+    clock.advance(PATIENCE_S / 2)
+    later.then(told.append)
+    clock.advance(PATIENCE_S * 0.6)
+    assert told == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
+
+
+def test_arrivals__that_are_closed_send_everybody_away_and_let_nobody_wait() -> None:
+    told: list[object] = []
+    arrivals = Arrivals(VirtualClock())
+    found = arrivals.get(PID)
+    assert found is not None
+    found.then(told.append)
+    arrivals.close()
+    assert told == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
+    assert arrivals.get(PID) is None
