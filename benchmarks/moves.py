@@ -1,0 +1,349 @@
+"""What moves cost clients, and how fast they are: planned restarts, a thousand partitions at once, an added broker, a
+death; over a real etcd and a real S3 server, or a folder that all brokers share.
+
+    python -m benchmarks.moves [restart thousand grow kill] [--storage s3|file] [--kind seaweedfs|minio]
+
+An unmodified producer (librdkafka, acks=all) sends small records at a steady rate, round over the partitions, and notes
+how long each took to be acknowledged; a group of one consumer notes how old each was when it came. Told are these
+before and while something moves: what a move costs is the difference. Errors are what a program would see: failed
+deliveries, errors of the consumer, and the clients' error callbacks. Clients, brokers, etcd and the store share the
+machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, Producer
+
+from tests.scenarios.cluster.cluster import Cluster, until
+from tests.support.etcd_process import EtcdProcess
+from tests.support.s3_server import running_s3
+
+SETTLE_S = 5.0
+QUIET_S = 6.0
+FILL_BYTES = 1_000_000_000
+_STAMP = struct.Struct("<d")
+
+
+class Arrival(NamedTuple):
+    sent_at: float
+    partition: int
+    took_s: float
+
+
+class Load(threading.Thread):
+    """Produces at a steady rate until `stop`."""
+
+    def __init__(self, cluster: Cluster, topic: str, partitions: int, records_per_s: float) -> None:
+        super().__init__(daemon=True)
+        self._producer = Producer(
+            {"bootstrap.servers": cluster.bootstrap, "acks": "all", "log_level": 0, "error_cb": self._error}
+        )
+        self._topic, self._partitions, self._interval_s = topic, partitions, 1 / records_per_s
+        self._stopping = threading.Event()
+        self.acknowledged: list[Arrival] = []
+        self.errors: Counter[str] = Counter()
+
+    def _error(self, error: KafkaError) -> None:
+        self.errors[str(error)] += 1
+
+    def run(self) -> None:
+        due, number = time.monotonic(), 0
+        while not self._stopping.is_set():
+            while due <= time.monotonic():
+                number, due = number + 1, due + self._interval_s
+                sent_at = time.time()
+                self._producer.produce(
+                    self._topic,
+                    _STAMP.pack(sent_at) + bytes(92),
+                    partition=number % self._partitions,
+                    on_delivery=lambda error, message, sent_at=sent_at: self._delivered(error, message, sent_at),
+                )
+            self._producer.poll(min(0.002, max(0.0, due - time.monotonic())))
+        self._producer.flush(60)
+
+    def _delivered(self, error: KafkaError | None, message: Any, sent_at: float) -> None:
+        if error is not None:
+            self.errors[f"delivery failed: {error}"] += 1
+        else:
+            self.acknowledged.append(Arrival(sent_at, message.partition(), time.time() - sent_at))
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join(90)
+
+
+class Group(threading.Thread):
+    """One consumer of a group, as a program would have it."""
+
+    def __init__(self, cluster: Cluster, topic: str) -> None:
+        super().__init__(daemon=True)
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": cluster.bootstrap,
+                "group.id": f"{topic}-readers",
+                "auto.offset.reset": "earliest",
+                "log_level": 0,
+                "error_cb": self._error,
+            }
+        )
+        self._consumer.subscribe([topic])
+        self._stopping = threading.Event()
+        self.received: list[Arrival] = []
+        self.errors: Counter[str] = Counter()
+
+    def _error(self, error: KafkaError) -> None:
+        self.errors[str(error)] += 1
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            for message in self._consumer.consume(500, 0.02):
+                if message.error() is not None:
+                    self.errors[str(message.error())] += 1
+                    continue
+                sent_at = _STAMP.unpack_from(message.value())[0]
+                self.received.append(Arrival(sent_at, message.partition(), time.time() - sent_at))
+        self._consumer.close()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join(60)
+
+
+class Clients:
+    """A producer and a group on one topic."""
+
+    def __init__(self, cluster: Cluster, topic: str, partitions: int, records_per_s: float) -> None:
+        self.load = Load(cluster, topic, partitions, records_per_s)
+        self.group = Group(cluster, topic)
+        self.group.start()
+        self.load.start()
+        until(lambda: self.group.received, "the group reads")
+        time.sleep(SETTLE_S)
+
+    def stop(self) -> None:
+        self.load.stop()
+        time.sleep(1)
+        self.group.stop()
+
+    def tell(self, name: str, since: float, to: float) -> None:
+        """Of the records that were sent in that time. Call it when they have come."""
+        for what, arrivals in (("acknowledged", self.load.acknowledged), ("consumed", self.group.received)):
+            told(f"{name}: {what} after", [one for one in list(arrivals) if since <= one.sent_at < to])
+
+    def tell_errors(self) -> None:
+        for who, errors in (("producer", self.load.errors), ("consumer", self.group.errors)):
+            print(f"errors that the {who} saw: {dict(errors) or 'none'}", flush=True)
+
+
+def told(name: str, arrivals: Sequence[Arrival]) -> None:
+    if len(arrivals) < 2:
+        print(f"{name:<44} {len(arrivals)} records", flush=True)
+        return
+    cuts = statistics.quantiles([one.took_s * 1000 for one in arrivals], n=1000)
+    worst: dict[int, float] = {}
+    for one in arrivals:
+        worst[one.partition] = max(worst.get(one.partition, 0.0), one.took_s * 1000)
+    p50, p99, p999, most = cuts[499], cuts[989], cuts[998], max(worst.values())
+    print(
+        f"{name:<36} p50 {p50:5.0f}  p99 {p99:5.0f}  p99.9 {p999:5.0f}  max {most:5.0f} ms; "
+        f"worst of the median partition {statistics.median(worst.values()):5.0f} ms; {len(arrivals)} records",
+        flush=True,
+    )
+
+
+def bytemq(cluster: Cluster, *arguments: str) -> float:
+    """Runs a command of ours; how long it took."""
+    started_at = time.monotonic()
+    command = [sys.executable, "-m", "bytemq", "cluster", *arguments, "--metadata", cluster.etcd.url("cluster")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return time.monotonic() - started_at
+
+
+def restart(cluster: Cluster, options: argparse.Namespace) -> None:
+    """Drain, stop, start, undrain."""
+    partitions = 30
+    cluster.create_topic("restart", partitions)
+    clients = Clients(cluster, "restart", partitions, options.rate or 200)
+    time.sleep(QUIET_S)
+    steps: list[tuple[str, float]] = [("quiet", time.time() - QUIET_S)]
+
+    def step(name: str, act: Callable[[], object]) -> None:
+        steps.append((name, time.time()))
+        act()
+        time.sleep(SETTLE_S)
+
+    step("drain", lambda: bytemq(cluster, "drain", "1"))
+    step("stop", cluster.nodes[1].terminate)
+    step("start", cluster.nodes[1].restart)
+    step("undrain", lambda: bytemq(cluster, "undrain", "1"))
+    until(lambda: cluster.leaders("restart").count(1) >= 8, "it has its share again")
+    time.sleep(SETTLE_S)
+    steps.append(("end", time.time()))
+    clients.stop()
+    for (name, since), (_, to) in pairwise(steps):
+        clients.tell(f"restart, {name}", since, to)
+    clients.tell_errors()
+
+
+def thousand(cluster: Cluster, options: argparse.Namespace) -> None:
+    """1,000 partitions of one broker are drained by one command."""
+    partitions = options.partitions
+    cluster.create_topic("thousand", partitions, bytemq_zones="a")
+    clients = Clients(cluster, "thousand", partitions, options.rate or 1000)
+    time.sleep(QUIET_S)
+    began = time.time()
+    took_s = bytemq(cluster, "drain", "0")
+    time.sleep(SETTLE_S)
+    ended = time.time()
+    clients.stop()
+    clients.tell("1,000, quiet", began - QUIET_S, began)
+    clients.tell("1,000, moved", began, ended)
+    clients.tell_errors()
+    print(f"the command returned after {took_s:.2f} s", flush=True)
+    bytemq(cluster, "undrain", "0")
+
+
+def grow(cluster: Cluster, options: argparse.Namespace) -> None:
+    """A fourth broker is started under load."""
+    partitions = 60
+    cluster.create_topic("grow", partitions)
+    clients = Clients(cluster, "grow", partitions, options.rate or 600)
+    time.sleep(QUIET_S)
+    before = stored(cluster)
+    began = time.time()
+    cluster.add()
+    ready_s = time.time() - began
+    share = partitions // 4
+    until(lambda: cluster.leaders("grow").count(3) >= share - 2, "it has its share")
+    balanced_s = time.time() - began
+    after = stored(cluster)
+    time.sleep(SETTLE_S)
+    ended = time.time()
+    clients.stop()
+    clients.tell("grow, quiet", began - QUIET_S, began)
+    clients.tell("grow, moving", began, ended)
+    clients.tell_errors()
+    print(f"ready {ready_s:.2f} s after its start, its share {balanced_s:.2f} s after it", flush=True)
+    print("at the store meanwhile:", {name: after[name] - before[name] for name in after}, flush=True)
+
+
+def stored(cluster: Cluster) -> dict[str, float]:
+    """What all brokers have asked of the store."""
+    names = ("bytemq_store_written_bytes_total", "bytemq_store_read_bytes_total", "bytemq_topic_bytes_in_total")
+    found = {name: sum(node.metric(name) for node in cluster.nodes) for name in names}
+    for operation in ("put", "get"):
+        found[operation] = sum(node.metric("bytemq_store_requests_total", f'"{operation}"') for node in cluster.nodes)
+    return found
+
+
+def kill(cluster: Cluster, options: argparse.Namespace) -> None:
+    """kill -9 of a broker with 1,000 partitions and 1 GB that is in no segment."""
+    partitions = options.partitions
+    cluster.create_topic("kill", partitions, bytemq_zones="a")
+    fill(cluster, "kill", partitions)
+    clients = Clients(cluster, "kill", partitions, options.rate or 1000)
+    print(f"in no segment: {cluster.nodes[0].metric('bytemq_wal_bytes') / 1e6:.0f} MB", flush=True)
+    began = time.time()
+    cluster.nodes[0].kill9()
+    first: dict[int, float] = {}
+
+    def all_serve() -> bool:
+        for one in list(clients.load.acknowledged):
+            at = one.sent_at + one.took_s
+            if at > began:
+                first[one.partition] = min(first.get(one.partition, at), at)
+        return len(first) == partitions
+
+    until(all_serve, "all partitions are written to again")
+    time.sleep(SETTLE_S)
+    clients.stop()
+    after_s = sorted(at - began for at in first.values())
+    print(
+        f"first acknowledgement of a partition after kill -9: median {statistics.median(after_s):.2f} s, "
+        f"99 % {after_s[int(len(after_s) * 0.99)]:.2f} s, last {after_s[-1]:.2f} s",
+        flush=True,
+    )
+    clients.tell_errors()
+    cluster.nodes[0].restart()
+
+
+def fill(cluster: Cluster, topic: str, partitions: int) -> None:
+    producer = Producer({"bootstrap.servers": cluster.bootstrap, "log_level": 0, "queue.buffering.max.kbytes": 8192})
+    value = _STAMP.pack(time.time()) + os.urandom(50_000)
+    for number in range(FILL_BYTES // len(value)):
+        while True:
+            try:
+                producer.produce(topic, value, partition=number % partitions)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        producer.poll(0)
+    producer.flush(120)
+
+
+SCENARIOS = {"restart": restart, "thousand": thousand, "grow": grow, "kill": kill}
+
+
+@contextmanager
+def running_cluster(options: argparse.Namespace) -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="moves-"))
+    etcd = EtcdProcess(folder / "etcd").start()
+    settings = ("--set", f"wal.retained.bytes={4 * FILL_BYTES}")  # so that nothing is written behind before the death
+    try:
+        if options.storage == "file":
+            cluster = Cluster(folder, etcd, 3, settings)
+            try:
+                yield cluster.start()
+            finally:
+                cluster.close()
+        else:
+            with running_s3(folder / "s3", options.kind) as s3:
+                cluster = Cluster(folder, etcd, 3, settings, storage="s3://records/moves", environment=s3.environment)
+                try:
+                    yield cluster.start()
+                finally:
+                    cluster.close()
+    finally:
+        if options.logs:
+            for path in folder.glob("broker-*.log"):
+                shutil.copy(path, options.logs)
+        etcd.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS), metavar="SCENARIO")
+    parser.add_argument("--storage", default="s3", choices=("s3", "file"))
+    parser.add_argument("--kind", default="seaweedfs", choices=("seaweedfs", "minio"))
+    parser.add_argument("--partitions", type=int, default=1000, help="of `thousand` and `kill`")
+    parser.add_argument("--rate", type=float, help="records a second")
+    parser.add_argument("--logs", help="a folder for the brokers' logs")
+    options = parser.parse_args()
+    for name in options.scenarios:
+        with running_cluster(options) as cluster:
+            print(f"{name}, {options.storage}; load average {os.getloadavg()[0]:.1f}", flush=True)
+            SCENARIOS[name](cluster, options)
+
+
+if __name__ == "__main__":
+    main()
