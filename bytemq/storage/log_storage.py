@@ -89,7 +89,7 @@ class LogStorage:
             committed_is_durable=lambda: self._wal.sync(),
         )
         self._wal_files = WalFiles(store, metadata, session_id, config, supervisor)
-        advance = self._publisher.advance_log_start
+        advance = self._advance_log_start
         self._files = Files(segments, restored, self._wal_files.by_ordinal, advance, config.segment_bytes)
         self._bulk = BulkFiles(
             store,
@@ -218,7 +218,14 @@ class LogStorage:
         await self._publisher.publish(files, None)
         self._logs.pop(partition, None)
         files.wal.drop_first(len(files.wal))
-        self._bulk.release_soon()
+        self._write_behind.release_soon()
+
+    async def _advance_log_start(self, files: LogFiles, offset: int) -> None:
+        """See `LogFiles.advance_log_start`. What was never written behind is let go of here, and with it its files."""
+        first = files.wal.bases[0] if len(files.wal) else None
+        await self._publisher.advance_log_start(files, offset)
+        if first is not None and first < offset:
+            self._write_behind.release_soon()
 
     def partitions(self) -> Iterable[PartitionId]:
         """Every partition that has a log, opened or not: for comparing with the topics that exist."""

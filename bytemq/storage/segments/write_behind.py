@@ -92,6 +92,8 @@ class WriteBehind(BackgroundPasses):
         self._awaited = 0
         """How many wait for room."""
         self._unsynced_bytes = 0
+        self._releasing: asyncio.Task[object] | None = None
+        """Waits to look at what can be released."""
 
     async def room(self) -> None:
         """Returns when the write-ahead log may take another file: back-pressure in place of growth.
@@ -142,10 +144,24 @@ class WriteBehind(BackgroundPasses):
                     await self._write_group(due[start : start + group], limit)
                 except BytemqError as error:  # what is wrong with one group must not keep the log of all others
                     failure = error
-            await self._bulk.release()
             await self._release()
             if failure is not None:
                 raise failure
+
+    def release_soon(self) -> None:
+        """Something of a log is needed no more, without having been written behind: so may its files be."""
+        if self._releasing is None and not self._stopping:
+            self._releasing = self._supervisor.start("write-behind-release", self._release_in_background())
+
+    async def _release_in_background(self) -> None:
+        async with self._lock:
+            self._releasing = None
+            if self._stopping:
+                return
+            try:
+                await self._release()
+            except BytemqError as error:
+                log.warning("files are not released yet", reason=str(error))
 
     async def run_log(self, files: LogFiles) -> None:
         """Writes behind all of one log. Raises Unavailable."""
@@ -344,6 +360,7 @@ class WriteBehind(BackgroundPasses):
 
     async def _release(self) -> None:
         """Releases the files in which no log has extents any more."""
+        await self._bulk.release()
         first_needed = self._wal.current_ordinal
         for files in self._logs.values():
             if len(files.wal):

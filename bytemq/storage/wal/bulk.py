@@ -305,11 +305,6 @@ class BulkFiles:
     def is_worth_a_segment(self, bulk: BulkFile) -> bool:
         return bulk.is_own and not bulk.is_doubtful and bulk.end_position >= self._config.bulk_segment_bytes
 
-    def release_soon(self) -> None:
-        task = self._supervisor.start("bulk-release", self.release())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def release(self) -> None:
         """Lets go of the files that no extent refers to any more: segments by now, copied, or of a log that is gone."""
         for bulk in list(self.live.values()):
@@ -322,7 +317,7 @@ class BulkFiles:
 
     def _is_over(self, bulk: BulkFile) -> bool:
         files = bulk.log
-        if files.deleted:
+        if files.deleted or (bulk.chunks and bulk.next_offset <= files.log_start_offset and not bulk.in_flight):
             self.end(bulk)
         if bulk.in_flight or not bulk.is_ended or files.revision < 0:
             return False  # a manifest of unknown outcome may name it
