@@ -184,7 +184,11 @@ class ObjectWriteBehind(BackgroundPasses):
         self._segments_made += 1
         session = f"{self._tail.session_id:x}-{self._segments_made:x}"
         info = info._replace(name=f"{directory_of(files.partition)}{info.base_offset:020d}-{session}.log")
-        await self._store.create(info.name, parts)
+        try:
+            await self._store.create(info.name, parts)
+        except BytemqError:
+            self._discard([info.name])  # it may be there all the same
+            raise
         self.written_bytes += info.size_bytes
         return info
 

@@ -31,6 +31,8 @@ from bytemq.types import PartitionId
 
 log = get_logger("storage.garbage")
 
+RETRY_S = 1.0
+"""How soon what could not be deleted is tried again, at the earliest."""
 SLICE = 200
 TOPICS = "topics/"
 
@@ -91,7 +93,8 @@ class SharedGarbage:
             await self._store.delete(names)
             self.deleted_objects += len(names)
         except BytemqError as error:
-            log.warning("objects were not deleted, they will be found again", count=len(names), reason=str(error))
+            log.warning("objects are not deleted yet", count=len(names), reason=str(error))
+            self._waiting.append((self._clock.monotonic() + max(self._grace_s, RETRY_S), names))
 
     async def idle(self) -> None:
         """Returns when nothing is being deleted. What is still in its time of grace is left: others find it."""

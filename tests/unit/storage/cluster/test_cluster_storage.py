@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from bytemq.errors import Corrupt, NotFound
+from bytemq.errors import Corrupt, NotFound, Unavailable
 from bytemq.metadata import keys
 from bytemq.storage.manifests.manifest import InheritedRange
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of
@@ -292,6 +292,40 @@ def test_deleted_log__leaves_nothing() -> None:
         assert any(name.startswith(directory_of(pid(2))) for name in cluster.objects)
         again = await broker.storage.open_log(pid(1), 5)
         assert again.end_offset == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize("fails", ["delete", "put"])
+def test_deleted_log__leaves_nothing_although_the_store_failed_meanwhile(fails: str) -> None:
+    """What could not be deleted is tried again; what could not be created, so it was said, may be there."""
+
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        log = await broker.storage.open_log(pid(1), 1)
+        await broker.write(log, 5)
+        segments = directory_of(pid(1))
+
+        def fault(operation: str, name: str) -> str | None:
+            if operation == fails == "delete":
+                return "refused"
+            if fails == "put" and name.startswith(segments):
+                return "lost" if operation == "put" else "refused"  # nobody can look what became of it either
+            return None
+
+        broker.driver.fault = fault
+        if fails == "put":
+            with pytest.raises(Unavailable):
+                await broker.storage.checkpoint()
+            assert any(name.startswith(segments) for name in cluster.objects), "the answer was lost, not the object"
+        else:
+            await broker.storage.checkpoint()
+        await broker.storage.delete_log(pid(1))
+        await cluster.clock.sleep(60)
+        broker.driver.fault = lambda operation, name: None
+        await cluster.clock.sleep(60)
+        assert not any(name.startswith(segments) for name in cluster.objects)
+        assert not broker.failures
 
     run(test)
 
