@@ -205,7 +205,10 @@ class Partition:
         if self._appender.refusal is not None:
             return reading.failed(self._state, self._appender.refusal)
         gate = self._services.unreadable
-        return await reading.read(self._files, self._state, offset, max_bytes, isolation, at_least_one, gate)
+        fetched = await reading.read(self._files, self._state, offset, max_bytes, isolation, at_least_one, gate)
+        if fetched.error is not ErrorCode.NONE and self._appender.refusal is not None:
+            return reading.failed(self._state, self._appender.refusal)  # deleted or given up meanwhile
+        return fetched
 
     def available_bytes(self, offset: int, isolation: int) -> int:
         """About how many bytes a reader at `offset` could get, for min_bytes of a long poll: by the average record, 0

@@ -7,6 +7,7 @@ from bytemq.errors import Corrupt, Fenced, NotFound, Unavailable
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.batch import parse_header, set_max_timestamp, split_batches
 from bytemq.protocol.records.builder import Record, build_batch
+from bytemq.storage.reading import Read
 from tests.unit.log.harness import NOW_MS, Log, batch, open_log, topic_config
 
 
@@ -73,6 +74,19 @@ async def test_read__turns_failures_of_storage_into_kafkas_errors(error: Excepti
     cached = log.partition.read_cached(0, 1_000, isolation=0)
     assert cached is not None and cached.error is code
     assert (await log.partition.read(0, 1_000, isolation=0)).error is code
+
+
+async def test_read__that_waits_while_its_partition_goes_is_told_to_ask_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = await ten_records()
+
+    async def read(*arguments: object, **options: object) -> Read:
+        await log.partition.close()
+        raise NotFound("the log was deleted")
+
+    monkeypatch.setattr(log.files, "read", read)
+    assert (await log.partition.read(0, 1_000, isolation=0)).error is ErrorCode.NOT_LEADER_OR_FOLLOWER
 
 
 async def test_read__that_finds_damage_is_logged_once_a_minute_however_often_consumers_ask(
