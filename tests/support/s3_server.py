@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ACCESS_KEY, SECRET_KEY = "bytemq-tests", "bytemq-tests-secret"
 READY_TIMEOUT_S = 60.0
@@ -119,9 +120,23 @@ class S3Server:
 
     def _answers(self) -> bool:
         """Whether a bucket can be asked for: the port is open before the server is ready."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            with self._client() as client:
+                client.create_bucket(Bucket="ready")
+                client.put_object(Bucket="ready", Key="ready", Body=b"")
+        except ClientError as error:
+            return "BucketAlready" in str(error)
+        except BotoCoreError:
+            return False
+        return True
+
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        """One that knows nothing of us."""
         import botocore.session
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
 
         client = botocore.session.get_session().create_client(
             "s3",
@@ -132,15 +147,15 @@ class S3Server:
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5),
         )
         try:
-            client.create_bucket(Bucket="ready")
-            client.put_object(Bucket="ready", Key="ready", Body=b"")
-        except ClientError as error:
-            return "BucketAlready" in str(error)
-        except BotoCoreError:
-            return False
+            yield client
         finally:
             client.close()
-        return True
+
+    def objects(self, bucket: str) -> dict[str, int]:
+        """Name and size of all there is."""
+        with self._client() as client:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+            return {one["Key"]: one["Size"] for page in pages for one in page.get("Contents", [])}
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
