@@ -17,9 +17,10 @@ MORE_THAN_PYTHON = {
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--server",
-        choices=("bytemq", "kafka"),
+        choices=("bytemq", "cluster", "cluster-of-one", "kafka"),
         default="bytemq",
-        help="which server tests/interop and tests/ecosystem judge: ours, or Apache Kafka 4.4.0, which must pass all",
+        help="which server tests/interop and tests/ecosystem judge: a node of ours, `bytemq dev cluster` with three "
+        "brokers or with one, or Apache Kafka 4.4.0, which must pass all",
     )
     parser.addoption(
         "--record", action="store_true", help="with --server kafka: keep its answers as what we must answer"
@@ -29,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for name, what in MORE_THAN_PYTHON.items():
         config.addinivalue_line("markers", f"{name}: {what}; run by `make {name}`")
+    config.addinivalue_line("markers", "one_broker: left out with `--server cluster`, which has three")
     config.stash[left_out] = Counter()
 
 

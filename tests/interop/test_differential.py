@@ -34,6 +34,7 @@ TRANSACTIONAL_AREAS = ("transactions", "transactional_writes", "transactional_of
 for area in (*OTHER_AREAS, *TRANSACTIONAL_AREAS):
     importlib.import_module(f"tests.interop.differential_{area}")
 
+pytestmark = pytest.mark.one_broker
 ANSWERS = Path(__file__).with_name("kafka_4_4_answers")
 
 

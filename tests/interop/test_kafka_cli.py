@@ -21,6 +21,7 @@ def cli(server: Server) -> Cli:
     return Cli(server)
 
 
+@pytest.mark.one_broker
 def test_kafka_cli__topics(cli: Cli, unique_name: NAME) -> None:
     topic = unique_name("cli-topics")
     create = ("--create", "--topic", topic, "--partitions", "2", "--config", "retention.ms=60000")
@@ -37,6 +38,7 @@ def test_kafka_cli__topics(cli: Cli, unique_name: NAME) -> None:
     assert "does not exist" in cli.topics("--describe", "--topic", topic, fails=True)
 
 
+@pytest.mark.one_broker
 def test_kafka_cli__describe_agrees_with_the_brokers_that_there_are(
     server: Server, cli: Cli, unique_name: NAME
 ) -> None:
@@ -147,6 +149,7 @@ def test_kafka_cli__offsets_and_records(cli: Cli, unique_name: NAME, tmp_path: P
     assert [row["partition"] for row in sizes] == [f"{topic}-0"] and sizes[0]["size"] > 0
 
 
+@pytest.mark.one_broker
 def test_kafka_cli__api_versions_and_features(cli: Cli) -> None:
     printed = cli.run(f"{TOOLS}.BrokerApiVersionsCommand")
     assert "Produce(0): 0 to 13 [usable: 13]" in printed and "Fetch(1): 4 to 18" in printed
@@ -158,6 +161,7 @@ def test_kafka_cli__api_versions_and_features(cli: Cli) -> None:
     assert re.search(rf"^0\s+{host}\s+{port}\s", listed, re.MULTILINE), listed
 
 
+@pytest.mark.one_broker
 def test_kafka_cli__metadata_quorum(cli: Cli) -> None:
     printed = cli.run(f"{TOOLS}.MetadataQuorumCommand", "describe", "--status")
     assert re.search(r"^LeaderId:\s+0$", printed, re.MULTILINE), printed
@@ -208,6 +212,7 @@ def test_kafka_cli__verifiable_producer_and_consumer(cli: Cli, unique_name: NAME
     assert re.search(rf"{group}\s+{topic}", cli.groups("--describe", "--group", group, "--offsets"))
 
 
+@pytest.mark.one_broker
 def test_kafka_cli__elections_and_reassignments(cli: Cli, unique_name: NAME, tmp_path: Path) -> None:
     topic = unique_name("cli-elections")
     cli.topics("--create", "--topic", topic, "--partitions", "1")

@@ -11,7 +11,7 @@ from tests.interop.differential import Subject
 from tests.interop.kafka_cli import TOOLS, Cli
 from tests.interop.transactional_producer import TransactionalProducer, begin
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.one_broker]
 NAME = Callable[[str], str]
 TOOL = f"{TOOLS}.TransactionsCommand"
 

@@ -2,67 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.scenarios.cluster.cluster import CountingProducer, check_nothing_lost, read_all, until
-
-
-class DevCluster:
-    """Its process and what it said; a `Cluster` as far as `CountingProducer` and `read_all` care."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._output = folder / "output"
-        command = [sys.executable, "-m", "bytemq", "dev", "cluster", "--port", "0", "--data", str(folder / "data")]
-        with self._output.open("wb") as output:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        until(lambda: "is ready after" in self.said or self.process.poll() is not None, "the cluster is ready")
-        assert self.process.poll() is None, self.said
-        self.bootstrap = self._variable("BYTEMQ_BOOTSTRAP_SERVER")
-        self.metadata = self._variable("BYTEMQ_METADATA")
-
-    @property
-    def said(self) -> str:
-        return self._output.read_text()
-
-    def _variable(self, name: str) -> str:
-        found = re.search(rf"{name}=(\S+)", self.said)
-        assert found is not None
-        return found[1]
-
-    def bytemq(self, *arguments: str) -> str:
-        """What the command prints."""
-        environment = {**os.environ, "BYTEMQ_METADATA": self.metadata, "BYTEMQ_BOOTSTRAP_SERVER": self.bootstrap}
-        command = [sys.executable, "-m", "bytemq", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def cluster(self, *arguments: str) -> Any:
-        return json.loads(self.bytemq("cluster", *arguments, "--json"))
-
-    def processes(self) -> list[int]:
-        return [int(pid) for pid in re.findall(r"127\.0\.0\.1:\d+ +(\d+) ", self.said)]
+from tests.support.dev_cluster import DevCluster
 
 
 @pytest.fixture
 def dev(tmp_path: Path) -> Iterator[DevCluster]:
     made = DevCluster(tmp_path)
-    yield made
-    if made.process.poll() is None:
-        made.process.send_signal(signal.SIGINT)
-        made.process.wait(60)
+    try:
+        yield made.start()
+    finally:
+        made.close()
 
 
 def test_dev_cluster__is_drained_under_load_without_an_error_and_stops_cleanly(dev: DevCluster) -> None:
