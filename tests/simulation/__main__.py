@@ -7,6 +7,7 @@ A seed replays exactly because strings hash the same in every run (PYTHONHASHSEE
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from typing import NamedTuple
 
 CHUNK_SEEDS = 20
 PROGRESS_S = 5.0
@@ -47,9 +49,12 @@ def main() -> int:
 
 
 def prepare() -> None:
-    """What a broker tells its operator is not told here: it fails thousands of times a minute."""
+    """Once in a process. What a broker tells its operator is not told here: it fails thousands of times a minute."""
+    import tests.simulation.worlds  # noqa: F401
+
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that a dying broker had not begun
+    gc.freeze()  # the modules are here to stay: the collector need not look at them after each seed
 
 
 def simulate(world: str, seed: int, planted: str | None) -> tuple[list[str], BaseException | None]:
@@ -59,17 +64,25 @@ def simulate(world: str, seed: int, planted: str | None) -> tuple[list[str], Bas
         return WORLDS[world].simulate(seed)
 
 
-def failures(task: tuple[str, range, str | None, bool]) -> list[tuple[int, str]]:
-    """Of these seeds, those that failed and why; only the first unless all are asked for."""
+class Failures(NamedTuple):
+    """Of some seeds, those that failed and why, and what it took to run them."""
+
+    found: list[tuple[int, str]]
+    cpu_s: float
+
+
+def failures(task: tuple[str, range, str | None, bool]) -> Failures:
+    """Stops at the first unless all are asked for."""
     world, seeds, planted, goes_on = task
     found = []
+    started = time.process_time()
     for seed in seeds:
         error = simulate(world, seed, planted)[1]
         if error is not None:
             found.append((seed, f"{type(error).__name__}: {error}"))
             if not goes_on:
                 break
-    return found
+    return Failures(found, time.process_time() - started)
 
 
 def show(world: str, seed: int, planted: str | None) -> int:
@@ -91,9 +104,9 @@ def run(world: str, options: argparse.Namespace) -> int:
     count = WORLDS[world].seeds_in_ci if options.seeds is None else options.seeds
     started = told = time.monotonic()
     done = failed = 0
-    for seeds, found in _results(world, range(options.first, options.first + count), options):
+    for seeds, failed_ones in _results(world, range(options.first, options.first + count), options):
         done += len(seeds)
-        for seed, error in found:
+        for seed, error in failed_ones.found:
             failed += 1
             print(f"{world}: seed {seed} failed: {error}", flush=True)
             if not options.all:
@@ -107,22 +120,26 @@ def run(world: str, options: argparse.Namespace) -> int:
 
 
 def plant_each(world: str, options: argparse.Namespace) -> int:
-    """0 if each bug that can be planted in this world is found; prints which seed finds it."""
+    """0 if each bug that can be planted in this world is found; prints which seed finds it, and how often a second of a
+    processor does.
+    """
     from tests.simulation.worlds import WORLDS
 
     seeds = range(options.first, options.first + options.plant_each)
     tasks = [(world, seeds, planted, options.all) for planted in WORLDS[world].planted]
     missed = 0
     with ProcessPoolExecutor(options.jobs, initializer=prepare) as pool:
-        for (_, _, planted, _), found in zip(tasks, pool.map(failures, tasks), strict=True):
+        for (_, _, planted, _), (found, cpu_s) in zip(tasks, pool.map(failures, tasks), strict=True):
             missed += not found
-            first = ", ".join(str(seed) for seed, _ in found[:3])
-            told = f"{len(found)} of {len(seeds)}: {first}: {found[0][1]}" if found else "not found"
+            told = f"not found in {cpu_s:.0f} s"
+            if found:
+                first = ", ".join(str(seed) for seed, _ in found[:3])
+                told = f"{len(found)} of {len(seeds)}, {len(found) / cpu_s:.2f} a second: {first}: {found[0][1]}"
             print(f"{world}: {planted}: {told}", flush=True)
     return min(missed, 1)
 
 
-def _results(world: str, seeds: range, options: argparse.Namespace) -> Iterator[tuple[range, list[tuple[int, str]]]]:
+def _results(world: str, seeds: range, options: argparse.Namespace) -> Iterator[tuple[range, Failures]]:
     chunks = [seeds[start : start + CHUNK_SEEDS] for start in range(0, len(seeds), CHUNK_SEEDS)]
     tasks = [(world, chunk, options.planted, options.all) for chunk in chunks]
     if options.jobs == 1:

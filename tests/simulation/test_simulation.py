@@ -17,7 +17,7 @@ ENOUGH_SEEDS = {
     "consumer-groups": "400",
     "broker": "150",
     "transactions": "150",
-    "cluster": "60",
+    "cluster": "100",
     "compaction": "60",
     "cluster-storage": "300",
 }

@@ -25,6 +25,9 @@ COORDINATOR_AWAY = frozenset(
         ErrorCode.REQUEST_TIMED_OUT,
     }
 )
+_SOON_S = 0.02
+"""Who pauses so soon after a pause has got nowhere."""
+_LONGER = 16
 FENCED = frozenset({ErrorCode.PRODUCER_FENCED, ErrorCode.INVALID_PRODUCER_EPOCH})
 
 
@@ -37,7 +40,11 @@ class Client:
         self.name = name
         self.random = Random(f"{world.seed} {name}")
         self._connections: dict[Node, Connection] = {}
-        self._connecting = asyncio.Lock()
+        self._pauses = 0
+        """In a row."""
+        self._paused_until = 0.0
+        self._line = asyncio.Lock()
+        self._waiting = 0
 
     async def ask(
         self,
@@ -51,11 +58,9 @@ class Client:
         """Asks the owner of a partition, or anybody. Raises Disconnected; whether the request was carried out nobody
         knows.
         """
-        async with self._connecting:  # in the order in which they were asked
-            node = await self._node(at)
-            connection = self._connections.get(node)
-            if connection is None or connection.broken:
-                connection = self._connections[node] = Connection(node, self.name, self.random, self.world.loss)
+        if self._waiting or not self.world.serving_nodes():
+            await self._wait_in_line()
+        connection = self._connection_to(self._node(at))
         patience_s = self.world.patience_s if timeout_s is None else timeout_s
         return await connection.ask(request, version, response_class, patience_s)
 
@@ -71,8 +76,12 @@ class Client:
                 await self.pause()
 
     async def pause(self) -> None:
-        """Before something is asked again."""
-        await asyncio.sleep(self.random.choice((0.001, 0.01, 0.05)))
+        """Before something is asked again: the longer, the more often in a row."""
+        now = asyncio.get_running_loop().time()
+        self._pauses = self._pauses + 1 if now < self._paused_until + _SOON_S else 0
+        pause_s = self.random.choice((0.001, 0.01, 0.05)) * min(1 << self._pauses, _LONGER)
+        self._paused_until = now + pause_s
+        await asyncio.sleep(pause_s)
 
     async def idle(self) -> None:
         """Thinks, works, or is held up for a while."""
@@ -81,13 +90,27 @@ class Client:
     async def wait_for_work(self) -> None:
         await asyncio.sleep(self.random.choice((0.02, 0.1, 0.3)))
 
+    async def _wait_in_line(self) -> None:
+        """Until a broker serves, and those who came before have asked."""
+        self._waiting += 1
+        try:
+            async with self._line:
+                await self.world.serving()
+        finally:
+            self._waiting -= 1
+
     def hang_up(self) -> None:
         for connection in self._connections.values():
             connection.break_down()
 
-    async def _node(self, at: TopicPartition | None) -> Node:
-        """Whoever owns it as far as somebody knows; whoever serves if nobody does."""
-        await self.world.serving()
+    def _connection_to(self, node: Node) -> Connection:
+        connection = self._connections.get(node)
+        if connection is None or connection.broken:
+            connection = self._connections[node] = Connection(node, self.name, self.random, self.world.loss)
+        return connection
+
+    def _node(self, at: TopicPartition | None) -> Node:
+        """Whoever owns it as far as somebody knows; whoever serves if nobody does. Somebody must serve."""
         serving = self.world.serving_nodes()
         asked = self.random.choice(serving)
         owner = None if at is None else self.world.nodes.get(asked.owner_of(*at))

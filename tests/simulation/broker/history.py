@@ -72,6 +72,8 @@ class BrokerHistory(Transcript):
     generations: dict[tuple[str, int, TopicPartition], str] = field(default_factory=dict)
     holders: dict[tuple[str, TopicPartition], tuple[str, float]] = field(default_factory=dict)
 
+    acknowledgements: int = 0
+
     # -- producing
 
     def sending(self, batch: Sent) -> None:
@@ -86,6 +88,7 @@ class BrokerHistory(Transcript):
         if batch.base_offset >= 0 and batch.base_offset != base_offset:
             raise self.broken(f"{batch.values[0]!r} was acknowledged at {batch.base_offset}, now at {base_offset}")
         batch.base_offset = base_offset
+        self.acknowledgements += 1
 
     def begin(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
+from heapq import heappop, heappush
 from typing import Any
 
 
@@ -74,12 +74,12 @@ class NothingLeft(Exception):
 class _Step:
     """What asyncio calls a handle, without what only debugging and sockets need."""
 
-    __slots__ = ("_arguments", "_call", "_context", "_due", "is_cancelled")
+    __slots__ = ("_due", "arguments", "call", "context", "is_cancelled")
 
     def __init__(self, call: Callable[..., Any], arguments: tuple[Any, ...], context: Context, due: float) -> None:
-        self._call = call
-        self._arguments = arguments
-        self._context = context
+        self.call = call
+        self.arguments = arguments
+        self.context = context
         self._due = due
         self.is_cancelled = False
 
@@ -91,13 +91,6 @@ class _Step:
 
     def when(self) -> float:
         return self._due
-
-    @property
-    def process(self) -> Process | None:
-        return self._context.get(_PROCESS)
-
-    def take(self) -> None:
-        self._context.run(self._call, *self._arguments)
 
 
 class SimulationLoop(asyncio.BaseEventLoop):
@@ -124,50 +117,58 @@ class SimulationLoop(asyncio.BaseEventLoop):
         return step
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        step = _Step(callback, args, copy_context() if context is None else context, self._now + delay)
+        self._timer_count += 1
+        heappush(self._timers, (self._now + delay, self._timer_count, step))
+        return step
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
         step = _Step(callback, args, copy_context() if context is None else context, when)
         self._timer_count += 1
-        heapq.heappush(self._timers, (when, self._timer_count, step))
+        heappush(self._timers, (when, self._timer_count, step))
         return step
 
     def _run_once(self) -> None:
+        """What asyncio calls between two looks at whether to stop."""
         ready, timers = self._next, self._timers
-        if not ready:
-            while timers and timers[0][2].is_cancelled:
-                heapq.heappop(timers)
-            if not timers:
-                raise NothingLeft
-            self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            ready.append(heapq.heappop(timers)[2])
-        for _ in range(len(ready)):
-            step = ready.popleft()
-            if not step.is_cancelled:
-                self._take(step)
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not ready:
+                while timers and timers[0][2].is_cancelled:
+                    heappop(timers)
+                if not timers:
+                    raise NothingLeft
+                self._now = max(self._now, timers[0][0])
+            while timers and timers[0][0] <= self._now:
+                ready.append(heappop(timers)[2])
+            for _ in range(len(ready)):
+                step = ready.popleft()
+                if step.is_cancelled:
+                    continue
+                process = step.context.get(_PROCESS)
+                if process is not None and not self._may_take(process, step):
+                    continue
+                self.steps += 1
+                try:
+                    step.context.run(step.call, *step.arguments)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    self.call_exception_handler({"message": "a callback failed", "exception": error})
 
-    def _take(self, step: _Step) -> None:
-        process = step.process
-        if process is not None:
-            if not process.alive:
-                self._buried.append(step)
-                return
-            if process.is_paused:
-                process.hold(step)
-                return
-            if process.steps_left is not None:
-                process.steps_left -= 1
-                if process.steps_left < 0:
-                    self._used_up(process, step)
-                    return
-        self.steps += 1
-        try:
-            step.take()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.call_exception_handler({"message": "a callback failed", "exception": error})
+    def _may_take(self, process: Process, step: _Step) -> bool:
+        """Else the step was put where it belongs."""
+        if not process.alive:
+            self._buried.append(step)
+            return False
+        if process.is_paused:
+            process.hold(step)
+            return False
+        if process.steps_left is not None:
+            process.steps_left -= 1
+            if process.steps_left < 0:
+                self._used_up(process, step)
+                return False
+        return True
 
     def _used_up(self, process: Process, step: _Step) -> None:
         process.steps_left = None

@@ -25,9 +25,11 @@ from tests.simulation.broker.producers import GroupMember
 if TYPE_CHECKING:
     from tests.simulation.broker.world import World
 
-SESSION_TIMEOUT_MS = 1_500
-REBALANCE_TIMEOUT_MS = 1_000
-_JOIN_TIMEOUT_S = 4.0
+SESSION_TIMEOUT_MS = 600
+REBALANCE_TIMEOUT_MS = 400
+_JOIN_TIMEOUT_S = 2.0
+_HEARTBEATS_S = (0.0, 0.05, 0.2)
+"""How long an answer stands before the coordinator is asked again."""
 _PROTOCOL = "by hand"
 
 
@@ -41,14 +43,30 @@ class Member(Protocol):
     def identity(self) -> GroupMember: ...
 
 
-class ClassicMember(Client):
-    """Eager: gives up everything before it joins again. The leader deals the partitions out."""
+class _Heartbeats(Client):
+    """A client that asks its group's coordinator now and then."""
 
     def __init__(self, world: World, name: str, group: str, topic: str) -> None:
         super().__init__(world, name)
         self.group = group
         self.topic = topic
         self._coordinator = world.place_of(OFFSETS_TOPIC, group)
+        self._next_at = 0.0
+
+    def _is_due(self) -> bool:
+        """Whether to ask now."""
+        now = self.world.clock.monotonic()
+        if now < self._next_at:
+            return False
+        self._next_at = now + self.random.choice(_HEARTBEATS_S)
+        return True
+
+
+class ClassicMember(_Heartbeats):
+    """Eager: gives up everything before it joins again. The leader deals the partitions out."""
+
+    def __init__(self, world: World, name: str, group: str, topic: str) -> None:
+        super().__init__(world, name, group, topic)
         self.member_id = ""
         self.generation = -1
         self.assignment: set[int] = set()
@@ -59,7 +77,7 @@ class ClassicMember(Client):
 
     async def poll(self) -> set[int]:
         try:
-            if self.generation < 0 or await self._must_join():
+            if self.generation < 0 or (self._is_due() and await self._must_join()):
                 await self._join()
         except Disconnected:
             await self.pause()
@@ -120,14 +138,11 @@ class ClassicMember(Client):
         )
 
 
-class ConsumerMember(Client):
+class ConsumerMember(_Heartbeats):
     """Of KIP-848: the coordinator says what to read, and hears what was given up."""
 
     def __init__(self, world: World, name: str, group: str, topic: str) -> None:
-        super().__init__(world, name)
-        self.group = group
-        self.topic = topic
-        self._coordinator = world.place_of(OFFSETS_TOPIC, group)
+        super().__init__(world, name, group, topic)
         self.member_id = name
         self.epoch = 0
         self.assignment: set[int] = set()
@@ -141,6 +156,8 @@ class ConsumerMember(Client):
     async def poll(self) -> set[int]:
         topic_id = self.world.topic_ids[self.topic]
         full = self._must_tell_all or self.epoch == 0
+        if not (full or self._is_due()):
+            return self.assignment
         sent_at = self.world.clock.monotonic()
         request = ConsumerGroupHeartbeatRequest(
             self.group,
@@ -173,6 +190,7 @@ class ConsumerMember(Client):
         if answer.assignment is not None:
             assigned = {index for topic in answer.assignment.topic_partitions for index in topic.partitions}
         if assigned != self.assignment:
+            self._next_at = 0.0  # the coordinator waits to hear what was given up
             self.history.note(f"{self.name} reads {sorted(assigned)} at epoch {self.epoch}")
         self._hold(assigned, sent_at)
 

@@ -69,11 +69,11 @@ class Connection:
         self._asked.append(asked)
         self._sent_at = self._later(self._sent_at, key)
         self._loop.call_at(self._sent_at, self._arrive, asked, key, version, body, context=NOBODY)
+        patience = self._loop.call_later(timeout_s, self._hang_up_on, asked)
         try:
-            answer = await asyncio.wait_for(asked.answer, timeout_s)
-        except TimeoutError:
-            self.break_down()
-            raise Disconnected from None
+            answer = await asked.answer
+        finally:
+            patience.cancel()
         flexible = API_VERSIONS[key].is_flexible(version)
         return decode(response_class, version, memoryview(answer)[9 if flexible else 8 :])
 
@@ -88,6 +88,12 @@ class Connection:
             if not asked.answer.done():
                 asked.answer.set_exception(Disconnected())
                 asked.answer.exception()  # whoever asked may have gone
+
+    def _hang_up_on(self, asked: _Asked) -> None:
+        """The client waits no longer. It may have been answered already."""
+        self.break_down()
+        if not asked.answer.done():
+            asked.answer.set_exception(Disconnected())
 
     def hang_up(self, reason: str) -> None:
         """For the broker."""
@@ -115,9 +121,12 @@ class Connection:
         return key == ApiKey.PRODUCE and self._random.random() < 0.5
 
     def _later(self, previous: float, key: int = -1) -> float:
-        lingers = self._random.random() < self.node.world.lingering.get(key, 0.0)
-        delay_s = self._random.choice(_LINGERING_S if lingers else _DELAYS_S)
-        return max(previous + _NEXT_S, self._loop.time() + delay_s)
+        random = self._random.random
+        delays_s = _DELAYS_S
+        if random() < self.node.world.lingering.get(key, 0.0):
+            delays_s = _LINGERING_S
+            self.node.world.lingers(key)
+        return max(previous + _NEXT_S, self._loop.time() + delays_s[int(random() * len(delays_s))])
 
     def _arrive(self, asked: _Asked, key: int, version: int, body: memoryview) -> None:
         if not self.broken:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from tests.simulation.broker.world import World
 
 
+_CHANGES_ITS_MIND = 0.2
+"""How often a program aborts a transaction to which it has added its offsets."""
+
+
 class Consuming(Client):
     """A member of a group and its positions: from the committed offset on, and none after the assignment changed."""
 
@@ -50,7 +54,8 @@ class Consuming(Client):
                 return None
             self._positions[index] = max(found[index], 0)
         position = self._positions[index]
-        records = await fetch(self, (self.topic, index), position, READ_COMMITTED, max_bytes=400)
+        wait_ms = self.random.choice((0, 100, 300))
+        records = await fetch(self, (self.topic, index), position, READ_COMMITTED, max_bytes=400, wait_ms=wait_ms)
         if records is None or records.next_offset == position:
             return None
         return index, records.values, records.next_offset
@@ -130,8 +135,8 @@ class _Instance:
             history.committing(processor.group, index, next_offset)
             identity = self.consuming.member.identity
             await self.transactions.send_offsets(identity, processor.source, {index: next_offset})
-            if processor.random.random() < self.processor.world.death_rate:
-                raise MustAbort  # the program itself has changed its mind
+            if processor.random.random() < _CHANGES_ITS_MIND:
+                raise MustAbort
         except MustAbort:
             history.note(f"{attempt.name} must abort")
             await self.transactions.end(commit=False)
@@ -139,8 +144,9 @@ class _Instance:
             return
         await self.transactions.end(commit=True)
         self.consuming.committed(index, next_offset)
-        if processor.random.random() < 0.2:
-            self.consuming.forget_positions()  # whoever asks now must not be given the offset before
+        if processor.random.random() < 0.5:  # whoever asks now must not be given the offset before
+            self.consuming.forget_positions()
+            await stable_offsets(self.consuming, processor.group, processor.source, [index])
 
     async def haunt(self) -> None:
         """Goes on for a while beside its successor."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
@@ -109,15 +110,18 @@ class _PartitionWriter(Client):
     async def _deliver(self, batches: list[tuple[Sent, bytes]]) -> None:
         """To one broker as long as anything is on its way: what was sent to the owner before comes before."""
         waiting = deque(batches)
+        most = MAX_IN_FLIGHT
         in_flight: deque[tuple[Sent, bytes, asyncio.Task[ErrorCode]]] = deque()
         while waiting or in_flight:
             if not in_flight:
-                self._owner = await super()._node(self.partition)
-            while waiting and len(in_flight) < MAX_IN_FLIGHT:
+                await self.world.serving()
+                self._owner = super()._node(self.partition)
+            while waiting and len(in_flight) < most:
                 batch, payload = waiting.popleft()
                 in_flight.append((batch, payload, asyncio.create_task(self._send(batch, payload))))
             if await in_flight[0][2] is ErrorCode.NONE:
                 in_flight.popleft()
+                most = MAX_IN_FLIGHT
                 continue
             failed = []
             for number, (batch, payload, task) in enumerate(in_flight):
@@ -130,10 +134,11 @@ class _PartitionWriter(Client):
                 failed.append((batch, payload))
             in_flight.clear()
             waiting.extendleft(reversed(failed))
+            most = self.random.choice((1, MAX_IN_FLIGHT))
             await self.pause()
 
-    async def _node(self, at: TopicPartition | None) -> Node:
-        return self._owner if self._owner.serving else await super()._node(at)
+    def _node(self, at: TopicPartition | None) -> Node:
+        return self._owner if self._owner.serving else super()._node(at)
 
     async def _send(self, batch: Sent, payload: bytes) -> ErrorCode:
         return await produce(self, batch, payload, None, 9)
@@ -358,12 +363,18 @@ class TransactionalProducer(Client):
                 await client.initialise()
                 while left > 0:
                     left -= 1
-                    if self.random.random() < 0.1:
+                    if self.random.random() < self.world.zombies:
                         self.world.haunt(self._zombie(client))
                         break
                     await self._transaction(client)
             except Fenced:
                 self.history.note(f"{client.name} is fenced")
+        await self._tidy_up()
+
+    async def _tidy_up(self) -> None:
+        """Started once more: what was left open is aborted without waiting for its time to be over."""
+        with suppress(Fenced):
+            await self._new_instance().initialise()
 
     def _new_instance(self) -> TransactionalClient:
         self.instances += 1

@@ -104,9 +104,12 @@ class Reader(Client):
         self.control_offsets: list[int] = []
 
     async def run(self) -> None:
+        idle = 0
         while True:
+            position = self.position
             await self.read_once()
-            await asyncio.sleep(self.random.choice((0.05, 0.2, 0.5)))
+            idle = min(idle + 1, 4) if self.position == position else 0
+            await asyncio.sleep(self.random.choice((0.05, 0.2, 0.5)) * (1 + idle))
 
     async def read_once(self) -> Records | None:
         max_bytes = self.random.choice((1, 300, 10_000))

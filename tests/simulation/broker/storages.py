@@ -30,7 +30,7 @@ from tests.unit.storage.cluster.cluster_bench import SMALL
 if TYPE_CHECKING:
     from tests.simulation.broker.node import Node
 
-_CONFIG = replace(SMALL, wal_flush_interval_ms=20, retry_delay_ms=20, storage_upkeep_interval_ms=300)
+_CONFIG = replace(SMALL, wal_flush_interval_ms=20, retry_delay_ms=20, storage_upkeep_interval_ms=1000)
 _RETRIES = RetryPolicy(attempts=3, timeout_s=2.0)
 _LATENCIES_S = (0.0, 0.001, 0.01, 0.03)
 _LATE_S = (0.05, 0.5, 4.0)
@@ -77,15 +77,14 @@ class IdealStorage:
 class SharedStorage:
     """Implements NodeStorage by the real storage of a cluster over an object store that fails as those do."""
 
-    def __init__(self, node: Node, objects: Objects, sickness: float) -> None:
+    def __init__(self, node: Node, objects: Objects, sickness: float, on_flush: Callable[[], None]) -> None:
+        """`on_flush` is told when a flush is in the store, not yet committed."""
         self.sickness = sickness
         self._node = node
         self._random = node.random
-        self._driver = _SlowDriver(node.random, objects, self._written)
+        self._driver = _SlowDriver(node.random, objects, on_flush)
         self._driver.fault = self._fault
         self._logs: ClusterStorage | None = None
-        self.pauses_in_a_write = False
-        """The process stands still soon after a flush is in the store: before it is committed, or a little later."""
 
     async def open(self, base: Foundation) -> Logs:
         self._logs = await ClusterStorage.open(
@@ -106,12 +105,6 @@ class SharedStorage:
     def crash(self) -> None:
         """What it has sent to the store is carried out, maybe a while later."""
 
-    def _written(self) -> None:
-        if self.pauses_in_a_write:
-            self.pauses_in_a_write = False
-            self._node.process.pauses = True
-            self._node.process.steps_left = self._random.randint(0, 8)
-
     def _fault(self, operation: str, name: str) -> str | None:
         if self._random.random() >= self.sickness:
             return None
@@ -129,7 +122,7 @@ class _SlowDriver(FailingDriver):
         self._on_flush = on_flush
 
     async def _attempt(self, operation: str, name: str, act: Callable[[], object]) -> object:
-        await asyncio.sleep(self._random.choice(_LATENCIES_S))
+        self.latency_s = self._random.choice(_LATENCIES_S)
         result = await super()._attempt(operation, name, act)
         if operation == "put" and name.endswith(".flush"):
             self._on_flush()

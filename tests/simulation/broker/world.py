@@ -29,21 +29,22 @@ from tests.simulation.broker.readers import (
     high_watermark,
     stable_offsets,
 )
+from tests.simulation.broker.scope import Scope, draw
 from tests.simulation.broker.storages import IdealStorage, NodeStorage
 from tests.simulation.transcript import Violation
 from tests.support.fake_log_storage import Disk
 from tests.support.virtual_time import LoopClock
 
-GIVE_UP_S = 120.0
+GIVE_UP_S = 40.0
 """Virtual seconds after which who did not get on is stuck, although all is well."""
 SOURCE, TARGET = "in", "out"
 CONFIG = BrokerConfig(
     {
-        "group.min.session.timeout.ms": "1000",
-        "group.consumer.min.session.timeout.ms": "1000",
-        "group.consumer.session.timeout.ms": "1500",
-        "group.consumer.min.heartbeat.interval.ms": "100",
-        "group.consumer.heartbeat.interval.ms": "300",
+        "group.min.session.timeout.ms": "300",
+        "group.consumer.min.session.timeout.ms": "300",
+        "group.consumer.session.timeout.ms": "600",
+        "group.consumer.min.heartbeat.interval.ms": "50",
+        "group.consumer.heartbeat.interval.ms": "150",
         "group.initial.rebalance.delay.ms": "20",
     }
 )
@@ -57,10 +58,13 @@ class World:
     session_ttl_s = 3.0
     patience_s = 0.6
     """How long clients wait for an answer."""
-    most_troubles = 15
+    calm_s: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)
+    """Between one trouble and the next."""
+    zombies = 0.2
+    """How often a program that writes in transactions is taken for dead in the middle of one."""
     gives_up = 0.2
     """How often the delivery time-out of a batch in a transaction ends with an answer that never came."""
-    lingering: Mapping[int, float] = {ApiKey.PRODUCE: 0.03, ApiKey.WRITE_TXN_MARKERS: 0.1}
+    lingering: Mapping[int, float] = {ApiKey.PRODUCE: 0.03, ApiKey.WRITE_TXN_MARKERS: 0.3}
     """How often a batch comes late, maybe after its client has given it up, and a marker, maybe after its coordinator
     has a successor that has sent its own.
     """
@@ -76,29 +80,31 @@ class World:
         self.disk = Disk()
         self.errors: list[BaseException] = []
         self._served: asyncio.Future[None] | None = None
+        self.scope = self._scope()
         self.sickness = random.choice((0.0, 0.05, 0.2))
         self.metadata_sickness = random.choice((0.0, 0.1))
         self.loss = random.choice((0.0, 0.02, 0.1))
         self.death_rate = random.choice((0.0, 0.05, 0.2))
         self.idle_times_s = random.choice(((0.0, 0.002), (0.0, 0.005, 0.05), (0.01, 0.1, 0.7, 2.0)))
-        self.transaction_timeouts_ms = random.choice(((60_000,), (400, 5_000), (200,)))
-        self.broker_count = random.choice((1, 2))
-        self.partition_counts = {
-            SOURCE: random.choice((1, 2)),
-            TARGET: random.choice((1, 2)),
-            OFFSETS_TOPIC: random.choice((1, 2)),
-            TRANSACTION_TOPIC: random.choice((1, 2)),
-        }
+        self.transaction_timeouts_ms = random.choice(((20_000,), (400, 5_000), (200,)))
+        self.broker_count = random.choice((1, 2, 2))
+        topics = (SOURCE, TARGET, OFFSETS_TOPIC, TRANSACTION_TOPIC)
+        self.partition_counts = {name: random.choice(self.scope.partitions) for name in topics}
         self.topic_ids = {name: TopicId(name.encode().ljust(16, b" ")[:16]) for name in self.partition_counts}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._zombies: list[asyncio.Task[Any]] = []
+        self.is_well = False
+        """There is no more trouble."""
         self.nodes: dict[int, Node] = {}
         self._dead: list[Node] = []
         """See SimulationLoop of processes that died."""
-        self.processor_count = random.choice((0, 1, 2, 3))
-        self.plain_count = random.choice((0, 0, 1, 2))
+        self.processor_count = random.choice(self.scope.processors)
+        self.plain_count = random.choice(self.scope.plain)
         self.processors_classic = random.random() < 0.5
         self.plain_classic = random.random() < 0.5
+
+    def _scope(self) -> Scope:
+        return draw(self.random)
 
     # -- what a broker finds
 
@@ -175,6 +181,9 @@ class World:
         task.add_done_callback(self._ended)
         return task
 
+    def lingers(self, key: int) -> None:
+        """A request of that kind will be on its way for long."""
+
     def haunt(self, work: Coroutine[Any, Any, Any]) -> None:
         """A zombie: nobody waits for it but the end of the run."""
         self._zombies.append(self.start(work))
@@ -205,11 +214,11 @@ class World:
         random = self.random
         sources, targets = self.partitions_of(SOURCE), self.partitions_of(TARGET)
         clients: list[IdempotentProducer | TransactionalProducer] = [
-            IdempotentProducer(self, "alice", sources, random.randint(2, 5))
+            IdempotentProducer(self, "alice", sources, random.choice(self.scope.batches))
         ]
-        for number in range(random.choice((0, 1, 1, 2))):
+        for number in range(random.choice(self.scope.transactional)):
             partitions = random.choice((sources, targets, sources + targets))
-            count = random.choice((2, 3, 4))
+            count = random.choice(self.scope.transactions)
             clients.append(
                 TransactionalProducer(self, f"tx-{number}", partitions, count, bumping=random.random() < 0.5)
             )
@@ -230,13 +239,18 @@ class World:
             processor = Processor(
                 self, f"proc-{number}", "processing", topics, classic=self.processors_classic, bumping=bumping
             )
-            self.start(processor.run())
+            self.start(self._join_in(processor))
         for number in range(self.plain_count):
             consumer = PlainConsumer(self, f"plain-{number}", "plain", SOURCE, classic=self.plain_classic)
-            self.start(consumer.run())
+            self.start(self._join_in(consumer))
         for partition in self.partitions_of(SOURCE) + self.partitions_of(TARGET):
             isolation = self.random.choice((READ_UNCOMMITTED, READ_COMMITTED))
             self.start(Reader(self, f"reader {partition}", partition, isolation).run())
+
+    async def _join_in(self, member: Processor | PlainConsumer) -> None:
+        """Maybe when others have all the partitions already."""
+        await asyncio.sleep(self.random.choice((0.0, 0.05, 0.2)))
+        await member.run()
 
     async def _read_by(self, group: str) -> None:
         """Returns when the group has committed the end of the source."""
@@ -281,19 +295,27 @@ class World:
 
     async def _trouble(self, working: asyncio.Future[Any]) -> None:
         """For as long as there is work, but not for ever."""
-        for _ in range(self.random.randint(3, self.most_troubles)):
-            await asyncio.sleep(self.random.choice((0.01, 0.03, 0.1, 0.3)))
+        if self.random.random() < 0.8:  # else the brokers start in the midst of it
+            await self._first_acknowledgement(working)
+        for _ in range(self.random.randint(*self.scope.troubles)):
+            await asyncio.sleep(self.random.choice(self.calm_s))
             if working.done():
                 break
             troubles = self._troubles()
             self.random.choices(list(troubles), weights=troubles.values())[0]()
         self.history.note("all is well from now on")
+        self.is_well = True
         self._set_sickness(0.0, 0.0)
         self.loss = 0.0
         self.death_rate = 0.0
         self.idle_times_s = (0.0, 0.01)
         for node in self.nodes.values():
             node.process.steps_left = None
+
+    async def _first_acknowledgement(self, working: asyncio.Future[Any]) -> None:
+        """Returns when something has got through, or nothing more will."""
+        while not (working.done() or self.history.acknowledgements):
+            await asyncio.wait([working], timeout=0.02)
 
     def _troubles(self) -> dict[Callable[[], None], int]:
         """What may befall, and how often."""
@@ -398,22 +420,30 @@ class TransactionsWorld(World):
     """
 
     lingering: Mapping[int, float] = {ApiKey.PRODUCE: 0.1, ApiKey.WRITE_TXN_MARKERS: 0.5}
-    gives_up = 0.5
-    most_troubles = 40
+    zombies = 0.1
 
     def __init__(self, seed: int, loop: SimulationLoop) -> None:
         super().__init__(seed, loop)
         self.broker_count = 2
         self.processor_count = self.plain_count = 0
-        self.partition_counts.update({SOURCE: 1, TARGET: 1})
         self.idle_times_s = (0.0, 0.02, 0.3)
+        self.gives_up = self.random.choice((0.1, 0.6))
+
+    def _scope(self) -> Scope:
+        return Scope(partitions=(1,), transactions=(3, 4, 5), troubles=(5, 25))
 
     def _working_clients(self) -> list[IdempotentProducer | TransactionalProducer]:
-        partitions = self.partitions_of(SOURCE) + self.partitions_of(TARGET)
-        return [TransactionalProducer(self, f"tx-{number}", partitions, 5, bumping=False) for number in range(2)]
+        sources, targets = self.partitions_of(SOURCE), self.partitions_of(TARGET)
+        partitions = self.random.choice((sources, sources + targets))
+        count = self.random.choice(self.scope.transactions)
+        return [TransactionalProducer(self, f"tx-{number}", partitions, count, bumping=False) for number in range(2)]
 
     def _troubles(self) -> dict[Callable[[], None], int]:
-        return super()._troubles() | {self._move_coordinator: 8}
+        return super()._troubles() | {self._crash: 2, self._move: 2, self._checkpoint: 1, self._move_coordinator: 10}
+
+    def lingers(self, key: int) -> None:
+        if key == ApiKey.WRITE_TXN_MARKERS and not self.is_well:
+            self._move_coordinator()  # to whoever sends markers of its own before that one comes
 
     def _move_coordinator(self) -> None:
         self._move_one_of(TRANSACTION_TOPIC)

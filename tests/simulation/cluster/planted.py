@@ -8,6 +8,9 @@ from typing import Any
 from unittest.mock import patch
 
 from bytemq.metadata.standing import Standing
+from bytemq.metadata.store import Compare
+from bytemq.storage.objects.session_log import SessionTail
+from bytemq.storage.objects.session_tail import SessionTailKeeper
 from tests.simulation.cluster_storage.planted import commit_before_the_object_is_written
 from tests.simulation.log.planted import watermark_early
 
@@ -19,8 +22,20 @@ def lease_not_looked_at() -> AbstractContextManager[Any]:
     return patch.object(Standing, "holds", lambda self: True)
 
 
+def fencing_removed() -> AbstractContextManager[Any]:
+    """Commits do not compare the session: who was taken for dead in the middle of a write goes on with it."""
+    publish = SessionTailKeeper._publish
+
+    async def unfenced(self: SessionTailKeeper, tail: SessionTail) -> None:
+        self._fence = Compare(self._key, self._revision)
+        await publish(self, tail)
+
+    return patch.object(SessionTailKeeper, "_publish", unfenced)
+
+
 PLANTED: tuple[Planted, ...] = (
     lease_not_looked_at,
+    fencing_removed,
     commit_before_the_object_is_written,
     watermark_early,
 )

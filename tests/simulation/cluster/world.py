@@ -9,6 +9,7 @@ the store, the metadata, or both, while the others have them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from tests.simulation.broker.loop import NOBODY, Process, SimulationLoop
 from tests.simulation.broker.node import Node
@@ -22,16 +23,18 @@ _CUTS_S = (0.1, 0.7, 2.0)
 class ClusterWorld(World):
     has_controllers = True
     session_ttl_s = 1.0
+    calm_s = (0.02, 0.1, 0.3, 0.6)
 
     def __init__(self, seed: int, loop: SimulationLoop) -> None:
         super().__init__(seed, loop)
         self.broker_count = self.random.choice((2, 3))
         self.patience_s = self.random.choice((0.6, 5.0))
         self.objects: Objects = {}
+        self._pauses_in_a_write = False
         loop.paused = self._stands_still
 
     def storage_of(self, node: Node) -> NodeStorage:
-        return SharedStorage(node, self.objects, self.sickness)
+        return SharedStorage(node, self.objects, self.sickness, partial(self.flush_written, node))
 
     def plan(self) -> None:
         """The brokers do it themselves."""
@@ -40,16 +43,21 @@ class ClusterWorld(World):
         """Its lease does, unless it was renewed."""
 
     def _troubles(self) -> dict[Callable[[], None], int]:
-        return super()._troubles() | {self._pause: 2, self._pause_in_a_write: 4, self._cut_off: 2}
+        return super()._troubles() | {self._crash: 2, self._pause: 2, self._pause_in_a_write: 10, self._cut_off: 2}
 
     def _pause(self) -> None:
         """At one of the next steps."""
         self._in_some_steps(pauses=True)
 
     def _pause_in_a_write(self) -> None:
-        storage = self.random.choice(list(self.nodes.values())).storage
-        assert isinstance(storage, SharedStorage)
-        storage.pauses_in_a_write = True
+        """Whoever writes next stands still when a flush is in the store: before it is committed, or a little later."""
+        self._pauses_in_a_write = True
+
+    def flush_written(self, node: Node) -> None:
+        if self._pauses_in_a_write and not self.is_well:
+            self._pauses_in_a_write = False
+            node.process.pauses = True
+            node.process.steps_left = self.random.randint(0, 6)
 
     def _stands_still(self, process: Process) -> None:
         pause_s = self.random.choice(_PAUSES_S)
