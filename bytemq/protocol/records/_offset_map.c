@@ -112,23 +112,35 @@ static int check_all(Cursor cursor, int64_t count, int64_t last_delta)
     return cursor.at == cursor.end ? OK : TRAILING_BYTES;
 }
 
+/* 0 when there is no room for another key. */
+static int put_key(OffsetMap *map, const Slice *key, int64_t offset)
+{
+    Entry wanted = hash_of(key, map->secret);
+    Entry *entry = find_entry(map, &wanted);
+    if (entry->next_offset == 0) {
+        if (map->used == map->limit)
+            return 0;
+        map->used++;
+        *entry = wanted;
+    }
+    if (entry->next_offset <= offset)
+        entry->next_offset = offset + 1;
+    return 1;
+}
+
+static int is_newest(OffsetMap *map, const Slice *key, int64_t offset)
+{
+    Entry wanted = hash_of(key, map->secret);
+    return offset + 1 >= find_entry(map, &wanted)->next_offset;
+}
+
 static int put_all(OffsetMap *map, Cursor cursor, int64_t count, int64_t base_offset)
 {
     RecordView view;
     for (int64_t i = 0; i < count; i++) {
         read_record(&cursor, &view); /* checked before */
-        if (view.key.length < 0)
-            continue;
-        Entry wanted = hash_of(&view.key, map->secret);
-        Entry *entry = find_entry(map, &wanted);
-        if (entry->next_offset == 0) {
-            if (map->used == map->limit)
-                return 0;
-            map->used++;
-            *entry = wanted;
-        }
-        if (entry->next_offset <= base_offset + view.offset_delta)
-            entry->next_offset = base_offset + view.offset_delta + 1;
+        if (view.key.length >= 0 && !put_key(map, &view.key, base_offset + view.offset_delta))
+            return 0;
     }
     return 1;
 }
@@ -225,8 +237,7 @@ static void mark(OffsetMap *map, Cursor cursor, int64_t count, int64_t base_offs
         if (map != NULL) {
             if (view.key.length < 0 || (view.value.length < 0 && drop_tombstones))
                 continue;
-            Entry wanted = hash_of(&view.key, map->secret);
-            if (base_offset + view.offset_delta + 1 < find_entry(map, &wanted)->next_offset)
+            if (!is_newest(map, &view.key, base_offset + view.offset_delta))
                 continue;
         }
         int64_t timestamp_delta = shifted_by(view.timestamp_delta, shift->timestamp);
@@ -312,6 +323,118 @@ static PyObject *shift_records(PyObject *module, PyObject *arguments)
     return result;
 }
 
+/* Keys of records that are columns, in Arrow's layout. */
+typedef struct {
+    Py_buffer validity, ends, data, offsets;
+    int64_t first, stop; /* rows */
+} KeyColumn;
+
+static void release_column(KeyColumn *column)
+{
+    PyBuffer_Release(&column->validity);
+    PyBuffer_Release(&column->ends);
+    PyBuffer_Release(&column->data);
+    PyBuffer_Release(&column->offsets);
+}
+
+static int64_t end_of_key(const KeyColumn *column, int64_t number)
+{
+    int32_t end;
+    memcpy(&end, (const uint8_t *)column->ends.buf + 4 * number, sizeof end);
+    return end;
+}
+
+/* Nothing that the buffers claim is believed before it was compared with their lengths. */
+static int is_sound(const KeyColumn *column)
+{
+    int64_t stop = column->stop;
+    if (column->first < 0 || stop < column->first || column->ends.len / 4 <= stop || column->offsets.len / 8 < stop)
+        return 0;
+    if (column->validity.buf != NULL && column->validity.len < (stop + 7) / 8)
+        return 0;
+    int64_t end = end_of_key(column, column->first);
+    if (end < 0)
+        return 0;
+    for (int64_t row = column->first; row < stop; row++) {
+        int64_t start = end;
+        end = end_of_key(column, row + 1);
+        if (end < start)
+            return 0;
+    }
+    return end <= column->data.len;
+}
+
+static int take_column(PyObject *arguments, KeyColumn *column)
+{
+    long long first, stop;
+    memset(column, 0, sizeof *column);
+    if (!PyArg_ParseTuple(arguments, "z*y*y*y*LL", &column->validity, &column->ends, &column->data, &column->offsets, &first,
+                          &stop))
+        return 0;
+    column->first = first;
+    column->stop = stop;
+    if (is_sound(column))
+        return 1;
+    release_column(column);
+    PyErr_SetString(PyExc_ValueError, "the buffers of a column of keys contradict each other");
+    return 0;
+}
+
+static Slice key_of(const KeyColumn *column, int64_t row)
+{
+    const uint8_t *validity = column->validity.buf;
+    int64_t start = end_of_key(column, row);
+    Slice key = {(const uint8_t *)column->data.buf + start, end_of_key(column, row + 1) - start};
+    if (validity != NULL && !(validity[row / 8] & (1 << (row % 8))))
+        key.length = -1;
+    return key;
+}
+
+static int64_t offset_of(const KeyColumn *column, int64_t row)
+{
+    int64_t offset;
+    memcpy(&offset, (const uint8_t *)column->offsets.buf + 8 * row, sizeof offset);
+    return offset;
+}
+
+static PyObject *map_put_keys(PyObject *self, PyObject *arguments)
+{
+    OffsetMap *map = (OffsetMap *)self;
+    KeyColumn column;
+    if (!take_column(arguments, &column))
+        return NULL;
+    int64_t row = column.first;
+    for (; row < column.stop; row++) {
+        Slice key = key_of(&column, row);
+        if (key.length >= 0 && !put_key(map, &key, offset_of(&column, row)))
+            break;
+    }
+    release_column(&column);
+    return PyLong_FromLongLong(row);
+}
+
+static PyObject *map_newest(PyObject *self, PyObject *arguments)
+{
+    OffsetMap *map = (OffsetMap *)self;
+    KeyColumn column;
+    if (!take_column(arguments, &column))
+        return NULL;
+    Py_ssize_t bytes = (Py_ssize_t)((column.stop - column.first + 7) / 8);
+    PyObject *result = PyBytes_FromStringAndSize(NULL, bytes);
+    if (result != NULL) {
+        uint8_t *bits = (uint8_t *)PyBytes_AsString(result);
+        memset(bits, 0, (size_t)bytes);
+        for (int64_t row = column.first; row < column.stop; row++) {
+            Slice key = key_of(&column, row);
+            int64_t bit = row - column.first;
+            if (key.length >= 0 && is_newest(map, &key, offset_of(&column, row)))
+                bits[bit / 8] |= (uint8_t)(1 << (bit % 8));
+        }
+    }
+    release_column(&column);
+    return result;
+}
+
 static PyObject *map_new(PyTypeObject *type, PyObject *arguments, PyObject *keywords)
 {
     long long memory_bytes;
@@ -360,6 +483,10 @@ static PyMethodDef map_methods[] = {
     {"put", map_put, METH_VARARGS, "put(records, count, base_offset, last_delta): see offset_map_pure"},
     {"select", map_select, METH_VARARGS,
      "select(records, count, base_offset, last_delta, drop_tombstones, shift): see offset_map_pure"},
+    {"put_keys", map_put_keys, METH_VARARGS,
+     "put_keys(validity, key_ends, key_data, offsets, first, stop): see offset_map_pure"},
+    {"newest", map_newest, METH_VARARGS,
+     "newest(validity, key_ends, key_data, offsets, first, stop): see offset_map_pure"},
     {NULL, NULL, 0, NULL},
 };
 

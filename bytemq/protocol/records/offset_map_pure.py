@@ -1,13 +1,15 @@
 """The newest offset of each key within fixed memory, in Python: the twin of _offset_map.c where that was not compiled.
 
-Owns what compaction asks of the records of a batch (decompressed): which keys they have, which of them stay. Kafka's
-SkimpyOffsetMap and the filter of its cleaner. A key is known by 128 bits of a hash under a secret, so that nobody who
-writes keys can make two that are taken for one.
+Owns what compaction asks of the records of a batch (decompressed), or of a table: which keys they have, which of them
+stay. Kafka's SkimpyOffsetMap and the filter of its cleaner. A key is known by 128 bits of a hash under a secret, so
+that nobody who writes keys can make two that are taken for one.
 """
 
 from __future__ import annotations
 
+import struct
 from hashlib import blake2b
+from itertools import pairwise
 
 from bytemq.protocol.records.builder import write_varint
 from bytemq.protocol.records.walk_codes import BAD_OFFSET_DELTA, OK, TRAILING_BYTES
@@ -17,12 +19,15 @@ Selected = tuple[int, int, int, int, bytes | None]
 """Code, how many records stay, how many of those are tombstones, the greatest timestamp delta of those, and their
 bytes: None when all stay as they are. With a code other than OK nothing else means anything."""
 
+_CONTRADICTION = "the buffers of a column of keys contradict each other"
 ENTRY_BYTES = 160
 """What an entry of a dict costs, roughly."""
 
 
 class OffsetMap:
-    """Filled with `put`, then asked with `select`. All records of a batch are checked before anything is done."""
+    """Filled with `put`, then asked with `select`: all records of a batch are checked before anything is done. For
+    records that are columns there are `put_keys` and `newest`.
+    """
 
     def __init__(self, memory_bytes: int, load_factor: float, secret: bytes) -> None:
         """`load_factor`: how much of the memory may be filled. `secret`: 16 random bytes."""
@@ -65,6 +70,31 @@ class OffsetMap:
         keeps = [self._keeps(record, base_offset, drop_tombstones) for record in parsed]
         return _kept(records, parsed, keeps, shift, 0)
 
+    def put_keys(
+        self, validity: Buffer | None, key_ends: Buffer, key_data: Buffer, offsets: Buffer, first: int, stop: int
+    ) -> int:
+        """As `put`, of the rows [first, stop) of keys that are a column in Arrow's layout: the row before which the
+        room ended, or `stop`. Raises ValueError for buffers that contradict each other.
+        """
+        for row, key, offset in _rows(validity, key_ends, key_data, offsets, first, stop):
+            if key is None:
+                continue
+            digest = self._digest(key)
+            if digest not in self._offsets and len(self._offsets) == self._limit:
+                return row
+            self._offsets[digest] = max(self._offsets.get(digest, -1), offset)
+        return stop
+
+    def newest(
+        self, validity: Buffer | None, key_ends: Buffer, key_data: Buffer, offsets: Buffer, first: int, stop: int
+    ) -> bytes:
+        """A bitmap of these rows: set for those that have a key and are not older than the newest of it."""
+        bits = bytearray((stop - first + 7) // 8 if stop > first else 0)
+        for row, key, offset in _rows(validity, key_ends, key_data, offsets, first, stop):
+            if key is not None and offset >= self._offsets.get(self._digest(key), -1):
+                bits[(row - first) >> 3] |= 1 << (row - first & 7)
+        return bytes(bits)
+
     def _keeps(self, record: Parsed, base_offset: int, drop_tombstones: bool) -> bool:
         _, offset_delta, key, value, _ = record
         if key is None or (value is None and drop_tombstones):
@@ -73,6 +103,27 @@ class OffsetMap:
 
     def _digest(self, key: bytes) -> bytes:
         return blake2b(key, digest_size=16, key=self._secret).digest()
+
+
+def _rows(
+    validity: Buffer | None, key_ends: Buffer, key_data: Buffer, offsets: Buffer, first: int, stop: int
+) -> list[tuple[int, bytes | None, int]]:
+    """(row, key, offset), checked."""
+    ends, at = memoryview(key_ends).cast("B"), memoryview(offsets).cast("B")
+    data, bits = memoryview(key_data).cast("B"), None if validity is None else memoryview(validity).cast("B")
+    is_sound = 0 <= first <= stop < len(ends) // 4 and stop <= len(at) // 8
+    if not is_sound or (bits is not None and len(bits) < (stop + 7) // 8):
+        raise ValueError(_CONTRADICTION)
+    count = stop - first
+    borders = struct.unpack_from(f"={count + 1}i", ends, 4 * first)
+    if borders[0] < 0 or borders[-1] > len(data) or any(start > end for start, end in pairwise(borders)):
+        raise ValueError(_CONTRADICTION)
+    found: list[tuple[int, bytes | None, int]] = []
+    numbers = struct.unpack_from(f"={count}q", at, 8 * first)
+    for row, (start, end), offset in zip(range(first, stop), pairwise(borders), numbers, strict=True):
+        is_null = bits is not None and not bits[row >> 3] >> (row & 7) & 1
+        found.append((row, None if is_null else bytes(data[start:end]), offset))
+    return found
 
 
 def shift(records: Buffer, count: int, timestamps: int, offsets: int) -> Selected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from types import ModuleType
 
 import pytest
@@ -103,6 +104,80 @@ def test_offset_map__without_room_or_secret_is_refused(offsets: ModuleType) -> N
     for arguments in ((10, 0.9, SECRET), (1 << 20, 1.0, SECRET), (1 << 20, 0.0, SECRET), (1 << 20, 0.5, b"")):
         with pytest.raises(ValueError):
             offsets.OffsetMap(*arguments)
+
+
+def column(keys: list[bytes | None], offsets: list[int]) -> tuple[bytes, bytes, bytes, bytes]:
+    """As Arrow has it."""
+    ends = [0]
+    for key in keys:
+        ends.append(ends[-1] + len(key or b""))
+    validity = bytearray((len(keys) + 7) // 8)
+    for row, key in enumerate(keys):
+        validity[row // 8] |= (key is not None) << row % 8
+    data = b"".join(key or b"" for key in keys)
+    return bytes(validity), struct.pack(f"={len(ends)}i", *ends), data, struct.pack(f"={len(offsets)}q", *offsets)
+
+
+@EACH
+def test_columns__have_the_answers_of_batches(offsets: ModuleType) -> None:
+    newest = offsets.OffsetMap(1 << 20, 0.9, SECRET)
+    keys = column([b"a", None, b"b", b"a", b""], [100, 101, 105, 106, 110])
+    assert newest.put_keys(*keys, 0, 5) == 5
+    assert len(newest) == 3
+    assert newest.newest(*keys, 0, 5) == bytes([0b11100])
+    assert newest.newest(*keys, 2, 5) == bytes([0b111]), "bit 0 is the first row that was asked for"
+    data, count = keyed(b"a", b"b", b"c")
+    assert newest.select(data, count, 104, count - 1, False, 0)[1] == 2, "a at 104 is older than at 106"
+    assert newest.newest(None, *keys[1:], 1, 2) == b"\0", "an empty key is none of none: it is newer at 110"
+
+
+@EACH
+def test_put_keys__stops_where_the_room_ends(offsets: ModuleType) -> None:
+    entry_bytes = ENTRY_BYTES if "pure" in offsets.__name__ else NATIVE_ENTRY_BYTES
+    newest = offsets.OffsetMap(10 * entry_bytes, 0.5, SECRET)
+    keys = column([b"%d" % n for n in (0, 1, 2, 3, 0, 4, 1, 5, 6)], list(range(9)))
+    assert newest.put_keys(*keys, 0, 9) == 7
+    assert newest.put_keys(*keys, 0, 7) == 7
+    assert len(newest) == 5
+
+
+@EACH
+def test_columns__that_contradict_themselves_are_refused(offsets: ModuleType) -> None:
+    newest = offsets.OffsetMap(1 << 20, 0.9, SECRET)
+    validity, ends, data, numbers = column([b"a", b"bc"], [1, 2])
+    wrong = [
+        (validity, ends, data, numbers, 0, 3),
+        (validity, ends, data, numbers, -1, 2),
+        (validity, ends, data, numbers, 2, 1),
+        (b"", ends, data, numbers, 0, 2),
+        (validity, ends[:8], data, numbers, 0, 2),
+        (validity, ends, data[:2], numbers, 0, 2),
+        (validity, ends, data, numbers[:8], 0, 2),
+        (validity, struct.pack("=3i", 0, 3, 1), data, numbers, 0, 2),
+        (validity, struct.pack("=3i", -1, 1, 3), data, numbers, 0, 2),
+    ]
+    for arguments in wrong:
+        for call in (newest.put_keys, newest.newest):
+            with pytest.raises(ValueError):
+                call(*arguments)
+    assert newest.newest(validity, ends, data, numbers, 2, 2) == b""
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    keys=st.lists(st.none() | st.binary(max_size=3), max_size=40),
+    gaps=st.lists(st.integers(1, 3), min_size=40, max_size=40),
+    first=st.integers(0, 40),
+)
+def test_columns__get_the_same_answer_from_both(keys: list[bytes | None], gaps: list[int], first: int) -> None:
+    numbers = [sum(gaps[: row + 1]) for row in range(len(keys))]
+    first = min(first, len(keys))
+    answers = set()
+    for offsets in IMPLEMENTATIONS:
+        newest = offsets.OffsetMap(1 << 20, 0.9, SECRET)
+        put = newest.put_keys(*column(keys, numbers), first, len(keys))
+        answers.add((put, len(newest), newest.newest(*column(keys, numbers), 0, len(keys))))
+    assert len(answers) == 1
 
 
 RECORDS = st.lists(
