@@ -1,38 +1,33 @@
 """Making tables and reading them back, in a worker process.
 
-Owns: local copies of what a job reads and writes, where the store is not local. Must not: publish or delete anything.
+Owns: from the files that a job names to those that it makes. Must not: publish or delete anything.
 """
 
 from __future__ import annotations
 
-import mmap
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-
+import bytemq.compaction.arrow_limits  # noqa: F401
 from bytemq.compaction.job import Workspace
+from bytemq.compaction.local_files import local_input, mapped
 from bytemq.compaction.table_jobs import Convert, Converted, Restore
-from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
+from bytemq.storage.manifests.manifest import FileKind
 from bytemq.storage.parquet.restoring import restored
 from bytemq.storage.parquet.settings import ParquetSettings
-from bytemq.storage.parquet.sources import Input, ParquetInput, SegmentInput
-from bytemq.storage.parquet.writing import write_table
+from bytemq.storage.parquet.writing import described, write_table
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.stores.local import LocalStore
 from bytemq.storage.tables.restored import RestoredFile
-from bytemq.storage.tables.table_file import TableFile, encode_details, table_file
-
-pa.set_cpu_count(1)  # low priority is no licence to take every core
+from bytemq.storage.tables.table_file import table_file
 
 
 async def convert(job: Convert, space: Workspace) -> Converted:
     first, last = job.files[0], job.files[-1]
     with tempfile.TemporaryDirectory(prefix="bytemq-table-") as name:
         folder = Path(name)
-        inputs = [await _input(file, space.store, folder) for file in job.files]
+        inputs = [await local_input(file, space.store, folder) for file in job.files]
         parquet, companion = folder / "table.parquet", folder / "table.companion"
         written = write_table(
             inputs,
@@ -46,31 +41,19 @@ async def convert(job: Convert, space: Workspace) -> Converted:
         )
         # The companion first: a Parquet file that can be seen under tables/ is whole.
         for target, path in ((job.names.companion, companion), (job.names.parquet, parquet)):
-            with _mapped(path) as data:
+            with mapped(path) as data:
                 await space.create(target, [data])
     horizons = [file.delete_horizon_ms for file in job.files if file.delete_horizon_ms >= 0]
-    before = [table_file(file) for file in job.files if file.kind is FileKind.PARQUET]
-    details = TableFile(
-        job.names.companion,
-        written.records,
-        written.size_bytes,
-        written.kept_raw + sum(table.kept_raw for table in before),
-        written.invalid + sum(table.invalid for table in before),
-        written.left_out + sum(table.left_out for table in before),
-        written.retyped + sum(table.retyped for table in before),
-    )
-    converted = SegmentInfo(
+    converted = described(
+        written,
+        job.names,
         first.base_offset,
         last.last_offset,
-        written.size_bytes + written.companion_bytes,
-        max(file.max_timestamp for file in job.files),
-        first.created_ms,
-        job.names.parquet,
-        sealed=True,
+        [table_file(file) for file in job.files if file.kind is FileKind.PARQUET],
+        max_timestamp=max(file.max_timestamp for file in job.files),
+        created_ms=first.created_ms,
         is_cleaned=first.is_cleaned,
         delete_horizon_ms=min(horizons, default=-1),
-        kind=FileKind.PARQUET,
-        details=encode_details(details),
     )
     return Converted(converted, written.columns)
 
@@ -110,32 +93,6 @@ class _Copies:
 
 
 _copies = _Copies(most=8)
-
-
-async def _input(file: SegmentInfo, store: ObjectStore, folder: Path) -> Input:
-    next_offset = file.last_offset + 1
-    if file.kind is FileKind.PARQUET:
-        companion = await _local(table_file(file).companion, store, folder)
-        return ParquetInput(await _local(file.name, store, folder), companion, file.base_offset, next_offset)
-    return SegmentInput(await _local(file.name, store, folder), file.base_offset, next_offset, file.size_bytes)
-
-
-async def _local(name: str, store: ObjectStore, folder: Path) -> Path:
-    if isinstance(store, LocalStore):
-        return store.root / name
-    path = folder / name.replace("/", "_")
-    path.write_bytes(await store.read(name))
-    return path
-
-
-@contextmanager
-def _mapped(path: Path) -> Iterator[memoryview]:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = memoryview(mapped)
-        try:
-            yield view
-        finally:
-            view.release()
 
 
 __all__: Sequence[str] = ("convert", "restore")

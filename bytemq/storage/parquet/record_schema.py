@@ -11,7 +11,7 @@ narrower.
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -203,6 +203,24 @@ def record_columns(table: pa.Table) -> Columns:
         horizon_validity=horizon.buffers()[0] if has_horizon else None,
         horizon_ms=_values(horizon) if has_horizon else None,
     )
+
+
+class KeyColumn(NamedTuple):
+    """Buffers of the keys and offsets of records, in Arrow's layout."""
+
+    validity: Any
+    key_ends: Any
+    key_data: Any
+    offsets: Any
+
+
+KEY_COLUMNS = ("offset", "key")
+
+
+def key_column(table: pa.Table) -> KeyColumn:
+    key, offset = (_one_chunk(table.column(name)) for name in ("key", "offset"))
+    validity, ends, data = key.buffers()
+    return KeyColumn(validity, ends or bytes(4), data or b"", _values(offset) or b"")
 
 
 def _array(type_: pa.DataType, length: int, *buffers: Any) -> pa.Array:

@@ -13,15 +13,15 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 from crc32c import crc32c
 
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.protocol.records.columns import Columns, encode_batches
 from bytemq.storage.parquet.record_schema import SCHEMA, record_columns
 from bytemq.storage.parquet.sources import companion_batches, opened_parquet, read_companion
+from bytemq.storage.parquet.units import batches_of, in_order, rows_of
 from bytemq.storage.segments.segment_format import encode_footer
-from bytemq.storage.tables.companion import NO_ROW_GROUP, Unit
+from bytemq.storage.tables.companion import Unit
 from bytemq.storage.wal.extents import Chunk, SparseIndex
 
 Piece = tuple[memoryview | bytearray, int, int]
@@ -36,7 +36,7 @@ def restored(
     """The bytes of a segment, footer and all, that holds this unit. Raises Corrupt, OSError."""
     described, batches = read_companion(companion)
     unit = described.units[unit_number]
-    raw = [batch for batch in companion_batches(batches) if unit.base_offset <= batch.base_offset < unit.next_offset]
+    raw = batches_of(unit, list(companion_batches(batches)))
     pieces = list(_merged(parquet, unit, raw, batch_bytes))
     index = SparseIndex()
     position = 0
@@ -48,20 +48,14 @@ def restored(
 
 
 def _merged(parquet: Path, unit: Unit, raw: Sequence[RecordBatch], batch_bytes: int) -> Iterator[Piece]:
-    if unit.row_group == NO_ROW_GROUP:
-        yield from map(_as_it_is, raw)
-        return
     with opened_parquet(parquet) as file:
-        table = file.read_row_group(unit.row_group, columns=_COLUMNS, use_threads=False)
-    columns, rows = record_columns(table), len(table)
-    offsets = np.frombuffer(columns.offset, "<i8", rows)
-    row = 0
-    for batch in raw:
-        after = int(np.searchsorted(offsets, batch.base_offset))
-        yield from _encoded(columns, row, after, batch_bytes)
-        yield _as_it_is(batch)
-        row = after
-    yield from _encoded(columns, row, rows, batch_bytes)
+        table = rows_of(file, unit, _COLUMNS)
+    columns = record_columns(table)
+    for part in in_order(table.column("offset").to_numpy(), raw):
+        if isinstance(part, RecordBatch):
+            yield _as_it_is(part)
+        else:
+            yield from _encoded(columns, part.start, part.stop, batch_bytes)
 
 
 def _encoded(columns: Columns, first: int, stop: int, batch_bytes: int) -> Iterator[Piece]:

@@ -102,9 +102,3 @@ def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         raise NotFound(f"{path.name} was deleted") from error
     except (OSError, pa.ArrowException) as error:
         raise Corrupt(f"{path.name}: {error}") from error
-
-
-def row_groups(path: Path) -> Iterator[pa.Table]:
-    with opened_parquet(path) as file:
-        for number in range(file.num_row_groups):
-            yield file.read_row_group(number, use_threads=False)

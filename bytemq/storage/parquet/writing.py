@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,21 +22,20 @@ import pyarrow.parquet as pq
 
 from bytemq.protocol.records.batch import NO_TIMESTAMP, RecordBatch
 from bytemq.protocol.records.columns import RecordColumns
+from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 from bytemq.storage.parquet.record_schema import conformed, record_table, table_schema
 from bytemq.storage.parquet.settings import ParquetSettings
 from bytemq.storage.parquet.sources import (
     AbortedRanges,
     Input,
-    ParquetInput,
     SegmentInput,
-    companion_batches,
-    read_companion,
-    row_groups,
     segment_batches,
 )
 from bytemq.storage.parquet.typed_columns import TypedReader
+from bytemq.storage.parquet.units import units_of
 from bytemq.storage.tables.companion import NO_ROW_GROUP, Unit, encode_companion
 from bytemq.storage.tables.table_columns import Column, Formats, TableColumns
+from bytemq.storage.tables.table_file import NewNames, TableFile, encode_details
 
 _DICTIONARY = ["partition", "timestamp_type", "key", "headers.list.element.key", "producer_id", "producer_epoch"]
 _ENCODINGS = dict.fromkeys(("offset", "timestamp", "timestamp_ms", "sequence"), "DELTA_BINARY_PACKED")
@@ -75,81 +74,56 @@ def write_table(
     The inputs follow each other without a gap. `aborted` are (producer id, first offset, offset of the marker).
     Raises Corrupt for an input that is damaged, OSError.
     """
+    ranges = AbortedRanges(aborted)
     while True:
-        writer = _write(inputs, target, partition, AbortedRanges(aborted), settings, columns, formats)
-        if not writer.reader.has_grown:
-            break
-        columns = writer.reader.columns
-    with companion.open("wb") as output:
-        for piece in encode_companion(writer.units, writer.raw):
-            output.write(piece)
-        _sync(output)
-    return WrittenTable(
-        writer.records,
-        target.stat().st_size,
-        companion.stat().st_size,
-        max(unit.max_timestamp for unit in writer.units),
-        writer.kept_raw,
-        columns,
-        writer.reader.invalid,
-        writer.reader.left_out,
-        writer.reader.retyped,
-    )
-
-
-def _write(
-    inputs: Sequence[Input],
-    target: Path,
-    partition: int,
-    aborted: AbortedRanges,
-    settings: ParquetSettings,
-    columns: TableColumns,
-    formats: Formats,
-) -> _Writer:
-    with target.open("wb") as sink:
-        writer = _Writer(sink, inputs[0].base_offset, partition, settings, columns, formats)
-        try:
+        with TableWriter(target, inputs[0].base_offset, partition, settings, columns, formats) as writer:
             for source in inputs:
                 if isinstance(source, SegmentInput):
-                    writer.add_segment(source, aborted)
+                    writer.add_segment(source, ranges)
                 else:
-                    writer.add_parquet(source)
+                    for unit in units_of(source):
+                        writer.add_rows(unit.base_offset, unit.rows, unit.batches)
             writer.end_unit(inputs[-1].next_offset)
-        finally:
-            writer.close()
-        _sync(sink)
-    return writer
+            if not writer.reader.has_grown:
+                return writer.finish(companion)
+        columns = writer.reader.columns
 
 
-class _Writer:
+class TableWriter:
+    """One Parquet file and what goes into its companion, in the order of offsets."""
+
     def __init__(
         self,
-        sink: object,
+        target: Path,
         base_offset: int,
         partition: int,
         settings: ParquetSettings,
         columns: TableColumns,
-        formats: Formats,
+        formats: Formats = Formats(),  # noqa: B008
     ) -> None:
-        self.units: list[Unit] = []
-        self.raw: list[bytes] = []
+        self.reader = TypedReader(columns, formats)
+        """Once it has grown nothing is written: all begins anew."""
+        self._target = target
+        self._units: list[Unit] = []
+        self._raw: list[bytes] = []
         """Batches for the companion."""
-        self.records = 0
-        self.kept_raw = 0
+        self._records = 0
+        self._kept_raw = 0
         self._partition = partition
         self._limit_bytes = settings.row_group_bytes
         self._columns = RecordColumns(settings.max_decompressed_bytes)
         self._tables: list[pa.Table] = []
         self._tables_bytes = 0
-        """Of row groups that were taken over from a smaller file and await company."""
+        """Of rows that were columns before and await company."""
         self._base_offset = base_offset
         self._max_timestamp = NO_TIMESTAMP
-        self.reader = TypedReader(columns, formats)
-        """Once it has grown nothing is written: all begins anew."""
+        self._raw_before = 0
+        """How many batches of the companion are those of units before."""
         self._schema = table_schema(columns)
         typed = list(_leaves(columns))
+        self._sink = target.open("wb")
         self._file = pq.ParquetWriter(
-            sink,
+            self._sink,
             self._schema,
             compression=settings.codec,
             compression_level=settings.codec_level if settings.codec == "zstd" else None,
@@ -162,41 +136,75 @@ class _Writer:
             sorting_columns=[pq.SortingColumn(0)],
         )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+        self._sink.close()
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the row groups that were written."""
+        return self._sink.tell()
+
+    @property
+    def is_unit_empty(self) -> bool:
+        """Whether nothing was added since the last unit ended. A reader would find no way past such a unit."""
+        return not self._pending_bytes and len(self._raw) == self._raw_before
+
     def add_segment(self, segment: SegmentInput, aborted: AbortedRanges) -> None:
         for batch in segment_batches(segment):
             if self._pending_bytes + batch.size_bytes > self._limit_bytes and self._pending_bytes:
                 self.end_unit(batch.base_offset)
-            if batch.is_control or aborted.has(batch):
-                self._keep(batch)
+            if batch.is_control or not batch.record_count or aborted.has(batch):
+                self.keep(batch)
             elif not self._columns.add(batch):
-                self.kept_raw += 1
-                self._keep(batch)
+                self._kept_raw += 1
+                self.keep(batch)
 
-    def add_parquet(self, source: ParquetInput) -> None:
-        companion, batches = read_companion(source.companion)
-        for batch in companion_batches(batches):
-            self._keep(batch)
-        groups = row_groups(source.path)
-        for unit in companion.units:
-            if unit.row_group == NO_ROW_GROUP:
-                continue
-            table = next(groups)
-            if self._pending_bytes + table.nbytes > self._limit_bytes and self._pending_bytes:
-                self.end_unit(unit.base_offset)
+    def add_rows(self, base_offset: int, rows: pa.Table, batches: Sequence[RecordBatch]) -> None:
+        """Rows of a table with the batches that belong among them; all are at `base_offset` or above."""
+        if self._pending_bytes + rows.nbytes > self._limit_bytes and self._pending_bytes:
+            self.end_unit(base_offset)
+        if len(rows):
             self._take_columns()
-            self._tables.append(conformed(table, self._schema))
-            self._tables_bytes += table.nbytes
+            self._tables.append(conformed(rows, self._schema))
+            self._tables_bytes += rows.nbytes
+        for batch in batches:
+            self.keep(batch)
 
-    def close(self) -> None:
+    def keep(self, batch: RecordBatch) -> None:
+        """As it is, in the companion."""
+        self._raw.append(bytes(batch.view))
+        self._max_timestamp = max(self._max_timestamp, batch.max_timestamp)
+
+    def finish(self, companion: Path) -> WrittenTable:
+        """Both files, durably. The last unit was ended."""
         self._file.close()
+        _sync(self._sink)
+        with companion.open("wb") as output:
+            for piece in encode_companion(self._units, self._raw):
+                output.write(piece)
+            _sync(output)
+        return WrittenTable(
+            self._records,
+            self._target.stat().st_size,
+            companion.stat().st_size,
+            max(unit.max_timestamp for unit in self._units),
+            self._kept_raw,
+            self.reader.columns,
+            self.reader.invalid,
+            self.reader.left_out,
+            self.reader.retyped,
+        )
 
     @property
     def _pending_bytes(self) -> int:
         return self._columns.size_bytes + self._tables_bytes
-
-    def _keep(self, batch: RecordBatch) -> None:
-        self.raw.append(bytes(batch.view))
-        self._max_timestamp = max(self._max_timestamp, batch.max_timestamp)
 
     def _take_columns(self) -> None:
         records, headers = self._columns.records, self._columns.headers
@@ -213,16 +221,54 @@ class _Writer:
         self._take_columns()
         row_group = NO_ROW_GROUP
         if self._tables:
-            row_group = sum(unit.row_group != NO_ROW_GROUP for unit in self.units)
+            row_group = sum(unit.row_group != NO_ROW_GROUP for unit in self._units)
             if not self.reader.has_grown:
                 table = pa.concat_tables(self._tables)
                 self._file.write_table(table, row_group_size=len(table))
-                self.records += len(table)
+                self._records += len(table)
                 self._max_timestamp = max(self._max_timestamp, pc.max(table.column("timestamp_ms")).as_py())
             self._tables, self._tables_bytes = [], 0
         if next_offset > self._base_offset:
-            self.units.append(Unit(self._base_offset, next_offset, self._max_timestamp, row_group))
+            self._units.append(Unit(self._base_offset, next_offset, self._max_timestamp, row_group))
         self._base_offset, self._max_timestamp = next_offset, NO_TIMESTAMP
+        self._raw_before = len(self._raw)
+
+
+def described(
+    written: WrittenTable,
+    names: NewNames,
+    base_offset: int,
+    last_offset: int,
+    before: Sequence[TableFile],
+    *,
+    max_timestamp: int,
+    created_ms: int,
+    is_cleaned: bool,
+    delete_horizon_ms: int,
+) -> SegmentInfo:
+    """What a manifest says of it. `before` are the tables that it replaces: what was counted in them stays counted."""
+    details = TableFile(
+        names.companion,
+        written.records,
+        written.size_bytes,
+        written.kept_raw + sum(table.kept_raw for table in before),
+        written.invalid + sum(table.invalid for table in before),
+        written.left_out + sum(table.left_out for table in before),
+        written.retyped + sum(table.retyped for table in before),
+    )
+    return SegmentInfo(
+        base_offset,
+        last_offset,
+        written.size_bytes + written.companion_bytes,
+        max_timestamp,
+        created_ms,
+        names.parquet,
+        sealed=True,
+        is_cleaned=is_cleaned,
+        delete_horizon_ms=delete_horizon_ms,
+        kind=FileKind.PARQUET,
+        details=encode_details(details),
+    )
 
 
 def _leaves(columns: TableColumns) -> Iterator[str]:
@@ -242,6 +288,6 @@ def _leaves_of(column: Column, path: str) -> Iterator[str]:
         yield path
 
 
-def _sync(file: object) -> None:
-    file.flush()  # type: ignore[attr-defined]
-    os.fsync(file.fileno())  # type: ignore[attr-defined]
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
