@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from bytemq.compaction.job import Job
 from bytemq.storage.manifests.manifest import AbortedTxn, SegmentInfo
+from bytemq.storage.tables.table_columns import TableColumns
+from bytemq.storage.tables.table_file import Codec
 
 
 class CleaningStats(NamedTuple):
@@ -31,6 +33,19 @@ class CleanedLog(NamedTuple):
     stats: CleaningStats
 
 
+class TableForm(NamedTuple):
+    """Of the Parquet files that take the place of others."""
+
+    folder: str
+    """Where they are; their companions are in the log's directory."""
+    partition: int
+    target_file_bytes: int
+    row_group_bytes: int
+    codec: Codec
+    columns: TableColumns
+    """All that the topic's table has."""
+
+
 @dataclass(frozen=True, slots=True)
 class CleanLog(Job[CleanedLog]):
     """Removes from the beginning of a log what later records of it have made obsolete.
@@ -51,8 +66,10 @@ class CleanLog(Job[CleanedLog]):
     map_bytes: int
     load_factor: float
     segment_bytes: int
-    """Files written are no larger, but for a single larger batch."""
+    """Segments written are no larger, but for a single larger batch."""
     chunk_bytes: int
     directory: str
     suffix: str
-    """Files written are named `<directory><base offset><suffix>-<number>.log`."""
+    """Segments written are named `<directory><base offset><suffix>-<number>.log`, other files alike."""
+    tables: TableForm | None = None
+    """None where no file is Parquet."""

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
-from bytemq.compaction.clean_log import CleanedLog, CleanLog
+from bytemq.compaction.clean_log import CleanedLog, CleanLog, TableForm
 from bytemq.compaction.planner import CleaningPlan, CleaningPolicy, plan_cleaning, within
 from bytemq.compaction.worker import Worker
 from bytemq.errors import BytemqError
@@ -22,8 +22,10 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.logs import Logs
-from bytemq.storage.manifests.manifest import AbortedTxn, SegmentInfo, cleaned_end
+from bytemq.storage.manifests.manifest import AbortedTxn, FileKind, SegmentInfo, cleaned_end
 from bytemq.storage.manifests.manifest_codec import directory_of
+from bytemq.storage.tables.published_columns import ColumnStore
+from bytemq.storage.tables.table_file import Codec, partition_folder
 from bytemq.types import PartitionId
 
 if TYPE_CHECKING:
@@ -94,8 +96,15 @@ class _Failing(NamedTuple):
 
 class Cleaner:
     def __init__(
-        self, logs: OwnedLogs, storage: Logs, worker: Worker, clock: Clock, settings: Callable[[], CleanerSettings]
+        self,
+        logs: OwnedLogs,
+        storage: Logs,
+        worker: Worker,
+        clock: Clock,
+        settings: Callable[[], CleanerSettings],
+        columns: ColumnStore,
     ) -> None:
+        self._columns = columns
         self.counts = CleanerCounts()
         self._logs = logs
         self._storage = storage
@@ -139,6 +148,10 @@ class Cleaner:
         return cleaned
 
     async def _clean(self, owned: OwnedLog) -> bool:
+        async with owned.files.rewriting:
+            return await self._clean_alone(owned)
+
+    async def _clean_alone(self, owned: OwnedLog) -> bool:
         plan = self._plan(owned)
         segments = within(plan, owned.files.stored.snapshot_offset)
         if len(segments) < len(plan.segments):
@@ -149,7 +162,7 @@ class Cleaner:
             return False
         created: list[str] = []
         try:
-            cleaned = await self._worker.run(self._job(owned, segments), created)
+            cleaned = await self._worker.run(await self._job(owned, segments), created)
         except BaseException:
             self._storage.discard(created)
             raise
@@ -157,6 +170,7 @@ class Cleaner:
             self._storage.discard(created)
             return False
         await self._storage.replace_files(owned.files, cleaned.replaced, cleaned.written)
+        owned.files.rewritten_ms = self._clock.wall_ms()
         owned.forget_aborted(cleaned.first_dirty_offset)
         self._count(owned, cleaned)
         return True
@@ -164,8 +178,10 @@ class Cleaner:
     def _has_work(self, plan: CleaningPlan, segments: Sequence[SegmentInfo]) -> bool:
         return plan.is_overdue or any(not segment.is_cleaned for segment in segments)
 
-    def _job(self, owned: OwnedLog, segments: tuple[SegmentInfo, ...]) -> CleanLog:
+    async def _job(self, owned: OwnedLog, segments: tuple[SegmentInfo, ...]) -> CleanLog:
         settings, config = self._settings(), owned.config
+        has_tables = any(segment.kind is FileKind.PARQUET for segment in segments)
+        tables = await self._table_form(owned) if has_tables else None
         self._runs += 1
         return CleanLog(
             segments=segments,
@@ -179,6 +195,18 @@ class Cleaner:
             chunk_bytes=settings.chunk_bytes,
             directory=directory_of(owned.pid),
             suffix=f"-{self._storage.session_id:x}-c{self._runs:x}",
+            tables=tables,
+        )
+
+    async def _table_form(self, owned: OwnedLog) -> TableForm:
+        config, pid = owned.config, owned.pid
+        return TableForm(
+            partition_folder(owned.topic, pid),
+            pid.index,
+            config.bytemq_table_target_file_bytes,
+            config.bytemq_table_row_group_bytes,
+            cast(Codec, config.bytemq_table_codec),
+            (await self._columns.get(pid.topic_id)).columns,
         )
 
     def _plan(self, owned: OwnedLog) -> CleaningPlan:

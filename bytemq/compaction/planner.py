@@ -3,13 +3,14 @@
 Kafka's LogCleanerManager and its rules: nothing of the newest segment, nothing at or above the last stable offset,
 nothing that min.compaction.lag.ms protects; due when the dirty part is more than min.cleanable.dirty.ratio of the
 whole, or older than max.compaction.lag.ms allows. Two rules are ours: a log without much that is dirty is also due when
-what was kept for a while only (tombstones, markers) could have gone for as long again; and nothing is cleaned from the
-first file on that is a table already.
+what was kept for a while only (tombstones, markers) could have gone for as long again; and the newest file is cleaned,
+too, once it is a table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
@@ -44,11 +45,12 @@ def plan_cleaning(
     segments: Sequence[SegmentInfo], last_stable_offset: int, policy: CleaningPolicy, now_ms: int
 ) -> CleaningPlan:
     """`segments`: all of the log, what is in the write-ahead log as it would be cut."""
-    clean = _leading_clean(segments)
+    finished = _finished(segments)
+    clean = [*takewhile(lambda segment: segment.is_cleaned, finished)]
     dirty = []
-    for segment in segments[len(clean) : -1]:
+    for segment in finished[len(clean) :]:
         is_protected = policy.min_lag_ms > 0 and segment.max_timestamp > now_ms - policy.min_lag_ms
-        if segment.last_offset >= last_stable_offset or is_protected or segment.kind is not FileKind.SEGMENT:
+        if segment.last_offset >= last_stable_offset or is_protected:
             break
         dirty.append(segment)
     oldest_ms = min((segment.created_ms for segment in dirty), default=now_ms)
@@ -73,10 +75,8 @@ def within(plan: CleaningPlan, snapshot_offset: int) -> tuple[SegmentInfo, ...]:
     return tuple(ready)
 
 
-def _leading_clean(segments: Sequence[SegmentInfo]) -> list[SegmentInfo]:
-    clean = []
-    for segment in segments[:-1]:
-        if not segment.is_cleaned or segment.kind is not FileKind.SEGMENT:
-            break
-        clean.append(segment)
-    return clean
+def _finished(segments: Sequence[SegmentInfo]) -> Sequence[SegmentInfo]:
+    """Without the one that is written to, or was last: as a table it has its form for good, and what comes will be in
+    another file.
+    """
+    return segments if segments and segments[-1].kind is FileKind.PARQUET else segments[:-1]

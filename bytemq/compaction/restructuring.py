@@ -10,7 +10,6 @@ was written is garbage; two that convert the same files are harmless, one of the
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -108,9 +107,6 @@ class Restructuring:
         self._marks: dict[LogFiles, _Mark] = {}
         self._due: dict[LogFiles, int] = {}
         self._given_up: set[str] = set()
-        self._locks: dict[LogFiles, asyncio.Lock] = {}
-        self.changed_ms: dict[LogFiles, int] = {}
-        """When the files of a log were last replaced, in this session."""
         self.conversions = self.failures = self.kept_raw = 0
         self.invalid = self.left_out = self.retyped = 0
         """See `TableFile`."""
@@ -136,6 +132,7 @@ class Restructuring:
         partitions = [partition for partition in self._partitions() if partition.settings.enabled]
         self._forget_all_but({partition.files for partition in partitions})
         due = [partition for partition in partitions if self._is_due(partition)]
+        due.sort(key=lambda partition: partition.files.rewriting.locked())  # what the cleaner is at work on comes last
         conversions = 0
         try:
             if any(self._due[partition.files] > partition.files.manifest.end_offset for partition in due):
@@ -190,12 +187,12 @@ class Restructuring:
 
     async def _convert_below(self, partition: TablePartition, offset: int, settings: TableSettings) -> int:
         files, conversions = partition.files, 0
-        async with self._locks.setdefault(files, asyncio.Lock()):
-            limit = min(offset, partition.stable_offset)
-            segments = files.manifest.segments
-            if segments and not segments[-1].sealed and segments[-1].base_offset < limit:
-                await self._storage.seal(files)
-            while not files.deleted:
+        limit = min(offset, partition.stable_offset)
+        segments = files.manifest.segments
+        if segments and not segments[-1].sealed and segments[-1].base_offset < limit:
+            await self._storage.seal(files)
+        while not files.deleted:
+            async with files.rewriting:
                 # Opening a log reads it from its snapshot on; so what is above stays as it can be read at once.
                 limit = min(offset, partition.stable_offset, files.stored.snapshot_offset)
                 chosen = next_files(files.manifest.segments, limit, settings, self._given_up)
@@ -237,7 +234,7 @@ class Restructuring:
         except ColumnsChanged:
             log.info("columns came meanwhile", topic=partition.topic, partition=files.partition.index)
             return False
-        self.changed_ms[files] = self._clock.wall_ms()
+        files.rewritten_ms = self._clock.wall_ms()
         self._count(written, chosen)
         self.converted_bytes += sum(file.size_bytes for file in chosen)
         log.info(
@@ -263,10 +260,9 @@ class Restructuring:
         self.retyped += after.retyped - sum(table.retyped for table in before)
 
     def _forget_all_but(self, known: set[LogFiles]) -> None:
-        for table in (self._marks, self._due, self._locks, self.changed_ms):
+        for table in (self._marks, self._due):
             for files in [files for files in table if files not in known]:
-                if files not in self._locks or not self._locks[files].locked():
-                    del table[files]
+                del table[files]
 
 
 def _first_unconverted(manifest: Manifest) -> int:

@@ -34,6 +34,10 @@ class CleanedTransactions:
         number = bisect_right(ranges, batch.base_offset, key=itemgetter(0)) - 1
         return number >= 0 and batch.base_offset <= ranges[number][1]
 
+    def seen(self, producer_ids: Iterable[int]) -> None:
+        """Records of transactions of these producers, which are known not to be aborted: rows of a table."""
+        self._with_batches.update(producer_ids)
+
     def is_empty_before(self, marker: RecordBatch) -> bool:
         """Whether the marker ends a transaction that has no batches any more."""
         if marker.producer_id not in self._with_batches:

@@ -131,7 +131,7 @@ _TABLE_SETTINGS = (
         ConfigType.BOOLEAN,
         "true",
         "Turn what is old into Parquet files under tables/TOPIC/, the only copy then, which consumers go on reading. "
-        "Never for internal topics, nor while cleanup.policy has compact.",
+        "Never for internal topics.",
     ),
     _size(
         "bytemq.table.after.ms",

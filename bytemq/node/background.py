@@ -23,6 +23,7 @@ from bytemq.scheduler import cluster_metrics
 from bytemq.scheduler.cluster_metrics import HasMembers, MemberWatch
 from bytemq.scheduler.controller import Controller
 from bytemq.storage.logs import Logs
+from bytemq.storage.tables.published_columns import ColumnStore
 
 
 def start_membership(base: Foundation, controller: Controller) -> None:
@@ -58,7 +59,14 @@ def start_cleaner(parts: AsyncExitStack, base: Foundation, broker: Broker, logs:
     memory_bytes = settings.worker_memory_bytes(config.now)
     worker = Worker("background", settings.store_url(config.now), memory_bytes=memory_bytes)
     parts.push_async_callback(worker.close)
-    cleaner = Cleaner(broker.partitions, logs, worker, base.clock, lambda: settings.cleaner_settings(config.now))
+    cleaner = Cleaner(
+        broker.partitions,
+        logs,
+        worker,
+        base.clock,
+        lambda: settings.cleaner_settings(config.now),
+        ColumnStore(base.store),
+    )
     cleaner_metrics.register(base.metrics, cleaner, worker)
     base.supervisor.keep_running("cleaner", cleaner.run)
 

@@ -24,6 +24,8 @@ from bytemq.storage.tables.table_columns import Formats
 from bytemq.storage.tables.table_file import Codec
 from bytemq.types import Role
 
+ARROW_BYTES = 128 * MIB
+"""What pyarrow takes before it has read anything."""
 MOST_SQL_THREADS = 4
 """Of one query, which is there beside the broker, not in place of it."""
 
@@ -62,9 +64,11 @@ def cleaner_settings(config: BrokerConfig) -> CleanerSettings:
 
 
 def worker_memory_bytes(config: BrokerConfig) -> int:
-    """What the worker process may allocate: its table of keys, a segment in memory, and room to work."""
+    """What the worker process may allocate: its table of keys, a segment in memory, and room to work; where there are
+    tables, pyarrow.
+    """
     settings = cleaner_settings(config)
-    return settings.map_bytes + 2 * settings.segment_bytes + 2 * MOST_DECOMPRESSED_BYTES
+    return settings.map_bytes + 2 * settings.segment_bytes + 2 * MOST_DECOMPRESSED_BYTES + ARROW_BYTES
 
 
 def node_folder(config: BrokerConfig) -> Path:
@@ -74,9 +78,9 @@ def node_folder(config: BrokerConfig) -> Path:
 
 
 def table_settings(config: TopicConfig, *, is_internal: bool) -> TableSettings:
-    """What of a topic's configs concerns its table. A compacted log is rewritten by the cleaner, and stays as it is."""
+    """What of a topic's configs concerns its table."""
     return TableSettings(
-        config.bytemq_table_enable and not is_internal and not config.is_compacted,
+        config.bytemq_table_enable and not is_internal,
         config.bytemq_table_after_ms,
         config.bytemq_table_min_bytes,
         config.bytemq_table_target_file_bytes,

@@ -139,7 +139,7 @@ class Tables:
         """Raises KafkaError for a topic that there is not, BytemqError."""
         partitions = await self.partitions_of(topic)
         assert self._catalog is not None
-        changed_ms = max((self.restructuring.changed_ms.get(partition.files, 0) for partition in partitions), default=0)
+        changed_ms = max((partition.files.rewritten_ms for partition in partitions), default=0)
         return await self._catalog.load(topic, self._image().topics[topic].topic_id, partitions, changed_ms)
 
     # Implements `query.queries.Topics`.

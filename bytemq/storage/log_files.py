@@ -78,6 +78,8 @@ class LogFiles:
         "pending_entries",
         "recovered",
         "revision",
+        "rewriting",
+        "rewritten_ms",
         "segment_bytes",
         "segment_ms",
         "snapshot_source",
@@ -104,6 +106,10 @@ class LogFiles:
         self.segment_bytes = 0
         """The topic's segment.bytes, and below its segment.ms, as the owner sets them; 0: the storage's own limits."""
         self.segment_ms = 0
+        self.rewriting = asyncio.Lock()
+        """Held by who chooses sealed files, has them rewritten and replaces them: what two chose, one did in vain."""
+        self.rewritten_ms = 0
+        """When files were last replaced so, in this session."""
         self.deleted = False
         self.is_urgent = False
         """Whether clients wait for each write, one after the other: a coordinator's log, as its owner says."""
@@ -348,9 +354,14 @@ class LogFiles:
     # What the storage changes. Nobody else calls these.
 
     def opened(self, segments: Sequence[SegmentInfo]) -> list[SharedFile]:
-        """Those of the files that are open, and may be read at this moment."""
-        found = [self._files.segments.peek(segment.name) for segment in segments]
-        return [file for file in found if file is not None]
+        """Those of the files that are open, and may be read at this moment; of Parquet files the restored units."""
+        found: list[SharedFile] = []
+        for info in segments:
+            if info.kind is FileKind.PARQUET:
+                found.extend(self._files.restored.opened(info.name))
+            elif (segment := self._files.segments.peek(info.name)) is not None:
+                found.append(segment)
+        return found
 
     def report_hole(self, first: int, last: int) -> None:
         """Offsets that were acknowledged, and whose bytes are not there: whoever asks for them is told so."""

@@ -1,4 +1,6 @@
-"""Compaction on a running node: worker and node killed while it goes on, and what is left in the data folder."""
+"""Compaction on a running node: workers and node killed while it goes on and tables are made, and what is left in the
+data folder.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,14 @@ from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_o
 from tests.support.node_process import NodeProcess
 
 MAKE = Callable[..., NodeProcess]
-TIMEOUT_S = 60.0
-OPTIONS = ["--set", "log.cleaner.backoff.ms=50", "--set", "log.retention.check.interval.ms=200"]
+TIMEOUT_S = 180.0
+CONFIGS = {
+    "log.cleaner.backoff.ms": "50",
+    "log.retention.check.interval.ms": "200",
+    "bytemq.table.after.ms": "1000",
+    "bytemq.table.grace.ms": "0",
+}
+OPTIONS = [part for name, value in CONFIGS.items() for part in ("--set", f"{name}={value}")]
 COMPACTED = {
     "cleanup.policy": "compact",
     "segment.bytes": "1048576",
@@ -83,7 +91,8 @@ def referenced(data: Path) -> set[str]:
 
 
 def objects(data: Path) -> set[str]:
-    return {path.relative_to(data).as_posix() for path in (data / "topics").rglob("*") if path.is_file()}
+    folders = [data / "topics", data / "tables"]
+    return {path.relative_to(data).as_posix() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
 def until(condition: Callable[[], bool]) -> None:

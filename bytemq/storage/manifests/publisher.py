@@ -38,6 +38,7 @@ from bytemq.storage.manifests.manifest_codec import (
     names_of,
 )
 from bytemq.storage.settings import StorageConfig
+from bytemq.storage.shared_file import SharedFile
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.tables.published_columns import ColumnChange, ColumnsChanged
 from bytemq.storage.tables.table_file import objects_of
@@ -143,7 +144,7 @@ class Publisher:
     ) -> None:
         """See `logs`."""
         names = [name for segment in after for name in objects_of(segment)]
-        read = files.opened(before)
+        read: list[SharedFile] = []
         is_known_to_fail = True
 
         def change(manifest: Manifest) -> Manifest:
@@ -153,7 +154,8 @@ class Publisher:
             return changed
 
         try:
-            await self.publish(files, change, columns=columns)
+            # In one step with the change: whoever plans a read afterwards plans it with the new files.
+            await self.publish(files, change, lambda: read.extend(files.opened(before)), columns)
         except BytemqError as error:
             if is_known_to_fail or isinstance(error, ColumnsChanged):
                 self._discard(names)

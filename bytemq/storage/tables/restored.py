@@ -120,6 +120,10 @@ class RestoredUnits:
                 self._units.popitem(last=False)
         return units
 
+    def opened(self, name: str) -> list[Segment]:
+        """The units of a file that are restored at this moment."""
+        return [restored.segment for key, restored in self._restored.items() if key[0] == name]
+
     async def forget(self, name: str) -> None:
         """The file is deleted: its units go when their readers are done."""
         self._units.pop(name, None)

@@ -54,12 +54,16 @@ class NewNames(NamedTuple):
 
 def new_names(topic: str, partition: PartitionId, base_offset: int, session_id: int, number: int) -> NewNames:
     """Names that nobody else uses: a session numbers what it makes."""
-    topic_id = format_topic_id(partition.topic_id)
     stem = f"{base_offset:020d}-{session_id:x}-t{number:x}"
     return NewNames(
-        f"{TABLES}{topic}/{topic_id}/{partition.index}/{stem}{SUFFIX}",
-        f"topics/{topic_id}/{partition.index}/{stem}{COMPANION_SUFFIX}",
+        f"{partition_folder(topic, partition)}{stem}{SUFFIX}",
+        f"topics/{format_topic_id(partition.topic_id)}/{partition.index}/{stem}{COMPANION_SUFFIX}",
     )
+
+
+def partition_folder(topic: str, partition: PartitionId) -> str:
+    """Where the Parquet files of a partition are, with a "/" at the end."""
+    return f"{folder_of(topic, partition.topic_id)}{partition.index}/"
 
 
 def folder_of(topic: str, topic_id: bytes) -> str:

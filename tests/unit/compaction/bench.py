@@ -1,28 +1,38 @@
-"""A partition of a compacted topic on a real storage in memory, and the cleaner with a worker in the same process."""
+"""A partition of a compacted topic on a real storage in memory; the cleaner, and tables, with a worker in the same
+process.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.results import AppendResult, Origin
 from bytemq.broker.log.services import LogServices
-from bytemq.compaction.clean_log import CleanLog
 from bytemq.compaction.cleaner import Cleaner, CleanerSettings
-from bytemq.compaction.cleaning import clean
-from bytemq.compaction.job import Workspace
+from bytemq.compaction.job import Job, Workspace
+from bytemq.compaction.restructuring import Restructuring
+from bytemq.compaction.table_planner import TableSettings
 from bytemq.errors import BytemqError
 from bytemq.metadata.standing import Standing
+from bytemq.node.tables import OpenedPartition
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.batch import split_batches
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
 from bytemq.protocol.records.reader import iter_records
 from bytemq.storage.manifests.manifest_codec import names_of
+from bytemq.storage.parquet.restoring import restored
+from bytemq.storage.tables.published_columns import ColumnStore
+from bytemq.storage.tables.restored import RestoredFile
 from bytemq.types import PartitionId
+from tests.support.object_store import MemoryObjectStore
 from tests.support.virtual_time import VirtualClock
 from tests.unit.log.harness import HeldExecutor, topic_config
 from tests.unit.log.test_transactions import LetIn
@@ -42,22 +52,53 @@ class InlineWorker:
     """Does the job here. `before` and `after` run around it; `error` is raised in the middle, with objects created."""
 
     def __init__(self, bench: Bench) -> None:
-        self.jobs: list[CleanLog] = []
+        self.jobs: list[Any] = []
         self.error: BytemqError | None = None
         self.before: Callable[[], Any] | None = None
         self.after: Callable[[], Any] | None = None
         self._bench = bench
 
-    async def run(self, job: CleanLog, created: list[str]) -> Any:
+    async def run(self, job: Job[Any], created: list[str]) -> Any:
         self.jobs.append(job)
         if self.before is not None:
             await self.before()
-        cleaned = await clean(job, Workspace(self._bench.store, 1 << 30, created.append))
+        module, _, function = job.runs.partition(":")
+        done = await getattr(import_module(module), function)(
+            job, Workspace(self._bench.store, 1 << 30, created.append)
+        )
         if self.error is not None:
             raise self.error
         if self.after is not None:
             await self.after()
-        return cleaned
+        return done
+
+
+class InlineRestorer:
+    """Implements `Restorer`: units are restored here, into memory."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.scratch = MemoryObjectStore()
+        self._bench = bench
+        self._made = 0
+
+    async def restore(self, parquet: str, companion: str, unit: int) -> RestoredFile:
+        self._made += 1
+        with TemporaryDirectory() as folder:
+            paths = [Path(folder, "parquet"), Path(folder, "companion")]
+            for name, path in zip((parquet, companion), paths, strict=True):
+                path.write_bytes(await self._bench.store.read(name))
+            pieces = restored(paths[0], paths[1], unit, 1000)
+        made = RestoredFile(f"{self._made}.restored", sum(map(len, pieces[:-1])))
+        await self.scratch.create(made.name, pieces)
+        return made
+
+
+class BenchTable(OpenedPartition):
+    """Of small row groups, and at once."""
+
+    @property
+    def settings(self) -> TableSettings:
+        return super().settings._replace(after_ms=0, row_group_bytes=700)
 
 
 class CleanerBench(Bench):
@@ -67,6 +108,9 @@ class CleanerBench(Bench):
         self.epoch = 0
         self.segment_bytes = 1200
         self.settings = SETTINGS
+        self.restorer = InlineRestorer(self)
+        self.as_tables = False
+        """Whether `clean` has all that there is converted before."""
         self.written: dict[bytes, bytes | None] = {}
         """The newest acknowledged value of each key, by plain appends."""
 
@@ -79,7 +123,12 @@ class CleanerBench(Bench):
         self.configs = {**CONFIGS, **{name.replace("_", "."): value for name, value in configs.items()}}
         await self.own(pid(1), "log")
         self.worker = InlineWorker(self)
-        self.cleaner = Cleaner(self.table, storage, self.worker, self.clock, lambda: self.settings)  # type: ignore[arg-type]
+        columns = ColumnStore(self.metadata)
+        worker: Any = self.worker
+        self.cleaner = Cleaner(self.table, storage, worker, self.clock, lambda: self.settings, columns)
+        self.restructuring = Restructuring(
+            lambda: map(BenchTable, self.table.open_partitions()), storage, worker, self.clock, self.session, columns
+        )
         self.partition = await self.opened("log")
         return self.partition
 
@@ -96,6 +145,17 @@ class CleanerBench(Bench):
     async def close(self) -> None:
         await self.table.close()
         await self.stop()
+
+    async def clean(self) -> bool:
+        if self.as_tables:
+            await self.convert()
+        return await self.cleaner.clean_filthiest()
+
+    async def convert(self) -> int:
+        """All that is decided becomes part of tables; how many conversions that took."""
+        conversions = await self.restructuring.pass_over_all()
+        self.clock.advance(0.001)
+        return conversions
 
     async def put(self, *records: tuple[bytes, bytes | None], partition: Partition | None = None, **fields: Any) -> int:
         """One batch; its base offset."""
@@ -158,7 +218,7 @@ class CleanerBench(Bench):
         """What is in the store and named by no manifest."""
         assert self.storage is not None
         named = {name for files in self.storage._logs.values() for name in names_of(files.stored)}
-        return [name for name in self.names("topics/") if name not in named]
+        return [name for folder in ("topics/", "tables/") for name in self.names(folder) if name not in named]
 
     async def quiet(self) -> None:
         for _ in range(80):

@@ -13,6 +13,7 @@ from bytemq.protocol.records import offset_map
 from bytemq.protocol.records.batch import ATTRIBUTES_POSITION, CRC_POSITION, HEADER_BYTES
 from bytemq.protocol.records.builder import Record
 from bytemq.protocol.records.offset_map_pure import ENTRY_BYTES
+from bytemq.storage.manifests.manifest import FileKind
 from tests.support.compacted_log import CompactedLog
 
 ROOM_FOR_FIVE = 6 * (24 if offset_map.IS_NATIVE else ENTRY_BYTES)
@@ -215,6 +216,114 @@ async def test_damage__is_kept_and_stays_damage() -> None:
         assert len(await log.problems()) >= 1
 
 
+async def test_table__is_cleaned_as_a_segment_is_and_stays_a_table() -> None:
+    async def cleaned(*, as_table: bool) -> list[dict[int, Record]]:
+        log = CompactedLog()
+        log.append(values((b"a", b"1"), (b"b", None), (b"c", b"1")))
+        log.append(values((b"d", b"1")), producer_id=7, transactional=True)
+        log.end_transaction(7, committed=True)
+        log.append(values((b"d", b"aborted"), (b"c", b"aborted")), producer_id=8, transactional=True)
+        log.end_transaction(8, committed=False)
+        log.append([Record(b"a", b"2", (("h", None),), 700), Record(None, b"no key")], codec=2)
+        await log.seal()
+        if as_table:
+            await log.convert(0, 1)
+        contents = []
+        for _ in range(3):
+            await log.clean(delete_retention_ms=100)
+            contents.append(await log.content() | {-1 - offset: Record(None, None) for offset in await log.markers()})
+            log.now_ms += 100
+            assert await log.problems() == []
+        assert {info.kind for info in log.segments} == {FileKind.PARQUET if as_table else FileKind.SEGMENT}
+        return contents
+
+    in_tables = await cleaned(as_table=True)
+    assert in_tables == await cleaned(as_table=False)
+    assert [sorted(offset for offset in one if offset >= 0) for one in in_tables] == [
+        [1, 2, 3, 8],
+        [2, 3, 8],
+        [2, 3, 8],
+    ]
+
+
+async def test_tombstone_in_a_table__has_its_horizon_in_the_column() -> None:
+    log = await sealed(values((b"a", b"1"), (b"b", None)))
+    await log.convert(0, 1)
+    [info] = (await log.clean(delete_retention_ms=500)).written
+    assert info.delete_horizon_ms == log.now_ms + 500
+    [unit] = await log.units(0)
+    assert unit.rows.column("delete_horizon_ms").to_pylist() == [None, log.now_ms + 500]
+    [info] = (await log.clean(delete_retention_ms=9999)).written
+    assert info.delete_horizon_ms == log.now_ms + 500, "the first one counts"
+
+
+async def test_small_tables__become_one_and_large_ones_several() -> None:
+    log = await sealed(*(values((b"%d" % n, b"x" * 300)) for n in range(12)))
+    await log.convert(0, 1)
+    log.append(values((b"0", b"2")))
+    await log.seal()
+    await log.convert(1, 1)
+    log.target_file_bytes = 1
+    await log.clean()
+    assert len(log.segments) > 5
+    log.target_file_bytes = 1 << 20
+    log.append(values((b"1", b"2")))
+    await log.seal()
+    await log.convert(len(log.segments) - 1, 1)
+    await log.clean()
+    assert len(log.segments) == 1
+    assert sorted(await log.content()) == list(range(2, 14))
+
+
+async def test_log_in_both_forms__keeps_each_and_the_newest_of_each_key() -> None:
+    log = CompactedLog()
+    for number in range(6):
+        log.append(values((b"a", b"%d" % number), (b"%d" % number, b"1")))
+        await log.seal()
+    for position in (1, 3, 4):
+        await log.convert(position, 1)
+    await log.clean()
+    segment, table = FileKind.SEGMENT, FileKind.PARQUET
+    assert [info.kind for info in log.segments] == [segment, table, segment, table, segment]
+    assert sorted(await log.content()) == [1, 3, 5, 7, 9, 10, 11]
+    assert await log.problems() == []
+
+
+async def test_full_table_of_keys__ends_the_dirty_part_in_the_middle_of_a_table() -> None:
+    log = await sealed(*(values(*((b"%d" % ((n + m) % 12), b"%d" % n) for m in range(3))) for n in range(0, 24, 3)))
+    await log.convert(0, 1)
+    while log.first_dirty_offset < 24:
+        before = log.first_dirty_offset
+        await log.clean(map_bytes=ROOM_FOR_FIVE)
+        assert before < log.first_dirty_offset
+        content = await log.content()
+        newest = set(log.newest_below(log.first_dirty_offset).values())
+        assert {offset for offset in content if offset < log.first_dirty_offset} == newest
+        assert all(offset in content for offset in range(log.first_dirty_offset, 24))
+        assert await log.problems() == []
+    assert sorted(await log.content()) == list(range(12, 24))
+
+
+async def test_segment_of_which_only_its_end_is_left__is_a_table_that_says_so() -> None:
+    log = await sealed(values((b"a", None)))
+    await log.clean(delete_retention_ms=0)
+    log.now_ms += 1
+    await log.clean(delete_retention_ms=0)
+    assert await log.batches_left() == [(0, 0, 0)]
+    await log.convert(0, 1)
+    assert (await log.batches_left(), await log.problems()) == ([(0, 0, 0)], [])
+
+
+async def test_table_of_which_nothing_is_left__says_where_it_ends() -> None:
+    log = await sealed(values((b"a", None)))
+    await log.convert(0, 1)
+    await log.clean(delete_retention_ms=0)
+    log.now_ms += 1
+    [info] = (await log.clean(delete_retention_ms=0)).written
+    assert (info.base_offset, info.last_offset, await log.content()) == (0, 0, {})
+    assert (await log.batches_left(), await log.problems()) == ([(0, 0, 0)], [])
+
+
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b"e", b"f", b"g", None])
 RECORD = st.tuples(KEYS, st.none() | st.binary(min_size=1, max_size=60)).map(lambda pair: Record(*pair))
 EVENT = st.one_of(
@@ -222,6 +331,7 @@ EVENT = st.one_of(
     st.tuples(st.just("transactional"), st.lists(RECORD, min_size=1, max_size=3), st.sampled_from([7, 8]), st.just(0)),
     st.tuples(st.sampled_from(["commit", "abort"]), st.just([]), st.sampled_from([7, 8]), st.just(0)),
     st.tuples(st.sampled_from(["seal", "seal", "clean"]), st.just([]), st.just(0), st.just(0)),
+    st.tuples(st.just("convert"), st.just([]), st.integers(0, 3), st.integers(1, 3)),
 )
 
 
@@ -231,12 +341,18 @@ EVENT = st.one_of(
     map_bytes=st.sampled_from([ROOM_FOR_FIVE, 1 << 20]),
     segment_bytes=st.sampled_from([1, 700, 1 << 20]),
     delete_retention_ms=st.sampled_from([0, 150]),
+    target_file_bytes=st.sampled_from([1, 1 << 20]),
 )
 def test_cleaned_log__is_what_the_model_allows(
-    events: list[tuple[str, list[Record], int, int]], map_bytes: int, segment_bytes: int, delete_retention_ms: int
+    events: list[tuple[str, list[Record], int, int]],
+    map_bytes: int,
+    segment_bytes: int,
+    delete_retention_ms: int,
+    target_file_bytes: int,
 ) -> None:
     async def run() -> None:
         log = CompactedLog()
+        log.target_file_bytes = target_file_bytes
         for kind, records, producer_id, codec in events:
             if kind == "append":
                 log.append(records, producer_id=producer_id, codec=codec)
@@ -244,6 +360,9 @@ def test_cleaned_log__is_what_the_model_allows(
                 log.append(records, producer_id=producer_id, transactional=True)
             elif kind in ("commit", "abort"):
                 log.end_transaction(producer_id, committed=kind == "commit")
+            elif kind == "convert":
+                if producer_id < len(log.segments):
+                    await log.convert(producer_id, codec)
             elif log.batches:
                 log.end_all()  # nothing is cleaned while a transaction is open in it
                 await log.seal()

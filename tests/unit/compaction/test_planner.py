@@ -71,9 +71,13 @@ def test_cleaned_segments_behind_a_dirty_one__are_dirty_again() -> None:
     assert (plan.clean_bytes, plan.dirty_bytes) == (100, 200)
 
 
-def test_table__ends_the_plan() -> None:
-    assert bases([segment(0), segment(10, kind=FileKind.PARQUET), segment(20), segment(30)]) == [0]
-    assert bases([segment(0, cleaned=True, kind=FileKind.PARQUET), segment(10), segment(20)]) == []
+def test_table__is_planned_as_any_file() -> None:
+    table = FileKind.PARQUET
+    log = [segment(0, cleaned=True, kind=table), segment(10, kind=table), segment(20), segment(30)]
+    assert bases(log) == [0, 10, 20]
+    assert plan_cleaning(log, 1000, POLICY, NOW_MS).clean_bytes == 100
+    assert bases(log[:2]) == [0, 10], "the newest one, too: nobody writes to it"
+    assert bases(log[:2], stable=19) == [0]
 
 
 def test_within__ends_at_what_is_open_or_not_in_a_snapshot() -> None:

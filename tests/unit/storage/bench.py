@@ -14,6 +14,7 @@ from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.manifests.manifest_codec import names_of
 from bytemq.storage.settings import Durability, StorageConfig
+from bytemq.storage.tables.restored import Restorer
 from bytemq.types import PartitionId, TopicId
 from tests.support.log_workload import until
 from tests.support.power_cut_store import MemoryMetadata, Power, PowerCutStore
@@ -24,6 +25,7 @@ CONFIG = StorageConfig(
     wal_retained_bytes=1 << 30,
     segment_bytes=8 * 1024,
     chunk_bytes=1024,
+    table_grace_ms=0,
     reserve_bytes=0,
     retry_delay_ms=0,
 )
@@ -49,6 +51,7 @@ class Bench:
         self.metadata = MemoryMetadata(self.power)
         self.session = 0
         self.storage: LogStorage | None = None
+        self.restorer: Restorer | None = None
         self.answers: list[tuple[int, BytemqError | None]] = []
         self.supervisor = Supervisor(SystemClock(), lambda name, error: self.fatal.append((name, error)))
         self.fatal: list[tuple[str, BaseException]] = []
@@ -63,6 +66,7 @@ class Bench:
             clock=SystemClock(),
             supervisor=self.supervisor,
             durability=durability,
+            restorer=self.restorer,
         )
         return self.storage
 
