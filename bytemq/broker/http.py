@@ -262,7 +262,7 @@ async def _send(answer: Answer, connection: "h11.Connection", writer: asyncio.St
     if connection.our_state is h11.ERROR:
         return
     writer.write(connection.send(h11.Response(status_code=answer.status, headers=headers)) or b"")
-    if answer.body and connection.their_state is not h11.ERROR and with_body:
+    if answer.body and with_body:
         writer.write(connection.send(h11.Data(answer.body)) or b"")
     writer.write(connection.send(h11.EndOfMessage()) or b"")
     await writer.drain()

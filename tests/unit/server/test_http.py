@@ -85,10 +85,14 @@ async def test_http__changes_the_log_level() -> None:
         (b"PUT /log-level HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 5000\r\n\r\n" + b"x" * 5000, 413),
     ],
 )
-async def test_http__refuses_what_it_does_not_serve(request_: bytes, status: int) -> None:
+async def test_http__refuses_what_it_does_not_serve(
+    request_: bytes, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving() as address:
-        found, _ = await raw(address, request_)
+        found, said = await raw(address, request_)
         assert found == status or (status == 0 and found in (400, 414, 431))
+        assert said, "in a sentence"
+        assert "exception" not in caplog.text
         assert await ask(address, "GET", "/health") == (200, "ok\n")
 
 
