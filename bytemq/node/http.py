@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from bytemq.broker.http import HttpServer, Route
+from bytemq.broker.http import Answer, HttpServer, Request, Route
 from bytemq.errors import Invalid
 from bytemq.node import settings
 from bytemq.node.foundation import Foundation
@@ -48,8 +48,13 @@ async def start_http(
 
 def _routes(parts: AsyncExitStack, base: Foundation, tables: Tables | None) -> dict[str, Route]:
     if tables is None:
-        return {}
+        return dict.fromkeys(("/tables", "/sql", "/iceberg"), _not_installed)
     queries = tables.queries(settings.sql_limits(base.config.now))
     parts.push_async_callback(queries.close)
     routes = TableRoutes(tables, queries)
     return {"/tables": routes.tables, "/sql": routes.sql, "/iceberg": IcebergRoutes(tables).iceberg}
+
+
+async def _not_installed(request: Request) -> Answer:
+    text = "this node has no tables and no SQL: install them with pip install 'bytemq[tables]' and start it again\n"
+    return Answer(501, text.encode())

@@ -43,9 +43,13 @@ SCRATCH = "scratch/restored"
 QUERY_SCRATCH = "scratch/queries"
 
 
+NEEDED = ("pyarrow", "numpy", "duckdb", "orjson")
+"""Packages of the extra `tables`, without which there are none."""
+
+
 def are_available() -> bool:
     """Whether the extra `tables` is installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("pyarrow", "numpy", "duckdb", "orjson"))
+    return all(importlib.util.find_spec(name) is not None for name in NEEDED)
 
 
 class OpenedPartition:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import socket
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from bytemq.errors import BytemqError, Corrupt, Fenced
 from bytemq.metadata import keys
 from bytemq.metadata.database import Database
 from bytemq.metadata.topics import TopicSpec
-from bytemq.node import settings
+from bytemq.node import settings, tables
 from bytemq.node.node import Node
 from bytemq.storage.checks.verify import verify
 
@@ -127,3 +130,26 @@ async def test_node__with_page_cache_durability_still_syncs_its_metadata(
     await node.broker.topics.create([TopicSpec("t", 2)])
     await node.stop()
     assert found == {2}, "FULL: a file of the log is used again once a manifest says so"
+
+
+def test_extra_tables__brings_all_that_tables_need() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    brought = {re.split(r"[^\w-]", requirement)[0] for requirement in project["optional-dependencies"]["tables"]}
+    assert set(tables.NEEDED) <= brought
+
+
+async def test_node__without_the_extra_tables_says_how_to_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "NEEDED", ("there_is_no_such_package",))
+    node = await Node.start(config(tmp_path, bytemq_http_listen="127.0.0.1:0"))
+    try:
+        assert node.tables is None and node.http_address is not None
+        for request in (b"POST /sql", b"GET /tables", b"GET /tables/topic", b"GET /iceberg/v1/config"):
+            reader, writer = await asyncio.open_connection(*node.http_address)
+            writer.write(request + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            assert answer.startswith(b"HTTP/1.1 501") and b"pip install 'bytemq[tables]'" in answer
+    finally:
+        await node.stop()
