@@ -1,0 +1,38 @@
+"""A planned restart under unmodified clients: nobody sees an error, nothing is lost, and nobody waits for long.
+
+The figures are those of `python -m benchmarks.moves`; the limits here are patient, for a machine that is busy.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.scenarios.cluster.cluster import Cluster, CountingProducer, check_nothing_lost, read_all, until
+
+
+def command(cluster: Cluster, *arguments: str) -> None:
+    whole = [sys.executable, "-m", "bytemq", "cluster", *arguments, "--metadata", cluster.etcd.url("cluster")]
+    done = subprocess.run(whole, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_planned_restart__is_seen_by_no_client(cluster: Cluster) -> None:
+    cluster.create_topic("restarted", 12)
+    until(lambda: sorted(set(cluster.leaders("restarted"))) == [0, 1, 2], "every broker has some")
+    producer = CountingProducer(cluster, "restarted", acks="all")
+    producer.wait_for_more(200)
+    command(cluster, "drain", "1")
+    assert cluster.leaders("restarted").count(1) == 0
+    producer.wait_for_more(200)
+    drained_s = producer.longest_pause_of_a_partition_s()
+    print(f"longest pause of a partition while it was drained {drained_s:.2f} s")
+    assert drained_s < 3.0, "a client's back-off, a flush and a commit: not a lease, nor a claim that is waited for"
+    assert cluster.nodes[1].terminate(60) == 0
+    cluster.nodes[1].restart()
+    command(cluster, "undrain", "1")
+    until(lambda: cluster.leaders("restarted").count(1) >= 3, "it has its share again")
+    producer.wait_for_more(200)
+    producer.stop()
+    check_nothing_lost(producer, read_all(cluster, "restarted"))
