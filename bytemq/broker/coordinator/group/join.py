@@ -27,6 +27,7 @@ from bytemq.broker.coordinator.group.states import GroupState
 from bytemq.broker.coordinator.outcome import NOTHING, Outcome, answered_error
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupResponse
+from bytemq.protocol.messages.sync_group import SyncGroupResponse
 
 UNKNOWN_MEMBER_ID = ""
 _MEMBER_ID_REQUIRED_VERSION = 4
@@ -205,17 +206,19 @@ class Joining:
         def stored(code: ErrorCode) -> Outcome[None]:
             overtaken = group.state is not GroupState.STABLE or group.generation_id != generation_id
             is_gone = self._environment.groups.get(group.group_id) is not group
-            if overtaken or is_gone or group.members.get(member_id) is not member:
+            # Not `member`: a later takeover that failed as well has just made this id's place anew.
+            taker = group.members.get(member_id)
+            if overtaken or is_gone or taker is None:
                 return NOTHING  # a rebalance or another takeover answers
             if code is not ErrorCode.NONE:
-                return self._undo_take_over(group, member, old_member_id, old_terms, code)
+                return self._undo_take_over(group, taker, old_member_id, old_terms, code)
             skip = origin.api_version >= _SKIP_ASSIGNMENT_VERSION
             response = generation_response(group, member_id, skip_assignment=skip and group.leader_id == member_id)
             if not skip:
                 # Told that it leads, an older client would assign anew. It hears the former leader's id instead.
                 response.leader, response.members = old_leader or "", []
-            group.answer_join(member, response)
-            self._rebalance.extend_session(group, member)
+            group.answer_join(taker, response)
+            self._rebalance.extend_session(group, taker)
             return NOTHING
 
         assignment = {each.member_id: each.assignment for each in group.members.values()}
@@ -250,6 +253,7 @@ class Joining:
         for member in group.members.values():
             response = JoinGroupResponse(error_code=answered_error(code), protocol_name=None)
             group.answer_join(member, response)
+            member.answer_sync(SyncGroupResponse(error_code=answered_error(code)))
         self._environment.forget_group(group)
         return NOTHING
 
