@@ -83,6 +83,7 @@ def start_restructuring(base: Foundation, broker: Broker, logs: Logs, tables: Ta
     )
     table_metrics.register(base.metrics, restructuring)
     base.supervisor.keep_running("tables", restructuring.run)
+    base.supervisor.keep_running("untouched tables", tables.run_untouched)
 
 
 async def _retain(base: Foundation, broker: Broker) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,6 +21,7 @@ from bytemq.compaction.restorer import WorkerRestorer
 from bytemq.compaction.restructuring import Restructuring, TablePartition
 from bytemq.compaction.table_planner import TableSettings
 from bytemq.compaction.worker import Worker
+from bytemq.config import TopicConfig
 from bytemq.errors import Invalid, NotFound, Unavailable
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.store import MetadataStore
@@ -31,7 +33,7 @@ from bytemq.query.queries import READ_BYTES, Queries, SqlLimits
 from bytemq.runtime.clock import Clock
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.logs import Logs
-from bytemq.storage.manifests.manifest import AbortedTxn, FileKind
+from bytemq.storage.manifests.manifest import AbortedTxn, FileKind, SegmentInfo
 from bytemq.storage.segments.batch_walk import walk
 from bytemq.storage.tables.published_columns import ColumnStore
 from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns
@@ -39,6 +41,8 @@ from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns
 WORKER_MEMORY_BYTES = 512 * 1024 * 1024
 RESTORE_NICENESS = 10
 """A consumer waits for it, and still the brokers' clients come first."""
+UNTOUCHED_INTERVAL_S = 300.0
+"""Between two looks at the manifests of logs that nobody has opened."""
 SCRATCH = "scratch/restored"
 QUERY_SCRATCH = "scratch/queries"
 
@@ -97,6 +101,7 @@ class Tables:
         self._image: Callable[[], ClusterImage] = ClusterImage
         self._restructuring: Restructuring | None = None
         self._columns: ColumnStore | None = None
+        self._clock: Clock | None = None
 
     def attach(
         self,
@@ -109,7 +114,7 @@ class Tables:
         metadata: MetadataStore,
     ) -> Restructuring:
         """Once there are partitions. What is returned is to be run."""
-        self._partitions, self._image = partitions, image
+        self._partitions, self._image, self._clock = partitions, image, clock
         self._columns = columns = ColumnStore(metadata)
         self._restructuring = Restructuring(self._opened, storage, self._converter, clock, session_id, columns)
         # Metadata are what a reader waits for: not behind a conversion.
@@ -122,6 +127,13 @@ class Tables:
     def restructuring(self) -> Restructuring:
         assert self._restructuring is not None, "attached"
         return self._restructuring
+
+    async def run_untouched(self) -> None:
+        """For ever: history that nobody has asked for since the start is opened when it is old enough for a table."""
+        assert self._partitions is not None and self._clock is not None
+        while True:
+            await self._clock.sleep(UNTOUCHED_INTERVAL_S)
+            await self._partitions.open_untouched(partial(_has_history, self._clock.wall_ms()))
 
     async def partitions_of(self, topic: str) -> list[TablePartition]:
         """All partitions of a topic, opened. Raises KafkaError, Invalid for a topic that is never a table."""
@@ -210,3 +222,12 @@ class Tables:
     def _opened(self) -> Iterator[TablePartition]:
         assert self._partitions is not None
         return (OpenedPartition(partition) for partition in self._partitions.open_partitions())
+
+
+def _has_history(now_ms: int, topic: str, config: TopicConfig, segments: Sequence[SegmentInfo]) -> bool:
+    """Whether something of a log that is not open should be part of its table by now."""
+    settings = table_settings(config, is_internal=topic in INTERNAL_TOPICS)
+    return settings.enabled and any(
+        info.kind is FileKind.SEGMENT and max(info.max_timestamp, info.created_ms) < now_ms - settings.after_ms
+        for info in segments
+    )

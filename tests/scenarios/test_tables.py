@@ -12,11 +12,13 @@ from pathlib import Path
 import confluent_kafka
 import duckdb
 import pyarrow.dataset as ds
+import pytest
 
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.results import AppendResult
 from bytemq.config import BrokerConfig
 from bytemq.metadata.topics import TopicSpec
+from bytemq.node import tables
 from bytemq.node.node import Node
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.storage.checks.verify import verify
@@ -174,6 +176,19 @@ async def until(condition: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.1)
     raise AssertionError("it did not happen within three minutes")
+
+
+async def test_tables__history_that_nobody_asks_for_after_a_restart_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as node:
+        await node.broker.topics.create([TopicSpec("t")])
+        await asyncio.to_thread(produce, bootstrap(node), "t", iter([b"%d" % n for n in range(100)]))
+    assert not names(tmp_path, "tables/t/**/*.parquet")
+    monkeypatch.setattr(tables, "UNTOUCHED_INTERVAL_S", 0.2)
+    async with running(tmp_path, bytemq_table_after_ms="1000") as node:
+        await until(lambda: bool(names(tmp_path, "tables/t/**/*.parquet")))
+        assert len(await everything(await node.broker.partitions.open("t", 0))) == 100
 
 
 async def test_tables__times_offsets_deletion_and_retention_hold_as_before(tmp_path: Path) -> None:

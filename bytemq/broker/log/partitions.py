@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from bytemq.broker.log.arrivals import Arrival, Arrivals, Opened
 from bytemq.broker.log.beginnings import Beginnings
@@ -248,15 +249,29 @@ class PartitionTable:
         """The partitions of compacted topics that are open, and those that are worth opening for what they hold."""
         found = []
         for entry in self.entries():
-            if not entry.config.is_compacted:
-                continue
-            try:
-                if isinstance(entry, Partition) or worth_opening(entry.config, await self._segments_of(entry)):
-                    found.append(await self.opened(entry))
-            except (BytemqError, KafkaError) as error:
-                log.warning("compaction skipped", topic=entry.topic, partition=entry.pid.index, reason=str(error))
-            await asyncio.sleep(0)
+            if entry.config.is_compacted:
+                partition = await self._opened_if_worth(entry, worth_opening, "compaction skipped")
+                if partition is not None:
+                    found.append(partition)
+                await asyncio.sleep(0)
         return found
+
+    async def open_untouched(self, worth_opening: Callable[[str, TopicConfig, Sequence[SegmentInfo]], bool]) -> None:
+        """Opens those partitions that nobody has touched and that are worth it, by topic, config and what they hold."""
+        for entry in self.entries():
+            if isinstance(entry, Opening):
+                await self._opened_if_worth(entry, partial(worth_opening, entry.topic), "left unopened")
+                await asyncio.sleep(0)
+
+    async def _opened_if_worth(
+        self, entry: Entry, worth_opening: Callable[[TopicConfig, Sequence[SegmentInfo]], bool], otherwise: str
+    ) -> Partition | None:
+        try:
+            if isinstance(entry, Partition) or worth_opening(entry.config, await self._segments_of(entry)):
+                return await self.opened(entry)
+        except (BytemqError, KafkaError) as error:
+            log.warning(otherwise, topic=entry.topic, partition=entry.pid.index, reason=str(error))
+        return None
 
     async def handed_over(self) -> list[PartitionId]:
         """What is not open, and whose last owner released it with more than its segments hold: the rest is in that
