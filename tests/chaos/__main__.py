@@ -86,6 +86,7 @@ def run_one(cluster: ChaosCluster, folder: Path, seed: int, seconds: float) -> b
     if words == "right":
         return False
     path = folder / f"{name}.history"
+    run.note_groups()
     run.write_history(path)
     with path.with_suffix(".threads").open("w") as threads:
         faulthandler.dump_traceback(threads)

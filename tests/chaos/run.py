@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
+from confluent_kafka import KafkaException
+
 from tests.chaos.client import PATIENCE_S, Client
 from tests.chaos.cluster import STRICT, ChaosCluster
 from tests.chaos.consumers import (
@@ -234,6 +236,22 @@ class Run:
             f"{self.history.acknowledged_count:,} acknowledged, {committed} of {len(attempts)} transactions committed"
             f"; clients met {met or 'no error'}"
         )
+
+    def note_groups(self) -> None:
+        """How the groups are described now, for whoever looks why one does not get on."""
+        names = [self.processing, *self._groups]
+        admin = self.cluster.way(STRICT).admin()  # it must live until it has answered
+        for name, described in admin.describe_consumer_groups(names).items():
+            try:
+                found = described.result(PATIENCE_S)
+            except KafkaException as error:
+                self.history.note(f"{name}: {error}")
+                continue
+            members = {
+                member.member_id: [f"{each.topic}-{each.partition}" for each in member.assignment.topic_partitions]
+                for member in found.members
+            }
+            self.history.note(f"{name} is {found.state.name}, coordinated by {found.coordinator.id}: {members}")
 
     def write_history(self, path: Path) -> None:
         with self.history.told() as history:
