@@ -111,3 +111,9 @@ class Client(threading.Thread):
                 if time.monotonic() > self.world.give_up_at():
                     raise self.history.broken(f"{self.name} does not get on: {what}: {error}") from None
                 time.sleep(0.05)
+
+
+def bury(grave: list[Any]) -> None:
+    """Lets go of the producers and consumers in the list, which nobody else has, in a thread: librdkafka 2.16 may take
+    for ever to end one that was not told of some broker for a while, and its user has something else to do."""
+    threading.Thread(target=grave.clear, name="grave", daemon=True).start()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from tests.chaos.client import Client
+from tests.chaos.client import Client, bury
 from tests.chaos.cluster import READING
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class Reader(Client):
         while not self.world.finished.is_set():
             for message in consumer.consume(500, 0.3):
                 self.took(message)
-        consumer.close()
+        grave = [consumer]
+        del consumer
+        bury(grave)
 
     def took(self, message: Message) -> None:
         error = message.error()
@@ -172,7 +174,9 @@ class OffsetAuditor(Client):
         while not self.world.finished.is_set():
             self.ask(consumer)
             time.sleep(self.random.uniform(0.1, 0.5))
-        consumer.close()
+        grave = [consumer]
+        del consumer
+        bury(grave)
 
     def ask(self, consumer: Consumer) -> None:
         asked = [TopicPartition(self.topic, index) for index in range(self.world.partition_count)]
@@ -218,4 +222,6 @@ class WatermarkAuditor(Client):
                 else:
                     history.high_watermark_told(partition, end, known[1])
             time.sleep(self.random.uniform(0.0, 0.05))
-        consumer.close()
+        grave = [consumer]
+        del consumer
+        bury(grave)

@@ -12,7 +12,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 from kafka.protocol.consumer import FetchRequest
 
-from tests.chaos.client import CONNECTION
+from tests.chaos.client import CONNECTION, bury
 from tests.chaos.cluster import READING, ChaosCluster
 from tests.interop.batches import CONTROL, records_of
 from tests.interop.differential import build
@@ -98,5 +98,7 @@ def read_committed(
                 visible[partition][message.offset()] = message.value()
             elif error.code() == KafkaError._PARTITION_EOF and message.offset() >= ends[partition]:
                 missing.discard(partition)
-    consumer.close()
+    grave = [consumer]
+    del consumer
+    bury(grave)
     return visible

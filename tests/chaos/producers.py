@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from tests.chaos.client import REQUEST_TIMEOUT_MS, Client
+from tests.chaos.client import REQUEST_TIMEOUT_MS, Client, bury
 from tests.chaos.cluster import LATE
 from tests.simulation.broker.history import Sent, TopicPartition
 
@@ -53,6 +53,9 @@ class PlainProducer(Client):
             if self.world.broken is not None:
                 return
         self._check_alive()
+        grave = [producer]
+        del producer
+        bury(grave)
 
     def _send(self, producer: Producer, partition: TopicPartition) -> None:
         self._number += 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from tests.chaos.client import REQUEST_TIMEOUT_MS, Client
+from tests.chaos.client import REQUEST_TIMEOUT_MS, Client, bury
 from tests.chaos.cluster import STRICT
 from tests.simulation.broker.history import Attempt, Sent
 from tests.simulation.broker.history import TopicPartition as Partition
@@ -97,6 +97,12 @@ class Instance:
         except MustAbort:
             raise Fenced from None
 
+    def bury(self) -> None:
+        """It is not used any more."""
+        grave = [self._producer]
+        del self._producer
+        bury(grave)
+
     def _call(self, what: str, call: Callable[[], Any]) -> None:
         try:
             self._client.patiently(f"{self.name}: {what}", call)
@@ -124,14 +130,18 @@ class TransactionalWriter(Client):
                 self._haunt()
                 for _ in range(self.random.randint(1, 12)):
                     if self.stopping:
-                        return
+                        break
                     self._transact(instance)
                     self.idle(0.1)
-                if self.random.random() < 0.5:
+                if not self.stopping and self.random.random() < 0.5:
                     self._write(instance)
                     self._zombie = instance
-            except Fenced:
+            except (Fenced, MustAbort):
                 self.history.note(f"{instance.name} is fenced")
+            if self._zombie is not instance:
+                instance.bury()
+        if self._zombie is not None:
+            self._zombie.bury()
 
     def _transact(self, instance: Instance) -> None:
         try:
@@ -159,6 +169,8 @@ class TransactionalWriter(Client):
             zombie.haunt()
         except Fenced:
             return
+        finally:
+            zombie.bury()
         if zombie.attempt.batches:
             raise self.history.broken(f"{zombie.name} committed behind its successor's back")
 
@@ -186,6 +198,7 @@ class Processor(Client):
                     lives -= self._step(consumer, instance)
             except Fenced:
                 self.history.note(f"{instance.name} goes")
+            instance.bury()
             self._polled.clear()
             if self.random.random() < 0.5:
                 consumer.close()
