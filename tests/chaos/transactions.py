@@ -200,8 +200,7 @@ class Processor(Client):
                 self.history.note(f"{instance.name} goes")
             instance.bury()
             self._polled.clear()
-            if self.random.random() < 0.5:
-                consumer.close()
+            consumer.close()  # one that is only dropped may stay in the group for minutes, and keep its partitions
 
     def _consumer(self) -> Consumer:
         return Consumer(
