@@ -15,9 +15,9 @@ ENOUGH_SEEDS = {
     "log": "60",
     "classic-groups": "400",
     "consumer-groups": "400",
-    "broker": "150",
-    "transactions": "150",
-    "cluster": "100",
+    "broker": "400",
+    "transactions": "400",
+    "cluster": "400",
     "compaction": "60",
     "cluster-storage": "300",
 }

@@ -108,7 +108,7 @@ class Reader(Client):
         while True:
             position = self.position
             await self.read_once()
-            idle = min(idle + 1, 4) if self.position == position else 0
+            idle = min(idle + 1, 4) if self.world.is_well and self.position == position else 0
             await asyncio.sleep(self.random.choice((0.05, 0.2, 0.5)) * (1 + idle))
 
     async def read_once(self) -> Records | None:
@@ -119,7 +119,7 @@ class Reader(Client):
             self.position,
             self.isolation,
             max_bytes=max_bytes,
-            wait_ms=self.random.choice((0, 100)),
+            wait_ms=self.random.choice((0, 100, 400)),
         )
         if records is not None:
             self.values.update(records.values)

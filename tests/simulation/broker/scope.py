@@ -36,7 +36,7 @@ _SMALL = (
     Scope(transactional=(1, 2), batches=(1, 2)),
     Scope(transactional=(1,), processors=(1,), batches=(1, 2)),
     Scope(processors=(1, 2)),
-    Scope(plain=(2,)),
+    Scope(plain=(2,), partitions=(2,)),
 )
 _EVERYTHING = Scope(
     partitions=(1, 2),

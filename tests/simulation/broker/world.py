@@ -84,7 +84,7 @@ class World:
         self.sickness = random.choice((0.0, 0.05, 0.2))
         self.metadata_sickness = random.choice((0.0, 0.1))
         self.loss = random.choice((0.0, 0.02, 0.1))
-        self.death_rate = random.choice((0.0, 0.05, 0.2))
+        self.death_rate = random.choice((0.0, 0.1, 0.3))
         self.idle_times_s = random.choice(((0.0, 0.002), (0.0, 0.005, 0.05), (0.01, 0.1, 0.7, 2.0)))
         self.transaction_timeouts_ms = random.choice(((20_000,), (400, 5_000), (200,)))
         self.broker_count = random.choice((1, 2, 2))

@@ -30,7 +30,7 @@ class ClusterWorld(World):
         self.broker_count = self.random.choice((2, 3))
         self.patience_s = self.random.choice((0.6, 5.0))
         self.objects: Objects = {}
-        self._pauses_in_a_write = False
+        self._stops_in_a_write = False
         loop.paused = self._stands_still
 
     def storage_of(self, node: Node) -> NodeStorage:
@@ -43,20 +43,22 @@ class ClusterWorld(World):
         """Its lease does, unless it was renewed."""
 
     def _troubles(self) -> dict[Callable[[], None], int]:
-        return super()._troubles() | {self._crash: 2, self._pause: 2, self._pause_in_a_write: 10, self._cut_off: 2}
+        return super()._troubles() | {self._crash: 2, self._pause: 2, self._stop_in_a_write: 10, self._cut_off: 2}
 
     def _pause(self) -> None:
         """At one of the next steps."""
         self._in_some_steps(pauses=True)
 
-    def _pause_in_a_write(self) -> None:
-        """Whoever writes next stands still when a flush is in the store: before it is committed, or a little later."""
-        self._pauses_in_a_write = True
+    def _stop_in_a_write(self) -> None:
+        """Whoever writes next stands still, or dies, when a flush is in the store: before it is committed, or a little
+        later.
+        """
+        self._stops_in_a_write = True
 
     def flush_written(self, node: Node) -> None:
-        if self._pauses_in_a_write and not self.is_well:
-            self._pauses_in_a_write = False
-            node.process.pauses = True
+        if self._stops_in_a_write and not self.is_well:
+            self._stops_in_a_write = False
+            node.process.pauses = self.random.random() < 0.7
             node.process.steps_left = self.random.randint(0, 6)
 
     def _stands_still(self, process: Process) -> None:
