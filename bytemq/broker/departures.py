@@ -11,7 +11,7 @@ from typing import Final
 
 from bytemq.metadata import keys
 from bytemq.metadata.image import ClusterImage
-from bytemq.runtime.clock import Clock
+from bytemq.runtime.clock import Clock, TimerHandle
 from bytemq.types import PartitionId
 
 PATIENCE_S: Final = 1.0
@@ -30,30 +30,38 @@ class Departures:
         self._wake = wake
         self._since: dict[PartitionId, float] = {}
         self._pause_ends_at = float("-inf")
+        self._timer: TimerHandle | None = None
 
     def due(
         self, image: ClusterImage, unwanted: Sequence[PartitionId], is_open: Callable[[PartitionId], bool]
     ) -> list[PartitionId]:
         """Of all that are unwanted now, those that go, in their order."""
         now = self._clock.monotonic()
-        since, self._since = self._since, {pid: self._since.get(pid, now) for pid in unwanted}
+        self._since = {pid: self._since.get(pid, now) for pid in unwanted}
         if now < self._pause_ends_at:
+            self._look_again_at(self._pause_ends_at, now)
             return []
         left = {True: OPEN_AT_ONCE, False: IDLE_AT_ONCE}
+        look_at = float("inf")
         due: list[PartitionId] = []
         for pid in unwanted:
             opened = is_open(pid)
-            if opened and now - self._since[pid] < PATIENCE_S and not _is_prepared(image, pid):
-                if pid not in since:
-                    self._clock.call_later(PATIENCE_S, self._wake)
-                continue
-            if left[opened]:
+            patience_ends_at = self._since[pid] + PATIENCE_S
+            if opened and now < patience_ends_at and not _is_prepared(image, pid):
+                look_at = min(look_at, patience_ends_at)
+            elif left[opened]:
                 left[opened] -= 1
                 due.append(pid)
-            elif now >= self._pause_ends_at:
-                self._pause_ends_at = now + PAUSE_S
-                self._clock.call_later(PAUSE_S, self._wake)
+            else:
+                look_at = self._pause_ends_at = now + PAUSE_S
+        self._look_again_at(max(look_at, self._pause_ends_at), now)
         return due
+
+    def _look_again_at(self, look_at: float, now: float) -> None:
+        """Asked anew by each look: a loop's timer may run a little early, and then that look waits for the rest."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._clock.call_later(look_at - now, self._wake) if look_at < float("inf") else None
 
 
 def _is_prepared(image: ClusterImage, pid: PartitionId) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bytemq.broker.departures import IDLE_AT_ONCE, OPEN_AT_ONCE, PATIENCE_S, PAUSE_S, Departures
 from bytemq.metadata import keys, values
 from bytemq.metadata.store import Event
+from bytemq.runtime.clock import TimerHandle
 from bytemq.types import PartitionId
 from tests.support.metadata import image_of, topic_id, topic_puts
 from tests.support.virtual_time import VirtualClock
@@ -14,11 +15,20 @@ from tests.support.virtual_time import VirtualClock
 T1 = topic_id(1)
 
 
+class HastyClock(VirtualClock):
+    """Its timers run half a millisecond early, as those of uvloop do when the loop is busy."""
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> TimerHandle:
+        return super().call_later(max(seconds - 0.0005, 0.0001), callback)
+
+
 class Owner:
     """Broker 0 of two, whose partitions are wished to be at broker 1."""
 
-    def __init__(self, partitions: int, *, idle: bool = False, is_prepared: bool = True) -> None:
-        self.clock = VirtualClock()
+    def __init__(
+        self, partitions: int, *, idle: bool = False, is_prepared: bool = True, clock: VirtualClock | None = None
+    ) -> None:
+        self.clock = VirtualClock() if clock is None else clock
         self.woken = 0
         self.idle = idle
         self.image = image_of([0, 1], topic_puts("t", T1, [1] * partitions))
@@ -82,3 +92,14 @@ def test_departures__do_not_wait_for_ever() -> None:
     owner.clock.advance(PATIENCE_S * 0.51)
     assert owner.woken > 0
     assert len(owner.go()) == 2
+
+
+def test_departures__a_timer_that_runs_early_leaves_nobody_behind() -> None:
+    owner = Owner(OPEN_AT_ONCE + 1, is_prepared=False, clock=HastyClock())
+    gone: list[PartitionId] = []
+    owner.departures = Departures(owner.clock, lambda: gone.extend(owner.go()))
+    assert owner.go() == []
+    owner.clock.advance(PATIENCE_S * 1.01)
+    assert len(gone) == OPEN_AT_ONCE
+    owner.clock.advance(PAUSE_S * 1.01)
+    assert len(gone) == OPEN_AT_ONCE + 1
