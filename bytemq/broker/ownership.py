@@ -88,7 +88,12 @@ class Ownership:
         follower.subscribe(self._on_change)
 
     async def run(self) -> None:
-        await asyncio.gather(self._run(), self._preparation.run())
+        works = [asyncio.ensure_future(work) for work in (self._run(), self._preparation.run())]
+        try:
+            await asyncio.gather(*works)
+        finally:  # whoever runs this again must not find one of them still at work
+            for work in works:
+                work.cancel()
 
     async def _run(self) -> None:
         """What fails is tried again at growing intervals, or when something changes."""
