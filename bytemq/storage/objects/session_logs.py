@@ -114,6 +114,8 @@ class SessionLogs:
         loaded = self._loaded.get(session_id)
         if loaded is None or not loaded.is_final:
             loaded = await self._read_anew(session_id)
+        else:
+            self._loaded.move_to_end(session_id)
         return loaded.shares.get(partition, ())
 
     async def look_ahead(self, session_id: int) -> None:
