@@ -29,6 +29,7 @@ log = get_logger("supervisor")
 
 RESTART_DELAY_S = 1.0
 STOP_TIMEOUT_S = 4.7
+"""A broker has ended by itself before (`serve.EXIT_TIMEOUT_S`), and the whole ends within five seconds."""
 READY_MARK = " is ready on "
 
 
