@@ -39,7 +39,8 @@ class RecoveredLog:
     leader_epochs: list[tuple[int, int]]
     snapshot: PartitionSnapshot | None
     headers: list[RecordBatch] = field(default_factory=list)
-    """Of all batches from the snapshot's offset on, in order; `view` of each holds the header alone."""
+    """Of the batches from the snapshot's offset on that tell something new, in order; `view` of each holds the header
+    alone."""
     first_dirty_offset: int = 0
     """Below it nothing of an aborted transaction is left."""
 
