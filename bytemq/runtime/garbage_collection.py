@@ -18,6 +18,9 @@ def calm() -> None:
 
 
 def settle() -> None:
-    """Call once before anybody is served, who would feel it: what is alive now is never looked at again."""
+    """Call before anybody is served, who would feel it: what is alive now is not looked at again. A node that joins
+    anew calls it anew, and what its last session has left goes.
+    """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
