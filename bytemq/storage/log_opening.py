@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bytemq.errors import Corrupt
+from bytemq.protocol.error_codes import KafkaError
 from bytemq.protocol.records.batch import (
     HEADER_BYTES,
     LEADER_EPOCH_POSITION,
@@ -17,6 +18,8 @@ from bytemq.protocol.records.batch import (
     RecordBatch,
     parse_header,
 )
+from bytemq.protocol.records.control import EndTransactionMarker, marker_word, parse_end_transaction
+from bytemq.protocol.records.reader import iter_records
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles, RecoveredLog
 from bytemq.storage.manifests.manifest import PartitionSnapshot
@@ -65,12 +68,26 @@ async def headers_after(files: LogFiles, snapshot: PartitionSnapshot | None) -> 
             continue
         for buffer in read.buffers:
             view = memoryview(buffer)
-            for batch in walk(view, verify=False):
-                header = memoryview(bytes(view[batch.position : batch.position + HEADER_BYTES]))
-                headers.append(parse_header(header, header_only=True))
+            headers.extend(header_in_segment(view, batch.position) for batch in walk(view, verify=False))
         offset = read.next_offset
     headers.extend(entries)
     return headers
+
+
+def header_in_segment(view: memoryview, position: int) -> RecordBatch:
+    """A batch as the entries of the write-ahead log tell it. What a control batch says is in its record alone here."""
+    header = parse_header(memoryview(bytes(view[position : position + HEADER_BYTES])), header_only=True)
+    if header.is_control:
+        header.sent_crc = marker_word(_marker_in(parse_header(view, position)))
+    return header
+
+
+def _marker_in(batch: RecordBatch) -> EndTransactionMarker | None:
+    try:
+        record = next(iter_records(batch), None)
+    except (Corrupt, KafkaError):
+        return None
+    return None if record is None else parse_end_transaction(record)
 
 
 def entries_after(shares: Iterable[Buffer], offset: int, end_offset: int) -> tuple[int, list[RecordBatch]]:

@@ -18,7 +18,6 @@ from bytemq.broker.log.producer_state import AppendedBatch
 from bytemq.broker.log.results import AppendResult, Origin
 from bytemq.broker.log.services import LogServices
 from bytemq.broker.log.state import NO_APPEND_TIME, Duplicate, LogState, PendingAppend
-from bytemq.broker.log.transactions import marker_word
 from bytemq.errors import BytemqError, Fenced
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import (
@@ -32,7 +31,7 @@ from bytemq.protocol.records.batch import (
     set_log_append_time,
     set_max_timestamp,
 )
-from bytemq.protocol.records.control import parse_end_transaction
+from bytemq.protocol.records.control import marker_word, parse_end_transaction
 from bytemq.protocol.records.reader import iter_records
 from bytemq.types import PartitionId
 

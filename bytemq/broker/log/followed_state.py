@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bytemq.broker.log.leader_epochs import LeaderEpochs
-from bytemq.broker.log.transactions import Transactions, marker_of
+from bytemq.broker.log.transactions import Transactions
 from bytemq.protocol.records.batch import RecordBatch
+from bytemq.protocol.records.control import marker_of
 from bytemq.storage.manifests.manifest import PartitionSnapshot
 
 

@@ -17,9 +17,9 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from bytemq.broker.log.producer_budget import ProducerBudget
 from bytemq.broker.log.producer_state import AppendedBatch, Producer, ProducerTable
-from bytemq.broker.log.transactions import Transactions, marker_of
+from bytemq.broker.log.transactions import Transactions
 from bytemq.protocol.records.batch import RecordBatch
-from bytemq.protocol.records.control import EndTransactionMarker
+from bytemq.protocol.records.control import EndTransactionMarker, marker_of
 
 Answer = TypeVar("Answer")
 

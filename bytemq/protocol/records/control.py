@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from bytemq.protocol.records.builder import Record, build_batch
 
 _KEY = struct.Struct(">hh")
 _END_TRANSACTION = struct.Struct(">hi")
+_COMMITTED = 1 << 31
+_EPOCH_MASK = _COMMITTED - 1
+NO_MARKER: Final = 0xFFFFFFFF
+"""The word of a control batch that ends no transaction. As a marker it would be a commit by coordinator epoch -1,
+which is the epoch of administrators, who only ever abort.
+"""
 
 
 class ControlType(IntEnum):
@@ -71,3 +77,20 @@ def end_transaction_batch(
         transactional=True,
         control=True,
     )
+
+
+def marker_word(marker: EndTransactionMarker | None) -> int:
+    """The 32-bit form of what a control batch says, which storage keeps beside its header: recovery need not open the
+    batch.
+    """
+    if marker is None:
+        return NO_MARKER
+    return (_COMMITTED if marker.committed else 0) | marker.coordinator_epoch & _EPOCH_MASK
+
+
+def marker_of(word: int) -> EndTransactionMarker | None:
+    """The inverse of `marker_word`."""
+    if word == NO_MARKER:
+        return None
+    coordinator_epoch = word & _EPOCH_MASK
+    return EndTransactionMarker(bool(word & _COMMITTED), -1 if coordinator_epoch == _EPOCH_MASK else coordinator_epoch)

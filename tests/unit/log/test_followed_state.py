@@ -11,10 +11,9 @@ from bytemq.broker.log.followed_state import FollowedState
 from bytemq.broker.log.leader_epochs import LeaderEpochs
 from bytemq.broker.log.producer_budget import ProducerBudget
 from bytemq.broker.log.state import LogState
-from bytemq.broker.log.transactions import marker_word
 from bytemq.protocol.records.batch import RecordBatch, parse_header, place
 from bytemq.protocol.records.builder import Record, build_batch
-from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
+from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch, marker_word
 from bytemq.storage.log_files import RecoveredLog
 from bytemq.storage.manifests.manifest import PartitionSnapshot
 

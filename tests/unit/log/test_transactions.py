@@ -6,10 +6,10 @@ import pytest
 
 from bytemq.broker.log.producer_state import Producer
 from bytemq.broker.log.results import Origin
-from bytemq.broker.log.transactions import Transactions, marker_of, marker_word
+from bytemq.broker.log.transactions import Transactions
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.batch import RecordBatch
-from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
+from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch, marker_of, marker_word
 from tests.unit.log.harness import COORDINATOR, NOW_MS, Log, batch, open_log, sequenced
 
 COMMIT, ABORT = EndTransactionMarker(True, 3), EndTransactionMarker(False, 3)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bytemq.errors import Corrupt, Invalid
+from bytemq.protocol.records.batch import parse_header, place
+from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch, marker_of, marker_word
 from bytemq.storage.wal.format import FLUSH_HEADER_BYTES, MAGIC
 from tests.unit.storage.bench import Bench, content
 
@@ -182,6 +184,30 @@ async def test_recovered__has_every_header_after_the_snapshot_with_the_checksum_
     assert recovered is not None
     assert [header.base_offset for header in recovered.headers] == [0, 1, 2, 3]
     assert recovered.headers[2].sent_crc == 77
+
+
+@pytest.mark.parametrize("marker", [EndTransactionMarker(True, 5), EndTransactionMarker(False, 5)])
+@pytest.mark.parametrize("is_published", [False, True])
+async def test_recovered__has_of_a_control_batch_what_it_says(
+    bench: Bench, marker: EndTransactionMarker, is_published: bool
+) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    data = end_transaction_batch(marker, producer_id=1, producer_epoch=0, timestamp_ms=1000)
+    batch = parse_header(memoryview(data))
+    place(batch, log.staged_end, 1)
+    batch.sent_crc = marker_word(marker)
+    storage.append(log, [batch], lambda error: None)
+    await bench.settle()
+    if is_published:  # and gone from the write-ahead log
+        for _ in range(60):
+            await bench.write(log, bytes(1000))
+        await storage.checkpoint()
+    await bench.kill()
+    await bench.start()
+    recovered = (await bench.log()).recovered
+    assert recovered is not None
+    assert [marker_of(header.sent_crc) for header in recovered.headers if header.is_control] == [marker]
 
 
 async def test_ten_thousand_idle_logs__are_small() -> None:
