@@ -12,7 +12,7 @@ from bytemq.broker.coordinator.group.consumer.classic_members import ClassicMemb
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
 from bytemq.broker.coordinator.group.consumer.heartbeat import Heartbeats
 from bytemq.broker.coordinator.group.consumer.migration import Migration
-from bytemq.broker.coordinator.group.consumer.records import ConsumerGroupRecord, MemberRecord
+from bytemq.broker.coordinator.group.consumer.records import ConsumerGroupRecord, GroupEpochRecord, MemberRecord
 from bytemq.broker.coordinator.group.consumer.regexes import Regexes
 from bytemq.broker.coordinator.group.consumer.sessions import Sessions
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
@@ -54,10 +54,14 @@ class ConsumerGroups:
 
     def roll_back(self) -> None:
         """The latest staged record will never be in the log. A member that is back has a session again: its deadline
-        may have passed meanwhile.
+        may have passed meanwhile. An epoch that is taken back may have been that of topics which have changed: they are
+        looked at again.
         """
         undo = self._undo.pop()
         self.apply(undo)
+        group = self._environment.consumer_groups.get(undo.group_id)
+        if isinstance(undo, GroupEpochRecord) and group is not None:
+            group.is_metadata_stale = True
         if isinstance(undo, MemberRecord) and undo.value is not None:
             self.sessions.extend(undo.group_id, undo.member_id, undo.value.session_timeout_ms)
 
