@@ -93,6 +93,8 @@ class World:
         self.topic_ids = {name: TopicId(name.encode().ljust(16, b" ")[:16]) for name in self.partition_counts}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._zombies: list[asyncio.Task[Any]] = []
+        self._background: list[asyncio.Task[Any]] = []
+        """Programs that never come to an end by themselves."""
         self.is_well = False
         """There is no more trouble."""
         self.nodes: dict[int, Node] = {}
@@ -239,10 +241,10 @@ class World:
             processor = Processor(
                 self, f"proc-{number}", "processing", topics, classic=self.processors_classic, bumping=bumping
             )
-            self.start(self._join_in(processor))
+            self._background.append(self.start(self._join_in(processor)))
         for number in range(self.plain_count):
             consumer = PlainConsumer(self, f"plain-{number}", "plain", SOURCE, classic=self.plain_classic)
-            self.start(self._join_in(consumer))
+            self._background.append(self.start(self._join_in(consumer)))
         for partition in self.partitions_of(SOURCE) + self.partitions_of(TARGET):
             isolation = self.random.choice((READ_UNCOMMITTED, READ_COMMITTED))
             self.start(Reader(self, f"reader {partition}", partition, isolation).run())
@@ -378,6 +380,9 @@ class World:
     # -- the end
 
     async def _check_the_end(self, groups: list[str]) -> None:
+        """Nobody writes any more: what is acknowledged behind a reader's back is not what it has read."""
+        for program in self._background:
+            program.cancel()
         for node in list(self.nodes.values()):
             self.died(node)
         await self.serving()
