@@ -84,6 +84,8 @@ class WalFiles:
         self._prepare_failed = False
         self._making = asyncio.Lock()
         self.live: list[WalFile] = []
+        self._leaving: set[str] = set()
+        """Names of files that are not live any more and not discarded yet."""
         self.by_ordinal: dict[int, HolderFile] = {}
         """Everything that extents are in: those of `live`, and the bulk files."""
 
@@ -248,8 +250,12 @@ class WalFiles:
         for file in files:
             self.live.remove(file)  # not before: what could not be recorded as released is released by the next call
             del self.by_ordinal[file.ordinal]
-            await file.unpinned()
-            await self._discard(file)
+            self._leaving.add(file.file.name)
+            try:
+                await file.unpinned()
+                await self._discard(file)
+            finally:
+                self._leaving.discard(file.file.name)
 
     def _next_to_fill(self, live: Sequence[WalFile]) -> int:
         """Number of the file that the session's next flush goes into, when none of `live` holds a flush of it."""
@@ -276,8 +282,10 @@ class WalFiles:
         await self.publish_tail(tail._replace(sealed_number=number, sealed_sequence=sequence))
 
     def is_needed(self, name: str) -> bool:
-        """Whether the file, or the file that the index belongs to, is needed for recovery or about to be used."""
-        needed = {*self._spares, *(file.file.name for file in self.live)}
+        """Whether the file, or the file that the index belongs to, is needed for recovery, about to be used, or being
+        discarded: who looks for garbage meanwhile must not take it away.
+        """
+        needed = {*self._spares, *self._leaving, *(file.file.name for file in self.live)}
         return name in needed or name.replace(".index", ".log") in needed or f"/{self._session_id:016x}-" in name
 
     async def close(self) -> None:

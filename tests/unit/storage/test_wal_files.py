@@ -58,6 +58,23 @@ async def test_clean_stop__without_a_needed_file_is_no_damage(bench: Bench, capl
     assert "damaged" not in caplog.text
 
 
+async def test_release__of_a_file_that_is_being_read_keeps_it_from_those_who_look_for_garbage(bench: Bench) -> None:
+    await bench.start()
+    log = await bench.log()
+    await bench.write(log, b"before")
+    await bench.kill()
+    storage = await bench.start()
+    await bench.log()
+    [file] = [file for file in storage._wal_files.live if file.session_id != bench.session]
+    file.pin()
+    releasing = asyncio.create_task(storage._wal_files.release([file], 1, 0))
+    await until(lambda: file not in storage._wal_files.live)
+    assert storage._wal_files.is_needed(file.file.name)
+    file.unpin()
+    await releasing
+    assert not storage._wal_files.is_needed(file.file.name)
+
+
 async def test_release__that_was_not_recorded_is_made_up_for_by_the_next(bench: Bench) -> None:
     storage = await bench.start()
     log = await bench.log()
