@@ -260,6 +260,7 @@ class Simulation:
         if not self.world.held:
             self.check_replay(group)
         if group is None:
+            self.late_commits.clear()  # a group that is founded anew has the epochs of the one before
             if "g" in classic_groups:
                 self.check_classic(classic_groups["g"])
             return
