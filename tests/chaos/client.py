@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ class Client(threading.Thread):
         self.random = Random(f"{run.seed} {name}")
         self.errors: dict[str, int] = {}
         """How often which error was met, by name."""
+        self.hung: list[str] = []
+        """Calls of librdkafka that did not come back."""
         self.fatal: KafkaError | None = None
         """librdkafka has given up for good."""
         self._listener = listener
@@ -117,3 +120,18 @@ def bury(grave: list[Any]) -> None:
     """Lets go of the producers and consumers in the list, which nobody else has, in a thread: librdkafka 2.16 may take
     for ever to end one that was not told of some broker for a while, and its user has something else to do."""
     threading.Thread(target=grave.clear, name="grave", daemon=True).start()
+
+
+def bounded(call: Callable[[], Any], seconds: float) -> Any:
+    """The result, for calls of librdkafka that do not keep their time-out. Raises TimeoutError when there is none by
+    then; the call goes on in a thread of its own, and keeps what it uses."""
+    outcome = Future[Any]()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except Exception as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="bounded", daemon=True).start()
+    return outcome.result(seconds)

@@ -232,9 +232,10 @@ class Run:
         attempts = self.history.attempts
         committed = sum(attempt.committed for attempt in attempts)
         met = ", ".join(f"{name} {count}" for name, count in self.errors.most_common(6))
+        hung = [call for client in (*self._writers, *self._others) for call in client.hung]
         return (
             f"{self.history.acknowledged_count:,} acknowledged, {committed} of {len(attempts)} transactions committed"
-            f"; clients met {met or 'no error'}"
+            f"; clients met {met or 'no error'}{f', and left {hung} behind, which did not come back' if hung else ''}"
         )
 
     def note_groups(self) -> None:
