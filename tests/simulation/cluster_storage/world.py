@@ -89,7 +89,7 @@ class World:
             "storage_upkeep_interval_ms": self.chance.choice((300, 1_000, 3_000)),
             "storage_garbage_grace_ms": self.chance.choice((500, 3_000)),
         }
-        self.index_flushes = self.chance.choice((2, 2, 4, 32))
+        self.index_flushes = self.chance.choice((1, 1, 2, 32))
 
     async def run(self) -> None:
         for _ in range(2):
