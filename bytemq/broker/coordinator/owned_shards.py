@@ -60,10 +60,13 @@ class OwnedShards(Generic[M]):
 
     def shard_if_owned(self, key: str) -> ShardRuntime[M] | None:
         """The shard that has the group or transactional id; None where another broker has it, or may have it."""
+        return self.shard_here(key) if self._standing.holds() else None
+
+    def shard_here(self, key: str) -> ShardRuntime[M] | None:
+        """As `shard_if_owned`, also while another broker may have it: for what was decided before, and would be
+        forgotten when the session turns out to be alive."""
         topic = self._image().topics.get(self._topic)
-        if topic is None or not self._standing.holds():
-            return None
-        return self._shards.get(partition_for(key, len(topic.partitions)))
+        return None if topic is None else self._shards.get(partition_for(key, len(topic.partitions)))
 
     def shard_of(self, key: str) -> ShardRuntime[M]:
         """As `shard_if_owned`, raising KafkaError NOT_COORDINATOR. What the shard is up to, its methods tell."""

@@ -91,14 +91,18 @@ class TransactionCoordinators(OwnedShards[TransactionShard]):
         return await shard.write(lambda machine: operation(machine, producer_id))
 
     def marker_written(self, ended: EndedTransaction, partition: TopicPartition) -> None:
-        """See `Ending.marker_written`. A shard that is gone has a successor, which sends the markers again."""
-        shard = self.shard_if_owned(ended.transactional_id)
-        if shard is not None and shard.is_active and shard.partition.leader_epoch == ended.coordinator_epoch:
+        """See `Ending.marker_written`. A shard that is gone has a successor, which sends the markers again; one whose
+        session is in doubt may have none."""
+        shard = self.shard_here(ended.transactional_id)
+        if shard is None or not shard.is_active or shard.partition.is_closed:
+            return
+        if shard.partition.leader_epoch == ended.coordinator_epoch:
             shard.run(lambda machine: machine.ending.marker_written(ended, partition))
 
     def is_current(self, ended: EndedTransaction) -> bool:
-        """Whether the coordinator that decided this is still the one."""
-        shard = self.shard_if_owned(ended.transactional_id)
+        """Whether the coordinator that decided this is still the one, for all that is known here. Where its successor
+        has written its own markers, they are refused: their epoch is older."""
+        shard = self.shard_here(ended.transactional_id)
         return shard is not None and shard.partition.leader_epoch == ended.coordinator_epoch
 
     def _note_timeout(self) -> None:

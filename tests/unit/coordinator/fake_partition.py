@@ -20,6 +20,7 @@ class FakePartition:
         self.pid = PartitionId(TopicId(bytes(16)), index)
         self.topic = "__consumer_offsets"
         self.config = SimpleNamespace(max_message_bytes=max_message_bytes)
+        self.leader_epoch = 0
         self.is_closed = False
         self.log_start_offset = 0
         self.high_watermark = 0
