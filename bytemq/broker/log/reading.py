@@ -76,14 +76,18 @@ async def read(
     gate: LogGate,
 ) -> Fetched:
     """See `Partition.read`."""
-    answer = _without_bytes(state, offset, isolation)
-    if answer is not None:
-        return answer
-    try:
-        found = await files.read(offset, max_bytes, readable_end(state, isolation), at_least_one=at_least_one)
-    except BytemqError as error:
-        return _unreadable(files, state, offset, error, gate)
-    return _fetched(state, offset, found, isolation)
+    while True:
+        answer = _without_bytes(state, offset, isolation)
+        if answer is not None:
+            return answer
+        forgotten_below = state.transactions.forgotten_below
+        try:
+            found = await files.read(offset, max_bytes, readable_end(state, isolation), at_least_one=at_least_one)
+        except BytemqError as error:
+            return _unreadable(files, state, offset, error, gate)
+        if isolation != READ_COMMITTED or state.transactions.forgotten_below <= max(offset, forgotten_below):
+            return _fetched(state, offset, found, isolation)
+        # The log was cleaned, or its start moved, while this was read: it may hold what was aborted, and nobody knows.
 
 
 def failed(state: Visible, code: ErrorCode) -> Fetched:

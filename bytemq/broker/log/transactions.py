@@ -16,9 +16,11 @@ from bytemq.storage.manifests.manifest import AbortedTxn
 class Transactions:
     """First offsets of the open ones in log order, and the index of the aborted ones by last offset."""
 
-    __slots__ = ("_aborted", "_open")
+    __slots__ = ("_aborted", "_open", "forgotten_below")
 
     def __init__(self) -> None:
+        self.forgotten_below = 0
+        """Of aborted transactions that ended below this offset nothing is known any more."""
         self._open: dict[int, int] = {}  # insertion order is offset order: transactions begin in the order of the log
         self._aborted: list[AbortedTxn] = []
 
@@ -67,6 +69,7 @@ class Transactions:
         producer writes later for aborted.
         """
         del self._aborted[: bisect_left(self._aborted, offset, key=_last_offset)]
+        self.forgotten_below = max(self.forgotten_below, offset)
 
 
 def _last_offset(transaction: AbortedTxn) -> int:

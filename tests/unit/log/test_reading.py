@@ -234,3 +234,25 @@ def overstated(payload: bytearray, max_timestamp_ms: int) -> bytearray:
     """The batch with a header, and a checksum, that promise a later record than there is."""
     set_max_timestamp(parse_header(memoryview(payload)), max_timestamp_ms)
     return payload
+
+
+async def test_read__of_what_is_cleaned_meanwhile_is_read_again_for_nobody_knows_what_of_it_was_aborted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = await ten_records()
+    read, asked = log.partition.files.read, []
+
+    async def slow(*arguments: object, **named: object) -> Read:
+        found = await read(*arguments, **named)  # type: ignore[arg-type]
+        asked.append(found)
+        if len(asked) == 1:
+            log.partition.forget_aborted(5)
+        return found
+
+    monkeypatch.setattr(log.partition.files, "read", slow)
+    assert (await log.partition.read(0, 10_000, isolation=1)).size_bytes
+    assert len(asked) == 2
+    await log.partition.read(5, 10_000, isolation=1)
+    log.partition.forget_aborted(7)
+    await log.partition.read(7, 10_000, isolation=1)
+    assert len(asked) == 4
