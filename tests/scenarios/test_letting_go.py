@@ -25,6 +25,7 @@ def test_store__holds_nothing_but_what_manifests_name_after_everything_was_let_g
         admin.create_topics([NewTopic(topic, 1, 1, config=named)])[topic].result(letting_go.TIMEOUT_S)
     letting_go.produce_all(node.bootstrap)
     readers = [letting_go.Reader(topic, [node]) for topic in letting_go.READ]
+    until(lambda: all(reader.records for reader in readers))
 
     def low(topic: str) -> int:
         return letting_go.watermarks(node.bootstrap, topic)[0]

@@ -54,6 +54,7 @@ def test_store__holds_nothing_that_nobody_names_after_everything_was_let_go(clus
         cluster.create_topic(topic, 1, **letting_go.SEGMENT_BYTES, **config)
     letting_go.produce_all(cluster.bootstrap)
     readers = [letting_go.Reader(topic, cluster.nodes) for topic in letting_go.READ]
+    until(lambda: all(reader.records for reader in readers), "everybody reads")
     admin = cluster.admin()
     for offset in range(500, letting_go.RECORDS + 1, 500):
         letting_go.delete_records(admin, "cut", offset)
