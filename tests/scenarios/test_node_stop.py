@@ -31,7 +31,7 @@ Node.stop = stop
     "work before the signal is seen": """
 ready = Node.wait
 async def wait(self):
-    asyncio.get_running_loop().call_later(0.2, time.sleep, 60)
+    asyncio.get_running_loop().call_later(0.2, lambda: (print("kept", flush=True), time.sleep(60)))
     await ready(self)
 Node.wait = wait
 """,
@@ -59,6 +59,9 @@ def test_node__stops_within_5_s_whatever_keeps_it(make_node: MAKE, tmp_path: Pat
             with probe.connect(node.address) as wire:
                 assert probe.create_topic(wire, "topic") == 0
                 assert probe.produce(wire, "topic") == (0, 0)
+    kept = nodes["work before the signal is seen"]
+    while "kept" not in kept.log():
+        time.sleep(0.01)
     began = time.monotonic()
     for node in nodes.values():
         node.signal(signal.SIGTERM)
