@@ -134,6 +134,7 @@ class Balancer:
         self._carriers = frozenset(board.carriers)
         if uneven and was_added:
             self._uneven_looks = limits.patience
+            self._traffic.end_lull()  # a broker that was added would have nothing for minutes
         if board.is_even(limits):
             self._is_working = False
         elif self._uneven_looks >= self._limits.patience:
@@ -151,6 +152,10 @@ class _Traffic:
         self._counted_at = float("-inf")
         self.is_lull = False
         """There is no traffic that counts, and was until lately."""
+
+    def end_lull(self) -> None:
+        """From now on the numbers of partitions count."""
+        self.is_lull, self._counted_at = False, float("-inf")
 
     def look(self, now_s: float, partitions: Sequence[PlacedPartition], broker_count: int) -> Steps[_Weigher]:
         totals = [0.0, 0.0, 0.0]

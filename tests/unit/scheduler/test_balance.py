@@ -171,6 +171,16 @@ def test_balance__gives_a_broker_that_was_added_its_share_at_once() -> None:
     assert len(cluster.moves) - before <= 16
 
 
+def test_balance__gives_a_broker_that_was_added_its_share_when_traffic_has_just_paused() -> None:
+    cluster = Simulation([1e6] * 48, 3)
+    cluster.run(20)
+    cluster.true = [0.0] * 48
+    cluster.run(20)
+    cluster.brokers[3] = BrokerState("a")
+    cluster.run(10)
+    assert Counter(cluster.where)[3] >= 10, cluster.where
+
+
 def test_balance__of_many_partitions_is_planned_in_small_steps() -> None:
     """And comes to the same as in one go."""
     brokers = {broker: BrokerState(None) for broker in range(3)}
