@@ -23,3 +23,12 @@ class Transcript:
     def broken(self, promise: str) -> Violation:
         self.note(f"BROKEN: {promise}")
         return Violation(promise)
+
+
+def failure_of(run: Callable[[], object]) -> Exception | None:
+    """What went wrong in it, whatever it was: a broken promise, an assertion, an error that nobody expected."""
+    try:
+        run()
+    except Exception as error:
+        return error
+    return None

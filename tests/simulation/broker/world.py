@@ -17,7 +17,7 @@ from bytemq.protocol.api_keys import ApiKey
 from bytemq.types import TopicId
 from tests.simulation.broker.client import Client
 from tests.simulation.broker.history import BrokerHistory, TopicPartition
-from tests.simulation.broker.loop import NOBODY, NothingLeft, Process, SimulationLoop, run_simulated
+from tests.simulation.broker.loop import NOBODY, Process, SimulationLoop, run_simulated
 from tests.simulation.broker.metadata_store import MetadataState
 from tests.simulation.broker.node import Node
 from tests.simulation.broker.processors import PlainConsumer, Processor
@@ -31,7 +31,7 @@ from tests.simulation.broker.readers import (
 )
 from tests.simulation.broker.scope import Scope, draw
 from tests.simulation.broker.storages import IdealStorage, NodeStorage
-from tests.simulation.transcript import Violation
+from tests.simulation.transcript import failure_of
 from tests.support.fake_log_storage import Disk
 from tests.support.virtual_time import LoopClock
 
@@ -465,8 +465,5 @@ def simulate(seed: int, kind: type[World] = World) -> tuple[list[str], BaseExcep
         finally:
             transcript.extend(world.history.transcript)  # not what those say who are thrown away now
 
-    try:
-        run_simulated(lambda loop: main(loop))
-    except (Violation, AssertionError, RuntimeError, LookupError, TypeError, AttributeError, NothingLeft) as error:
-        return transcript, error
-    return transcript, None
+    failure = failure_of(lambda: run_simulated(main))
+    return transcript, failure

@@ -24,6 +24,7 @@ from bytemq.protocol.messages.leave_group import LeaveGroupRequest, MemberIdenti
 from bytemq.protocol.messages.offset_commit import OffsetCommitResponse
 from bytemq.protocol.messages.sync_group import SyncGroupResponse
 from tests.simulation.second_coordinator import SecondCoordinator
+from tests.simulation.transcript import failure_of
 from tests.unit.coordinator.group_world import GroupWorld, subscription
 
 STEPS = (*[120] * 15, 400)
@@ -354,8 +355,5 @@ def check_group(group: ClassicGroup) -> None:
 def simulate(seed: int) -> tuple[list[str], BaseException | None]:
     """The transcript of this seed's run, and what went wrong in it."""
     simulation = Simulation(seed)
-    try:
-        simulation.run()
-    except Exception as error:
-        return simulation.transcript, error
-    return simulation.transcript, None
+    failure = failure_of(simulation.run)
+    return simulation.transcript, failure

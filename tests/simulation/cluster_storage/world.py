@@ -23,9 +23,9 @@ from bytemq.storage.objects.session_log import session_of
 from bytemq.storage.objects.shared_garbage import writer_of
 from bytemq.storage.stores.remote import RetryPolicy
 from bytemq.types import PartitionId
-from tests.simulation.broker.loop import NothingLeft, SimulationLoop, run_simulated
+from tests.simulation.broker.loop import SimulationLoop, run_simulated
 from tests.simulation.slow_power import SlowPower
-from tests.simulation.transcript import Transcript, Violation
+from tests.simulation.transcript import Transcript, Violation, failure_of
 from tests.support.log_workload import snapshot_of
 from tests.support.power_cut_store import MemoryMetadata
 from tests.support.virtual_time import LoopClock
@@ -345,17 +345,5 @@ def simulate(seed: int) -> tuple[list[str], BaseException | None]:
             async with asyncio.timeout(DEADLINE_S):
                 await worlds[0].run()
 
-    try:
-        run_simulated(main)
-    except (
-        Violation,
-        AssertionError,
-        RuntimeError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OSError,
-        NothingLeft,
-    ) as error:
-        return worlds[0].history.transcript, error
-    return worlds[0].history.transcript, None
+    failure = failure_of(lambda: run_simulated(main))
+    return worlds[0].history.transcript, failure

@@ -10,10 +10,10 @@ from bytemq.broker.log.results import AppendResult, Origin
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
-from tests.simulation.broker.loop import NothingLeft, Process, SimulationLoop, run_simulated
+from tests.simulation.broker.loop import Process, SimulationLoop, run_simulated
 from tests.simulation.compaction.history import CompactedHistory, KeyValue
 from tests.simulation.slow_power import SlowPower
-from tests.simulation.transcript import Violation
+from tests.simulation.transcript import failure_of
 from tests.support.power_cut_store import MemoryMetadata, PowerCutStore
 from tests.unit.compaction.bench import SETTINGS, CleanerBench
 
@@ -233,8 +233,5 @@ def simulate(seed: int) -> tuple[list[str], BaseException | None]:
         worlds.append(World(seed, loop))
         await worlds[0].run()
 
-    try:
-        run_simulated(main)
-    except (Violation, AssertionError, RuntimeError, LookupError, TypeError, AttributeError, NothingLeft) as error:
-        return worlds[0].history.transcript, error
-    return worlds[0].history.transcript, None
+    failure = failure_of(lambda: run_simulated(main))
+    return worlds[0].history.transcript, failure

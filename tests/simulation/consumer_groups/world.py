@@ -20,6 +20,7 @@ from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.leave_group import LeaveGroupRequest, MemberIdentity
 from bytemq.protocol.messages.offset_commit import OffsetCommitResponse
 from tests.simulation.second_coordinator import SecondCoordinator
+from tests.simulation.transcript import failure_of
 from tests.unit.coordinator.classic_consumer import ClassicConsumer
 from tests.unit.coordinator.consumer_world import Consumer, ConsumerWorld
 
@@ -435,8 +436,5 @@ def check_group(group: ConsumerGroup, max_size: int) -> None:
 def simulate(seed: int) -> tuple[list[str], BaseException | None]:
     """The transcript of this seed's run, and what went wrong in it."""
     simulation = Simulation(seed)
-    try:
-        simulation.run()
-    except Exception as error:
-        return simulation.transcript, error
-    return simulation.transcript, None
+    failure = failure_of(simulation.run)
+    return simulation.transcript, failure

@@ -14,7 +14,7 @@ from bytemq.config import BrokerConfig
 from bytemq.errors import BytemqError
 from bytemq.protocol.records.reader import iter_records
 from bytemq.types import PartitionId, TopicId
-from tests.simulation.broker.loop import NothingLeft, SimulationLoop, run_simulated
+from tests.simulation.broker.loop import SimulationLoop, run_simulated
 from tests.simulation.failing_log_storage import FailingLogStorage
 from tests.simulation.log.clients import (
     LOST_ANSWER,
@@ -26,7 +26,7 @@ from tests.simulation.log.clients import (
     answer_into,
 )
 from tests.simulation.log.history import History
-from tests.simulation.transcript import Violation
+from tests.simulation.transcript import failure_of
 from tests.support.fake_log_storage import Disk
 from tests.support.virtual_time import LoopClock
 from tests.unit.log.harness import HeldExecutor
@@ -187,8 +187,5 @@ def simulate(seed: int) -> tuple[list[str], BaseException | None]:
     async def main(_: SimulationLoop) -> None:
         await world.run()
 
-    try:
-        run_simulated(main)
-    except (Violation, AssertionError, RuntimeError, LookupError, TypeError, NothingLeft) as error:
-        return world.history.transcript, error
-    return world.history.transcript, world.errors[0] if world.errors else None
+    failure = failure_of(lambda: run_simulated(main))
+    return world.history.transcript, failure or (world.errors[0] if world.errors else None)
