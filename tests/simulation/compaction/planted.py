@@ -20,8 +20,8 @@ Planted = Callable[[], AbstractContextManager[Any]]
 def tombstone_dropped_too_early() -> AbstractContextManager[Any]:
     job = Cleaner._job
 
-    def broken(self: Cleaner, *arguments: Any) -> Any:
-        return replace(job(self, *arguments), delete_retention_ms=0)
+    async def broken(self: Cleaner, *arguments: Any) -> Any:
+        return replace(await job(self, *arguments), delete_retention_ms=0)
 
     return patch.object(Cleaner, "_job", broken)
 
