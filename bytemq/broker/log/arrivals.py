@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S: Final = 1.0
 """What else a client has sent on the same connection is answered behind the request that waits."""
+RESPITE_S: Final = 30.0
+"""How long nobody waits again for a partition that did not come: a client that asks on and on is told at once."""
 
 Opened = Callable[["Partition | ErrorCode"], None]
 
@@ -27,11 +29,13 @@ Opened = Callable[["Partition | ErrorCode"], None]
 class Arrival:
     """A partition that is expected. `then` as that of `partitions.Opening`."""
 
-    __slots__ = ("timer", "waiting")
+    __slots__ = ("in_vain", "timer", "waiting")
 
     def __init__(self) -> None:
         self.waiting: list[Opened] = []
         self.timer: TimerHandle | None = None
+        self.in_vain = False
+        """It did not come in time."""
 
     def then(self, opened: Opened) -> None:
         self.waiting.append(opened)
@@ -46,11 +50,14 @@ class Arrivals:
         self._is_closed = False
 
     def get(self, pid: PartitionId) -> Arrival | None:
-        """None: nothing is expected any more."""
+        """None: nothing is expected any more, or not just now."""
         arrival = self._expected.get(pid)
-        if arrival is None and not self._is_closed:
-            arrival = self._expected[pid] = Arrival()
-            arrival.timer = self._clock.call_later(PATIENCE_S, lambda: self._give_up(pid, arrival))
+        if arrival is not None:
+            return None if arrival.in_vain else arrival
+        if self._is_closed:
+            return None
+        arrival = self._expected[pid] = Arrival()
+        arrival.timer = self._clock.call_later(PATIENCE_S, lambda: self._give_up(pid, arrival))
         return arrival
 
     def take(self, pid: PartitionId) -> list[Opened]:
@@ -70,7 +77,13 @@ class Arrivals:
 
     def _give_up(self, pid: PartitionId, arrival: Arrival) -> None:
         if self._expected.get(pid) is arrival:
-            _refuse(self.take(pid))
+            waiting, arrival.waiting, arrival.in_vain = arrival.waiting, [], True
+            arrival.timer = self._clock.call_later(RESPITE_S, lambda: self._forget(pid, arrival))
+            _refuse(waiting)
+
+    def _forget(self, pid: PartitionId, arrival: Arrival) -> None:
+        if self._expected.get(pid) is arrival:
+            del self._expected[pid]
 
 
 def _refuse(waiting: list[Opened]) -> None:

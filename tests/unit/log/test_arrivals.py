@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bytemq.broker.log.arrivals import PATIENCE_S, Arrivals
+from bytemq.broker.log.arrivals import PATIENCE_S, RESPITE_S, Arrivals
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.types import PartitionId
 from tests.support.metadata import topic_id
@@ -34,8 +34,29 @@ def test_arrival__that_does_not_come_is_told_after_a_moment() -> None:
     assert told == [] and arrivals.get(PID) is first
     clock.advance(PATIENCE_S * 0.2)
     assert told == [ErrorCode.NOT_LEADER_OR_FOLLOWER]
-    again = arrivals.get(PID)
-    assert again is not None and again is not first, "who comes later waits anew"
+
+
+def test_arrival__that_did_not_come_is_waited_for_by_nobody_for_a_while() -> None:
+    clock = VirtualClock()
+    arrivals = Arrivals(clock)
+    assert arrivals.get(PID) is not None
+    clock.advance(PATIENCE_S * 1.1)
+    assert arrivals.get(PID) is None
+    assert arrivals.get(OTHER) is not None, "the others are waited for"
+    clock.advance(RESPITE_S * 0.9)
+    assert arrivals.get(PID) is None
+    clock.advance(RESPITE_S * 0.2)
+    assert arrivals.get(PID) is not None
+
+
+def test_arrival__that_comes_late_is_waited_for_the_next_time() -> None:
+    clock = VirtualClock()
+    arrivals = Arrivals(clock)
+    assert arrivals.get(PID) is not None
+    clock.advance(PATIENCE_S * 1.1)
+    assert arrivals.take(PID) == []
+    assert arrivals.get(PID) is not None, "it came, went, and is to come again"
+    clock.advance(RESPITE_S * 1.1)
 
 
 def test_arrival__is_not_waited_for_by_one_who_has_been_given_up() -> None:
