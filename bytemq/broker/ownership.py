@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from bytemq.broker.departures import Departures
 from bytemq.broker.preparation import Preparation
 from bytemq.errors import BytemqError, Unavailable
-from bytemq.metadata.claims import Change, claims, releases
+from bytemq.metadata.claims import Change, Ending, claims, releases
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import ImageChange, TopicImage
 from bytemq.metadata.store import MetadataStore
@@ -51,6 +51,7 @@ class Ownership:
         *,
         broker_id: int,
         session_id: int,
+        lease: int,
         store: MetadataStore,
         follower: ImageFollower,
         partitions: PartitionTable,
@@ -78,6 +79,7 @@ class Ownership:
         self._preparation = Preparation(
             broker_id=broker_id,
             session_id=session_id,
+            lease=lease,
             store=store,
             follower=follower,
             logs=partitions.services.storage,
@@ -208,7 +210,7 @@ class Ownership:
         if topic is not None:
             self._stop_coordinating(topic, pid.index)
         try:
-            self._leaving[pid] = await self._partitions.release(pid)
+            self._leaving[pid] = Ending(leader_epoch, await self._partitions.release(pid))
         except BytemqError as error:
             log.warning("partition not released yet", partition=pid, reason=str(error))
             return False

@@ -22,10 +22,18 @@ log = get_logger("broker.preparation")
 
 class Preparation:
     def __init__(
-        self, *, broker_id: int, session_id: int, store: MetadataStore, follower: ImageFollower, logs: Logs
+        self,
+        *,
+        broker_id: int,
+        session_id: int,
+        lease: int,
+        store: MetadataStore,
+        follower: ImageFollower,
+        logs: Logs,
     ) -> None:
         self._broker_id = broker_id
         self._session = Compare(keys.broker(broker_id), session_id)
+        self._lease = lease
         self._store = store
         self._follower = follower
         self._logs = logs
@@ -42,7 +50,7 @@ class Preparation:
             wishes_until = self._follower.image.revision
             try:
                 await asyncio.gather(*map(self._logs.look_ahead, sessions))
-                prepared = Put(keys.prepared(self._broker_id), values.encode_number(wishes_until))
+                prepared = Put(keys.prepared(self._broker_id), values.encode_number(wishes_until), self._lease)
                 await self._store.txn([self._session], [prepared])
             except BytemqError as error:
                 log.info("not prepared for partitions that shall come", reason=str(error))

@@ -205,7 +205,11 @@ class ClusterImage:
             self._apply_broker(int(key[len(keys.BROKERS) :]), value, revision)
             change.brokers = True
         elif key.startswith(keys.PREPARED):
-            self.prepared[int(key[len(keys.PREPARED) :])] = 0 if value is None else values.decode_number(value)
+            broker_id = int(key[len(keys.PREPARED) :])
+            if value is None:
+                self.prepared.pop(broker_id, None)
+            else:
+                self.prepared[broker_id] = values.decode_number(value)
             change.prepared = True
         elif key.startswith(keys.CONFIGS):
             kind, _, name = key[len(keys.CONFIGS) :].partition("/")

@@ -9,7 +9,7 @@ Owns: the names. Must not: know what the values look like (`values.py`; the stor
     cluster/topics/<name>                  id, number of partitions, configs
     cluster/assignments/<topic id>/<chunk> the planner's wishes: which broker should own
     cluster/owners/<topic id>/<chunk>      the owners' facts: which session owns, and the leader epoch
-    cluster/prepared/<id>                  up to which revision's wishes a broker is prepared for what they bring it
+    cluster/prepared/<id>                  leased: up to which revision's wishes a broker is prepared
     cluster/configs/<type>/<name>          dynamic configs of brokers, groups, client metrics
     loads/<id>                             leased: what a broker measures, see `loads.py`
     scheduler/moves                        the controller's last moves and why it made them

@@ -77,6 +77,7 @@ def join_broker(base: Foundation, partitions: PartitionTable, peers: Peers) -> t
     ownership = Ownership(
         broker_id=base.broker_id,
         session_id=base.membership.session_id,
+        lease=base.membership.lease,
         store=base.store,
         follower=base.follower,
         partitions=partitions,

@@ -47,6 +47,7 @@ class Member:
             broker_id=membership.broker_id,
             session_id=membership.session_id,
             store=store,
+            lease=membership.lease,
             follower=self.follower,
             partitions=self.partitions,
             coordinators={},

@@ -37,7 +37,12 @@ async def test_preparation__looks_ahead_in_the_owners_logs_and_says_up_to_which_
         follower = ImageFollower(store, clock)
         await follower.load()
         preparation = Preparation(
-            broker_id=1, session_id=other.session_id, store=store, follower=follower, logs=cast(Any, logs)
+            broker_id=1,
+            session_id=other.session_id,
+            lease=other.lease,
+            store=store,
+            follower=follower,
+            logs=cast(Any, logs),
         )
         tasks = [asyncio.ensure_future(work()) for work in (follower.run, preparation.run)]
         stack.push_async_callback(asyncio.wait, tasks)
@@ -68,3 +73,5 @@ async def test_preparation__looks_ahead_in_the_owners_logs_and_says_up_to_which_
         await wish([0, 0, 0])
         await asyncio.sleep(0.02)
         assert len(logs.looked_at) == looked_at, "nothing is to come"
+        await other.leave()
+        assert await store.get(keys.prepared(1)) is None, "it goes with its session"

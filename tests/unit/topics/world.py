@@ -82,6 +82,7 @@ async def session(folder: Path, disk: Disk, **configs: str) -> AsyncIterator[Wor
         ownership = Ownership(
             broker_id=BROKER_ID,
             session_id=membership.session_id,
+            lease=membership.lease,
             store=store,
             follower=follower,
             partitions=partitions,
