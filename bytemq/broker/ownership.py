@@ -69,10 +69,10 @@ class Ownership:
         self._clock = clock
         self._open: dict[TopicId, dict[int, TopicImage]] = {}
         """Open partitions, each with the topic as it was when last (re)configured."""
-        self._leaving: dict[PartitionId, int] = {}
-        """Closed here and still ours in the metadata, with their end offsets."""
+        self._leaving: dict[PartitionId, Ending] = {}
+        """Closed here and still ours in the metadata."""
         self._stuck: set[PartitionId] = set()
-        """Those that could not be closed when they were last tried: others go first."""
+        """Closed, but storage could not let go of them when it was last tried: others go first."""
         self._dirty: set[TopicId] = set(follower.image.topics_by_id)
         self._changed = asyncio.Event()
         self._departures = Departures(clock, self._changed.set)
@@ -186,8 +186,10 @@ class Ownership:
         closed = await asyncio.gather(*map(self._leave, now))
         self._stuck = {pid for pid, is_closed in zip(now, closed, strict=True) if not is_closed}
         await self._commit(releases(self._follower.image, self._broker_id, self._session_id, self._leaving))
-        self._leaving = {pid: end for pid, end in self._leaving.items() if self._is_mine(pid)}
-        self._dirty.update(pid.topic_id for pid in unwanted if pid not in self._stuck and self._is_mine(pid))
+        self._leaving = {
+            pid: ending for pid, ending in self._leaving.items() if self._epoch_of(pid) == ending.leader_epoch
+        }
+        self._dirty.update(pid.topic_id for pid in unwanted if pid not in self._stuck and self._epoch_of(pid) >= 0)
         return {pid.topic_id for pid in (*self._stuck, *self._leaving)}
 
     def _unwanted(self, topic_id: TopicId) -> list[PartitionId]:
@@ -209,6 +211,7 @@ class Ownership:
         topic = self._open.get(pid.topic_id, {}).get(pid.index)
         if topic is not None:
             self._stop_coordinating(topic, pid.index)
+        leader_epoch = self._epoch_of(pid)
         try:
             self._leaving[pid] = Ending(leader_epoch, await self._partitions.release(pid))
         except BytemqError as error:
@@ -218,9 +221,11 @@ class Ownership:
             self._forget(pid.topic_id, pid.index)
         return True
 
-    def _is_mine(self, pid: PartitionId) -> bool:
+    def _epoch_of(self, pid: PartitionId) -> int:
+        """The leader epoch under which it is this session's; -1: it is not."""
         topic = self._follower.image.topics_by_id.get(pid.topic_id)
-        return topic is not None and topic.partitions[pid.index].session == self._session_id
+        partition = None if topic is None else topic.partitions[pid.index]
+        return -1 if partition is None or partition.session != self._session_id else partition.leader_epoch
 
     async def _reconcile(self, topic_id: TopicId) -> bool:
         topic = self._follower.image.topics_by_id.get(topic_id)
@@ -237,7 +242,7 @@ class Ownership:
             if open_[index].configs is not topic.configs:
                 self._reconfigure(PartitionId(topic_id, index), topic)
                 open_[index] = topic
-        new = sorted(index for index in mine - open_.keys() if PartitionId(topic_id, index) not in self._leaving)
+        new = sorted(index for index in mine if self._is_to_be_owned(topic, index))
         config = self._topic_config(topic)
         for index in new:
             partition = topic.partitions[index]
@@ -249,9 +254,18 @@ class Ownership:
                 least_end_offset=partition.end_offset,
             )
             self._open.setdefault(topic_id, {})[index] = topic
+            self._stuck.discard(PartitionId(topic_id, index))
         if topic.name in self._coordinators:
             return all(await asyncio.gather(*(self._coordinate(topic, index) for index in new)))
         return True
+
+    def _is_to_be_owned(self, topic: TopicImage, index: int) -> bool:
+        """Of what is ours in the metadata: what was not taken yet, and what was closed in vain since it shall stay."""
+        pid, partition = PartitionId(topic.topic_id, index), topic.partitions[index]
+        if index in self._open.get(topic.topic_id, {}):
+            return pid in self._stuck and partition.assigned == self._broker_id
+        ending = self._leaving.get(pid)
+        return ending is None or ending.leader_epoch != partition.leader_epoch
 
     async def _coordinate(self, topic: TopicImage, index: int) -> bool:
         """Has what the partition is about coordinated here; False when its log cannot be opened now."""

@@ -29,6 +29,15 @@ CHUNKS_PER_TRANSACTION = 60
 """Two compares a chunk and one for the session keep within the store's 128."""
 
 
+class Ending(NamedTuple):
+    """How an ownership ended that the facts still name."""
+
+    leader_epoch: int
+    """Under which it was: the same session may have the partition again by now, under a later one."""
+    end_offset: int
+    """Of the log; -1 where the session never opened it."""
+
+
 class Change(NamedTuple):
     """A transaction on the facts."""
 
@@ -53,18 +62,19 @@ def claims(image: ClusterImage, broker_id: int, session_id: int, topics: Iterabl
 
 
 def releases(
-    image: ClusterImage, broker_id: int, session_id: int, ended: Mapping[PartitionId, int]
+    image: ClusterImage, broker_id: int, session_id: int, ended: Mapping[PartitionId, Ending]
 ) -> Iterator[Change]:
-    """Transactions that hand over these partitions, as far as they are this session's, or free those that nobody else
-    shall have. `ended`: the end offset of each; -1 where the session never opened it.
+    """Transactions that hand over these partitions, as far as the ownerships that ended are still in the facts, or free
+    those that nobody else shall have.
     """
 
     def released(topic_id: TopicId) -> _Rewrite:
         def rewrite(index: int, partition: PartitionImage) -> PartitionImage | None:
-            end_offset = ended.get(PartitionId(topic_id, index))
-            if end_offset is None or (partition.owner, partition.session) != (broker_id, session_id):
+            ending = ended.get(PartitionId(topic_id, index))
+            ours = partition.owner == broker_id and partition.session == session_id
+            if ending is None or not ours or partition.leader_epoch != ending.leader_epoch:
                 return None
-            end_offset = max(end_offset, partition.end_offset)
+            end_offset = max(ending.end_offset, partition.end_offset)
             successor = image.brokers.get(partition.assigned)
             if successor is None or successor.id == broker_id:
                 return partition._replace(owner=values.NO_BROKER, session=values.NO_SESSION, end_offset=end_offset)

@@ -112,6 +112,8 @@ class PartitionTable:
         self._by_id: dict[bytes, dict[int, Entry]] = {}
         self._by_name: dict[str, dict[int, Entry]] = {}
         """The same inner dicts. A recreated topic takes the name from its predecessor."""
+        self._ended_at: dict[PartitionId, int] = {}
+        """Where the logs ended that were closed and that storage has not let go of yet."""
 
     # The hot path.
 
@@ -184,6 +186,7 @@ class PartitionTable:
             if known.leader_epoch >= leader_epoch:
                 return
             await self.release(pid)
+        self._ended_at.pop(pid, None)
         partitions = self._by_id.setdefault(pid.topic_id, {})
         self._by_name[topic] = partitions
         opening = partitions[pid.index] = Opening(self, pid, topic, leader_epoch, config, least_end_offset)
@@ -199,11 +202,13 @@ class PartitionTable:
         partition = None if entry is None else await self._settled(entry)
         if partition is not None:
             await partition.close(drain=True)
+            self._ended_at[pid] = partition.high_watermark
         await self.services.storage.release_log(pid)
-        return -1 if partition is None else partition.high_watermark
+        return self._ended_at.pop(pid, -1)
 
     async def delete(self, pid: PartitionId) -> None:
         """The topic is gone: forget `pid` and let its storage be freed. Raises BytemqError; then call again."""
+        self._ended_at.pop(pid, None)
         entry = self._remove(pid)
         if entry is not None:
             partition = await self._settled(entry)

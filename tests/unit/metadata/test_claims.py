@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from bytemq.metadata import keys, values
-from bytemq.metadata.claims import CHUNKS_PER_TRANSACTION, claims, releases
+from bytemq.metadata.claims import CHUNKS_PER_TRANSACTION, Ending, claims, releases
 from bytemq.metadata.store import MAX_TXN_OPERATIONS, Event, check_limits
 from bytemq.types import PartitionId
 from tests.support.metadata import image_of, topic_id, topic_puts
@@ -59,7 +59,7 @@ def test_claims__of_a_thousand_partitions_are_one_transaction_of_a_few_kilobytes
 def test_releases__hand_over_what_is_this_sessions_and_say_where_it_ends() -> None:
     facts = values.OwnersValue([0, 1, 0, 0], [1000, 1001, 1000, 1000], [5, 6, 7, 8], {2: 40, 3: 9})
     image = image_of([0, 1], topic_puts("t", T1, [1, 1, 1, 0], facts))
-    ended = {PartitionId(T1, 0): 12, PartitionId(T1, 1): 99, PartitionId(T1, 2): -1}
+    ended = {PartitionId(T1, 0): Ending(5, 12), PartitionId(T1, 1): Ending(6, 99), PartitionId(T1, 2): Ending(7, -1)}
     (release,) = releases(image, 0, 1000, ended)
     assert values.decode_owners(release.puts[0].value) == values.OwnersValue(
         [1, 1, 1, 0], [1001, 1001, 1001, 1000], [6, 6, 8, 8], {0: 12, 2: 40, 3: 9}
@@ -71,14 +71,21 @@ def test_releases__free_what_nobody_else_who_lives_shall_have() -> None:
     """The wish has gone back to the owner, or to a broker that has died, since the partition was closed."""
     facts = values.OwnersValue([0, 0], [1000, 1000], [5, 6])
     image = image_of([0], topic_puts("t", T1, [0, 7], facts))
-    (release,) = releases(image, 0, 1000, {PartitionId(T1, 0): 12, PartitionId(T1, 1): 3})
+    (release,) = releases(image, 0, 1000, {PartitionId(T1, 0): Ending(5, 12), PartitionId(T1, 1): Ending(6, 3)})
     assert values.decode_owners(release.puts[0].value) == values.OwnersValue([-1, -1], [-1, -1], [5, 6], {0: 12, 1: 3})
 
 
 def test_releases__of_a_session_that_ended_change_nothing() -> None:
     facts = values.OwnersValue([0], [999], [5])
     image = image_of([0], topic_puts("t", T1, [1], facts))
-    assert list(releases(image, 0, 1000, {PartitionId(T1, 0): 1})) == []
+    assert list(releases(image, 0, 1000, {PartitionId(T1, 0): Ending(5, 1)})) == []
+
+
+def test_releases__of_an_ownership_that_another_one_has_followed_change_nothing() -> None:
+    """It was handed over, and is this session's again, before anybody looked at the facts."""
+    facts = values.OwnersValue([0], [1000], [7])
+    image = image_of([0, 1], topic_puts("t", T1, [1], facts))
+    assert list(releases(image, 0, 1000, {PartitionId(T1, 0): Ending(5, 12)})) == []
 
 
 def test_releases__of_a_thousand_partitions_are_one_transaction_of_a_few_kilobytes() -> None:
@@ -86,8 +93,8 @@ def test_releases__of_a_thousand_partitions_are_one_transaction_of_a_few_kilobyt
     image = image_of([0, 1], puts)
     (claim,) = claims(image, 1, 1001, [T1])
     image.apply(Event(put.key, put.value, 2) for put in claim.puts)
-    (release,) = releases(image, 1, 1001, {PartitionId(T1, index): 1_000_000 for index in range(1000)})
+    (release,) = releases(image, 1, 1001, {PartitionId(T1, index): Ending(0, 1_000_000) for index in range(1000)})
     assert len(release.puts) == 4
     assert sum(len(put.value) for put in release.puts) < 24 * 1024
-    (single,) = releases(image, 1, 1001, {PartitionId(T1, 7): 1_000_000})
+    (single,) = releases(image, 1, 1001, {PartitionId(T1, 7): Ending(0, 1_000_000)})
     assert sum(len(put.value) for put in single.puts) < 3 * 1024

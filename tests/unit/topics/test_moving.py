@@ -16,6 +16,7 @@ from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.services import LogServices
 from bytemq.broker.ownership import Ownership
 from bytemq.config import BrokerConfig
+from bytemq.errors import Unavailable
 from bytemq.metadata import keys, values
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
@@ -46,8 +47,8 @@ class Member:
         self.ownership = Ownership(
             broker_id=membership.broker_id,
             session_id=membership.session_id,
-            store=store,
             lease=membership.lease,
+            store=store,
             follower=self.follower,
             partitions=self.partitions,
             coordinators={},
@@ -186,3 +187,66 @@ async def test_claim__that_failed_for_one_topic_is_made_again_for_the_others(tmp
         owners = {name: topic.partitions[0].owner for name, topic in member.follower.image.topics.items()}
         assert owners == {"t": 0, "u": -1}
         await member.close()
+
+
+class Storage(FakeLogStorage):
+    """One that does not let go of logs while `refuses`."""
+
+    refuses = False
+
+    async def release_log(self, partition: PartitionId) -> None:
+        if self.refuses:
+            raise Unavailable("the store is down")
+
+
+async def test_move__of_a_log_that_storage_lets_go_of_late_tells_where_it_ends(cluster: Cluster) -> None:
+    old, _ = cluster.members
+    storage = old.partitions.services.storage = cast(Any, Storage(cluster.disk))
+    await old.append(0, Answer())
+    storage.settle()
+    storage.refuses = True
+    await cluster.wish([1, 0])
+    await cluster.until(lambda: bool(old.ownership._stuck))
+    assert old.partitions.get("t", 0) is None and cluster.fact(0).owner == 0
+    storage.refuses = False
+    assert await old.ownership.settle()
+    await cluster.until(lambda: cluster.fact(0).owner == 1)
+    assert cluster.fact(0).end_offset == 1, "closing it was done at the first try"
+
+
+async def test_move__that_storage_has_not_let_go_of_and_nobody_wishes_any_more_is_served_again(
+    cluster: Cluster,
+) -> None:
+    old, _ = cluster.members
+    storage = old.partitions.services.storage = cast(Any, Storage(cluster.disk))
+    await old.append(0, Answer())
+    storage.settle()
+    storage.refuses = True
+    await cluster.wish([1, 0])
+    await cluster.until(lambda: bool(old.ownership._stuck))
+    await cluster.wish([0, 0])
+    await cluster.until(lambda: old.partitions.get("t", 0) is not None)
+    storage.refuses = False
+    assert (await old.partitions.open("t", 0)).high_watermark == 1
+    assert cluster.fact(0)[:2] == (0, 0)
+
+
+async def test_move__that_is_over_and_back_before_anybody_looked_is_a_new_ownership(cluster: Cluster) -> None:
+    """The image goes from an ownership to the next one of the same session in one step."""
+    old, new = cluster.members
+    await old.append(0, Answer())
+    old.storage.settle()
+    old.tasks[0].cancel()  # its image stands still
+    await cluster.wish([1, 0])
+    await cluster.until(lambda: new.follower.image.prepared.get(1, 0) > 0)
+    await old.follower.load()
+    releasing = asyncio.ensure_future(old.ownership.settle())
+    await cluster.until(lambda: new.follower.image.topics["t"].partitions[0].owner == 1)
+    sessions = [old.membership.session_id] * 2
+    again = values.OwnersValue([0, 0], sessions, [2, 0], {0: 1})
+    await cluster.store.txn([], topic_puts("t", T1, [0, 0], again))
+    await old.follower.load()
+    await releasing
+    await old.ownership.settle()
+    assert not old.ownership._leaving
+    assert (await old.partitions.open("t", 0)).leader_epoch == 2
