@@ -6,8 +6,10 @@ What a node is made of is node/node.py's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import os
+import random
 import signal
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from typing import Any
 from bytemq import __version__
 from bytemq.cli.options import Failed
 from bytemq.config import BrokerConfig, Endpoint
+from bytemq.errors import Fenced, Unavailable
 from bytemq.node.node import Node
 from bytemq.runtime import garbage_collection
 from bytemq.scheduler.membership import SessionLost
@@ -25,6 +28,13 @@ STOP_TIMEOUT_S = 4.0
 """What a stop gets, under what supervisors and users allow. A node that needs longer is left as `kill -9` leaves it."""
 EXIT_TIMEOUT_S = 4.5
 """From the signal on: the process ends then, even if nothing in it can run any more that would look at a clock."""
+LOST_TIMEOUT_S = 2.0
+"""What a node gets that has lost its session: enough to answer those who wait."""
+FIRST_RETRY_S = 0.2
+MAX_RETRY_S = 5.0
+"""Between two attempts to join anew."""
+JOINS_ANEW = "_BYTEMQ_JOINS_ANEW"
+"""In the environment of a process that has begun anew."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -45,16 +55,17 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _run_node(config: BrokerConfig) -> int:
+    """A node that has lost its session joins anew, as often as it takes."""
     asked_to_stop = _stop_on_signals(asyncio.get_running_loop())
-    while True:
-        failure = await _run_session(config, asked_to_stop)
-        if failure is None:
-            return 0
-        if not isinstance(failure, SessionLost):
-            raise Failed(f"the node stopped: {failure}") from failure
-        if asked_to_stop.is_set():
+    begin = _started if os.environ.pop(JOINS_ANEW, None) is None else _joined_anew
+    node = await begin(config, asked_to_stop)
+    while node is not None:
+        failure = await _ended(node, asked_to_stop)
+        if failure is None or asked_to_stop.is_set():
             return 0
         print(f"bytemq: {failure}; joining anew", file=sys.stderr, flush=True)
+        node = await _joined_anew(config, asked_to_stop)
+    return 0
 
 
 def _stop_on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
@@ -76,32 +87,78 @@ def _stop_on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
     return asked_to_stop
 
 
-async def _run_session(config: BrokerConfig, asked_to_stop: asyncio.Event) -> BaseException | None:
-    """From a start to a stop; returns what the node could not live on after, None when it was asked to stop."""
+async def _started(config: BrokerConfig, asked_to_stop: asyncio.Event) -> Node | None:
+    """A node that serves; None: it was asked to stop meanwhile."""
+    starting = asyncio.ensure_future(Node.start(config))
+    await _first_of(starting, asked_to_stop)
+    if not starting.done():
+        starting.cancel()
+        await _in_time(starting)
+    if starting.cancelled():
+        return None
+    try:
+        node = starting.result()
+    except OSError as error:
+        raise Failed(f"cannot start: {error}") from None
+    print(ready_line(node), flush=True)
+    return node
+
+
+async def _joined_anew(config: BrokerConfig, asked_to_stop: asyncio.Event) -> Node | None:
+    """As `_started`. What may pass is waited for: nobody need be there to start it again when the store is back."""
+    delay_s = FIRST_RETRY_S
+    while not asked_to_stop.is_set():
+        try:
+            return await _started(config, asked_to_stop)
+        except (Unavailable, Fenced) as error:
+            print(f"bytemq: {error}; trying again", file=sys.stderr, flush=True)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked_to_stop.wait(), delay_s * (0.5 + random.random() / 2))
+        delay_s = min(2 * delay_s, MAX_RETRY_S)
+    return None
+
+
+async def _ended(node: Node, asked_to_stop: asyncio.Event) -> SessionLost | None:
+    """Runs the node to its end, and ends it: why it must join anew; None when it was asked to stop. Raises Failed with
+    what it could not live on after.
+    """
+    waiting = asyncio.ensure_future(node.wait())
+    await _first_of(waiting, asked_to_stop)
+    failure = waiting.exception() if waiting.done() else None
+    waiting.cancel()
+    stopping = asyncio.ensure_future(node.stop())
+    if isinstance(failure, SessionLost):
+        await _out_of_the_way(stopping, failure, asked_to_stop)
+        return failure
+    await _in_time(stopping)
+    stopping.result()
+    if failure is not None:
+        raise Failed(f"the node stopped: {failure}") from failure
+    return None
+
+
+async def _first_of(work: asyncio.Future[Any], asked_to_stop: asyncio.Event) -> None:
     stopping = asyncio.ensure_future(asked_to_stop.wait())
     try:
-        starting = asyncio.ensure_future(Node.start(config))
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():
-            starting.cancel()
-            await _in_time(starting)
-        if starting.cancelled():
-            return None
-        try:
-            node = starting.result()
-        except OSError as error:
-            raise Failed(f"cannot start: {error}") from None
-        print(ready_line(node), flush=True)
-        ended = asyncio.ensure_future(node.wait())
-        await asyncio.wait((ended, stopping), return_when=asyncio.FIRST_COMPLETED)
-        failure = ended.exception() if ended.done() else None
-        ended.cancel()
-        stopped = asyncio.ensure_future(node.stop())
-        await _in_time(stopped)
-        stopped.result()
+        await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
-    return failure
+
+
+async def _out_of_the_way(stopping: asyncio.Future[None], failure: SessionLost, asked_to_stop: asyncio.Event) -> None:
+    """Waits for a node whose session is lost. Nothing that it holds counts any more, so it need not end well: one that
+    does not, makes room by beginning this process anew, the same program under the same id.
+    """
+    _, late = await asyncio.wait((stopping,), timeout=LOST_TIMEOUT_S)
+    error = None if late or stopping.cancelled() else stopping.exception()
+    if not late and error is None:
+        return
+    if asked_to_stop.is_set():
+        os._exit(1)
+    why = f"did not stop within {LOST_TIMEOUT_S:g} s" if late else f"did not stop as it should: {error!r}"
+    print(f"bytemq: {failure}; the node {why}: this process begins anew", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, JOINS_ANEW: "1"})
 
 
 async def _in_time(ending: asyncio.Future[Any]) -> None:
