@@ -59,6 +59,9 @@ class FailingDriver:
             except (Invalid, NotFound):
                 continue
 
+    async def prepare(self) -> None:
+        await self._attempt("prepare", "", lambda: None)
+
     async def put(self, name: str, data: bytes, token: str) -> None:
         def act() -> None:
             if name in self.objects:

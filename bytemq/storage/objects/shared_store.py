@@ -35,7 +35,10 @@ async def open_shared_store(
 
     Raises Invalid, Corrupt or Unavailable, each with a sentence for the user; nothing is left open then.
     """
-    store = await open_store(url, clock, random)
+    try:
+        store = await open_store(url, clock, random)
+    except Unavailable as error:
+        raise Unavailable(f"the storage {url} cannot be used now: {error}") from error
     try:
         if holds_logs:
             await _require_used(store, url)

@@ -12,11 +12,11 @@ from bytemq.errors import Invalid
 from bytemq.runtime.clock import Clock
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.stores.local import LocalStore
-from bytemq.storage.stores.remote import RemoteStore
+from bytemq.storage.stores.remote import Driver, RemoteStore
 
 
 async def open_store(url: str, clock: Clock, random: Random) -> ObjectStore:
-    """Raises Invalid with a sentence for the user, Unavailable."""
+    """Raises Invalid with a sentence for the user, Unavailable when it cannot be had for a while."""
     parts = urlsplit(url)
     if not parts.scheme:
         raise Invalid(f"not a URL of a storage: {url!r}; write file:///FOLDER or s3://BUCKET/PREFIX")
@@ -30,7 +30,15 @@ async def open_store(url: str, clock: Clock, random: Random) -> ObjectStore:
         from bytemq.storage.stores.s3 import S3Driver
 
         prefix = parts.path.strip("/")
-        return RemoteStore(await S3Driver.open(parts.netloc, f"{prefix}/" if prefix else ""), clock, random)
-    from bytemq.storage.stores.fsspec_store import FsspecDriver
+        driver: Driver = await S3Driver.open(parts.netloc, f"{prefix}/" if prefix else "")
+    else:
+        from bytemq.storage.stores.fsspec_store import FsspecDriver
 
-    return RemoteStore(await FsspecDriver.open(url), clock, random)
+        driver = await FsspecDriver.open(url)
+    store = RemoteStore(driver, clock, random)
+    try:
+        await store.prepare()
+    except BaseException:
+        await store.close()
+        raise
+    return store

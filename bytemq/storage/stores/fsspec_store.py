@@ -35,6 +35,9 @@ class FsspecDriver:
             raise Invalid(f"no storage can be had from {url}: {error}") from error
         return cls(filesystem, root)
 
+    async def prepare(self) -> None:
+        """Folders are made with what is put into them."""
+
     async def put(self, name: str, data: bytes, token: str) -> None:
         path = self._path(name)
 

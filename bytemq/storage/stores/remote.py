@@ -22,8 +22,14 @@ from bytemq.storage.stores.interface import Buffer, ObjectInfo, ReadFile
 
 Result = TypeVar("Result")
 
+START_PATIENCE_S = 10.0
+"""As that for the metadata: a whole cluster may be starting, its store included."""
 DELETE_AT_ONCE = 1000
 """Most names in one deletion: S3's limit."""
+
+
+class Refused(Unavailable):
+    """The store does not let us: at a start that is for the user to mend; later, credentials may come back."""
 
 
 class Head(NamedTuple):
@@ -36,6 +42,9 @@ class Driver(Protocol):
     """One attempt each. Raises NotFound, `Invalid` (the name exists; or the store refuses such calls for good), `Full`
     and, for anything that may be different the next time or whose outcome is unknown, Unavailable.
     """
+
+    async def prepare(self) -> None:
+        """Whatever holds the objects is there when this returns; made, where there was none and that is allowed."""
 
     async def put(self, name: str, data: bytes, token: str) -> None: ...
 
@@ -82,6 +91,21 @@ class RemoteStore:
         self._random = random
         self._policy = policy or RetryPolicy()
         self.traffic = Traffic()
+
+    async def prepare(self, patience_s: float = START_PATIENCE_S) -> None:
+        """Before anything else. Raises Unavailable when the store cannot be had for so long, Refused at once."""
+        give_up_at = self._clock.monotonic() + patience_s
+        number = 0
+        while True:
+            try:
+                return await self._counted("head", self._driver.prepare)
+            except Refused:
+                raise
+            except Unavailable:
+                if self._clock.monotonic() >= give_up_at:
+                    raise
+            await self._back_off(number)
+            number += 1
 
     async def create(self, name: str, data: Sequence[Buffer]) -> None:
         check_name(name)
@@ -156,9 +180,12 @@ class RemoteStore:
             except Unavailable:
                 if number + 1 == policy.attempts:
                     raise
-            limit_s = min(policy.first_delay_s * 2**number, policy.max_delay_s)
-            await self._clock.sleep(self._random.random() * limit_s)
+            await self._back_off(number)
         raise AssertionError("a policy has one attempt at least")
+
+    async def _back_off(self, number: int) -> None:
+        limit_s = min(self._policy.first_delay_s * 2**number, self._policy.max_delay_s)
+        await self._clock.sleep(self._random.random() * limit_s)
 
     async def _counted(self, operation: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
         requests, failures = self.traffic.requests, self.traffic.failures

@@ -17,7 +17,7 @@ from typing import Any
 from bytemq.errors import BytemqError, Full, Invalid, NotFound, Unavailable
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.stores.interface import ObjectInfo
-from bytemq.storage.stores.remote import Head
+from bytemq.storage.stores.remote import Head, Refused
 
 log = get_logger("storage.s3")
 
@@ -46,16 +46,16 @@ _PAST_THE_END = {"InvalidRange", "416"}
 class S3Driver:
     """Implements `remote.Driver` for the objects below `prefix` ("" or with a "/" at the end) of one bucket."""
 
-    def __init__(self, client: Any, bucket: str, prefix: str, parts: AsyncExitStack) -> None:
+    def __init__(self, client: Any, region: str, bucket: str, prefix: str, parts: AsyncExitStack) -> None:
         self._client = client
+        self._region = region
         self._bucket = bucket
         self._prefix = prefix
         self._parts = parts
 
     @classmethod
     async def open(cls, bucket: str, prefix: str) -> S3Driver:
-        """Makes the bucket if there is none and that is allowed. Raises Invalid with a sentence for the user,
-        Unavailable."""
+        """Asks the store for nothing yet. Raises Invalid with a sentence for the user."""
         try:
             from aiobotocore.config import AioConfig
             from aiobotocore.session import get_session
@@ -80,12 +80,10 @@ class S3Driver:
                 )
             except (BotoCoreError, ValueError) as error:
                 raise Invalid(f"the settings of S3 make no sense: {error}") from error
-            driver = cls(client, bucket, prefix, parts)
-            await driver._ensure_bucket(region)
-            driver._parts = parts.pop_all()
-        return driver
+            return cls(client, region, bucket, prefix, parts.pop_all())
 
-    async def _ensure_bucket(self, region: str) -> None:
+    async def prepare(self) -> None:
+        """Makes the bucket if there is none."""
         try:
             async with _translated(self._bucket):
                 await self._client.head_bucket(Bucket=self._bucket)
@@ -93,8 +91,8 @@ class S3Driver:
         except NotFound:
             log.info("the bucket does not exist, it is made", bucket=self._bucket)
         arguments: dict[str, Any] = {"Bucket": self._bucket}
-        if region != DEFAULT_REGION:
-            arguments["CreateBucketConfiguration"] = {"LocationConstraint": region}
+        if self._region != DEFAULT_REGION:
+            arguments["CreateBucketConfiguration"] = {"LocationConstraint": self._region}
         try:
             async with _translated(self._bucket):
                 await self._client.create_bucket(**arguments)
@@ -199,7 +197,3 @@ def _error_of(what: str, error: dict[str, Any], metadata: dict[str, Any]) -> Byt
     if codes & _FULL:
         return Full(message)
     return Unavailable(message)
-
-
-class Refused(Unavailable):
-    """The store does not let us: at a start that is for the user to mend; later, credentials may come back."""

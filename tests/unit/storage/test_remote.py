@@ -12,7 +12,7 @@ import pytest
 
 from bytemq.errors import Invalid, NotFound, Unavailable
 from bytemq.storage.stores.interface import Buffer
-from bytemq.storage.stores.remote import RemoteStore, RetryPolicy, within
+from bytemq.storage.stores.remote import START_PATIENCE_S, Refused, RemoteStore, RetryPolicy, within
 from bytemq.storage.stores.self_test import self_test
 from tests.support.failing_driver import FailingDriver
 from tests.support.virtual_time import LoopClock, run_virtual
@@ -159,3 +159,41 @@ def test_self_test__refuses_a_store_that_cannot_be_relied_upon(sentence: str) ->
             await self_test(store, LoopClock(), "1")
 
     run(test)
+
+
+def test_prepare__waits_out_a_store_that_is_away_for_a_moment() -> None:
+    async def test(driver: FailingDriver, store: RemoteStore) -> None:
+        clock, asked_at = LoopClock(), list[float]()
+        back_at = clock.monotonic() + START_PATIENCE_S / 2
+
+        def away(operation: str, name: str) -> str | None:
+            asked_at.append(clock.monotonic())
+            return "refused" if clock.monotonic() < back_at else None
+
+        driver.fault = away
+        await store.prepare()
+        waited = [after - before for before, after in itertools.pairwise(asked_at)]
+        assert len(set(waited)) == len(waited) > 3, "with jitter"
+
+    run(test)
+
+
+def test_prepare__gives_up_in_the_end_and_at_once_where_it_is_refused() -> None:
+    async def away(driver: FailingDriver, store: RemoteStore) -> None:
+        driver.fault = lambda operation, name: "refused"
+        started_at = LoopClock().monotonic()
+        with pytest.raises(Unavailable, match="503"):
+            await store.prepare()
+        assert START_PATIENCE_S <= LoopClock().monotonic() - started_at < START_PATIENCE_S + 3
+
+    async def refused(driver: FailingDriver, store: RemoteStore) -> None:
+        def refuse(operation: str, name: str) -> str | None:
+            raise Refused("the store refuses these credentials")
+
+        driver.fault = refuse
+        with pytest.raises(Refused):
+            await store.prepare()
+        assert len(driver.calls) == 1
+
+    run(away)
+    run(refused)
