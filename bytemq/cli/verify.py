@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytemq.cli.options import Commands, Failed
+from bytemq.cli.options import Commands, Failed, whole_number
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
@@ -27,6 +27,7 @@ examples:
   bytemq verify data
   bytemq verify s3://bucket/prefix --metadata etcd://127.0.0.1:2379/prefix
   bytemq verify s3://bucket/prefix --data data
+  bytemq verify s3://bucket/prefix --metadata etcd://127.0.0.1:2379/prefix --outlast 700
 """
 
 
@@ -36,6 +37,13 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--metadata", metavar="URL", help="the metadata of a storage, as in `bytemq start`")
     parser.add_argument(
         "--data", dest="folder", metavar="DIR", type=Path, help="folder of a stopped node that has the metadata"
+    )
+    parser.add_argument(
+        "--outlast",
+        metavar="SECONDS",
+        type=whole_number(1, 86_400),
+        help="look again, once or twice and each time so much later, at objects of running brokers that nothing refers "
+        "to; none may stay for more than storage.garbage.grace.ms (600 s) (default: they are left out)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object for each finding")
     parser.set_defaults(run=run)
@@ -61,7 +69,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 async def _run_shared(options: argparse.Namespace) -> int:
+    import asyncio
     from contextlib import AsyncExitStack
+    from functools import partial
     from random import SystemRandom
 
     from bytemq.runtime.clock import SystemClock
@@ -73,7 +83,8 @@ async def _run_shared(options: argparse.Namespace) -> int:
         metadata = await _open_metadata(options, parts)
         store = await open_store(options.data, SystemClock(), SystemRandom())
         parts.push_async_callback(store.close)
-        async for finding in audit(store, metadata):
+        outlast = None if options.outlast is None else partial(asyncio.sleep, options.outlast)
+        async for finding in audit(store, metadata, outlast):
             found += _print(finding, as_json=options.json)
     return _conclude(found, as_json=options.json)
 

@@ -4,14 +4,15 @@ Owns: what "as it was written" means over all objects together. Must not: write,
 
 Checks every checksum (flushes, batches, chunks, footers, manifests, indexes, companions), every row of Parquet files,
 that no offsets are missing but where the log was cleaned, that each object that metadata name is there, and which
-objects nothing names. What live sessions are about to publish is no finding. Metadata are read after the listing, and
-again where something looks wrong: what is superseded meanwhile is none either.
+objects nothing names. Metadata are read after the listing, and again where something looks wrong: what is superseded
+meanwhile is no finding. What live sessions have made and nothing names, they are about to publish or to delete; only
+what is so a time of grace later is a finding.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
 from bytemq.errors import Corrupt, NotFound
@@ -35,6 +36,7 @@ from bytemq.storage.objects.session_log import (
     decode_tail,
     flush_name,
     index_name,
+    names_of_tail,
     session_of,
 )
 from bytemq.storage.objects.shared_garbage import TOPICS, writer_of
@@ -44,11 +46,17 @@ from bytemq.storage.wal.format import check_head, decode_header, decode_shares, 
 from bytemq.types import PartitionId
 
 COPY_BYTES = 8 * 1024 * 1024
+LOOKS = 2
+"""At what live sessions have made: between the first ones it may have been published and superseded."""
 
 
-async def audit(store: ObjectStore, metadata: MetadataStore) -> AsyncIterator[Finding]:
-    """Everything that is wrong, as it is found. Raises Unavailable."""
-    listed = [info.name for folder in (FOLDER, TOPICS, TABLES) for info in await store.list(folder)]
+async def audit(
+    store: ObjectStore, metadata: MetadataStore, outlast_grace: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[Finding]:
+    """Everything that is wrong, as it is found. Raises Unavailable. `outlast_grace` returns after the time of grace; it
+    is called, twice at most, when live sessions have objects that nothing names. None: these are left out.
+    """
+    listed = await _listed(store)
     live = {entry.revision for entry in (await metadata.range(keys.BROKERS)).entries}
     named: set[str] = set()
     unknown: set[str] = set()
@@ -75,10 +83,46 @@ async def audit(store: ObjectStore, metadata: MetadataStore) -> AsyncIterator[Fi
             continue
         async for finding in _session(store, metadata, tail, entry.revision, named):
             yield finding
-    for name in sorted(set(listed) - named):
+    unborn: list[str] = []
+    for name in sorted(listed - named):
         session = session_of(name) if name.startswith(FOLDER) else writer_of(name)
-        if session not in live and partition_folder_of(name) not in unknown:
+        if partition_folder_of(name) in unknown:
+            continue
+        if session in live:
+            unborn.append(name)
+        else:
             yield Finding(name, "nothing refers to this object; a running broker removes it", is_leftover=True)
+    if outlast_grace is None:
+        return
+    for _ in range(LOOKS):
+        if unborn:
+            await outlast_grace()
+            unborn = await _named_by_nothing(store, metadata, unborn)
+    for name in unborn:
+        yield Finding(name, "nothing refers to this object, and the broker that made it lives and leaves it there")
+
+
+async def _listed(store: ObjectStore) -> set[str]:
+    return {info.name for folder in (FOLDER, TOPICS, TABLES) for info in await store.list(folder)}
+
+
+async def _named_by_nothing(store: ObjectStore, metadata: MetadataStore, names: Iterable[str]) -> list[str]:
+    """Those that are there now and that no manifest and no tail names; nothing when that cannot be known."""
+    there = await _listed(store)
+    named: set[str] = set()
+    try:
+        for entry in (await metadata.range(keys.MANIFESTS)).entries:
+            directory = directory_of(keys.partition_of_manifest(entry.key))
+            named.update(names_of(decode_manifest(entry.value, directory)))
+        for entry in (await metadata.range(keys.SESSION_LOGS)).entries:
+            tail = decode_tail(entry.value)
+            named.update(names_of_tail(tail))
+            for index in tail.indexes:
+                indexed = decode_index(await store.read(index_name(tail.session_id, index)), tail.session_id)
+                named.update(flush_name(tail.session_id, flush.ref) for flush in indexed)
+    except (Corrupt, NotFound):
+        return []
+    return [name for name in names if name in there and name not in named]
 
 
 async def _partition(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -11,6 +12,7 @@ from bytemq.compaction.restructurer import convert
 from bytemq.compaction.table_jobs import Convert
 from bytemq.metadata import keys
 from bytemq.storage.checks.audit import audit
+from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.tables.table_file import new_names
 from tests.support.log_workload import snapshot_of
 from tests.support.virtual_time import run_virtual
@@ -98,6 +100,47 @@ def test_audit__tells_leftovers_from_what_live_sessions_are_about_to_publish() -
         assert list(await found(cluster, broker)) == [ended]
         leftovers = [finding.is_leftover async for finding in audit(broker.store, cluster.metadata)]
         assert leftovers == [True]
+
+    run(test)
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_audit__finds_what_a_live_session_has_made_and_leaves_there(stays: bool) -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await with_everything(cluster)
+        looks = 0
+
+        async def outlast() -> None:
+            nonlocal looks
+            looks += 1
+            if not stays and looks == 2:
+                del cluster.objects[left]
+
+        assert [one async for one in audit(broker.store, cluster.metadata, outlast)] == [] and looks == 0
+        left = f"wal/{broker.session.session_id:016x}/000000000099-0000000000000001.flush"
+        cluster.objects[left] = (b"", "")
+        found = [one async for one in audit(broker.store, cluster.metadata, outlast)]
+        assert [(one.name, one.is_leftover) for one in found] == ([(left, False)] if stays else []) and looks == 2
+
+    run(test)
+
+
+def test_audit__waits_for_what_a_live_session_is_about_to_publish() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await with_everything(cluster)
+        before = set(cluster.objects)
+        await broker.storage.checkpoint()
+        key = keys.manifest(pid(1))
+        made = {name for name in set(cluster.objects) - before if name.startswith(directory_of(pid(1)))}
+        assert made
+        published = cluster.metadata.entries.pop(key)
+
+        async def publish() -> None:
+            cluster.metadata.entries[key] = published
+
+        assert made.isdisjoint([one.name async for one in audit(broker.store, cluster.metadata, publish)])
+        del cluster.metadata.entries[key]
+        assert made <= {one.name async for one in audit(broker.store, cluster.metadata, lambda: asyncio.sleep(700))}
 
     run(test)
 
