@@ -10,13 +10,13 @@ from typing import Any
 from unittest.mock import patch
 
 from bytemq.broker.coordinator.group.consumer import (
+    classic_members,
     heartbeat,
     offset_rules,
     progress,
     reconciliation,
     validation,
 )
-from bytemq.broker.coordinator.group.consumer.classic_members import ClassicMembers
 from bytemq.broker.coordinator.group.consumer.consumer_groups import ConsumerGroups
 from bytemq.broker.coordinator.group.consumer.draft import Draft
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
@@ -111,13 +111,8 @@ def static_member_not_fenced() -> AbstractContextManager[Any]:
 
 
 def classic_member_back_with_what_it_owned() -> AbstractContextManager[Any]:
-    """Its session has ended, and it is let in as if it had not."""
-    recognise = ClassicMembers._recognise
-
-    def broken(self: ClassicMembers, draft: Draft, request: Any, member_id: str, is_unknown: bool, owned: Any) -> bool:
-        return recognise(self, draft, request, member_id, is_unknown, {})
-
-    return patch.object(ClassicMembers, "_recognise", broken)
+    """Others have that by now, and it is let in."""
+    return patch.object(classic_members, "_has", lambda current, owned: True)
 
 
 def classic_generation_written_after_migration() -> AbstractContextManager[Any]:

@@ -51,6 +51,8 @@ class Simulation:
         self.pending_commits: list[tuple[Answers, tuple[str, int], int]] = []
         self.late_commits: list[Sender] = []
         """Commits that are still on their way."""
+        self.unsure: set[str] = set()
+        """Consumers that have not heard the answer to their last heartbeat."""
         self.deaf: set[str] = set()
         """Consumers that hear no answers."""
         self.known = (-1, -1)
@@ -60,20 +62,12 @@ class Simulation:
         self.consumers = [
             Consumer(self.world, f"c{n}", instance=f"i{n}" if n % 3 == 0 else None) for n in range(consumer_count)
         ]
-        self.classics = [
-            ClassicConsumer(
-                self.world,
-                f"k{n}",
-                instance=f"i{n}" if n == 3 else None,
-                cooperative=self.random.random() < 0.5,
-            )
-            for n in range(classic_count)
-        ]
-        cooperates = all(each.cooperative for each in self.classics)
+        cooperates = self.random.random() < 0.6
+        self.classics = [ClassicConsumer(self.world, f"k{n}", cooperative=cooperates) for n in range(classic_count)]
         for classic in self.classics:
             classic.topics = ["t"] if self.random.random() < 0.5 else self.random.sample(TOPICS, 2)
-            classic.cooperative, classic.protocols = cooperates, ["cooperative-sticky" if cooperates else "range"]
             classic.rebalance_ms = self.random.choice((5_000, 60_000))
+            classic.session_ms = self.random.choice((20_000, 45_000))
         self.processes = len(self.consumers)
         for each in self.consumers:
             each.topics = ["t"] if self.random.random() < 0.5 else self.random.sample(TOPICS, 2)
@@ -81,27 +75,41 @@ class Simulation:
             each.rebalance_ms = self.random.choice((1_000, 60_000))
 
     def run(self) -> None:
-        verbs = ("heartbeat", "lost_answer", "go_deaf", "lag", "commit", "subscribe", "leave", "replace", "advance")
-        troubles = ("hold", "release", "fail", "restart", "change_topics")
+        consumer_verbs = {
+            "heartbeat": 50,
+            "lost_answer": 4,
+            "overtaken": 6,
+            "go_deaf": 4,
+            "catch_up": 6,
+            "commit": 8,
+            "subscribe": 4,
+            "leave": 3,
+            "replace": 3,
+            "advance": 20,
+            "hold": 4,
+            "release": 8,
+            "fail": 2,
+            "restart": 1,
+            "change_topics": 4,
+        }
+        classic_verbs = {
+            "classic_step": 60,
+            "classic_lost_answer": 3,
+            "classic_commit": 6,
+            "classic_subscribe": 3,
+            "classic_leave": 3,
+            "classic_die": 2,
+        }
         for _ in range(self.steps):
             if self.classics and self.random.random() < 0.4:
-                verb = self.random.choices(
-                    (
-                        "classic_step",
-                        "classic_lost_answer",
-                        "classic_commit",
-                        "classic_subscribe",
-                        "classic_leave",
-                        "classic_die",
-                    ),
-                    (60, 3, 6, 2, 3, 2),
-                )[0]
-                self._do(verb, self.random.choice(self.classics))
+                self._do(self._one_of(classic_verbs), self.random.choice(self.classics))
             else:
-                verb = self.random.choices((*verbs, *troubles), (50, 4, 4, 8, 8, 4, 3, 3, 20, 4, 8, 2, 1, 2))[0]
-                self._do(verb, self.random.choice(self.consumers))
+                self._do(self._one_of(consumer_verbs), self.random.choice(self.consumers))
             self.check()
         self.settle()
+
+    def _one_of(self, verbs: dict[str, int]) -> str:
+        return self.random.choices(list(verbs), list(verbs.values()))[0]
 
     def _do(self, verb: str, client: Consumer | ClassicConsumer) -> None:
         self.transcript.append(f"{self.world.now_ms:9} ms  {verb} {client.name} {client.member_id}")
@@ -113,14 +121,31 @@ class Simulation:
         if consumer.name in self.deaf:
             self.lost_answer(consumer)
             return
-        if consumer.slow and self.random.random() < 0.5:
-            consumer.slow = False
-            consumer.give_up()
-        consumer.heartbeat(full=self.random.random() < 0.2)
+        if not consumer.slow and self.random.random() < 0.2:
+            self.lag(consumer)
+        elif consumer.slow and self.random.random() < 0.5:
+            self.catch_up(consumer)
+        answer = consumer.heartbeat(full=self.random.random() < 0.2 or consumer.name in self.unsure)
+        self.unsure.discard(consumer.name)
+        if answer is None:
+            self.unsure.add(consumer.name)
 
     def lost_answer(self, consumer: Consumer) -> None:
-        """The coordinator has done it, and the consumer does not know."""
-        self.world.heartbeat(consumer.request(), consumer.name)
+        """The coordinator has done it, and the consumer does not know: next time it says everything."""
+        self.world.heartbeat(consumer.request(full=consumer.name in self.unsure), consumer.name)
+        self.unsure.add(consumer.name)
+
+    def overtaken(self, consumer: Consumer) -> None:
+        """Who has something more to take takes it while it is taken back: the answer that says so is lost. With what it
+        hears next it takes its time.
+        """
+        has_more_to_take = [each for each in self.consumers if not each.assigned <= each.owned]
+        if has_more_to_take:
+            self.subscribe(consumer)
+            consumer = self.random.choice(has_more_to_take)
+        self.lost_answer(consumer)
+        self.catch_up(consumer)
+        self.lag(consumer)
 
     def go_deaf(self, consumer: Consumer) -> None:
         """For a while it hears no answer; then it does again."""
@@ -128,6 +153,11 @@ class Simulation:
 
     def lag(self, consumer: Consumer) -> None:
         consumer.slow = True
+
+    def catch_up(self, consumer: Consumer) -> None:
+        """It has given up and taken what it was told to, and will say so."""
+        consumer.slow = False
+        consumer.give_up()
 
     def commit(self, consumer: Consumer) -> None:
         self._commit(consumer, consumer.epoch)

@@ -1,7 +1,8 @@
 """A consumer that speaks the classic protocol, as the Java client does, in a GroupWorld with topics.
 
 It joins with its subscription, syncs, and gives up partitions as its protocol says: an eager one everything before it
-joins, a cooperative one what its new assignment lacks, before it joins again. Where it leads, it assigns round robin.
+joins, a cooperative one what its new assignment lacks, before it joins again. Where it leads, it assigns round robin,
+and joins again when topics have changed.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class ClassicConsumer:
         self._attempt = 0
         self.told: list[tuple[str, ErrorCode]] = []
         self._members: list[tuple[str, bytes]] = []
+        self._seen_topics = -1
 
     def join(self, member_id: str | None = None, *, unheard: bool = False) -> None:
         """Twice, if the first one was for an id. A later join makes answers to an earlier one void; to one that is
@@ -110,6 +112,8 @@ class ClassicConsumer:
         code = self.world.classic_heartbeat("g", self.member_id, told, instance=self.instance)
         if code is not ErrorCode.NONE:
             self._heed(code)
+        elif self.leads and self._seen_topics != self.world.topics.version:
+            self.must_join = True
         return code
 
     def forget(self) -> None:
@@ -148,7 +152,7 @@ class ClassicConsumer:
         self.owned = now
 
     def _heed(self, code: ErrorCode) -> None:
-        self.must_join, self.must_sync = True, False
+        self.must_join, self.must_sync, self.leads = True, False, False
         if code in _LOST:
             self.owned, self.generation = set(), -1
         if code in _UNKNOWN:
@@ -170,6 +174,7 @@ class ClassicConsumer:
     def _assign(self) -> dict[str, bytes]:
         """Round robin; of what a cooperative member still has, nothing goes to another one yet."""
         topics = self.world.topics
+        self._seen_topics = topics.version
         read = {member_id: read_subscription(metadata, topics) for member_id, metadata in self._members}
         holder = {
             (topic_id, index): member_id

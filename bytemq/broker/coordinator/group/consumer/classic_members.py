@@ -15,7 +15,13 @@ from bytemq.broker.coordinator.group.consumer.embedded_protocol import (
     write_assignment,
 )
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup, ConsumerGroupState
-from bytemq.broker.coordinator.group.consumer.member import ClassicTerms, MemberMetadata, MemberState, topics_bytes
+from bytemq.broker.coordinator.group.consumer.member import (
+    ClassicTerms,
+    CurrentAssignment,
+    MemberMetadata,
+    MemberState,
+    topics_bytes,
+)
 from bytemq.broker.coordinator.group.consumer.migration import Migration
 from bytemq.broker.coordinator.group.consumer.progress import advance, assign_if_due, check_room, new_member_id
 from bytemq.broker.coordinator.group.consumer.reconciliation import Owned
@@ -58,9 +64,11 @@ class ClassicMembers:
             reply(JoinGroupResponse(error_code=ErrorCode.MEMBER_ID_REQUIRED, member_id=member_id, protocol_name=None))
             return NOTHING
         subscription = self._subscription(request)
+        if not _has(self._what_it_has(group, request, member_id), subscription.owned):
+            return self._put_out(group, member_id, reply)
         classic, is_settled = None, False
         with Draft(group) as draft:
-            replaces_consumer = self._recognise(draft, request, member_id, is_unknown, subscription.owned)
+            replaces_consumer = self._recognise(draft, request, member_id, is_unknown)
             changed = self._update_member(draft, request, origin, member_id, subscription)
             if changed or group.is_metadata_stale:
                 refresh_epoch(draft, self._environment.topics, bump=changed)
@@ -118,23 +126,34 @@ class ClassicMembers:
             raise KafkaError(ErrorCode.GROUP_MAX_SIZE_REACHED, "The members of all groups take too much memory.")
         return subscription
 
-    def _recognise(
-        self, draft: Draft, request: JoinGroupRequest, member_id: str, is_unknown: bool, owned: Owned
-    ) -> bool:
-        """A dynamic member may come with any id, if it owns nothing then. A static one takes its former self's place;
-        whether that one did not speak the classic protocol.
+    def _what_it_has(self, group: ConsumerGroup, request: JoinGroupRequest, member_id: str) -> CurrentAssignment:
+        """As the group knows it: of who is new nothing, of a static member what its former self has."""
+        if request.group_instance_id is not None and request.member_id:
+            check_instance(group, request.group_instance_id, member_id)
+        return group.current_of(_former_self(group, request) or member_id)
+
+    def _put_out(self, group: ConsumerGroup, member_id: str, reply: JoinReply) -> Outcome[None]:
+        """It reads what it has lost, and does not know: its session has ended, or the group has been a classic one in
+        between. Kafka lets it in, and believes it from then on. Here it hears that it is nobody, drops everything and
+        joins anew; what it has goes to others at once.
+        """
+        removal = self._sessions.remove(group, [member_id]) if member_id in group.members else NOTHING
+
+        def ended(code: ErrorCode) -> Outcome[None]:
+            followed = removal.on_appended(code) if removal.on_appended is not None else NOTHING
+            refusal = ErrorCode.UNKNOWN_MEMBER_ID if code is ErrorCode.NONE else answered_error(code)
+            reply(JoinGroupResponse(error_code=refusal, protocol_name=None))
+            return followed
+
+        return Outcome(None, removal.records, ended)
+
+    def _recognise(self, draft: Draft, request: JoinGroupRequest, member_id: str, is_unknown: bool) -> bool:
+        """A dynamic member may come with any id. A static one takes its former self's place; whether that one did not
+        speak the classic protocol.
         """
         group = draft.group
-        if request.group_instance_id is None:
-            if owned and member_id not in group.members:
-                # Its session has ended, and it does not know that it has lost what it reads. Kafka lets it in.
-                raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
-            return False
-        holder = group.static_members.get(request.group_instance_id)
-        if not is_unknown:
-            check_instance(group, request.group_instance_id, member_id)
-            return False
-        if holder is None:
+        holder = _former_self(group, request)
+        if holder is None or not is_unknown:
             return False
         was_consumer = group.members[holder].classic is None
         replace_static_member(draft, holder, member_id)
@@ -226,6 +245,19 @@ class ClassicMembers:
         if generation_id != group.current_of(member_id).epoch:
             raise KafkaError(ErrorCode.ILLEGAL_GENERATION)
         return member, member.classic
+
+
+def _former_self(group: ConsumerGroup, request: JoinGroupRequest) -> str | None:
+    """Who has the instance id of a static member."""
+    return None if request.group_instance_id is None else group.static_members.get(request.group_instance_id)
+
+
+def _has(current: CurrentAssignment, owned: Owned) -> bool:
+    """Whether what a member says that it owns is among what it has, or has been asked to give up."""
+    return all(
+        partitions <= current.assigned.get(topic_id, {}).keys() | current.revoking.get(topic_id, {}).keys()
+        for topic_id, partitions in owned.items()
+    )
 
 
 def _timeout_ms(request: JoinGroupRequest) -> int:
