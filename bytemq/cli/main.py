@@ -14,6 +14,7 @@ from bytemq import __version__
 from bytemq.cli import (
     cluster,
     consume,
+    copy,
     dev,
     doctor,
     dump,
@@ -42,7 +43,10 @@ Each command explains itself: bytemq COMMAND --help
 """
 
 
-COMMANDS = (start, topic, produce, consume, group, table, sql, cluster, metadata, doctor, dev, dump, verify, log_level)
+COMMANDS = (
+    *(start, topic, produce, consume, group, table, sql),
+    *(cluster, metadata, copy, doctor, dev, dump, verify, log_level),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

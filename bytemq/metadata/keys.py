@@ -14,6 +14,7 @@ Owns: the names. Must not: know what the values look like (`values.py`; the stor
     loads/<id>                             leased: what a broker measures, see `loads.py`
     scheduler/moves                        the controller's last moves and why it made them
     allocations/producer-ids               first producer id that no broker has reserved
+    copy/source                            while these metadata become those of a node's copy: which node's
     storage/...                            manifests, write-ahead log tails and columns of tables, by the storage
 
 Everything under `cluster/` makes the `ClusterImage`. A chunk holds 256 partitions of one topic: a thousand partitions
@@ -37,6 +38,7 @@ CONFIGS = "cluster/configs/"
 LOADS = "loads/"
 MOVES = "scheduler/moves"
 PRODUCER_IDS = "allocations/producer-ids"
+COPY_SOURCE = "copy/source"
 MANIFESTS = "storage/manifests/"
 WAL_TAILS = "storage/wal/"
 SESSION_LOGS = "storage/session-logs/"

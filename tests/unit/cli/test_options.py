@@ -30,6 +30,7 @@ COMMANDS = [
     *(["group", action] for action in ("list", "describe", "reset-offsets", "delete")),
     ["dump"],
     ["verify"],
+    ["copy"],
     ["log-level"],
 ]
 
@@ -44,7 +45,9 @@ def test_help__every_command_explains_itself(command: list[str], capsys: pytest.
     assert len(text.splitlines()) > 6
 
 
-@pytest.mark.parametrize("command", [["start"], ["topic"], ["produce"], ["consume"], ["group"], ["verify"], ["dump"]])
+@pytest.mark.parametrize(
+    "command", [["start"], ["topic"], ["produce"], ["consume"], ["group"], ["verify"], ["dump"], ["copy"]]
+)
 def test_help__has_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*command, "--help"])
