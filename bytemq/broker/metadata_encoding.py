@@ -66,13 +66,14 @@ def _encode_topic(image: ClusterImage, topic: TopicImage, question: Question) ->
     reachable = {node.id for node in image.brokers.values() if listener in node.endpoints}
     node_lists: dict[tuple[int, ...], bytes] = {}
     for index, partition in enumerate(topic.partitions):
-        leader, error = partition.owner, ErrorCode.NONE
+        leader, epoch = image.leader_of(partition)
+        error = ErrorCode.NONE
         if leader == NO_BROKER:
             error = ErrorCode.LEADER_NOT_AVAILABLE
         elif leader not in reachable:
             leader, error = NO_BROKER, ErrorCode.LISTENER_NOT_FOUND
         if version >= 7:
-            writer.buffer += _PARTITION_V7.pack(error, index, leader, partition.leader_epoch)
+            writer.buffer += _PARTITION_V7.pack(error, index, leader, epoch)
         else:
             writer.buffer += _PARTITION_V0.pack(error, index, leader)
         nodes = tuple(replicas(image, topic, index))

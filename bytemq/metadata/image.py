@@ -127,6 +127,14 @@ class ClusterImage:
         """Dynamic configs of this broker alone."""
         return self.configs.get(("broker", str(broker_id)), NO_CONFIGS)
 
+    def leader_of(self, partition: PartitionImage) -> tuple[int, int]:
+        """Where its clients should go, and the leader epoch there: its owner. While it has none, the live broker that
+        is to be it, at the epoch that it is going to have: who comes too early waits there, a moment. -1: nobody.
+        """
+        if partition.owner == values.NO_BROKER and partition.assigned in self.brokers:
+            return partition.assigned, partition.leader_epoch + 1
+        return partition.owner, partition.leader_epoch
+
     @property
     def drained(self) -> set[int]:
         """Brokers that shall own nothing, alive or not."""

@@ -63,14 +63,14 @@ def _unknown(name: str) -> DescribeTopicPartitionsResponseTopic:
 def _describe(broker: Broker, topic: TopicImage, indexes: range) -> DescribeTopicPartitionsResponseTopic:
     partitions = []
     for index in indexes:
-        partition = topic.partitions[index]
+        leader, epoch = broker.image.leader_of(topic.partitions[index])
         nodes = replicas(broker.image, topic, index)
         partitions.append(
             DescribeTopicPartitionsResponsePartition(
-                error_code=ErrorCode.LEADER_NOT_AVAILABLE if partition.owner == NO_BROKER else ErrorCode.NONE,
+                error_code=ErrorCode.LEADER_NOT_AVAILABLE if leader == NO_BROKER else ErrorCode.NONE,
                 partition_index=index,
-                leader_id=partition.owner,
-                leader_epoch=partition.leader_epoch,
+                leader_id=leader,
+                leader_epoch=epoch,
                 replica_nodes=nodes,
                 isr_nodes=nodes,
                 eligible_leader_replicas=[],

@@ -29,8 +29,8 @@ def partition(error: ErrorCode, index: int, leader: int, epoch: int, nodes: list
 def test_encoding__is_that_of_the_schema(version: int, with_operations: bool) -> None:
     image = make_cluster().image
     image.brokers[3] = BrokerImage(3, None, {"ELSEWHERE": ("h", 1)}, 1)
-    owners = [(0, 4), (-1, -1), (3, 2)]
-    images = tuple(PartitionImage(owner, epoch, 1, 0) for owner, epoch in owners)
+    owners = [(0, 4, 0), (-1, -1, 7), (3, 2, 0), (-1, 5, 0)]
+    images = tuple(PartitionImage(owner, epoch, 1, assigned) for owner, epoch, assigned in owners)
     topic = TopicImage("events", TOPIC_ID, images, {}, 3, True)
     operations = 3576 if with_operations and version >= 8 else -(2**31)
     response: Any = MetadataResponse(
@@ -44,8 +44,9 @@ def test_encoding__is_that_of_the_schema(version: int, with_operations: bool) ->
                 is_internal=True,
                 partitions=[
                     partition(ErrorCode.NONE, 0, 0, 4, [0, 3]),
-                    partition(ErrorCode.LEADER_NOT_AVAILABLE, 1, -1, -1, [0, 3]),
+                    partition(ErrorCode.LEADER_NOT_AVAILABLE, 1, -1, -1, [3, 0]),
                     partition(ErrorCode.LISTENER_NOT_FOUND, 2, -1, 2, [3, 0]),
+                    partition(ErrorCode.NONE, 3, 0, 6, [0, 3]),  # between two owners
                 ],
                 topic_authorized_operations=operations,
             ),
