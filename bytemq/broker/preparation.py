@@ -1,8 +1,9 @@
-"""Makes this broker ready for partitions that living owners shall hand over to it, and says so.
+"""Makes this broker ready for partitions that it is going to have, and says so.
 
-Owns: looking ahead in those owners' write-ahead logs, and the key that says up to which wishes that has been done. They
-wait for it, a moment: so a partition is not without an owner that serves it while a long log is read. Must not: open or
-own anything. That nothing is prepared does no harm but to the length of the move.
+Owns: looking ahead in their last owners' write-ahead logs, and the key that says up to which wishes that has been done.
+Living owners wait for it, a moment: so a partition is not without an owner that serves it while a long log is read. The
+log of one that has died is read while its partitions are claimed. Must not: open or own anything. That nothing is
+prepared does no harm but to the length of the move.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Preparation:
         for topic_id in change.topics:
             topic = image.topics_by_id.get(topic_id)
             for partition in topic.partitions if topic is not None else ():
-                if partition.assigned == self._broker_id and partition.owner not in (values.NO_BROKER, self._broker_id):
+                if partition.assigned == self._broker_id and partition.owner != self._broker_id:
                     self._sessions.add(partition.session)
+        self._sessions.discard(values.NO_SESSION)
         if self._sessions:
             self._changed.set()

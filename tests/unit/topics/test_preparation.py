@@ -73,5 +73,8 @@ async def test_preparation__looks_ahead_in_the_owners_logs_and_says_up_to_which_
         await wish([0, 0, 0])
         await asyncio.sleep(0.02)
         assert len(logs.looked_at) == looked_at, "nothing is to come"
+        await owner.leave()
+        await prepared(await wish([1, 0, 0]))
+        assert logs.looked_at[looked_at:] == [owner.session_id], "what is claimed after a death is read meanwhile"
         await other.leave()
         assert await store.get(keys.prepared(1)) is None, "it goes with its session"
