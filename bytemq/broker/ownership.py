@@ -71,6 +71,8 @@ class Ownership:
         """Open partitions, each with the topic as it was when last (re)configured."""
         self._leaving: dict[PartitionId, Ending] = {}
         """Closed here and still ours in the metadata."""
+        self._uncoordinated: list[PartitionId] = []
+        """Taken, of topics that are coordinated here, and nobody was told."""
         self._stuck: set[PartitionId] = set()
         """Closed, but storage could not let go of them when it was last tried: others go first."""
         self._dirty: set[TopicId] = set(follower.image.topics_by_id)
@@ -122,6 +124,7 @@ class Ownership:
             # One after the other: taking a partition opens nothing, and ten thousand tasks would cost more than it.
             failed = [topic_id for topic_id in topics if not await self._reconcile(topic_id)]
             failed += await self._release(topics) if claimed else topics
+            failed += await self._coordinate_what_is_new()  # last: it opens logs, and nobody else waits for these
         except Unavailable as error:
             log.warning("ownership waits for the metadata store", reason=str(error))
             self._dirty |= topics
@@ -256,7 +259,7 @@ class Ownership:
             self._open.setdefault(topic_id, {})[index] = topic
             self._stuck.discard(PartitionId(topic_id, index))
         if topic.name in self._coordinators:
-            return all(await asyncio.gather(*(self._coordinate(topic, index) for index in new)))
+            self._uncoordinated.extend(PartitionId(topic_id, index) for index in new)
         return True
 
     def _is_to_be_owned(self, topic: TopicImage, index: int) -> bool:
@@ -267,8 +270,18 @@ class Ownership:
         ending = self._leaving.get(pid)
         return ending is None or ending.leader_epoch != partition.leader_epoch
 
-    async def _coordinate(self, topic: TopicImage, index: int) -> bool:
+    async def _coordinate_what_is_new(self) -> set[TopicId]:
+        """The topics of which something cannot be coordinated now."""
+        new, self._uncoordinated = list(dict.fromkeys(self._uncoordinated)), []
+        coordinated = await asyncio.gather(*map(self._coordinate, new))
+        return {pid.topic_id for pid, is_coordinated in zip(new, coordinated, strict=True) if not is_coordinated}
+
+    async def _coordinate(self, pid: PartitionId) -> bool:
         """Has what the partition is about coordinated here; False when its log cannot be opened now."""
+        index = pid.index
+        topic = self._open.get(pid.topic_id, {}).get(index)
+        if topic is None:
+            return True  # released already
         try:
             self._coordinators[topic.name].own(await self._partitions.open_by_id(topic.topic_id, index))
         except KafkaError as error:

@@ -22,6 +22,7 @@ from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import PartitionImage
 from bytemq.metadata.store import Put
+from bytemq.metadata.topic_names import OFFSETS_TOPIC
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.scheduler.membership import Membership
 from bytemq.types import PartitionId
@@ -29,6 +30,7 @@ from tests.support.fake_log_storage import Disk, FakeLogStorage
 from tests.support.metadata import broker_value, embedded_store, topic_id, topic_puts
 from tests.support.virtual_time import VirtualClock
 from tests.unit.log.harness import Answer, batch
+from tests.unit.topics.world import FakeGroups
 
 T1 = topic_id(1)
 
@@ -250,3 +252,30 @@ async def test_move__that_is_over_and_back_before_anybody_looked_is_a_new_owners
     await old.ownership.settle()
     assert not old.ownership._leaving
     assert (await old.partitions.open("t", 0)).leader_epoch == 2
+
+
+class SlowStorage(FakeLogStorage):
+    """One that opens nothing before `go`."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.go = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self.go.wait()
+
+
+async def test_takeover__gives_all_partitions_an_owner_before_it_opens_what_is_coordinated(cluster: Cluster) -> None:
+    old, new = cluster.members
+    storage = SlowStorage(cluster.disk)
+    new.partitions.services.storage = cast(Any, storage)
+    groups = FakeGroups()
+    new.ownership._coordinators = {OFFSETS_TOPIC: cast(Any, groups)}
+    await old.close()
+    await old.membership.leave()
+    wish = Put(keys.assignments(T1, 0), values.encode_assignments([1, 1]))
+    await cluster.store.txn([], [wish, *topic_puts(OFFSETS_TOPIC, topic_id(0), [1, 1], is_internal=True)])
+    await cluster.until(lambda: new.partitions.get("t", 0) is not None and new.partitions.get("t", 1) is not None)
+    assert groups.owned == []
+    storage.go.set()
+    await cluster.until(lambda: sorted(groups.owned) == [0, 1])
