@@ -13,6 +13,7 @@ machine.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import shutil
 import statistics
@@ -23,16 +24,25 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Producer
+from kafka.protocol.producer import ProduceRequest
 
+from bytemq.metadata import keys, values
+from bytemq.metadata.opening import open_metadata
+from bytemq.metadata.store import MetadataStore
+from tests.interop.batches import batch
+from tests.interop.differential import build
+from tests.interop.wire import decode_response
 from tests.scenarios.cluster.cluster import Cluster, until
+from tests.support import probe
 from tests.support.etcd_process import EtcdProcess
+from tests.support.node_process import NodeProcess
 from tests.support.s3_server import running_s3
 
 SETTLE_S = 5.0
@@ -58,6 +68,9 @@ class Load(threading.Thread):
         self._topic, self._partitions, self._interval_s = topic, partitions, 1 / records_per_s
         self._stopping = threading.Event()
         self.acknowledged: list[Arrival] = []
+        self.first_since = float("inf")
+        self.first: dict[int, float] = {}
+        """Of each partition: when a record that was sent after `first_since` was first acknowledged."""
         self.errors: Counter[str] = Counter()
 
     def _error(self, error: KafkaError) -> None:
@@ -83,6 +96,8 @@ class Load(threading.Thread):
             self.errors[f"delivery failed: {error}"] += 1
         else:
             self.acknowledged.append(Arrival(sent_at, message.partition(), time.time() - sent_at))
+            if sent_at >= self.first_since:
+                self.first.setdefault(message.partition(), time.time())
 
     def stop(self) -> None:
         self._stopping.set()
@@ -228,14 +243,17 @@ def grow(cluster: Cluster, options: argparse.Namespace) -> None:
     cluster.create_topic("grow", partitions)
     clients = Clients(cluster, "grow", partitions, options.rate or 600)
     time.sleep(QUIET_S)
-    before = stored(cluster)
+    quiet = Meter(cluster)
+    time.sleep(QUIET_S)
+    at_rest = quiet.read()
+    moving = Meter(cluster)
     began = time.time()
     cluster.add()
     ready_s = time.time() - began
     share = partitions // 4
     until(lambda: cluster.leaders("grow").count(3) >= share - 2, "it has its share")
     balanced_s = time.time() - began
-    after = stored(cluster)
+    meanwhile = moving.read()
     time.sleep(SETTLE_S)
     ended = time.time()
     clients.stop()
@@ -243,16 +261,37 @@ def grow(cluster: Cluster, options: argparse.Namespace) -> None:
     clients.tell("grow, moving", began, ended)
     clients.tell_errors()
     print(f"ready {ready_s:.2f} s after its start, its share {balanced_s:.2f} s after it", flush=True)
-    print("at the store meanwhile:", {name: after[name] - before[name] for name in after}, flush=True)
+    for name, seen in (("quiet", at_rest), ("moving", meanwhile)):
+        print(f"at the store, {name}, for each second: {seen}", flush=True)
 
 
-def stored(cluster: Cluster) -> dict[str, float]:
-    """What all brokers have asked of the store."""
-    names = ("bytemq_store_written_bytes_total", "bytemq_store_read_bytes_total", "bytemq_topic_bytes_in_total")
-    found = {name: sum(node.metric(name) for node in cluster.nodes) for name in names}
-    for operation in ("put", "get"):
-        found[operation] = sum(node.metric("bytemq_store_requests_total", f'"{operation}"') for node in cluster.nodes)
-    return found
+class Meter:
+    """What all brokers have asked of the store since it was made."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._since, self._before = time.monotonic(), self._counted()
+
+    def read(self) -> str:
+        """For each second, in words: bytes of records that came in beside those that were written and read."""
+        seconds = time.monotonic() - self._since
+        return ", ".join(
+            f"{name} {(value - self._before.get(name, 0)) / seconds:,.0f}" for name, value in self._counted().items()
+        )
+
+    def _counted(self) -> dict[str, float]:
+        nodes = self._cluster.nodes
+        found = {
+            what: sum(node.metric(name) for node in nodes)
+            for what, name in (
+                ("bytes produced", "bytemq_topic_bytes_in_total"),
+                ("bytes written", "bytemq_store_written_bytes_total"),
+                ("bytes read", "bytemq_store_read_bytes_total"),
+            )
+        }
+        for operation in ("put", "get"):
+            found[f"{operation}s"] = sum(node.metric("bytemq_store_requests_total", f'"{operation}"') for node in nodes)
+        return found
 
 
 def kill(cluster: Cluster, options: argparse.Namespace) -> None:
@@ -260,30 +299,94 @@ def kill(cluster: Cluster, options: argparse.Namespace) -> None:
     partitions = options.partitions
     cluster.create_topic("kill", partitions, bytemq_zones="a")
     fill(cluster, "kill", partitions)
-    clients = Clients(cluster, "kill", partitions, options.rate or 1000)
-    print(f"in no segment: {cluster.nodes[0].metric('bytemq_wal_bytes') / 1e6:.0f} MB", flush=True)
-    began = time.time()
-    cluster.nodes[0].kill9()
-    first: dict[int, float] = {}
-
-    def all_serve() -> bool:
-        for one in list(clients.load.acknowledged):
-            at = one.sent_at + one.took_s
-            if at > began:
-                first[one.partition] = min(first.get(one.partition, at), at)
-        return len(first) == partitions
-
-    until(all_serve, "all partitions are written to again")
+    assert cluster.leaders("kill") == [0] * partitions
+    load = Load(cluster, "kill", partitions, options.rate or 1000)
+    load.start()
     time.sleep(SETTLE_S)
-    clients.stop()
-    after_s = sorted(at - began for at in first.values())
+    print(f"in no segment: {cluster.nodes[0].metric('bytemq_wal_bytes') / 1e6:.0f} MB", flush=True)
+    facts, asked = Facts(cluster, "kill"), Probe(cluster.nodes[1:], "kill", partitions)
+    cluster.nodes[0].kill9()
+    killed_at = load.first_since = time.time()
+    facts.start()
+    asked.start()
+    until(lambda: len(load.first) == partitions, "all partitions are written to again")
+    time.sleep(1)
+    load.stop()
+    print(f"after kill -9, load average {os.getloadavg()[0]:.1f}:", flush=True)
+    print(f"  its session is gone          {facts.session_gone_at - killed_at:.2f} s", flush=True)
+    print(f"  all have new owners          {facts.all_owned_at - killed_at:.2f} s", flush=True)
+    spread("a raw client's first produce", killed_at, asked.served.values())
+    spread("librdkafka's first produce  ", killed_at, load.first.values())
+    print(f"errors that the producer saw: {dict(load.errors) or 'none'}", flush=True)
+    cluster.nodes[0].restart()
+
+
+def spread(name: str, since: float, at: Iterable[float]) -> None:
+    after_s = sorted(one - since for one in at)
     print(
-        f"first acknowledgement of a partition after kill -9: median {statistics.median(after_s):.2f} s, "
-        f"99 % {after_s[int(len(after_s) * 0.99)]:.2f} s, last {after_s[-1]:.2f} s",
+        f"  {name} median {statistics.median(after_s):.2f} s, 99 % {after_s[int(len(after_s) * 0.99)]:.2f} s, "
+        f"last {after_s[-1]:.2f} s",
         flush=True,
     )
-    clients.tell_errors()
-    cluster.nodes[0].restart()
+
+
+class Facts(threading.Thread):
+    """Watches etcd until broker 0's session is gone and all partitions of a topic have other owners."""
+
+    def __init__(self, cluster: Cluster, topic: str) -> None:
+        super().__init__(daemon=True)
+        self._url = cluster.etcd.url("cluster")
+        self._topic = topic
+        self.session_gone_at = self.all_owned_at = float("nan")
+
+    def run(self) -> None:
+        asyncio.run(self._watch())
+
+    async def _watch(self) -> None:
+        store = await open_metadata(self._url, os.environ)
+        try:
+            entry = await store.get(keys.topic(self._topic))
+            assert entry is not None
+            owners = keys.owners(values.decode_topic(entry.value).topic_id, 0)[:-5]
+            while await store.get(keys.broker(0)) is not None:  # noqa: ASYNC110  (nobody tells us)
+                await asyncio.sleep(0.02)
+            self.session_gone_at = time.time()
+            while await _owns_some(store, owners, 0):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            self.all_owned_at = time.time()
+        finally:
+            await store.close()
+
+
+async def _owns_some(store: MetadataStore, owners: str, broker: int) -> bool:
+    return any(broker in values.decode_owners(entry.value).brokers for entry in (await store.range(owners)).entries)
+
+
+class Probe(threading.Thread):
+    """Asks these brokers over and over to append to all partitions that have not done so yet: when each did first."""
+
+    def __init__(self, nodes: Sequence[NodeProcess], topic: str, partitions: int) -> None:
+        super().__init__(daemon=True)
+        self._wires = [probe.connect(node.address) for node in nodes]
+        self._topic = topic
+        self._left = list(range(partitions))
+        self.served: dict[int, float] = {}
+
+    def run(self) -> None:
+        records = batch()
+        while self._left:
+            rows = [{"index": index, "records": records} for index in self._left]
+            topics = [{"name": self._topic, "partition_data": rows}]
+            fields = {"transactional_id": None, "acks": -1, "timeout_ms": 20_000, "topic_data": topics}
+            for wire in self._wires:
+                wire.send(build(ProduceRequest, 9, fields))
+            for wire in self._wires:
+                [answer] = decode_response(ProduceRequest.API_KEY, 9, wire.receive_frame()).responses
+                for row in answer.partition_responses:
+                    if row.error_code == 0:
+                        self.served.setdefault(row.index, time.time())
+            self._left = [index for index in self._left if index not in self.served]
+            time.sleep(0.05)
 
 
 def fill(cluster: Cluster, topic: str, partitions: int) -> None:
