@@ -6,6 +6,7 @@ the time of day, addresses) is replaced by names in the order of appearance; eve
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ SILENT_S = 3.0
 LONG_S = 60.0
 ABSENT = "<absent>"
 SHOWN_CHARACTERS = 40
+SHOWN_BYTES = 1_000
 FIRST_OWN_PRODUCER_ID = 1_000_000  # cases use ids from here on; below are the servers' own
 
 registry: dict[str, Case] = {}
@@ -228,7 +230,9 @@ class Subject:
         if isinstance(value, uuid.UUID):
             return self._known("topic_id", value) if value.int else "<zero id>"
         if isinstance(value, bytes | bytearray | memoryview):
-            return [self._plain_batch(found) for found in describe(bytes(value))] if name == "records" else value.hex()
+            return (
+                [self._plain_batch(found) for found in describe(bytes(value))] if name == "records" else _shown(value)
+            )
         if isinstance(value, bool):
             return value
         if isinstance(value, int) and abs(time.time() * 1000 - value) < NOW_SLACK_MS:
@@ -253,6 +257,11 @@ class Subject:
 
     def _known(self, kind: str, value: object) -> str:
         return self._names.setdefault((kind, value), f"<{kind} {sum(known == kind for known, _ in self._names) + 1}>")
+
+
+def _shown(value: bytes | bytearray | memoryview) -> str:
+    """Megabytes by their size and digest."""
+    return value.hex() if len(value) <= SHOWN_BYTES else f"<{len(value)} bytes, {hashlib.sha256(value).hexdigest()}>"
 
 
 def _is_own(value: object) -> bool:
