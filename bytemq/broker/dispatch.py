@@ -7,7 +7,7 @@ module, `broker/handlers/<name>.py`, exports one of
     def handle(broker, context, request) -> XResponse          # where nothing is ever waited for: costs no task
     def begin(broker: Broker, exchange: Exchange) -> None      # decodes and answers by itself, through callbacks
 
-(a response of type bytes is taken as encoded already)
+(a response that is bytes, or a list of parts, is taken as encoded already)
 
 and, where error_responses.py, which finds the places for an error code by the schema, would not do what Kafka does,
 
@@ -191,7 +191,10 @@ class Handler:
         return None
 
     def _respond(self, exchange: Exchange, result: Any) -> None:
-        exchange.respond(result if isinstance(result, bytes) else encode(result, exchange.api_version))
+        if isinstance(result, list):
+            exchange.respond(*result)
+        else:
+            exchange.respond(result if isinstance(result, bytes) else encode(result, exchange.api_version))
 
     async def _await(self, exchange: Exchange, request: Message, work: "Pending") -> None:
         try:

@@ -42,6 +42,14 @@ def encode(message: Message, version: int) -> bytearray:
     return writer.buffer
 
 
+def encode_in_parts(message: Message, version: int) -> list[Buffer]:
+    """As `encode`, but bytes fields that are large stay where they are, and must not change."""
+    parts: list[Buffer] = []
+    writer = Writer(parts)
+    write(writer, message, version)
+    return [*parts, writer.buffer]
+
+
 def write(writer: Writer, message: Message, version: int) -> None:
     """As `encode`, behind what the writer already holds."""
     cls = type(message)

@@ -18,6 +18,9 @@ Buffer = bytes | bytearray | memoryview
 DEFAULT_MAX_ELEMENTS = 100_000
 """Of all arrays in one message. One byte on the wire may become an object of 200, so bytes alone bound no memory."""
 
+APART_BYTES = 16 * 1024
+"""Bytes fields from this size on need not be copied, see Writer."""
+
 _INT8 = Struct(">b")
 _INT16 = Struct(">h")
 _INT32 = Struct(">i")
@@ -259,9 +262,17 @@ class NumberWriter:
 
 
 class Writer(NumberWriter):
-    """Appends Kafka's types to `buffer`. A value of the wrong type or range is the caller's bug and raises as such."""
+    """Appends Kafka's types to `buffer`. A value of the wrong type or range is the caller's bug and raises as such.
 
-    __slots__ = ()
+    With `apart`, fields of bytes that are large are not copied: they are put there, each behind what was written before
+    it, and `buffer` has what comes after the last of them.
+    """
+
+    __slots__ = ("apart",)
+
+    def __init__(self, apart: list[Buffer] | None = None) -> None:
+        self.buffer = bytearray()
+        self.apart = apart
 
     def write_uuid(self, value: bytes) -> None:
         if len(value) != 16:
@@ -295,11 +306,11 @@ class Writer(NumberWriter):
 
     def write_bytes(self, value: Buffer) -> None:
         self.buffer += _INT32.pack(len(value))
-        self.buffer += value
+        self._put(value)
 
     def write_compact_bytes(self, value: Buffer) -> None:
         self.write_unsigned_varint(len(value) + 1)
-        self.buffer += value
+        self._put(value)
 
     def write_nullable_bytes(self, value: Buffer | None) -> None:
         if value is None:
@@ -312,6 +323,13 @@ class Writer(NumberWriter):
             self.buffer.append(0)
         else:
             self.write_compact_bytes(value)
+
+    def _put(self, value: Buffer) -> None:
+        if self.apart is None or len(value) < APART_BYTES:
+            self.buffer += value
+            return
+        self.apart += (self.buffer, value)
+        self.buffer = bytearray()
 
     def write_array_length(self, count: int) -> None:
         """The number of elements that will follow; -1 for a null array."""

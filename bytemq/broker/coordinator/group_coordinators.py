@@ -8,7 +8,8 @@ written (runtime.py).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import NamedTuple
 
@@ -125,9 +126,10 @@ class GroupCoordinators(OwnedShards[GroupShard]):
 
     def _make_runtime(self, partition: Partition) -> GroupRuntime:
         commit_timeout_s = self._config().offsets_commit_timeout_ms / 1000
-        return ShardRuntime(partition, self._make_shard, self._clock, commit_timeout_s=commit_timeout_s)
+        make = partial(self._make_shard, partition)
+        return ShardRuntime(partition, make, self._clock, commit_timeout_s=commit_timeout_s)
 
-    def _make_shard(self, timers: Timers) -> GroupShard:
+    def _make_shard(self, partition: Partition, timers: Timers) -> GroupShard:
         return GroupShard(
             group_settings(self._config()),
             timers,
@@ -137,6 +139,7 @@ class GroupCoordinators(OwnedShards[GroupShard]):
             self._is_gone,
             ImageTopics(self._image),
             self._settings_of,
+            lambda: partition.config.max_message_bytes,
         )
 
     def _settings_of(self, group_id: str) -> ConsumerGroupSettings:
@@ -175,7 +178,7 @@ class ImageTopics:
     def by_id(self, topic_id: bytes) -> TopicInfo | None:
         return _info(self._image().topics_by_id.get(TopicId(topic_id)))
 
-    def names(self) -> Iterable[str]:
+    def names(self) -> Collection[str]:
         return self._image().topics
 
     def racks(self, topic_id: bytes) -> Sequence[frozenset[str]]:

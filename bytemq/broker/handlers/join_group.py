@@ -2,6 +2,7 @@
 
 - v0 has no rebalance timeout; v4+ dynamic members must know their id (MEMBER_ID_REQUIRED, KIP-394); v5+ static members
   (KIP-345); v7+ null protocol names in refusals; v9 skip_assignment for a static leader that is back (KIP-814).
+- The leader's answer has everybody's metadata, which may be hundreds of megabytes: they are not copied into it.
 - Kafka never answers a request below v4 that names a protocol twice; we answer INVALID_REQUEST, in every version.
 """
 
@@ -11,12 +12,16 @@ import asyncio
 
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.coordinator.group.environment import RequestOrigin
+from bytemq.protocol.codec import encode_in_parts
 from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupResponse
+from bytemq.protocol.primitives import Buffer
 
 _NULL_PROTOCOL_VERSION = 7
 
 
-async def handle(broker: Broker, context: RequestContext, request: JoinGroupRequest) -> JoinGroupResponse:
+async def handle(
+    broker: Broker, context: RequestContext, request: JoinGroupRequest
+) -> JoinGroupResponse | list[Buffer]:
     shard = broker.groups.shard_of(request.group_id)
     origin = RequestOrigin(context.client_id or "", context.peer, context.api_version)
     answered: asyncio.Future[JoinGroupResponse] = asyncio.get_running_loop().create_future()
@@ -29,4 +34,4 @@ async def handle(broker: Broker, context: RequestContext, request: JoinGroupRequ
     response = await answered
     if response.protocol_name is None and context.api_version < _NULL_PROTOCOL_VERSION:
         response.protocol_name = ""
-    return response
+    return encode_in_parts(response, context.api_version) if response.members else response

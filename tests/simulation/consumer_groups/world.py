@@ -454,6 +454,8 @@ def check_group(group: ConsumerGroup, max_size: int) -> None:
                     assert owners.setdefault(topic_id, {}).setdefault(partition, member_id) == member_id, "two owners"
     assert group.owners == owners, "owners are not who has what"
     assert group.assignment_epoch <= group.group_epoch, "an assignment of an epoch to come"
+    topics = frozenset().union(*map(group.topics_of, group.subscriptions()))
+    assert group.subscribed_topics() == topics, "what is subscribed to is not what members are subscribed to"
     static = {each.instance_id: member_id for member_id, each in group.members.items() if each.instance_id is not None}
     assert group.static_members == static, "static members are not those who are there"
     assert group.size_bytes == GROUP_BYTES + sum(each.size_bytes for each in group.members.values())

@@ -62,6 +62,10 @@ IsGone = Callable[[str, bytes], bool]
 """Whether the topic of this name and id (zero: not known) was deleted."""
 
 
+_DEFAULT_MAX_RECORD_BYTES = 1_048_588
+"""message.max.bytes"""
+
+
 def _nothing_is_gone(topic: str, topic_id: bytes) -> bool:
     return False
 
@@ -91,6 +95,8 @@ class GroupEnvironment:
     """An id is here or in `groups`, never in both."""
     topics: Topics = field(default_factory=NoTopics)
     settings_of: SettingsOf | None = None
+    max_record_bytes: Callable[[], int] = lambda: _DEFAULT_MAX_RECORD_BYTES
+    """What is larger does not go into the log: it is refused before it is put together."""
 
     def consumer_settings(self, group_id: str) -> ConsumerGroupSettings:
         return self.settings.consumer if self.settings_of is None else self.settings_of(group_id)

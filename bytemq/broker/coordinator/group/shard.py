@@ -87,6 +87,7 @@ class GroupShard:
         is_gone: IsGone | None = None,
         topics: Topics | None = None,
         settings_of: SettingsOf | None = None,
+        max_record_bytes: Callable[[], int] | None = None,
     ) -> None:
         memory = MembershipMemory(settings.membership_max_bytes) if memory is None else memory
         self.environment = GroupEnvironment(settings, timers, wall_ms, new_uuid, memory)
@@ -95,6 +96,8 @@ class GroupShard:
         if topics is not None:
             self.environment.topics = topics
         self.environment.settings_of = settings_of
+        if max_record_bytes is not None:
+            self.environment.max_record_bytes = max_record_bytes
         self.store = OffsetStore()
         self.rebalance = Rebalance(self.environment)
         self.pending = PendingOffsets()

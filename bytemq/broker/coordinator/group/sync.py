@@ -86,6 +86,8 @@ class Syncing:
         return group
 
     def _store_assignment(self, group: ClassicGroup, request: SyncGroupRequest) -> Outcome[None]:
+        if self._is_too_large(group, request):
+            return self._not_stored(group, ErrorCode.RECORD_LIST_TOO_LARGE)
         assignment = {
             each.member_id: bytes(each.assignment) for each in request.assignments if each.member_id in group.members
         }
@@ -99,13 +101,24 @@ class Syncing:
             if is_over or self._environment.groups.get(group.group_id) is not group:
                 return NOTHING
             if code is not ErrorCode.NONE:
-                self._rebalance.reset_assignment(group, answered_error(code))
-                return self._rebalance.prepare_or_complete(group)
+                return self._not_stored(group, code)
             self._rebalance.assign(group, assignment)
             group.transition_to(GroupState.STABLE, self._environment.wall_ms())
             return NOTHING
 
         return Outcome(None, [generation_record(group, assignment)], stored)
+
+    def _is_too_large(self, group: ClassicGroup, request: SyncGroupRequest) -> bool:
+        """For one record. Megabytes are not copied together to find that out."""
+        name = group.protocol_name or ""
+        size_bytes = sum(len(member.metadata_of(name)) for member in group.members.values())
+        size_bytes += sum(len(each.assignment) for each in request.assignments if each.member_id in group.members)
+        return size_bytes > self._environment.max_record_bytes()
+
+    def _not_stored(self, group: ClassicGroup, code: ErrorCode) -> Outcome[None]:
+        """The generation has no assignment; whoever asked for it hears why, and joins again."""
+        self._rebalance.reset_assignment(group, answered_error(code))
+        return self._rebalance.prepare_or_complete(group)
 
 
 def _differs(asked: str | None, known: str | None) -> bool:

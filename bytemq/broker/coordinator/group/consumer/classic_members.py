@@ -106,6 +106,8 @@ class ClassicMembers:
 
     def _check(self, group: ConsumerGroup, request: JoinGroupRequest, member_id: str) -> None:
         needed_bytes = protocols_bytes((each.name, each.metadata) for each in request.protocols)
+        if needed_bytes > self._environment.max_record_bytes():
+            raise KafkaError(ErrorCode.UNKNOWN_SERVER_ERROR)  # as for any record that the log refuses
         known = group.members.get(member_id)
         if known is not None and known.classic is not None:
             needed_bytes = max(0, needed_bytes - protocols_bytes(known.classic.protocols))

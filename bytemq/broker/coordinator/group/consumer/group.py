@@ -7,7 +7,7 @@ Owns what can be derived from the facts: subscriptions, static members, who hold
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from enum import Enum
 from typing import TypeVar
 
@@ -91,7 +91,8 @@ class ConsumerGroup:
         """Members that speak the classic protocol."""
         self._classic_protocols: Counter[str] = Counter()
         self._subscriptions: Counter[tuple[frozenset[str], str]] = Counter()
-        self._subscribed: frozenset[str] | None = None
+        self._subscribed: Counter[str] = Counter()
+        """How many of the subscriptions and of the resolved expressions name each topic."""
         self._memory = memory
         self._resize(GROUP_BYTES)
 
@@ -183,14 +184,12 @@ class ConsumerGroup:
         member = self.members[member_id]
         return self.topics_of((member.topics, member.regex))
 
-    def subscribed_topics(self) -> frozenset[str]:
-        """What any member is subscribed to."""
-        if self._subscribed is None:
-            self._subscribed = frozenset().union(*map(self.topics_of, self._subscriptions))
-        return self._subscribed
+    def subscribed_topics(self) -> Set[str]:
+        """What any member is subscribed to. A view: what one names is not gone through again for what others do."""
+        return self._subscribed.keys()
 
     def is_subscribed_to(self, topic: str) -> bool:
-        return topic in self.subscribed_topics()
+        return topic in self._subscribed
 
     # -- changes
 
@@ -212,7 +211,8 @@ class ConsumerGroup:
         if isinstance(record, RegexRecord):
             resolved = self.regexes.get(record.regex)
             _put(self.regexes, record.regex, record.value)
-            self._subscribed = None
+            self._subscribe(() if record.value is None else record.value.topics)
+            self._unsubscribe(() if resolved is None else resolved.topics)
             return RegexRecord(group_id, record.regex, resolved)
         if isinstance(record, GroupEpochRecord):
             epoch, self.epoch = self.epoch, record.value
@@ -231,7 +231,7 @@ class ConsumerGroup:
             self._subscriptions[subscription] -= 1
             if not self._subscriptions[subscription]:
                 del self._subscriptions[subscription]
-                self._subscribed = None
+                self._unsubscribe(before.topics)
             self._count_classic(before, -1)
             if before.instance_id is not None and self.static_members.get(before.instance_id) == member_id:
                 del self.static_members[before.instance_id]
@@ -239,12 +239,24 @@ class ConsumerGroup:
             self._resize(after.size_bytes)
             subscription = (after.topics, after.regex)
             if subscription not in self._subscriptions:
-                self._subscribed = None
+                self._subscribe(after.topics)
             self._subscriptions[subscription] += 1
             self._count_classic(after, 1)
             if after.instance_id is not None:
                 self.static_members[after.instance_id] = member_id
         _put(self.members, member_id, after)
+
+    def _subscribe(self, topics: Iterable[str]) -> None:
+        self._subscribed.update(topics)
+
+    def _unsubscribe(self, topics: Iterable[str]) -> None:
+        subscribed = self._subscribed
+        for topic in topics:
+            left = subscribed[topic] - 1
+            if left:
+                subscribed[topic] = left
+            else:
+                del subscribed[topic]
 
     def _count_classic(self, member: MemberMetadata, by: int) -> None:
         if member.classic is None:

@@ -50,6 +50,9 @@ from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.join_group import JoinGroupResponse
 from bytemq.protocol.messages.sync_group import SyncGroupResponse
 
+_MAX_TAKEN_OVER_BYTES = 2 * 1024 * 1024
+"""Of subscriptions and assignments, which are all read at once. Half of it is what the log takes of a generation."""
+
 Ended = Callable[[ErrorCode], Outcome[None]]
 
 
@@ -155,11 +158,14 @@ def take_over_members(draft: Draft, classic: ClassicGroup, topics: Topics) -> No
     """The members of a classic group, with what they have, in a consumer group that was nothing before.
 
     A member may still read what it owned when it joined and was not assigned again (the cooperative protocol): it has
-    to give that up first. Raises KafkaError GROUP_ID_NOT_FOUND if something cannot be read, or a partition is assigned
-    to two.
+    to give that up first. Raises KafkaError GROUP_ID_NOT_FOUND if something cannot be read or is too large, or a
+    partition is assigned to two.
     """
     group_id, epoch = classic.group_id, classic.generation_id
     protocol = classic.protocol_name or classic.select_protocol()
+    members = classic.members.values()
+    if sum(len(member.metadata_of(protocol)) + len(member.assignment) for member in members) > _MAX_TAKEN_OVER_BYTES:
+        raise _cannot_upgrade(group_id, "its metadata is too large.")
     owned: dict[str, Owned] = {}
     for member_id, member in classic.members.items():
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -24,7 +24,7 @@ class Topics(Protocol):
 
     def by_id(self, topic_id: bytes) -> TopicInfo | None: ...
 
-    def names(self) -> Iterable[str]: ...
+    def names(self) -> Collection[str]: ...
 
     def racks(self, topic_id: bytes) -> Sequence[frozenset[str]]:
         """Of each partition those where it has a replica."""
@@ -41,20 +41,25 @@ class NoTopics:
     def by_id(self, topic_id: bytes) -> TopicInfo | None:
         return None
 
-    def names(self) -> Iterable[str]:
+    def names(self) -> Collection[str]:
         return ()
 
     def racks(self, topic_id: bytes) -> Sequence[frozenset[str]]:
         return ()
 
 
-def existing(topics: Topics, names: Iterable[str]) -> list[TopicInfo]:
-    """Those of them that there are, in the order of their ids."""
+def existing(topics: Topics, names: Collection[str]) -> list[TopicInfo]:
+    """Those of them that there are, in the order of their ids. `names` is a set, and may have many more than there are
+    topics: clients choose it.
+    """
+    present = topics.names()
+    if len(names) > len(present):
+        names = [name for name in present if name in names]
     found = (topics.by_name(name) for name in names)
     return sorted((topic for topic in found if topic is not None), key=lambda topic: topic.topic_id)
 
 
-def metadata_hash(topics: Topics, names: Iterable[str]) -> int:
+def metadata_hash(topics: Topics, names: Collection[str]) -> int:
     """Stands for everything about these topics that an assignment depends on; 0 when none of them exists. Signed, 64
     bits. Racks are not among it: an assignor takes no partition from a member because of them.
     """

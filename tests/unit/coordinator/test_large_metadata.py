@@ -1,0 +1,185 @@
+"""What clients say of themselves may be megabytes: it costs others nothing."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import pytest
+
+from bytemq.broker.coordinator.group.environment import ConsumerGroupSettings, GroupSettings
+from bytemq.broker.coordinator.group.states import GroupState
+from bytemq.broker.coordinator.group.subscription import all_subscribed_topics
+from bytemq.broker.coordinator.outcome import Outcome
+from bytemq.protocol.codec import encode, encode_in_parts
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
+from bytemq.protocol.messages.join_group import JoinGroupResponse, JoinGroupResponseMember
+from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse
+from tests.unit.coordinator.classic_consumer import ClassicConsumer
+from tests.unit.coordinator.consumer_world import Consumer, ConsumerWorld, FakeTopics
+from tests.unit.coordinator.group_world import GroupWorld, subscription
+
+AT_ONCE = GroupSettings(initial_rebalance_delay_ms=0, consumer=ConsumerGroupSettings(assignment_interval_ms=0))
+MB = 1_000_000
+
+
+def names(first: int, count: int) -> list[str]:
+    return [f"topic-{number}" for number in range(first, first + count)]
+
+
+# -- the topics of a classic group
+
+
+def test_subscribed_topics__are_those_of_all_members_whatever_follows_them() -> None:
+    blobs = [subscription("t", "u") + b"owned", subscription("t", "u") + b"others", subscription("v")]
+    assert all_subscribed_topics(blobs) == {"t", "u", "v"}
+    assert all_subscribed_topics([]) == frozenset()
+
+
+@pytest.mark.parametrize("blob", [b"", b"\0\0", b"\xff\xff\0\0\0\0", b"\0\0\xff\xff\xff\xff", b"\0\0\0\0\0\1\0\5t"])
+def test_subscribed_topics__of_what_is_no_subscription_are_not_known(blob: bytes) -> None:
+    assert all_subscribed_topics([subscription("t"), blob]) is None
+
+
+def test_subscribed_topics__of_a_thousand_members_with_the_same_thousand_topics_are_known() -> None:
+    alike = subscription(*names(0, 1_000))
+    members = [alike + number.to_bytes(4, "big") for number in range(1_000)]
+    assert all_subscribed_topics(members) == frozenset(names(0, 1_000))
+
+
+def test_subscribed_topics__beyond_what_is_read_at_once_are_not_known() -> None:
+    """A million names in two megabytes are not even begun with."""
+    assert all_subscribed_topics([struct.pack(">hi", 0, MB) + bytes(2 * MB)]) is None
+    assert all_subscribed_topics(subscription(*names(start, 5_000)) for start in range(0, 100_000, 5_000)) is None
+
+
+# -- a classic group
+
+
+def synced(world: GroupWorld, assignment: bytes, metadata: bytes) -> tuple[Outcome[None], list[SyncGroupResponse]]:
+    world.join("g", protocols={"range": metadata}, version=3)
+    world.advance(1)
+    (member_id,) = world.shard.groups["g"].members
+    request = SyncGroupRequest(
+        group_id="g",
+        generation_id=1,
+        member_id=member_id,
+        assignments=[SyncGroupRequestAssignment(member_id, assignment)],
+    )
+    answers: list[SyncGroupResponse] = []
+    return world.shard.syncing.sync(request, answers.append), answers
+
+
+@pytest.mark.parametrize(("assignment", "metadata"), [(2 * MB, 10), (10, 2 * MB), (MB, MB)])
+def test_sync__of_more_than_the_log_takes_is_refused_before_it_is_put_together(assignment: int, metadata: int) -> None:
+    world = GroupWorld(AT_ONCE)
+    outcome, answers = synced(world, bytes(assignment), bytes(metadata))
+    assert [answer.error_code for answer in answers] == [ErrorCode.UNKNOWN_SERVER_ERROR]
+    assert not outcome.records
+    assert world.shard.groups["g"].state is GroupState.PREPARING_REBALANCE
+
+
+def test_sync__of_what_the_log_takes_is_written() -> None:
+    world = GroupWorld(AT_ONCE)
+    outcome, answers = synced(world, bytes(MB // 2), bytes(MB // 2))
+    assert len(outcome.records) == 1
+    assert not answers
+
+
+def test_leaders_answer__does_not_copy_what_members_say_of_themselves() -> None:
+    large, small = bytes(range(256)) * 100, b"small"
+    members = [
+        JoinGroupResponseMember(name, None, metadata)
+        for name, metadata in zip("abc", (large, small, large), strict=True)
+    ]
+    for version in (3, 9):
+        response = JoinGroupResponse(protocol_name="range", leader="a", member_id="a", members=members)
+        parts = encode_in_parts(response, version)
+        assert b"".join(parts) == encode(response, version)
+        assert sum(part is large for part in parts) == 2
+        assert sum(map(len, parts)) - 2 * len(large) < 100
+
+
+# -- a consumer group
+
+
+class CountingTopics(FakeTopics):
+    looked_up = 0
+
+    def by_name(self, name: str):  # type: ignore[no-untyped-def]
+        self.looked_up += 1
+        return super().by_name(name)
+
+
+def heartbeat(world: ConsumerWorld, member_id: str, topics: Sequence[str]) -> object:
+    request = ConsumerGroupHeartbeatRequest(
+        group_id="g",
+        member_id=member_id,
+        rebalance_timeout_ms=60_000,
+        subscribed_topic_names=list(topics),
+        topic_partitions=[],
+    )
+    (answer,) = world.heartbeat(request)
+    return answer
+
+
+def test_heartbeat__looks_no_more_topics_up_than_there_are() -> None:
+    world = ConsumerWorld(AT_ONCE)
+    world.topics = world.shard.environment.topics = CountingTopics(t=4)
+    for number in range(10):
+        heartbeat(world, f"m{number}", ["t", *names(number * 1_000, 1_000)])
+    counted, world.topics.looked_up = world.topics.looked_up, 0
+    assert counted < 200
+    assert len(world.group.subscribed_topics()) == 10_001
+    heartbeat(world, "m0", ["t"])
+    assert world.topics.looked_up < 40
+    assert len(world.group.subscribed_topics()) == 9_001
+
+
+def test_subscribed_topics__of_a_consumer_group_follow_members_and_expressions() -> None:
+    world = ConsumerWorld(AT_ONCE, t=1, u=1, v=1)
+    one, two = Consumer(world, "one"), Consumer(world, "two")
+    one.topics, two.topics = ["t", "u"], ["t", "u"]
+    one.heartbeat()
+    two.heartbeat()
+    assert world.group.subscribed_topics() == {"t", "u"}
+    two.topics = ["v"]
+    two.heartbeat(full=True)
+    assert world.group.subscribed_topics() == {"t", "u", "v"}
+    two.regex = "[uv]"
+    two.heartbeat(full=True)
+    world.advance(1)
+    one.leave()
+    assert world.group.subscribed_topics() == {"u", "v"}
+    two.leave()
+    assert world.group.subscribed_topics() == set()
+
+
+# -- from one to the other
+
+
+def test_upgrade__of_a_group_with_too_much_to_read_at_once_is_refused() -> None:
+    world = ConsumerWorld(AT_ONCE, t=1)
+    for number in range(3):
+        world.join("g", protocols={"range": subscription("t") + bytes(MB)}, version=3, client=f"c{number}")
+    world.advance(1)
+    assert len(world.shard.groups["g"].members) == 3
+    refused = heartbeat(world, "new", ["t"])
+    assert isinstance(refused, KafkaError)
+    assert refused.code is ErrorCode.GROUP_ID_NOT_FOUND
+    assert "too large" in str(refused.message)
+    assert len(world.shard.groups["g"].members) == 3
+
+
+def test_classic_member__of_a_consumer_group_with_more_metadata_than_the_log_takes_is_refused() -> None:
+    world = ConsumerWorld(AT_ONCE, t=1)
+    heartbeat(world, "m", ["t"])
+    told: list[int] = []
+    world.join(
+        "g", "x", protocols={"range": subscription("t") + bytes(2 * MB)}, reply=lambda a: told.append(a.error_code)
+    )
+    assert told == [ErrorCode.UNKNOWN_SERVER_ERROR]
+    small = ClassicConsumer(world, "small")
+    small.join()
+    assert small.told == [("join", ErrorCode.NONE)]
