@@ -151,3 +151,8 @@ class RequestContext:
     @property
     def connection_id(self) -> str:
         return self.client.connection_id
+
+    def release_frame(self) -> None:
+        """What is needed of the request has been copied out of it, its fields of bytes are not looked at again: for
+        requests that wait long. Harmless when repeated.
+        """

@@ -31,6 +31,7 @@ async def handle(
             answered.set_result(response)
 
     shard.run(lambda machine: machine.joining.join(request, origin, reply))
+    context.release_frame()
     response = await answered
     if response.protocol_name is None and context.api_version < _NULL_PROTOCOL_VERSION:
         response.protocol_name = ""

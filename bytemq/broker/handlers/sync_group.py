@@ -20,4 +20,5 @@ async def handle(broker: Broker, context: RequestContext, request: SyncGroupRequ
             answered.set_result(response)
 
     shard.run(lambda machine: machine.syncing.sync(request, reply))
+    context.release_frame()
     return await answered

@@ -15,7 +15,7 @@ from bytemq.protocol.codec import encode
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.api_versions import ApiVersionsRequest, ApiVersionsResponse
 from bytemq.protocol.messages.fetch import FetchPartition, FetchRequest, FetchTopic
-from bytemq.protocol.messages.join_group import JoinGroupRequest
+from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
 from bytemq.protocol.messages.list_offsets import (
     ListOffsetsPartition,
     ListOffsetsRequest,
@@ -24,6 +24,7 @@ from bytemq.protocol.messages.list_offsets import (
 )
 from bytemq.protocol.messages.metadata import MetadataRequest, MetadataResponse
 from bytemq.protocol.messages.produce import ProduceResponse
+from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment
 from tests.unit.server.harness import (
     AdjustableClock,
     batch,
@@ -331,3 +332,20 @@ async def test_server__does_not_wait_for_members_that_wait_for_each_other() -> N
         async with asyncio.timeout(30):
             await running.server.stop(3600)
         assert await client.closed()
+
+
+@pytest.mark.parametrize("parking", ["join", "sync"])
+async def test_server__gives_back_the_memory_of_requests_that_wait_for_other_members(parking: str) -> None:
+    """A group whose members say megabytes of themselves, and wait for one that does not come, would take it all."""
+    cluster = make_cluster()
+    parked: list[object] = []
+    cluster.broker.groups.shard_of = lambda group_id: SimpleNamespace(run=parked.append)  # type: ignore
+    megabyte = memoryview(bytes(1_000_000))
+    joining = JoinGroupRequest("group", 45_000, protocols=[JoinGroupRequestProtocol("range", megabyte)])
+    syncing = SyncGroupRequest("group", 1, "member", assignments=[SyncGroupRequestAssignment("member", megabyte)])
+    async with serving(cluster) as running:
+        client = await running.connect()
+        client.send(joining if parking == "join" else syncing, 3)
+        await eventually(lambda: parked)
+        await eventually(lambda: running.server.request_memory.budget.used_bytes == 0)
+        assert running.server.request_memory.budget.peak_bytes > 1_000_000
