@@ -241,13 +241,13 @@ class Transcript:
                 has = self._named(read_assignment(each.assignment, self.world.topics))
                 self._say(f"  {self._name(member_id)} has {has}")
             return
-        described = describe_consumer_group(self.world.shard.environment, "g")
+        described, members = describe_consumer_group(self.world.shard.environment, "g")
         if described.error_code:
             self._say(f"group: {described.error_message}")
             return
         epochs = f"epoch={described.group_epoch} target={described.assignment_epoch}"
         self._say(f"group: {described.group_state} {epochs} {described.assignor_name}")
-        for member in described.members:
+        for member in members:
             has, should = (
                 " ".join(sorted(f"{topic.topic_name}-{i}" for topic in each.topic_partitions for i in topic.partitions))
                 for each in (member.assignment, member.target_assignment)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from bytemq.broker.context import ClientInfo, RequestContext
 from bytemq.broker.coordinator.group.environment import ConsumerGroupSettings, GroupSettings
 from bytemq.broker.coordinator.group.states import GroupState
 from bytemq.broker.coordinator.group.subscription import all_subscribed_topics
 from bytemq.broker.coordinator.outcome import Outcome
-from bytemq.protocol.codec import encode, encode_in_parts
+from bytemq.broker.handlers import consumer_group_describe
+from bytemq.protocol.codec import decode, encode, encode_in_parts
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.messages.consumer_group_describe import (
+    ConsumerGroupDescribeRequest,
+    ConsumerGroupDescribeResponse,
+)
 from bytemq.protocol.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
 from bytemq.protocol.messages.join_group import JoinGroupResponse, JoinGroupResponseMember
 from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse
+from bytemq.runtime.turns import Turns
 from tests.unit.coordinator.classic_consumer import ClassicConsumer
 from tests.unit.coordinator.consumer_world import Consumer, ConsumerWorld, FakeTopics
 from tests.unit.coordinator.group_world import GroupWorld, subscription
@@ -154,6 +163,51 @@ def test_subscribed_topics__of_a_consumer_group_follow_members_and_expressions()
     assert world.group.subscribed_topics() == {"u", "v"}
     two.leave()
     assert world.group.subscribed_topics() == set()
+
+
+class CountedTurns(Turns):
+    taken = 0
+
+    async def next(self) -> None:
+        self.taken += 1
+        await super().next()
+
+
+async def described(world: ConsumerWorld, group_ids: list[str]) -> tuple[bytes, int]:
+    """The answer's bytes, and how often others had their turn meanwhile."""
+    turns = CountedTurns()
+    shard = SimpleNamespace(serving_machine=lambda: world.shard)
+    broker: Any = SimpleNamespace(groups=SimpleNamespace(shard_of=lambda group_id: shard), turns=turns)
+    context = RequestContext(69, 1, 1, "test", ClientInfo("c", "PLAINTEXT", "127.0.0.1", 1))
+    request = ConsumerGroupDescribeRequest(group_ids, include_authorized_operations=True)
+    return await consumer_group_describe.handle(broker, context, request), turns.taken
+
+
+async def test_describe__gives_others_their_turn_between_many_names() -> None:
+    world = ConsumerWorld(AT_ONCE, t=4)
+    for number in range(10):
+        heartbeat(world, f"m{number}", ["t", *names(number * 3_000, 3_000)])
+    answer, turns = await described(world, ["g", "g"])
+    (group,) = decode(ConsumerGroupDescribeResponse, 1, answer).groups
+    assert [len(member.subscribed_topic_names) for member in group.members] == [3_001] * 10
+    assert turns >= 9
+
+
+async def test_describe__says_all_there_is_to_say() -> None:
+    world = ConsumerWorld(AT_ONCE, t=4)
+    for name in ("a", "b"):
+        Consumer(world, name).heartbeat()
+    answer, turns = await described(world, ["nobody", "g", ""])
+    response = decode(ConsumerGroupDescribeResponse, 1, answer)
+    assert bytes(encode(response, 1)) == answer
+    unknown, group, nameless = response.groups
+    assert (unknown.error_code, nameless.error_code) == (ErrorCode.GROUP_ID_NOT_FOUND, ErrorCode.INVALID_GROUP_ID)
+    assert [(member.member_id, member.subscribed_topic_names) for member in group.members] == [
+        ("a", ["t"]),
+        ("b", ["t"]),
+    ]
+    assert group.authorized_operations > 0 > unknown.authorized_operations
+    assert turns == 0
 
 
 # -- from one to the other

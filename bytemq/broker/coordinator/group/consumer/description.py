@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
-from bytemq.broker.coordinator.group.consumer.member import CurrentAssignment
+from bytemq.broker.coordinator.group.consumer.member import CurrentAssignment, MemberMetadata, Target
 from bytemq.broker.coordinator.group.consumer.steps import preferred_assignor
 from bytemq.broker.coordinator.group.consumer.topics import Topics
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
@@ -17,22 +17,36 @@ CONSUMER = "consumer"
 _CLASSIC_MEMBER, _CONSUMER_MEMBER = 0, 1
 
 
-def describe_consumer_group(environment: GroupEnvironment, group_id: str) -> DescribedGroup:
-    """One group; GROUP_ID_NOT_FOUND for an unknown or a classic one."""
+class Description(NamedTuple):
+    """A group without its members, and these as they were when it was asked for. Each may be subscribed to a hundred
+    thousand topics, so they are described one after the other, as one goes through them.
+    """
+
+    group: DescribedGroup
+    members: Iterable[Member]
+
+
+def describe_consumer_group(environment: GroupEnvironment, group_id: str) -> Description:
+    """GROUP_ID_NOT_FOUND for an unknown or a classic one."""
     group = environment.consumer_groups.get(group_id)
     if group is None:
         what = "is not a consumer group." if group_id in environment.groups else "not found."
-        return DescribedGroup(
+        unknown = DescribedGroup(
             error_code=ErrorCode.GROUP_ID_NOT_FOUND, error_message=f"Group {group_id} {what}", group_id=group_id
         )
-    return DescribedGroup(
+        return Description(unknown, ())
+    described = DescribedGroup(
         group_id=group_id,
         group_state=group.state.value,
         group_epoch=group.group_epoch,
         assignment_epoch=group.assignment_epoch,
         assignor_name=preferred_assignor(group, environment.consumer_settings(group_id).assignors[0]),
-        members=[_described(environment.topics, group, member_id) for member_id in group.members],
     )
+    present = [
+        (member_id, member, group.current_of(member_id), group.target_of(member_id))
+        for member_id, member in group.members.items()
+    ]
+    return Description(described, (_described(environment.topics, *each) for each in present))
 
 
 def list_consumer_groups(environment: GroupEnvironment, states: Iterable[str]) -> list[ListedGroup]:
@@ -45,8 +59,9 @@ def list_consumer_groups(environment: GroupEnvironment, states: Iterable[str]) -
     return [group for group in listed if not wanted or group.group_state.casefold() in wanted]
 
 
-def _described(topics: Topics, group: ConsumerGroup, member_id: str) -> Member:
-    member, current = group.members[member_id], group.current_of(member_id)
+def _described(
+    topics: Topics, member_id: str, member: MemberMetadata, current: CurrentAssignment, target: Target
+) -> Member:
     return Member(
         member_id=member_id,
         instance_id=member.instance_id,
@@ -57,7 +72,7 @@ def _described(topics: Topics, group: ConsumerGroup, member_id: str) -> Member:
         subscribed_topic_names=sorted(member.topics),
         subscribed_topic_regex=member.regex,
         assignment=_partitions(topics, _held(current)),
-        target_assignment=_partitions(topics, group.target_of(member_id)),
+        target_assignment=_partitions(topics, target),
         member_type=_CONSUMER_MEMBER if member.classic is None else _CLASSIC_MEMBER,
     )
 
