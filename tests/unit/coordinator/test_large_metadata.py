@@ -237,3 +237,27 @@ def test_classic_member__of_a_consumer_group_with_more_metadata_than_the_log_tak
     small = ClassicConsumer(world, "small")
     small.join()
     assert small.told == [("join", ErrorCode.NONE)]
+
+
+# -- regular expressions
+
+
+def resolved_after_ms(regex: str, topics: Sequence[str]) -> int:
+    world = ConsumerWorld(AT_ONCE, **dict.fromkeys(topics, 1))
+    member = Consumer(world, "m")
+    member.regex = regex
+    member.heartbeat()
+    started_ms = world.now_ms
+    while regex not in world.group.regexes:
+        world.advance(1)
+    return world.now_ms - started_ms
+
+
+def test_regex__that_is_made_to_be_slow_is_matched_with_a_name_or_two_at_a_time() -> None:
+    slow = "|".join(f"[ab]*a[ab]{{{count}}}" for count in range(100, 240, 3))
+    long_names = [f"{number:08b}".replace("0", "a").replace("1", "b") * 31 for number in range(50)]
+    assert resolved_after_ms(slow, long_names) >= 50 * 5 * 3
+
+
+def test_regex__of_the_usual_kind_is_matched_with_a_thousand_topics_at_once() -> None:
+    assert resolved_after_ms("topic-1.*", names(0, 1_000)) <= 10

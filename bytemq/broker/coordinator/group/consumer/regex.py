@@ -5,7 +5,6 @@ RE2 is imported when the first expression comes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +16,7 @@ _MAX_COMPILED_BYTES = 1 << 20
 
 @lru_cache(maxsize=64)
 def compile_regex(regex: str) -> Any:
-    """An RE2 pattern. Raises KafkaError INVALID_REGULAR_EXPRESSION."""
+    """An RE2 pattern, to be matched with names as a whole. Raises KafkaError INVALID_REGULAR_EXPRESSION."""
     import re2
 
     options = re2.Options()
@@ -33,12 +32,6 @@ def compile_regex(regex: str) -> Any:
         raise _invalid(regex, text) from None
     except UnicodeError:
         raise _invalid(regex, "not valid UTF-8") from None
-
-
-def matching(regex: str, names: Iterable[str]) -> list[str]:
-    """Those of the names that the expression matches as a whole. Raises KafkaError."""
-    match = compile_regex(regex).fullmatch
-    return [name for name in names if match(name) is not None]
 
 
 def _invalid(regex: str, reason: str) -> KafkaError:

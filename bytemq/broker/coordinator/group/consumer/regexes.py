@@ -1,7 +1,7 @@
 """Finding the topics that the regular expressions of a group stand for, behind the heartbeats.
 
-A slice of the topics at a time, so that a hundred thousand of them hold nobody up. Looked at anew when topics come or
-go, and every group.consumer.regex.refresh.interval.ms.
+A slice at a time, so that neither a hundred thousand topics nor an expression that is made to be slow hold anybody up.
+Looked at anew when topics come or go, and every group.consumer.regex.refresh.interval.ms.
 """
 
 from __future__ import annotations
@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from bytemq.broker.coordinator.group.consumer.draft import Draft
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
 from bytemq.broker.coordinator.group.consumer.records import RegexRecord, ResolvedRegex
-from bytemq.broker.coordinator.group.consumer.regex import matching
+from bytemq.broker.coordinator.group.consumer.regex import compile_regex
 from bytemq.broker.coordinator.group.consumer.steps import refresh_epoch
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
 from bytemq.broker.coordinator.outcome import NOTHING, Outcome
 from bytemq.protocol.error_codes import KafkaError
 
-_SLICE_NAMES = 1_000
+_SLICE_STEPS = 500_000
+"""Of matching, were it done step by step, as RE2 does it where an expression has too many states: 5 ms. A hundred times
+faster, mostly.
+"""
 _PAUSE_MS = 5
+"""After a slice; after one name that takes longer so many times more."""
 _LEAST_REFRESH_MS = 10_000
 """Topics that are created one by one do not cost a look each."""
 
@@ -30,7 +34,7 @@ class Regexes:
 
     def __init__(self, environment: GroupEnvironment) -> None:
         self._environment = environment
-        self._running: dict[str, Iterator[dict[str, ResolvedRegex] | None]] = {}
+        self._running: dict[str, Iterator[dict[str, ResolvedRegex] | int]] = {}
 
     def is_wanted(self, group: ConsumerGroup, member_id: str) -> bool:
         """Whether the member's expression must be looked at: never was, or not since the cluster has changed."""
@@ -60,26 +64,32 @@ class Regexes:
             self._running.pop(group_id, None)
             return NOTHING
         resolved = next(running, {})
-        if resolved is None:
-            self._environment.timers.schedule(("regex", group_id), _PAUSE_MS, lambda: self._continue(group_id))
+        if isinstance(resolved, int):
+            self._environment.timers.schedule(("regex", group_id), resolved, lambda: self._continue(group_id))
             return NOTHING
         del self._running[group_id]
         return self._record(group, resolved)
 
-    def _resolve(self, group_id: str) -> Iterator[dict[str, ResolvedRegex] | None]:
-        """Gives None after each slice, and in the end the topics by expression."""
+    def _resolve(self, group_id: str) -> Iterator[dict[str, ResolvedRegex] | int]:
+        """Gives milliseconds to wait after each slice, and in the end the topics by expression."""
         group = self._environment.consumer_groups.get(group_id)
         regexes = sorted({regex for _, regex in group.subscriptions() if regex}) if group is not None else []
         version, names = self._environment.topics.version, list(self._environment.topics.names())
         found: dict[str, list[str]] = {regex: [] for regex in regexes}
-        for start in range(0, len(names), _SLICE_NAMES):
-            if start:
-                yield None
-            for regex in regexes:
-                try:
-                    found[regex] += matching(regex, names[start : start + _SLICE_NAMES])
-                except KafkaError:
-                    continue  # stored by a broker whose expressions are not RE2's: it stands for no topics
+        steps = 0
+        for regex in regexes:
+            try:
+                pattern = compile_regex(regex)
+            except KafkaError:
+                continue  # stored by a broker whose expressions are not RE2's: it stands for no topics
+            size = pattern.programsize
+            for name in names:
+                if pattern.fullmatch(name) is not None:
+                    found[regex].append(name)
+                steps += size * len(name)
+                if steps >= _SLICE_STEPS:
+                    yield _PAUSE_MS * (steps // _SLICE_STEPS)
+                    steps = 0
         now_ms = self._environment.wall_ms()
         yield {regex: ResolvedRegex(frozenset(topics), version, now_ms) for regex, topics in found.items()}
 
