@@ -2,29 +2,27 @@
 
 - Filters by state name, case and all, and by producer id; names that are no state come back as such.
 - v1+ by how long the transaction has been open (KIP-994); v2+ by a regular expression over the whole id (KIP-1152), in
-  RE2's syntax, which takes linear time whatever it is given: INVALID_REGULAR_EXPRESSION.
+  RE2's syntax: INVALID_REGULAR_EXPRESSION. However many ids there are, others are served meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import re2
-
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.coordinator.transaction.states import BY_LABEL
+from bytemq.broker.expressions import SLICE_STEPS, Expression, compile_expression
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.list_transactions import (
     ListTransactionsRequest,
     ListTransactionsResponse,
     TransactionState,
 )
+from bytemq.runtime.turns import Turns
 
 
-def handle(broker: Broker, context: RequestContext, request: ListTransactionsRequest) -> ListTransactionsResponse:
+async def handle(broker: Broker, context: RequestContext, request: ListTransactionsRequest) -> ListTransactionsResponse:
     states = [BY_LABEL[name] for name in request.state_filters if name in BY_LABEL]
     unknown = list(dict.fromkeys(name for name in request.state_filters if name not in BY_LABEL))
-    matches = _matcher(request.transactional_id_pattern)
+    expression = _compiled(request.transactional_id_pattern)
     found: list[TransactionState] = []
     for shard in broker.transactions.shards():
         try:
@@ -37,19 +35,32 @@ def handle(broker: Broker, context: RequestContext, request: ListTransactionsReq
             set(states) if request.state_filters else None,
             set(request.producer_id_filters) or None,
             request.duration_filter,
-            matches,
         )
+    if expression is not None:
+        found = await _matching(broker.turns, expression, found)
     return ListTransactionsResponse(unknown_state_filters=unknown, transaction_states=found)
 
 
-def _matcher(pattern: str | None) -> Callable[[str], bool] | None:
-    """Raises KafkaError INVALID_REGULAR_EXPRESSION."""
+def _compiled(pattern: str | None) -> Expression | None:
     if not pattern:
         return None
-    options = re2.Options()
-    options.log_errors = False
     try:
-        compiled = re2.compile(pattern, options)
-    except re2.error as error:
+        return compile_expression(pattern)
+    except ValueError as error:
         raise KafkaError(ErrorCode.INVALID_REGULAR_EXPRESSION, str(error)) from error
-    return lambda text: compiled.fullmatch(text) is not None
+
+
+async def _matching(turns: Turns, expression: Expression, found: list[TransactionState]) -> list[TransactionState]:
+    matched = []
+    steps = 0
+    for transaction in found:
+        try:
+            if expression.matches(transaction.transactional_id):
+                matched.append(transaction)
+        except ValueError as error:
+            raise KafkaError(ErrorCode.INVALID_REGULAR_EXPRESSION, str(error)) from error
+        steps += expression.steps(transaction.transactional_id)
+        if steps >= SLICE_STEPS:
+            steps = 0
+            await turns.next()
+    return matched

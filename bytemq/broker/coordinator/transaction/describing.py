@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 
 from bytemq.broker.coordinator.transaction.environment import TransactionEnvironment
 from bytemq.broker.coordinator.transaction.states import PREPARED, TransactionState
@@ -47,7 +47,6 @@ class Describing:
         states: Container[TransactionState] | None,
         producer_ids: Container[int] | None,
         longer_than_ms: int,
-        matches: Callable[[str], bool] | None,
     ) -> Iterator[Listing]:
         """Those that pass every filter; None, or a negative time, filters nothing."""
         now_ms = self._environment.wall_ms()
@@ -60,7 +59,5 @@ class Describing:
             if producer_ids is not None and transaction.producer_id not in producer_ids:
                 continue
             if longer_than_ms >= 0 and now_ms - transaction.start_ms <= longer_than_ms:
-                continue
-            if matches is not None and not matches(transactional_id):
                 continue
             yield Listing(transactional_id, transaction.producer_id, transaction.state.label)

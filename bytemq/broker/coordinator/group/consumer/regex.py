@@ -1,39 +1,18 @@
-"""Regular expressions that clients send, by RE2: the time to match is linear in expression and text, whatever they are.
-
-RE2 is imported when the first expression comes.
-"""
+"""SubscribedTopicRegex: an expression of RE2's, or Kafka's refusal."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
+from bytemq.broker.expressions import MAX_EXPRESSION_BYTES, Expression, compile_expression
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 
-MAX_REGEX_BYTES = 10_000
-_MAX_COMPILED_BYTES = 1 << 20
+_SHOWN_CHARACTERS = 100
 
 
-@lru_cache(maxsize=64)
-def compile_regex(regex: str) -> Any:
-    """An RE2 pattern, to be matched with names as a whole. Raises KafkaError INVALID_REGULAR_EXPRESSION."""
-    import re2
-
-    options = re2.Options()
-    options.max_mem = _MAX_COMPILED_BYTES
-    options.log_errors = False
-    if len(regex.encode("utf-8", "surrogatepass")) > MAX_REGEX_BYTES:
-        raise _invalid(regex[:100] + "...", f"longer than {MAX_REGEX_BYTES} bytes")
+def compile_regex(regex: str) -> Expression:
+    """Raises KafkaError INVALID_REGULAR_EXPRESSION."""
     try:
-        return re2.compile(regex, options)
-    except re2.error as error:
-        reason = error.args[0] if error.args else ""
-        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
-        raise _invalid(regex, text) from None
-    except UnicodeError:
-        raise _invalid(regex, "not valid UTF-8") from None
-
-
-def _invalid(regex: str, reason: str) -> KafkaError:
-    text = f"SubscribedTopicRegex `{regex}` is not a valid regular expression: {reason}."
-    return KafkaError(ErrorCode.INVALID_REGULAR_EXPRESSION, text)
+        return compile_expression(regex)
+    except ValueError as error:
+        shown = regex if len(regex) <= MAX_EXPRESSION_BYTES else regex[:_SHOWN_CHARACTERS] + "..."
+        text = f"SubscribedTopicRegex `{shown}` is not a valid regular expression: {error}."
+        raise KafkaError(ErrorCode.INVALID_REGULAR_EXPRESSION, text) from None
