@@ -12,11 +12,13 @@ from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from bytemq.broker.context import ClientInfo
-from bytemq.broker.exchange import Exchange
+from bytemq.broker.exchange import Answered, Exchange
 from bytemq.broker.frame_reader import BadFrame, FrameReader
 from bytemq.broker.limits import MAX_PIPELINED_REQUESTS, REQUEST_TURN_BYTES, TURN_BYTES, TURN_S, WRITE_BUFFER_BYTES
+from bytemq.broker.produce_run import ProduceRun
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.protocol.framing import split_request
+from bytemq.protocol.plain_produce import Run
 from bytemq.protocol.primitives import Buffer as WireBuffer
 from bytemq.protocol.primitives import MalformedMessage
 from bytemq.runtime.buffers import Buffer
@@ -47,6 +49,7 @@ class Connection(asyncio.BufferedProtocol):
         "_processing",
         "_reader",
         "_reading",
+        "_request_count",
         "_server",
         "_stopping",
         "_transport",
@@ -64,8 +67,9 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self.client = client
         self._transport: asyncio.Transport | None = None
-        self._reader = FrameReader(server.request_memory, self._deliver, self._go_on)
-        self._in_work: deque[Exchange] = deque()  # started, in the order of the requests, answered or not
+        self._reader = FrameReader(server.request_memory, self)
+        self._in_work: deque[Exchange | ProduceRun] = deque()  # started, in the order of the requests, answered or not
+        self._request_count = 0  # in work
         self._held: Exchange | None = None  # read, but not to be started yet
         self._processing = False
         self._reading = True
@@ -73,7 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         self._outgoing: list[WireBuffer] = []  # answers to be written
         self._outgoing_bytes = 0
         self._flush_scheduled = False
-        self._unsent: list[Exchange] = []  # answered; their record batches may still be in the transport
+        self._unsent: list[Exchange | ProduceRun] = []  # answered; their record batches may still be in the transport
         self._stopping = False
         self._turn_left = TURN_BYTES
         self._next_turn = False  # the turn is used up, the next one is scheduled
@@ -101,6 +105,7 @@ class Connection(asyncio.BufferedProtocol):
             exchange.abandon()
             exchange.release_response(self._server.response_memory)
         self._in_work.clear()
+        self._request_count = 0
         self._unsent.clear()
         self._server.disconnected(self)
 
@@ -133,10 +138,10 @@ class Connection(asyncio.BufferedProtocol):
 
     # What exchanges call
 
-    def answered(self, exchange: Exchange) -> None:
+    def answered(self, work: Answered) -> None:
         """Sends the answer, unless one before it is missing, and whatever it has kept back."""
         in_work = self._in_work
-        if not in_work or exchange is not in_work[0]:
+        if not in_work or work is not in_work[0]:
             return
         while in_work and in_work[0].answer is not None:
             self._send(in_work.popleft())
@@ -191,8 +196,37 @@ class Connection(asyncio.BufferedProtocol):
 
     # Requests
 
-    def _deliver(self, buffer: Buffer, size_bytes: int) -> bool:
-        """A frame is complete; returns whether the next one may come at once."""
+    def deliver_run(self, run: Run, size_bytes: int) -> bool:
+        """See `Receiver`. What may not start now goes the general way, which knows how to wait."""
+        in_work = self._in_work
+        room = MAX_PIPELINED_REQUESTS - self._request_count
+        if self._write_paused or room <= 0 or (in_work and in_work[-1].api_key != _PRODUCE):
+            return False
+        server = self._server
+        self.active_at = server.now
+        produce = server.produce_run(self, run, size_bytes)
+        in_work.append(produce)
+        started_at = server.monotonic()
+        if not server.dispatcher.produce(produce, room):
+            in_work.pop()
+            return False
+        if server.monotonic() - started_at > TURN_S:
+            self._turn_left = 0
+        self._request_count += produce.request_count
+        self._turn_left -= produce.request_count * REQUEST_TURN_BYTES
+        return True
+
+    @property
+    def wants_more(self) -> bool:
+        """See `Receiver`."""
+        return not self._must_wait()
+
+    def memory_granted(self) -> None:
+        """See `Receiver`."""
+        self._go_on()
+
+    def deliver(self, buffer: Buffer, size_bytes: int) -> bool:
+        """See `Receiver`."""
         server = self._server
         self.active_at = server.now
         memory = server.request_memory
@@ -217,11 +251,14 @@ class Connection(asyncio.BufferedProtocol):
         if not in_work:
             return True
         return (
-            exchange.api_key == _PRODUCE and in_work[-1].api_key == _PRODUCE and len(in_work) < MAX_PIPELINED_REQUESTS
+            exchange.api_key == _PRODUCE
+            and in_work[-1].api_key == _PRODUCE
+            and self._request_count < MAX_PIPELINED_REQUESTS
         )
 
     def _start(self, exchange: Exchange) -> None:
         self._in_work.append(exchange)
+        self._request_count += 1
         server = self._server
         started_at = server.monotonic()
         server.dispatcher.dispatch(exchange)
@@ -240,7 +277,7 @@ class Connection(asyncio.BufferedProtocol):
             or self._held is not None
             or self._transport is None
             or self._transport.is_closing()
-            or len(self._in_work) >= MAX_PIPELINED_REQUESTS
+            or self._request_count >= MAX_PIPELINED_REQUESTS
         )
 
     def _begin_turn(self) -> None:
@@ -287,19 +324,20 @@ class Connection(asyncio.BufferedProtocol):
 
     # Answers
 
-    def _send(self, exchange: Exchange) -> None:
+    def _send(self, work: Exchange | ProduceRun) -> None:
         """Puts an answer into the next write."""
-        answer = exchange.answer
+        self._request_count -= work.request_count
+        answer = work.answer
         if not answer or self._transport is None:
-            exchange.release_response(self._server.response_memory)
+            work.release_response(self._server.response_memory)
             return
-        size_bytes = exchange.answer_bytes
+        size_bytes = work.answer_bytes
         self._outgoing += answer
         self._outgoing_bytes += size_bytes
         self._written_bytes += size_bytes
         self._turn_left -= size_bytes
-        if exchange.response_reserved_bytes:
-            self._unsent.append(exchange)
+        if work.response_reserved_bytes:
+            self._unsent.append(work)
 
     def _flush(self) -> None:
         """One write for all answers gathered."""

@@ -28,6 +28,7 @@ from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.error_responses import error_response
 from bytemq.broker.exchange import Exchange
 from bytemq.broker.limits import LARGE_REQUEST_BYTES
+from bytemq.broker.produce_run import ProduceRun
 from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid, NotFound, Unavailable
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.protocol.api_versions import API_VERSIONS
@@ -266,6 +267,15 @@ class Dispatcher:
             self._broker.turns.call(partial(self._run, handler, exchange))  # to decode it alone takes milliseconds
         else:
             self._run(handler, exchange)
+
+    def produce(self, run: ProduceRun, most: int) -> bool:
+        """As `ProduceRun.start`. The run is answered, or its connection hung up, later."""
+        try:
+            return run.start(most)
+        except Exception as error:
+            self.log_crash("produce", error)
+            run.hang_up("internal error")
+            return True
 
     def _run(self, handler: Handler, exchange: Exchange) -> None:
         if exchange.abandoned:

@@ -5,7 +5,7 @@ it, and nothing of the order among exchanges, which is the connection's.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from bytemq.broker.context import ClientInfo, RequestContext
 from bytemq.broker.frame_reader import RequestMemory
@@ -18,10 +18,17 @@ from bytemq.runtime.buffers import Buffer
 from bytemq.runtime.metrics import Histogram
 
 
+class Answered(Protocol):
+    """What a connection has in work: an exchange, or several requests that are answered together."""
+
+    @property
+    def answer(self) -> Sequence[WireBuffer] | None: ...
+
+
 class Owner(Protocol):
     """The connection, as an exchange sees it."""
 
-    def answered(self, exchange: "Exchange") -> None: ...
+    def answered(self, work: Answered) -> None: ...
 
     def hang_up(self, reason: str) -> None: ...
 
@@ -68,6 +75,8 @@ class Exchange(RequestContext):
         self.response_reserved_bytes = 0
         self.standing: Standing | None = None
         self.timing: tuple[Histogram, Callable[[], float], float] | None = None
+
+    request_count: Final = 1
 
     @property
     def abandoned(self) -> bool:

@@ -2,16 +2,18 @@
 
 Owns the memory of requests until they are delivered. All connections receive into one scratch buffer; a complete frame
 is copied out into a buffer of its own, because its batches are patched in place and outlive the read. A frame that is
-larger than what the scratch holds is received straight into its own buffer.
+larger than what the scratch holds is received straight into its own buffer. Plain Produce requests that lie in a row
+are copied and delivered as one run; those that nobody takes that way are delivered as frames.
 
 Memory is bounded for all connections together. Of a large frame only what is about to be received is reserved, a step
 at a time: announced bytes cost nothing. Half-received frames alone could use up the budget and wait for each other; so
 that one always gets on, one reader at a time may exceed the budget until its frame is complete (`overdraft`).
 """
 
-from collections.abc import Callable
 from struct import Struct
+from typing import Protocol
 
+from bytemq.protocol import plain_produce
 from bytemq.runtime.budget import MemoryBudget, Waiter
 from bytemq.runtime.buffers import Buffer, BufferPool
 
@@ -22,6 +24,8 @@ DIRECT_FROM_BYTES = 32 * 1024
 RESERVE_STEP_BYTES = 1024 * 1024
 SCARCE_STEP_BYTES = 128 * 1024
 """The step once half of the memory is used: whoever only announces then holds little."""
+MOST_IN_RUN = 64
+"""Plain requests that are delivered together."""
 
 _SIZE = Struct(">i")
 
@@ -89,23 +93,39 @@ class RequestMemory:
         reader.granted(size_bytes)
 
 
+class Receiver(Protocol):
+    """Who gets the frames, all of them in memory that is reserved in the budget already."""
+
+    def deliver(self, buffer: Buffer, size_bytes: int) -> bool:
+        """A frame: the first `size_bytes` of `buffer`. Returns whether the next may follow at once."""
+
+    def deliver_run(self, run: plain_produce.Run, size_bytes: int) -> bool:
+        """Requests in a row, in `size_bytes` of memory. Those that are taken, from the first on, are what stays in the
+        run's list; False if that is none, and nothing has happened.
+        """
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether something may follow a run at once."""
+
+    def memory_granted(self) -> None:
+        """`waits_for_memory` has ended."""
+
+
 class FrameReader:
     """The frames of one connection.
 
-    `deliver(buffer, size_bytes)` gets each frame in its own buffer, the first `size_bytes` of it, already reserved in
-    the budget; it returns whether the next may follow at once. If not, what came behind it is kept until `proceed`.
-    `memory_granted()` is called when `waits_for_memory` has ended.
+    What a receiver does not want at once is kept until `proceed`.
     """
 
     __slots__ = (
         "_backlog",
         "_buffer",
-        "_deliver",
         "_filled",
         "_memory",
-        "_memory_granted",
         "_position",
         "_prefix",
+        "_receiver",
         "_receiving_in_place",
         "_reserved",
         "_size",
@@ -113,12 +133,9 @@ class FrameReader:
         "received_bytes",
     )
 
-    def __init__(
-        self, memory: RequestMemory, deliver: Callable[[Buffer, int], bool], memory_granted: Callable[[], None]
-    ) -> None:
+    def __init__(self, memory: RequestMemory, receiver: Receiver) -> None:
         self._memory = memory
-        self._deliver = deliver
-        self._memory_granted = memory_granted
+        self._receiver = receiver
         self._prefix = b""  # of a size, fewer than four bytes
         self._backlog: memoryview | None = None  # received but not yet looked at, from _position on
         self._position = 0
@@ -195,7 +212,7 @@ class FrameReader:
     def granted(self, size_bytes: int) -> None:
         """The memory that was waited for is there."""
         self._reserved += size_bytes
-        self._memory_granted()
+        self._receiver.memory_granted()
 
     def _take(self, data: memoryview, position: int, end: int) -> int:
         """Takes frames out of data[position:end]; returns up to where, short of `end` when delivery must pause."""
@@ -206,8 +223,22 @@ class FrameReader:
             position += taken
             if self._filled < self._size or not self._complete():
                 return position
-        memory = self._memory
+        memory, receiver = self._memory, self._receiver
+        general_until = position
+        """Up to here no request is plain enough for a run."""
         while end - position >= 4:
+            if position >= general_until:
+                run = plain_produce.run(data, position, end, memory.request_max_bytes, MOST_IN_RUN)
+                if run is not None:
+                    run_bytes, requests = len(run[3]), run[4]
+                    general_until = position + run_bytes
+                    memory.budget.reserve_anyway(run_bytes)
+                    if receiver.deliver_run(run, run_bytes):
+                        position += requests[-1][-1]
+                        if position < end and not receiver.wants_more:
+                            return position
+                        continue
+                    memory.budget.release(run_bytes)
             size: int = _SIZE.unpack_from(data, position)[0]
             if not 0 <= size <= memory.request_max_bytes:
                 raise BadFrame(f"a request of {size} bytes; the limit is {memory.request_max_bytes}")
@@ -217,7 +248,7 @@ class FrameReader:
                 return end
             memory.budget.reserve_anyway(size)
             next_position = position + size
-            if not self._deliver(bytearray(data[position:next_position]), size):
+            if not receiver.deliver(bytearray(data[position:next_position]), size):
                 return next_position
             position = next_position
         self._prefix = bytes(data[position:end])
@@ -253,4 +284,7 @@ class FrameReader:
         assert buffer is not None
         self._reserved = 0  # now the frame's own, released by whoever handles it
         self._memory.leave(self)
-        return self._deliver(buffer, self._size)
+        run = plain_produce.whole(buffer, self._size)
+        if run is not None and self._receiver.deliver_run(run, self._size):
+            return self._receiver.wants_more
+        return self._receiver.deliver(buffer, self._size)

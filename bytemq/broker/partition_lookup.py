@@ -7,7 +7,7 @@ came through.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.context import Broker
 from bytemq.broker.followers import Beginning
 from bytemq.broker.log.arrivals import Arrival
 from bytemq.broker.log.followed_partition import FollowedPartition
@@ -40,17 +40,15 @@ def current_leader(broker: Broker, name: str | None, topic_id: bytes | None, ind
     return LeaderIdAndEpoch(partition.owner, partition.leader_epoch)
 
 
-def node_endpoints(
-    broker: Broker, context: RequestContext, leaders: Iterable[LeaderIdAndEpoch | None]
-) -> list[NodeEndpoint]:
-    """The addresses of these leaders, each once."""
+def node_endpoints(broker: Broker, listener: str, leaders: Iterable[LeaderIdAndEpoch | None]) -> list[NodeEndpoint]:
+    """The addresses of these leaders, each once, for clients of that listener."""
     endpoints: dict[int, NodeEndpoint] = {}
     for leader in leaders:
         if leader is None or leader.leader_id in endpoints:
             continue
         node = broker.image.brokers.get(leader.leader_id)
-        if node is not None and context.listener in node.endpoints:
-            host, port = node.endpoints[context.listener]
+        if node is not None and listener in node.endpoints:
+            host, port = node.endpoints[listener]
             endpoints[node.id] = NodeEndpoint(node.id, host, port, node.rack)
     return list(endpoints.values())
 

@@ -391,7 +391,7 @@ class PendingFetch:
         error, session_id, answers = self._context.finish(self._answers, broker.clock.wall_ms())
         endpoints: Sequence[NodeEndpoint] = ()
         if self._must_answer and exchange.api_version >= LEADER_HINTS_FROM:
-            endpoints = node_endpoints(broker, exchange, [answer.current_leader for _, answer in answers])
+            endpoints = node_endpoints(broker, exchange.listener, [answer.current_leader for _, answer in answers])
         exchange.respond(
             *encode_fetch_response(
                 exchange.api_version,

@@ -8,6 +8,7 @@
   become visible, in their order; the request's memory is kept until the storage is done with it.
 - v10+: NOT_LEADER_OR_FOLLOWER carries the current leader (KIP-951). v13: topics by id, UNKNOWN_TOPIC_ID.
 - Topics are never created here.
+- Most requests do not come here: `produce_run` appends what is plain. It leaves to this module what needs a decision.
 - Transactional batches (KIP-890): v12+ adds the partition to the transaction, before that it must have been added. If
   it was not: TRANSACTION_ABORTABLE (v11), INVALID_TXN_STATE (below).
 """
@@ -149,19 +150,12 @@ class RunningProduce:
     def _done(self, position: int, index: int, result: AppendResult) -> None:
         """One append has its answer; called by the partition, maybe from within `append`."""
         if result.error.retriable:
-            self._note_refused(position)
+            note_refused(self._broker, *_flat(self._topics)[position])
         if self._results[position] is None:
             self._results[position] = ProduceResult(index, *result)
         self._missing -= 1
         if not self._missing:
             self._answer()
-
-    def _note_refused(self, position: int) -> None:
-        name, topic_id, index, records = _flat(self._topics)[position]
-        producer = None if records is None else beginning_producer(records)
-        topic = None if producer is None else find_topic(self._broker, name, topic_id)
-        if producer is not None and topic is not None:
-            self._broker.partitions.beginning_refused(PartitionId(topic.topic_id, index), *producer)
 
     def _answer(self) -> None:
         self._broker.deadlines.discard(self)
@@ -180,22 +174,34 @@ class RunningProduce:
             else:
                 exchange.hang_up(f"produce with acks=0 failed: error {failed.error_code}")
             return
-        endpoints: Sequence[NodeEndpoint] = ()
-        if exchange.api_version >= LEADER_HINTS_FROM and any(one.error_code in HINTED_ERRORS for one in results):
-            results = self._with_leaders(results)
-            endpoints = node_endpoints(self._broker, exchange, [one.current_leader for one in results])
-        answer = encode_produce_response(
-            exchange.api_version, group_results(self._topics, results), node_endpoints=endpoints
-        )
+        answer = encode_results(self._broker, exchange.api_version, exchange.listener, self._topics, results)
         exchange.respond(answer, keep_frame=keep_frame)
 
-    def _with_leaders(self, results: list[ProduceResult]) -> list[ProduceResult]:
+
+def note_refused(
+    broker: Broker, name: str | None, topic_id: bytes | None, index: int, records: memoryview | None
+) -> None:
+    """An append failed, and will come again. If it was the first of its producer, nothing else begins for that."""
+    producer = None if records is None else beginning_producer(records)
+    topic = None if producer is None else find_topic(broker, name, topic_id)
+    if producer is not None and topic is not None:
+        broker.partitions.beginning_refused(PartitionId(topic.topic_id, index), *producer)
+
+
+def encode_results(
+    broker: Broker, version: int, listener: str, topics: Topics, results: list[ProduceResult]
+) -> bytearray:
+    """The response; it says who leads where this broker does not."""
+    endpoints: Sequence[NodeEndpoint] = ()
+    if version >= LEADER_HINTS_FROM and any(one.error_code in HINTED_ERRORS for one in results):
         hinted = []
-        for (name, topic_id, index, _), result in zip(_flat(self._topics), results, strict=True):
+        for (name, topic_id, index, _), result in zip(_flat(topics), results, strict=True):
             if result.error_code in HINTED_ERRORS:
-                result = result._replace(current_leader=current_leader(self._broker, name, topic_id, index))
+                result = result._replace(current_leader=current_leader(broker, name, topic_id, index))
             hinted.append(result)
-        return hinted
+        results = hinted
+        endpoints = node_endpoints(broker, listener, [one.current_leader for one in results])
+    return encode_produce_response(version, group_results(topics, results), node_endpoints=endpoints)
 
 
 def without_repeated(topics: Topics) -> Topics:

@@ -48,6 +48,10 @@ class AppendRules(NamedTuple):
     """Of each record of a compressed batch."""
     walks_records: bool
     limits_records: bool
+    plain_bytes: int
+    """Up to this size a batch is appended as it is once its header, checksum and newest timestamp were looked at; -1:
+    more is asked of any.
+    """
 
     @classmethod
     def of(cls, config: TopicConfig) -> AppendRules:
@@ -56,6 +60,9 @@ class AppendRules(NamedTuple):
         level_of = _LEVELS.get(compression)
         # A header has the first timestamp and the largest: the smallest may be that of any record.
         limits_age = not config.uses_log_append_time and config.message_timestamp_before_max_ms < _ANY_AGE_MS
+        walks_records = config.bytemq_validate_records or config.is_compacted or limits_age
+        limits_records = config.max_decompressed_message_bytes < _ANY_RECORD_BYTES
+        is_plain = not (walks_records or limits_records or config.uses_log_append_time or target is not None)
         return cls(
             max_message_bytes=config.max_message_bytes,
             segment_bytes=config.segment_bytes,
@@ -66,8 +73,9 @@ class AppendRules(NamedTuple):
             compression_level=None if level_of is None else level_of(config),
             requires_keys=config.is_compacted,
             max_decompressed_record_bytes=config.max_decompressed_message_bytes,
-            walks_records=config.bytemq_validate_records or config.is_compacted or limits_age,
-            limits_records=config.max_decompressed_message_bytes < _ANY_RECORD_BYTES,
+            walks_records=walks_records,
+            limits_records=limits_records,
+            plain_bytes=min(config.max_message_bytes, config.segment_bytes) if is_plain else -1,
         )
 
     def check_size(self, batch: RecordBatch) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from crc32c import crc32c
+
 from bytemq.broker.log.append_rules import AppendRules
 from bytemq.broker.log.conversion import Conversion, ConversionQueue
 from bytemq.broker.log.failures import append_failure
@@ -20,7 +22,9 @@ from bytemq.broker.log.services import LogServices
 from bytemq.broker.log.state import NO_APPEND_TIME, Duplicate, LogState, PendingAppend
 from bytemq.errors import BytemqError, Fenced
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.plain_produce import Header
 from bytemq.protocol.records.batch import (
+    ATTRIBUTES_POSITION,
     CONTROL_FLAG,
     LOG_APPEND_TIME,
     TRANSACTIONAL_FLAG,
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 Done = Callable[[AppendResult], None]
 
 _TRANSACTIONAL_OR_CONTROL = TRANSACTIONAL_FLAG | CONTROL_FLAG
+_NONE = ErrorCode.NONE
 
 
 class Appender:
@@ -98,6 +103,25 @@ class Appender:
                 self._submit(batch, done, origin, now_ms)
         except KafkaError as error:
             done(self._refused(error))
+
+    def append_plain(self, payload: memoryview, header: Header, now_ms: int, done: Done) -> bool:
+        """See `Partition.append_plain`."""
+        rules = self.rules
+        if self.refusal is not None or self._conversions or len(payload) > rules.plain_bytes:
+            return False
+        batch = RecordBatch(payload, header)
+        if batch.max_timestamp > now_ms + rules.timestamp_after_max_ms:
+            return False
+        if crc32c(payload[ATTRIBUTES_POSITION:]) != batch.crc:
+            return False
+        try:
+            prepared = self._state.prepare(batch, now_ms)
+        except KafkaError:
+            return False
+        if isinstance(prepared, Duplicate):
+            return False
+        self._hand_over(batch, prepared, done)
+        return True
 
     def refuse(self, code: ErrorCode) -> None:
         """From now on every append is answered `code`; those on their way are not touched."""
@@ -167,11 +191,15 @@ class Appender:
         if isinstance(prepared, Duplicate):
             self._answer_duplicate(prepared, done)
             return
-        prepared.answer = done
         if append_time_ms >= 0:
             set_log_append_time(batch, append_time_ms)
         elif batch.timestamp_type == LOG_APPEND_TIME:  # a client's claim; the topic says otherwise
             set_max_timestamp(batch, batch.max_timestamp)
+        self._hand_over(batch, prepared, done)
+
+    def _hand_over(self, batch: RecordBatch, prepared: PendingAppend[Done], done: Done) -> None:
+        """The batch has its place: storage is to write it."""
+        prepared.answer = done
         place(batch, prepared.base_offset, self._leader_epoch)
         self._services.storage.append(self._files, [batch], partial(self._settle, prepared))
 
@@ -192,7 +220,12 @@ class Appender:
             return  # it failed together with an earlier one
         if error is None:
             self._state.commit(append)
-            self._answer_committed(append)
+            if append.answer is not None:  # not answered by `abandon`
+                log_start_offset = self._state.log_start_offset
+                append.answer(AppendResult(_NONE, append.base_offset, append.log_append_time_ms, log_start_offset))
+                if append.duplicates is not None:
+                    for appended, retried in append.duplicates:
+                        retried(self._duplicate_result(appended))
             self._grown()
         else:
             code = append_failure(error)
@@ -202,16 +235,8 @@ class Appender:
                 self._answer_failed(failed, code)
             if self.refusal is not None:
                 self._grown()
-        self._note_quiet()
-
-    def _answer_committed(self, append: PendingAppend[Done]) -> None:
-        if append.answer is None:
-            return  # answered by `abandon`
-        log_start_offset = self._state.log_start_offset
-        append.answer(AppendResult(ErrorCode.NONE, append.base_offset, append.log_append_time_ms, log_start_offset))
-        if append.duplicates is not None:
-            for appended, retried in append.duplicates:
-                retried(self._duplicate_result(appended))
+        if self._quiet is not None:
+            self._note_quiet()
 
     def _answer_failed(self, append: PendingAppend[Done], code: ErrorCode) -> None:
         """Answer `append` and the retries that share its fate; at most once."""

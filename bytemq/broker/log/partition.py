@@ -28,6 +28,7 @@ from bytemq.broker.log.waiters import Waiters
 from bytemq.errors import BytemqError
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.plain_produce import Header
 from bytemq.storage.manifests.manifest import AbortedTxn, PartitionSnapshot, SegmentInfo
 from bytemq.types import PartitionId
 
@@ -175,6 +176,19 @@ class Partition:
         traffic.bytes_in += len(payload)
         self._appender.append(payload, done, origin, zstd_allowed)
 
+    def append_plain(self, payload: memoryview, header: Header, now_ms: int, done: Done) -> bool:
+        """The short way of `append`, for a client's batch that `plain_produce` has taken apart.
+
+        False, and nothing has happened, where `append` is to decide: whatever is refused, repeated, or looked at more
+        closely, is so there.
+        """
+        if self.topic in INTERNAL_TOPICS or not self._appender.append_plain(payload, header, now_ms, done):
+            return False
+        traffic = self.traffic
+        traffic.requests += 1
+        traffic.bytes_in += len(payload)
+        return True
+
     def awaits_admission(self, producer_id: int, producer_epoch: int) -> bool:
         """Whether a transactional batch of this producer would be the first of its transaction here: the transaction
         coordinator is to be asked before it is appended (KIP-890).
@@ -320,14 +334,11 @@ class Partition:
                 self._services.storage.hasten()
             await self._appender.drained()
         self._appender.abandon()
-        self._wake_waiters()
+        self.waiters.wake(self)
         self._state.producers.release()
 
     def _grown(self) -> None:
         self._files.is_urgent = self.topic in INTERNAL_TOPICS
-        self._wake_waiters()
-
-    def _wake_waiters(self) -> None:
         self.waiters.wake(self)
 
     async def _advance_log_start(self, offset: int) -> None:

@@ -11,7 +11,7 @@ machine words.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from bytemq.broker.log.arrivals import Arrival, Arrivals, Opened
@@ -98,6 +98,7 @@ class Opening:
 
 
 Entry = Partition | Opening
+_NONE: Mapping[int, Entry] = {}
 Awaited = Opening | Arrival
 
 
@@ -125,6 +126,13 @@ class PartitionTable:
     def get_by_id(self, topic_id: bytes, index: int) -> Entry | None:
         """As `get`."""
         return self._entry(topic_id, index) if self._standing.holds() else None
+
+    def of_topic(self, name: str | None, topic_id: bytes | None) -> Mapping[int, Entry]:
+        """All of a topic that are ours by index, at this moment; `topic_id` counts where there is no name."""
+        if not self._standing.holds():
+            return _NONE
+        known = self._by_name.get(name) if name is not None else self._by_id.get(topic_id or b"")
+        return _NONE if known is None else known
 
     def expected(self, topic_id: TopicId, index: int) -> Arrival | None:
         """What waits for a partition that is wished to be ours and is not yet; None if we cannot know, or leave."""

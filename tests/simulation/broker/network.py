@@ -12,12 +12,14 @@ from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bytemq.broker.context import ClientInfo
-from bytemq.broker.exchange import Exchange
+from bytemq.broker.exchange import Answered, Exchange
+from bytemq.broker.produce_run import ProduceRun
+from bytemq.protocol import plain_produce
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.protocol.api_versions import API_VERSIONS
 from bytemq.protocol.codec import decode, encode
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
-from bytemq.protocol.framing import RequestHeader
+from bytemq.protocol.framing import SIZE_BYTES, request_prefix, split_request
 from bytemq.protocol.schema import Message
 from tests.simulation.broker.loop import NOBODY
 
@@ -40,7 +42,7 @@ class _Asked:
 
     def __init__(self, answer: asyncio.Future[bytes]) -> None:
         self.answer = answer
-        self.exchange: Exchange | None = None
+        self.exchange: Exchange | ProduceRun | None = None
 
 
 class Connection:
@@ -100,7 +102,7 @@ class Connection:
         self.node.note(f"the broker hangs up on {self._name}: {reason}")
         self.break_down()
 
-    def answered(self, exchange: Exchange) -> None:
+    def answered(self, work: Answered) -> None:
         """For the broker: answers go out in the order of the requests."""
         while self._asked and (first := self._asked[0].exchange) is not None and first.answer is not None:
             asked = self._asked.popleft()
@@ -142,11 +144,23 @@ class Connection:
         if not self.node.serving:
             self.break_down()
             return
-        memory = self.node.request_memory
-        memory.budget.reserve_anyway(len(body))
-        header = RequestHeader(key, version, 1, self._name, body)
-        asked.exchange = Exchange(header, self._client, self, memory, body.obj, len(body))  # type: ignore[arg-type]
-        self.node.process.run(self.node.dispatcher.dispatch, asked.exchange)
+        prefix = request_prefix(key, version, 1, self._name, len(body))[SIZE_BYTES:]
+        self.node.process.run(self._begin, asked, bytearray(prefix + body))
+
+    def _begin(self, asked: _Asked, frame: bytearray) -> None:
+        """Within the broker: as its connections do with a frame."""
+        broker, memory, dispatcher = self.node.broker, self.node.request_memory, self.node.dispatcher
+        size_bytes = len(frame)
+        memory.budget.reserve_anyway(size_bytes)
+        plain = plain_produce.whole(frame, size_bytes)
+        if plain is not None:
+            duration = broker.traffic.durations.labels(ApiKey.PRODUCE.name)
+            asked.exchange = run = ProduceRun(broker, self._client, self, memory, plain, size_bytes, duration)
+            if dispatcher.produce(run, 1):
+                return
+        header = split_request(memoryview(frame))
+        asked.exchange = exchange = Exchange(header, self._client, self, memory, frame, size_bytes)
+        dispatcher.dispatch(exchange)
 
 
 class SimulatedPeers:

@@ -22,15 +22,13 @@ Planted = Callable[[], AbstractContextManager[Any]]
 
 
 def acknowledge_before_durable() -> AbstractContextManager[Any]:
-    submit = Appender._submit
+    hand_over = Appender._hand_over
 
-    def broken(self: Appender, batch: Any, done: Any, origin: Any, now_ms: Any) -> None:
-        before = self._state.end_offset
-        answered: list[AppendResult] = []
-        submit(self, batch, answered.append, origin, now_ms)
-        done(answered[0] if answered else AppendResult(ErrorCode.NONE, before))
+    def broken(self: Appender, batch: Any, prepared: Any, done: Any) -> None:
+        hand_over(self, batch, prepared, lambda result: None)
+        done(AppendResult(ErrorCode.NONE, prepared.base_offset))
 
-    return patch.object(Appender, "_submit", broken)
+    return patch.object(Appender, "_hand_over", broken)
 
 
 def watermark_early() -> AbstractContextManager[Any]:
@@ -63,13 +61,13 @@ def offsets_not_rolled_back() -> AbstractContextManager[Any]:
 
 
 def duplicates_by_sequence_alone() -> AbstractContextManager[Any]:
-    submit = Appender._submit
+    prepare = LogState.prepare
 
-    def broken(self: Appender, batch: Any, *rest: Any) -> None:
+    def broken(self: LogState[Any], batch: Any, *rest: Any, **options: Any) -> Any:
         batch.sent_crc = 0
-        submit(self, batch, *rest)
+        return prepare(self, batch, *rest, **options)
 
-    return patch.object(Appender, "_submit", broken)
+    return patch.object(LogState, "prepare", broken)
 
 
 def duplicate_answered_before_its_original() -> AbstractContextManager[Any]:

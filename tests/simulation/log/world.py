@@ -6,12 +6,15 @@ import asyncio
 from random import Random
 from typing import Any
 
+from bytemq.broker.log.appender import Done
 from bytemq.broker.log.opening import open_partition
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.results import AppendResult, Origin
 from bytemq.broker.log.services import LogServices
 from bytemq.config import BrokerConfig
 from bytemq.errors import BytemqError
+from bytemq.protocol import plain_produce
+from bytemq.protocol.records.batch import TIMESTAMP_TYPE_FLAG, TRANSACTIONAL_FLAG
 from bytemq.protocol.records.reader import iter_records
 from bytemq.types import PartitionId, TopicId
 from tests.simulation.broker.loop import SimulationLoop, run_simulated
@@ -81,13 +84,22 @@ class World:
         if self.partition is None:
             return AppendResult(LOST_ANSWER)
         answer: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
-        self.partition.append(memoryview(bytearray(payload)), answer_into(answer), origin=origin)
+        self._append(memoryview(bytearray(payload)), answer_into(answer), origin)
         if self.random.random() < 0.05:
             return AppendResult(LOST_ANSWER)  # the connection broke; the request is on its way all the same
         timer = self.clock.call_later(REQUEST_TIMEOUT_S, lambda: answer.done() or answer.set_result(NO_ANSWER))
         result = await answer
         timer.cancel()
         return result
+
+    def _append(self, payload: memoryview, done: Done, origin: Origin) -> None:
+        """By the short way, where it takes the batch."""
+        assert self.partition is not None
+        header = plain_produce.batch(payload, len(payload), True) if origin is Origin.CLIENT else None
+        is_plain = header is not None and not header[5] & (TRANSACTIONAL_FLAG | TIMESTAMP_TYPE_FLAG)
+        now_ms = self.clock.wall_ms()
+        if not (header and is_plain and self.partition.append_plain(payload, header, now_ms, done)):
+            self.partition.append(payload, done, origin=origin)
 
     async def _race(self, working: asyncio.Future[Any], background: list[asyncio.Task[None]]) -> None:
         """Until the producers are done, or anyone finds a promise broken."""

@@ -8,9 +8,11 @@ from types import ModuleType
 
 import pytest
 
+from bytemq.broker.log.results import AppendResult
 from bytemq.protocol import plain_produce
-from bytemq.protocol.framing import parse_request_header, split_request
-from bytemq.protocol.produce import decode_produce
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.framing import parse_request_header, response_prefix, split_request
+from bytemq.protocol.produce import ProduceResult, decode_produce, encode_produce_response
 from bytemq.protocol.records import batch as batches
 from bytemq.protocol.records.batch import InvalidBatch, any_produced_batch, produced_batch
 from tests.fuzz import fuzz_produced, runner
@@ -25,7 +27,7 @@ RECORDS = record_batch([b"value", b"another"])
 def short_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType | None:
     """With the native part, and as where the package could not be compiled."""
     native = NATIVE if request.param == "native" else None
-    for name in ("header", "decode", "batch"):
+    for name in ("header", "decode", "batch", "run", "whole", "answers"):
         monkeypatch.setattr(plain_produce, name, getattr(native, name) if native else lambda *_: None)
     return native
 
@@ -63,6 +65,68 @@ def test_frames__cut_anywhere_are_never_read_otherwise() -> None:
 
 def test_frames__changed_anyhow_are_never_read_otherwise() -> None:
     assert runner.run(fuzz_produced.frame, fuzz_produced.seeds(), seed=4, rounds=12_000) == 12_000
+
+
+def with_size(frame: bytes) -> bytes:
+    return len(frame).to_bytes(4, "big") + frame
+
+
+@pytest.mark.skipif(NATIVE is None, reason="no compiler here: no runs")
+@pytest.mark.parametrize("frame", fuzz_produced.plain_frames(), ids=lambda frame: f"v{frame[3]}")
+def test_run__has_the_requests_in_a_row_in_memory_of_its_own(frame: bytes) -> None:
+    assert NATIVE is not None
+    data = b"before" + with_size(frame) * 5 + with_size(frame)[:-1]
+    version, acks, timeout_ms, memory, requests = NATIVE.run(memoryview(data), 6, len(data), 10_000, 64)
+    assert (version, acks, timeout_ms, bytes(memory)) == (frame[3], -1, 30_000, with_size(frame) * 5)
+    for number, (correlation_id, name, topic_id, index, records, _, end) in enumerate(requests, 1):
+        assert (correlation_id, index, bytes(records), end) == (7, 4, RECORDS, number * len(with_size(frame)))
+        assert (name, topic_id) == ((None, bytes(range(16))) if version == 13 else ("topic", None))
+    requests[3][4][0] = 0x55
+    assert memory.count(b"\x55") == 1, "the batches are patched where they are"
+    assert len(NATIVE.run(memoryview(data), 6, len(data), 10_000, 2)[4]) == 2
+    assert NATIVE.run(memoryview(data), 6, 6 + len(frame), 10_000, 64) is None, "a cut request is none"
+    assert NATIVE.run(memoryview(data), 6, len(data), len(frame) - 1, 64) is None, "one above the limit is none"
+
+
+@pytest.mark.skipif(NATIVE is None, reason="no compiler here: no runs")
+def test_run__ends_before_a_request_that_has_less_in_common() -> None:
+    assert NATIVE is not None
+    v9, v12 = fuzz_produced.plain_frames()[6], fuzz_produced.plain_frames()[9]
+    other_acks = v9.replace(fuzz_produced.ACKS_TIMEOUT, b"\0\1" + fuzz_produced.ACKS_TIMEOUT[2:])
+    other_timeout = v9.replace(fuzz_produced.ACKS_TIMEOUT, b"\xff\xff\0\0\0\1")
+    for other in (v12, other_acks, other_timeout, b"\0\3\0\0" + v9[4:]):
+        data = memoryview(with_size(v9) * 2 + with_size(other) + with_size(v9))
+        assert len(NATIVE.run(data, 0, len(data), 10_000, 64)[4]) == 2
+
+
+@pytest.mark.skipif(NATIVE is None, reason="no compiler here: no runs")
+@pytest.mark.parametrize("attributes", [batches.TRANSACTIONAL_FLAG, batches.TIMESTAMP_TYPE_FLAG, batches.CONTROL_FLAG])
+def test_run__leaves_transactions_and_times_of_the_broker_to_the_general_way(attributes: int) -> None:
+    assert NATIVE is not None
+    for frame in fuzz_produced.plain_frames():
+        at = frame.index(RECORDS) + batches.ATTRIBUTES_POSITION
+        unusual = frame[:at] + attributes.to_bytes(2, "big") + frame[at + 2 :]
+        assert NATIVE.whole(bytearray(frame), len(frame)) is not None
+        assert NATIVE.whole(bytearray(unusual), len(frame)) is None
+
+
+@pytest.mark.skipif(NATIVE is None, reason="no compiler here: no runs")
+@pytest.mark.parametrize("version", range(3, 14))
+@pytest.mark.parametrize("name", ["t", "topic", "n" * 126, "n" * 127, "n" * 249])
+def test_answers__are_those_of_the_general_way(version: int, name: str) -> None:
+    assert NATIVE is not None
+    topic_id = bytes(range(16))
+    requests, results, expected = [], [], bytearray()
+    for number in range(200):
+        of_topic = (name, None) if version < 13 else (None, topic_id)
+        result = AppendResult(ErrorCode.NONE, number * 2**50, number - 1, number * 3)
+        requests.append((number - 100, *of_topic, number, memoryview(b""), (), 0))
+        results.append(result)
+        body = encode_produce_response(version, [(*of_topic, [ProduceResult(number, *result)])])
+        expected += response_prefix(0, version, number - 100, len(body)) + body
+    assert NATIVE.answers(version, requests, results) == expected
+    results[150] = AppendResult(ErrorCode.KAFKA_STORAGE_ERROR)
+    assert NATIVE.answers(version, requests, results) is None
 
 
 def changed(position: int, form: str, value: int) -> bytes:

@@ -1,11 +1,15 @@
 """Frames out of a stream, however it is cut, within a memory budget that half-received frames cannot block."""
 
+from collections.abc import Callable
+from random import Random
 from struct import pack
 
 import pytest
 
 from bytemq.broker.frame_reader import SCRATCH_BYTES, BadFrame, FrameReader, RequestMemory
+from bytemq.protocol import plain_produce
 from bytemq.runtime.buffers import Buffer
+from tests.fuzz import fuzz_produced
 
 MIB = 1024 * 1024
 
@@ -19,14 +23,35 @@ class Receiver:
         self.held: list[tuple[Buffer, int]] = []
         self.wanted = limit
         self.grants = 0
-        self.reader = FrameReader(memory, self.deliver, self.granted)
+        self.taken_of_run: Callable[[int], int] = lambda count: 0
+        self.runs: list[int] = []
+        self.reader = FrameReader(memory, self)
 
     def deliver(self, buffer: Buffer, size_bytes: int) -> bool:
         self.frames.append(bytes(memoryview(buffer)[:size_bytes]))
         self.held.append((buffer, size_bytes))
         return len(self.frames) < self.wanted
 
-    def granted(self) -> None:
+    def deliver_run(self, run: plain_produce.Run, size_bytes: int) -> bool:
+        _, _, _, memory, requests = run
+        count = self.taken_of_run(len(requests))
+        del requests[count:]
+        if not requests:
+            return False
+        self.runs.append(count)
+        is_whole = bytes(memory[:4]) < pack(">i", 14)  # begins with its API key and version, not with its size
+        position = 0 if is_whole else 4
+        for *_, end in requests:
+            self.frames.append(bytes(memoryview(memory)[position:end]))
+            position = end + 4
+        self.held.append((memory, size_bytes))
+        return True
+
+    @property
+    def wants_more(self) -> bool:
+        return len(self.frames) < self.wanted
+
+    def memory_granted(self) -> None:
         self.grants += 1
 
     def release(self) -> None:
@@ -171,3 +196,30 @@ def test_request_memory__uses_large_buffers_again_unless_someone_still_looks() -
     view.release()
     receiver.feed(frames_of(bytes(200_000)))
     assert receiver.held[1][0] is buffer
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_frame_reader__delivers_everything_once_and_in_order_whatever_is_taken_of_runs(seed: int) -> None:
+    random = Random(seed)
+    plain = fuzz_produced.plain_frames()
+    payloads = [random.choice(plain) if random.random() < 0.8 else random.randbytes(9) for _ in range(300)]
+    receiver = Receiver(make())
+    receiver.taken_of_run = lambda count: random.choice((count, count, random.randrange(count + 1)))
+    data = frames_of(*payloads)
+    while data or receiver.reader.has_backlog:
+        receiver.wanted = len(receiver.frames) + random.randrange(1, 40)
+        receiver.reader.proceed()
+        data = data[receiver.feed(data[: random.randrange(1, 5000)]) :]
+    assert receiver.frames == payloads
+    assert receiver.memory.budget.used_bytes >= sum(map(len, payloads))
+    receiver.release()
+    assert receiver.memory.budget.used_bytes == 0
+    assert fuzz_produced.NATIVE is None or max(receiver.runs) > 1
+
+
+def test_frame_reader__a_plain_request_above_the_limit_is_refused_as_any_other() -> None:
+    [frame, *_] = fuzz_produced.plain_frames()
+    receiver = Receiver(make(request_max_bytes=len(frame) - 1))
+    receiver.taken_of_run = lambda count: count
+    with pytest.raises(BadFrame):
+        receiver.feed(frames_of(frame))

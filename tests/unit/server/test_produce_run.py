@@ -1,0 +1,451 @@
+"""Plain Produce requests take the short way, and nobody can tell by anything but the time it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from random import Random
+from types import ModuleType
+from typing import Any, cast
+
+import pytest
+
+from bytemq.broker.connection import Connection
+from bytemq.broker.context import ClientInfo
+from bytemq.broker.dispatch import Dispatcher
+from bytemq.broker.limits import MAX_PIPELINED_REQUESTS, ServerLimits
+from bytemq.broker.log.batch_opener import BatchOpener
+from bytemq.broker.produce_run import ProduceRun
+from bytemq.broker.server import Server
+from bytemq.errors import Fenced, Unavailable
+from bytemq.protocol import plain_produce
+from bytemq.protocol.codec import encode
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.messages.api_versions import ApiVersionsRequest
+from bytemq.protocol.messages.produce import ProduceRequest, ProduceResponse
+from bytemq.protocol.records.builder import Record, build_batch
+from bytemq.protocol.records.compression import Compression
+from bytemq.runtime.clock import SystemClock
+from bytemq.runtime.deadlines import INTERVAL_S
+from bytemq.types import PartitionId
+from tests.unit.log.harness import HeldExecutor
+from tests.unit.records.native import native_part
+from tests.unit.server.harness import AdjustableClock, Cluster, decode_response, frame, make_cluster, produce_request
+
+NATIVE = native_part("produced")
+STEPS = ("run", "whole", "answers")
+NOW_MS = SystemClock().wall_ms()
+VERSIONS = range(3, 13)
+
+needs_native = pytest.mark.skipif(NATIVE is None, reason="no compiler here: no runs")
+
+
+def take_short_way(patch: pytest.MonkeyPatch, native: ModuleType | None) -> None:
+    for name in STEPS:
+        patch.setattr(plain_produce, name, getattr(native, name) if native else lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    take_short_way(monkeypatch, NATIVE)
+
+
+class Wire:
+    """One connection without a socket: what is sent, and what came back."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.server = Server(cluster.broker, ServerLimits())
+        self.received = bytearray()
+        self.closed = False
+        self.paused = False
+        self._unsent = b""
+        self._correlation_id = 0
+        self.connection = Connection(self.server, asyncio.get_running_loop(), ClientInfo("", "PLAINTEXT", "", 0))
+        self.connection.connection_made(cast(asyncio.BaseTransport, self))
+
+    def request(self, request: Any, version: int) -> bytes:
+        self._correlation_id += 1
+        return frame(type(request).API_KEY, version, self._correlation_id, bytes(encode(request, version)))
+
+    async def send(self, data: bytes) -> None:
+        self._unsent += data
+        await self.idle()
+
+    async def idle(self) -> None:
+        for _ in range(20):
+            while self._unsent and not self.paused and not self.closed:
+                into = self.connection.get_buffer(-1)
+                count = min(len(into), len(self._unsent))
+                into[:count] = self._unsent[:count]
+                self._unsent = self._unsent[count:]
+                self.connection.buffer_updated(count)
+            await asyncio.sleep(0)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.server.request_memory.budget.used_bytes
+
+    def answers(self, version: int) -> list[Any]:
+        """The partition of each answer."""
+        found, position = [], 0
+        while position < len(self.received):
+            end = position + 4 + int.from_bytes(self.received[position : position + 4], "big")
+            response = decode_response(ProduceResponse, version, bytes(self.received[position + 8 : end]))
+            found.append(response.responses[0].partition_responses[0])
+            position = end
+        return found
+
+    # As a transport.
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        assert high > low
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def write(self, data: bytes) -> None:
+        self.received += data
+
+    def writelines(self, parts: Sequence[bytes]) -> None:
+        self.received += b"".join(parts)
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+async def make_wire(clock: SystemClock | None = None) -> Wire:
+    """`events` and `others` are open; `compacted` asks for keys; `untouched` is not open."""
+    cluster = make_cluster(clock)
+    cluster.storage.held = True
+    services = cluster.broker.partitions.services
+    services.opener = BatchOpener(HeldExecutor(), services.opener.memory)  # not when a thread comes to it
+    for name in ("events", "others", "compacted", "untouched"):
+        topic = await cluster.add_topic(name, 2)
+        for index in range(2):
+            if name == "compacted":
+                config = cluster.config.topic_config({"cleanup.policy": "compact"})
+                cluster.broker.partitions.reconfigure(PartitionId(topic.topic_id, index), config)
+            if name != "untouched":
+                await cluster.broker.partitions.open(name, index)
+    return Wire(cluster)
+
+
+def batch(count: int = 1, **options: Any) -> bytes:
+    options.setdefault("timestamp_ms", NOW_MS)
+    return bytes(build_batch([Record(b"key", b"%d" % number) for number in range(count)], **options))
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which way each request went: `run` or `general`, in order."""
+    taken: list[str] = []
+    start, dispatch = ProduceRun.start, Dispatcher.dispatch
+
+    def starting(run: ProduceRun, most: int) -> bool:
+        is_taken = start(run, most)
+        taken.extend(["run"] * run.request_count)
+        return is_taken
+
+    def dispatching(dispatcher: Dispatcher, exchange: Any) -> None:
+        taken.append("general")
+        dispatch(dispatcher, exchange)
+
+    monkeypatch.setattr(ProduceRun, "start", starting)
+    monkeypatch.setattr(Dispatcher, "dispatch", dispatching)
+    return taken
+
+
+@needs_native
+async def test_produce_run__takes_what_is_plain_and_leaves_the_rest_in_its_place(ways: list[str]) -> None:
+    wire = await make_wire()
+    sent = [("events", batch(2)), ("events", batch(3)), ("compacted", batch()), ("events", batch())]
+    await wire.send(b"".join(wire.request(produce_request(topic, [(0, records)]), 9) for topic, records in sent))
+    assert ways == ["run", "run", "general", "general"]
+    ways.clear()
+    await wire.send(wire.request(produce_request("events", [(0, batch())]), 9))
+    assert ways == ["run"]
+    wire.cluster.storage.settle()
+    await wire.idle()
+    assert [one.base_offset for one in wire.answers(9)] == [0, 2, 0, 5, 6]
+    assert wire.memory_bytes == 0
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        {"topic": "unknown"},
+        {"topic": "untouched"},
+        {"index": 2},
+        {"records": batch(timestamp_ms=NOW_MS + 10**9)},
+        {"records": batch(producer_id=1, producer_epoch=0, base_sequence=5)},
+        {"records": batch(producer_id=1, producer_epoch=0, base_sequence=0)},  # again, see below
+        {"records": batch()[:-1] + b"?"},
+        {"records": None},
+    ],
+    ids=str,
+)
+async def test_produce_run__leaves_alone_what_is_not_to_be_appended_as_it_is(
+    ways: list[str], unusual: dict[str, Any]
+) -> None:
+    wire = await make_wire()
+    first = batch(producer_id=1, producer_epoch=0, base_sequence=0)
+    await wire.send(wire.request(produce_request("events", [(0, first)]), 9))
+    assert ways.pop() == "run"
+    topic, records = unusual.get("topic", "events"), unusual.get("records", first)
+    await wire.send(wire.request(produce_request(topic, [(unusual.get("index", 0), records)]), 9))
+    assert ways == ["general"]
+
+
+async def test_produce_run__is_answered_in_order_with_what_is_around_it() -> None:
+    wire = await make_wire()
+    produce = wire.request(produce_request("events", [(0, batch())]), 9)
+    ask = wire.request(ApiVersionsRequest(), 0)
+    await wire.send(produce * 3 + ask + produce * 2)
+    assert len(wire.cluster.storage.in_flight) == 3
+    wire.cluster.storage.settle(2)
+    await wire.idle()
+    assert not wire.received or NATIVE is None, "a run is answered as a whole"
+    wire.cluster.storage.settle()
+    await wire.idle()
+    wire.cluster.storage.settle()
+    await wire.idle()
+    ids, position = [], 0
+    while position < len(wire.received):
+        ids.append(int.from_bytes(wire.received[position + 4 : position + 8], "big"))
+        position += 4 + int.from_bytes(wire.received[position : position + 4], "big")
+    assert ids == [1, 1, 1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone"), Fenced("ended")])
+@pytest.mark.parametrize("version", [9, 12])
+async def test_produce_run__a_failure_of_storage_is_told_each_request(error: Exception, version: int) -> None:
+    wire = await make_wire()
+    first = batch(producer_id=1, producer_epoch=0, base_sequence=0)
+    row = [wire.request(produce_request("events", [(0, records)]), version) for records in (first, batch(2))]
+    await wire.send(b"".join(row))
+    wire.cluster.storage.fail(error)  # type: ignore[arg-type]
+    await wire.idle()
+    expected = ErrorCode.KAFKA_STORAGE_ERROR if isinstance(error, Unavailable) else ErrorCode.NOT_LEADER_OR_FOLLOWER
+    assert [one.error_code for one in wire.answers(version)] == [expected] * 2
+    assert wire.memory_bytes == 0
+
+
+@needs_native
+async def test_produce_run__a_first_batch_that_failed_must_come_again_before_its_successors(ways: list[str]) -> None:
+    wire = await make_wire()
+    beginning, next_one = (batch(producer_id=1, producer_epoch=0, base_sequence=number) for number in range(2))
+    await wire.send(wire.request(produce_request("events", [(0, beginning)]), 9))
+    wire.cluster.storage.fail()
+    await wire.send(wire.request(produce_request("events", [(0, next_one)]), 9))
+    assert ways == ["run", "general"]
+    await wire.idle()
+    codes = [one.error_code for one in wire.answers(9)]
+    assert codes == [ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER]
+
+
+async def test_produce_run__what_failed_with_the_ownership_is_remembered_by_the_next_owner() -> None:
+    wire = await make_wire()
+    beginning, next_one = (batch(producer_id=1, producer_epoch=0, base_sequence=number) for number in range(2))
+    await wire.send(wire.request(produce_request("events", [(0, beginning)]), 9))
+    wire.cluster.storage.fail(Fenced("ended"))
+    topic = wire.cluster.image.topics["events"]
+    config = wire.cluster.config.topic_config({})
+    await wire.cluster.broker.partitions.own(PartitionId(topic.topic_id, 0), "events", 1, config)
+    wire.cluster.storage.held = False
+    for records in (next_one, beginning):
+        await wire.send(wire.request(produce_request("events", [(0, records)]), 9))
+    codes = [ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode.NONE]
+    assert [one.error_code for one in wire.answers(9)] == codes
+
+
+async def test_produce_run__does_not_overtake_what_is_being_converted() -> None:
+    wire = await make_wire()
+    executor = HeldExecutor()
+    executor.holding = True
+    services = wire.cluster.broker.partitions.services
+    services.opener = BatchOpener(executor, services.opener.memory)
+    pid = PartitionId(wire.cluster.image.topics["events"].topic_id, 0)
+    request = wire.request(produce_request("events", [(0, batch(2, compression=Compression.LZ4))]), 9)
+    for changes in ({"cleanup.policy": "compact"}, {}):
+        wire.cluster.broker.partitions.reconfigure(pid, wire.cluster.config.topic_config(changes))
+        await wire.send(request)
+    executor.run(0)
+    await wire.idle()
+    wire.cluster.storage.settle()
+    await wire.idle()
+    assert [one.base_offset for one in wire.answers(9)] == [0, 2]
+
+
+async def test_produce_run__time_is_over_for_those_that_are_not_durable() -> None:
+    clock = AdjustableClock()
+    wire = await make_wire(clock)
+    requests = [wire.request(produce_request("events", [(0, batch())], timeout_ms=1000), 9) for _ in range(3)]
+    await wire.send(b"".join(requests))
+    wire.cluster.storage.settle(1)
+    clock.ahead_s = 2.0
+    await asyncio.sleep(2 * INTERVAL_S)
+    timed_out = ErrorCode.REQUEST_TIMED_OUT
+    assert [one.error_code for one in wire.answers(9)] == [0, timed_out, timed_out]
+    assert wire.memory_bytes > 0, "storage still reads from it"
+    wire.cluster.storage.settle()
+    await wire.idle()
+    assert len(wire.answers(9)) == 3
+    assert wire.memory_bytes == 0
+    assert len(wire.cluster.broker.deadlines) == 0
+
+
+async def test_produce_run__without_acks_nothing_is_answered_and_a_failure_closes() -> None:
+    wire = await make_wire()
+    request = wire.request(produce_request("events", [(0, batch())], acks=0), 9)
+    await wire.send(request * 2)
+    wire.cluster.storage.settle()
+    await wire.send(request)
+    assert not wire.received and not wire.closed
+    wire.cluster.storage.fail()
+    assert wire.closed
+    assert wire.memory_bytes == 0
+
+
+async def test_produce_run__a_connection_that_ends_leaves_no_memory_behind() -> None:
+    wire = await make_wire()
+    await wire.send(wire.request(produce_request("events", [(0, batch())]), 9) * 3)
+    wire.closed = True
+    wire.connection.connection_lost(None)
+    assert wire.memory_bytes > 0, "storage still reads from it"
+    wire.cluster.storage.settle()
+    assert wire.memory_bytes == 0
+    assert not wire.received
+
+
+async def test_produce_run__no_more_requests_are_in_work_than_of_any_kind() -> None:
+    wire = await make_wire()
+    request = wire.request(produce_request("events", [(0, batch())]), 9)
+    await wire.send(request * (2 * MAX_PIPELINED_REQUESTS + 50))
+    for expected in (MAX_PIPELINED_REQUESTS, MAX_PIPELINED_REQUESTS, 50):
+        await wire.idle()
+        assert len(wire.cluster.storage.in_flight) == expected
+        wire.cluster.storage.settle()
+    await wire.idle()
+    assert len(wire.answers(9)) == 2 * MAX_PIPELINED_REQUESTS + 50
+
+
+async def test_produce_run__its_requests_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for native in (NATIVE, None):
+        take_short_way(monkeypatch, native)
+        wire = await make_wire()
+        await wire.send(wire.request(produce_request("events", [(0, batch())]), 9) * 5)
+        wire.cluster.storage.settle()
+        await wire.idle()
+        broker = wire.cluster.broker
+        traffic = (await broker.partitions.open("events", 0)).traffic
+        observed = sum(broker.traffic.durations.labels("PRODUCE").counts)
+        counts.append((broker.traffic.bytes_in["events"].value, traffic.requests, traffic.bytes_in, observed))
+    assert counts[0] == counts[1] == (5 * len(batch()), 5, 5 * len(batch()), 5)
+
+
+# The two ways, side by side.
+
+Step = Callable[[Wire], Any]
+
+
+class StandingClock(AdjustableClock):
+    """Messages that tell the time tell the same, and no turn ends because the machine was busy."""
+
+    def wall_ms(self) -> int:
+        return NOW_MS
+
+    def monotonic(self) -> float:
+        return 1.0
+
+
+def script(random: Random) -> list[Step]:
+    """What a client sends and what storage does, drawn by chance: mostly plain, and everything else in between."""
+    sequences: dict[tuple[str, int, int], int] = {}
+
+    def records(topic: str, index: int) -> bytes | None:
+        kind = random.random()
+        if kind < 0.45:
+            return batch(random.randrange(1, 4))
+        if kind < 0.85:
+            producer_id = random.randrange(2)
+            sequence = sequences.get((topic, index, producer_id), 0)
+            chosen = random.choice([sequence] * 8 + [sequence - 1, sequence + 1, 0])
+            if chosen == sequence:
+                sequences[topic, index, producer_id] = sequence + 1
+            options = {"producer_id": producer_id, "producer_epoch": 0, "base_sequence": max(chosen, 0)}
+            return batch(1, **options, transactional=random.random() < 0.03)
+        damaged = bytearray(batch())
+        damaged[random.randrange(len(damaged))] ^= 1 << random.randrange(8)
+        return random.choice([None, b"", bytes(damaged), batch() + batch(), batch(timestamp_ms=NOW_MS + 10**9)])
+
+    def request(wire: Wire) -> bytes:
+        if random.random() < 0.04:
+            return wire.request(ApiVersionsRequest(), 0)
+        topic = random.choice(["events"] * 6 + ["others", "compacted", "untouched", "unknown"])
+        partitions = [
+            (index, records(topic, index)) for index in random.choices(range(2), k=random.choice([1] * 9 + [2]))
+        ]
+        acks = random.choice([-1] * 100 + [1] * 10 + [0])
+        version = random.choice([9] * 6 + [*VERSIONS])
+        built: ProduceRequest = produce_request(topic, partitions, acks=acks)
+        return wire.request(built, version)
+
+    def step(wire: Wire) -> Any:
+        if random.random() < 0.75:
+            return wire.send(b"".join(request(wire) for _ in range(random.randrange(1, 12))))
+        if random.random() < 0.8:
+            wire.cluster.storage.settle(random.randrange(len(wire.cluster.storage.in_flight) + 1))
+        else:
+            wire.cluster.storage.fail()
+        return wire.idle()
+
+    return [step] * 40
+
+
+async def outcome(seed: int) -> tuple[Any, ...]:
+    wire = await make_wire(StandingClock())
+    for step in script(Random(seed)):
+        if wire.closed:
+            break
+        await step(wire)
+    wire.cluster.storage.settle()
+    await wire.idle()
+    while wire.cluster.storage.in_flight and not wire.closed:
+        wire.cluster.storage.settle()
+        await wire.idle()
+    wire.cluster.storage.settle()
+    logs = {pid: [bytes(one.view) for one in log.batches] for pid, log in wire.cluster.storage.disk.logs.items()}
+    partitions = wire.cluster.broker.partitions.open_partitions()
+    producers = {one.pid: [(p.producer_id, p.last_sequence) for p in one.describe_producers()] for one in partitions}
+    return bytes(wire.received), wire.closed, logs, producers, wire.memory_bytes
+
+
+@needs_native
+@pytest.mark.parametrize("first_seed", range(0, 100, 25))
+async def test_produce_run__leaves_the_same_answers_and_logs_as_the_general_way(
+    first_seed: int, monkeypatch: pytest.MonkeyPatch, ways: list[str]
+) -> None:
+    for seed in range(first_seed, first_seed + 25):
+        take_short_way(monkeypatch, NATIVE)
+        received, is_closed, *short = await outcome(seed)
+        take_short_way(monkeypatch, None)
+        expected, is_closed_too, *general = await outcome(seed)
+        assert (short, is_closed) == (general, is_closed_too), f"seed {seed}"
+        if is_closed:  # a run is answered when all of it is, so that its end may come before
+            assert expected.startswith(received), f"seed {seed}"
+        else:
+            assert received == expected, f"seed {seed}"
+            assert short[-1] == 0, f"seed {seed}: memory is left"
+    assert ways.count("run") > 100
