@@ -121,7 +121,8 @@ class Connection(asyncio.BufferedProtocol):
             self.hang_up(str(error))
         finally:
             self._processing = False
-        self._flush()
+        if self._outgoing:
+            self._flush()
         self._update_reading()
 
     def eof_received(self) -> bool:
@@ -204,13 +205,11 @@ class Connection(asyncio.BufferedProtocol):
             return False
         server = self._server
         self.active_at = server.now
-        produce = server.produce_run(self, run, size_bytes)
-        in_work.append(produce)
-        started_at = server.monotonic()
-        if not server.dispatcher.produce(produce, room):
-            in_work.pop()
+        produce = server.dispatcher.produce(run, room, self.client, self, server.request_memory, size_bytes)
+        if produce is None:
             return False
-        if server.monotonic() - started_at > TURN_S:
+        in_work.append(produce)
+        if server.monotonic() - produce.started_at > TURN_S:
             self._turn_left = 0
         self._request_count += produce.request_count
         self._turn_left -= produce.request_count * REQUEST_TURN_BYTES
@@ -314,7 +313,7 @@ class Connection(asyncio.BufferedProtocol):
         if transport is None or transport.is_closing():
             return
         reader = self._reader
-        wanted = not (self._must_wait() or reader.has_backlog or reader.waits_for_memory)
+        wanted = not self._must_wait() and reader.takes_more
         if wanted is not self._reading:
             self._reading = wanted
             if wanted:

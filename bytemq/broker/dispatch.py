@@ -24,9 +24,10 @@ from importlib import import_module
 from types import CoroutineType, ModuleType
 from typing import Any
 
-from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.context import Broker, ClientInfo, RequestContext
 from bytemq.broker.error_responses import error_response
-from bytemq.broker.exchange import Exchange
+from bytemq.broker.exchange import Exchange, Owner
+from bytemq.broker.frame_reader import RequestMemory
 from bytemq.broker.limits import LARGE_REQUEST_BYTES
 from bytemq.broker.produce_run import ProduceRun
 from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid, NotFound, Unavailable
@@ -35,6 +36,7 @@ from bytemq.protocol.api_versions import API_VERSIONS
 from bytemq.protocol.codec import decode, encode
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.api_versions import ApiVersion, ApiVersionsResponse
+from bytemq.protocol.plain_produce import Run
 from bytemq.protocol.primitives import MalformedMessage
 from bytemq.protocol.schema import Message
 from bytemq.runtime.clock import Clock
@@ -247,6 +249,7 @@ class Dispatcher:
             int(key): Handler(key, name, durations.labels(key.name), broker.clock, self.log_crash)
             for key, name in handlers.items()
         }
+        self._produce_duration = durations.labels(ApiKey.PRODUCE.name)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._crash_gate = LogGate(broker.clock.monotonic)
@@ -268,14 +271,19 @@ class Dispatcher:
         else:
             self._run(handler, exchange)
 
-    def produce(self, run: ProduceRun, most: int) -> bool:
-        """As `ProduceRun.start`. The run is answered, or its connection hung up, later."""
+    def produce(
+        self, run: Run, most: int, client: ClientInfo, owner: Owner, memory: RequestMemory, size_bytes: int
+    ) -> ProduceRun | None:
+        """Starts to work on plain requests: what is answered, or its owner told to hang up, later. None if nothing of
+        them, up to `most`, is taken that way; then nothing has happened.
+        """
+        started = ProduceRun(self._broker, client, owner, memory, run, size_bytes, self._produce_duration)
         try:
-            return run.start(most)
+            return started if started.start(most) else None
         except Exception as error:
             self.log_crash("produce", error)
-            run.hang_up("internal error")
-            return True
+            started.hang_up("internal error")
+            return started
 
     def _run(self, handler: Handler, exchange: Exchange) -> None:
         if exchange.abandoned:

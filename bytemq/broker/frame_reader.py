@@ -160,8 +160,13 @@ class FrameReader:
     def waits_for_memory(self) -> bool:
         return self._memory.is_waiting(self)
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether it may be received into: there is neither a backlog, nor is memory waited for."""
+        return self._backlog is None and not self._memory.is_waiting(self)
+
     def get_buffer(self) -> memoryview:
-        """Where the next bytes go; `received` must follow. Never while there is a backlog or memory is waited for."""
+        """Where the next bytes go; `received` must follow. Only when it `takes_more`."""
         view = self._view
         if view is not None and self._size - self._filled >= DIRECT_FROM_BYTES:
             self._receiving_in_place = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import cast
 
 from bytemq.broker.context import Broker, ClientInfo
 from bytemq.broker.exchange import Owner
@@ -50,10 +51,11 @@ class ProduceRun:
         "_requests",
         "_results",
         "_size_bytes",
-        "_started_at",
         "_timeout_ms",
         "answer",
         "answer_bytes",
+        "request_count",
+        "started_at",
     )
 
     api_key = _PRODUCE
@@ -80,20 +82,16 @@ class ProduceRun:
         self._duration = duration
         self._results: list[AppendResult | None] = []
         self._missing = 0
-        self._started_at = 0.0
+        self.started_at = broker.clock.monotonic()
+        self.request_count = len(self._requests)
         self.answer: tuple[WireBuffer, ...] | None = None
         self.answer_bytes = 0
-
-    @property
-    def request_count(self) -> int:
-        return len(self._requests)
 
     def start(self, most: int) -> bool:
         """Appends the first of them, up to `most`, as far as their partitions take them: the run has those alone from
         then on. False if that is none; then nothing has happened.
         """
         broker = self._broker
-        self._started_at = broker.clock.monotonic()
         now_ms = broker.clock.wall_ms()
         count_in = broker.traffic.count_in
         topic: tuple[str | None, bytes | None] | None = None
@@ -109,10 +107,11 @@ class ProduceRun:
             self._results.append(None)
             self._missing += 1
             count_in(partition.topic, len(records))
-        del self._requests[len(self._results) :]
+        self.request_count = len(self._results)
+        del self._requests[self.request_count :]
         if self._acks and self._missing:
             broker.deadlines.add(self, max(self._timeout_ms, 0) / 1000)
-        return bool(self._requests)
+        return self.request_count > 0
 
     def expired(self) -> None:
         """The clients' time-out is over. The memory is kept until storage is done with it."""
@@ -155,7 +154,7 @@ class ProduceRun:
             self.release_frame()
 
     def _respond(self) -> None:
-        results = [result for result in self._results if result is not None]
+        results = cast("list[AppendResult]", self._results)
         owner = self._owner
         if self._acks:
             frames = plain_produce.answers(self._api_version, self._requests, results)
@@ -167,7 +166,7 @@ class ProduceRun:
             failed = next((result for result in results if result.error), None)
             if failed is not None:
                 self.hang_up(f"produce with acks=0 failed: error {failed.error}")
-        self._duration.observe(self._broker.clock.monotonic() - self._started_at, len(results))
+        self._duration.observe(self._broker.clock.monotonic() - self.started_at, self.request_count)
         if owner is not None:
             owner.answered(self)
 

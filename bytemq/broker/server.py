@@ -14,10 +14,7 @@ from bytemq.broker.context import Broker, ClientInfo
 from bytemq.broker.dispatch import Dispatcher
 from bytemq.broker.frame_reader import RequestMemory
 from bytemq.broker.limits import STALL_BYTES, STALL_SECONDS, ServerLimits
-from bytemq.broker.produce_run import ProduceRun
 from bytemq.errors import Unavailable
-from bytemq.protocol.api_keys import ApiKey
-from bytemq.protocol.plain_produce import Run
 from bytemq.runtime.clock import TimerHandle
 from bytemq.runtime.logging import LogGate, get_logger
 
@@ -53,7 +50,6 @@ class Server:
         self.dispatcher = Dispatcher(broker)
         self.request_memory = RequestMemory(limits.request_memory_bytes, limits.request_max_bytes)
         self.response_memory = broker.response_memory
-        self._produce_duration = broker.traffic.durations.labels(ApiKey.PRODUCE.name)
         self.monotonic = broker.clock.monotonic
         self.now = self.monotonic()
         """A coarse clock: renewed at each sweep."""
@@ -112,11 +108,6 @@ class Server:
         return len(self._connections)
 
     # What connections call
-
-    def produce_run(self, connection: Connection, run: Run, size_bytes: int) -> ProduceRun:
-        """What works on these requests of a connection."""
-        memory, duration = self.request_memory, self._produce_duration
-        return ProduceRun(self._broker, connection.client, connection, memory, run, size_bytes, duration)
 
     def connected(self, connection: Connection, transport: asyncio.Transport) -> None:
         client = connection.client

@@ -63,7 +63,7 @@ class Staging:
         for batch in batches:
             if batch.base_offset != expected:
                 raise Invalid(f"batch placed at offset {batch.base_offset}, the log's next offset is {expected}")
-            expected = batch.next_offset
+            expected += batch.last_offset_delta + 1
             size_bytes += batch.size_bytes
         if not size_bytes or files.deleted:
             raise Invalid("an append needs batches, and a log that was not deleted")

@@ -149,14 +149,13 @@ class Connection:
 
     def _begin(self, asked: _Asked, frame: bytearray) -> None:
         """Within the broker: as its connections do with a frame."""
-        broker, memory, dispatcher = self.node.broker, self.node.request_memory, self.node.dispatcher
+        memory, dispatcher = self.node.request_memory, self.node.dispatcher
         size_bytes = len(frame)
         memory.budget.reserve_anyway(size_bytes)
         plain = plain_produce.whole(frame, size_bytes)
         if plain is not None:
-            duration = broker.traffic.durations.labels(ApiKey.PRODUCE.name)
-            asked.exchange = run = ProduceRun(broker, self._client, self, memory, plain, size_bytes, duration)
-            if dispatcher.produce(run, 1):
+            asked.exchange = dispatcher.produce(plain, 1, self._client, self, memory, size_bytes)
+            if asked.exchange is not None:
                 return
         header = split_request(memoryview(frame))
         asked.exchange = exchange = Exchange(header, self._client, self, memory, frame, size_bytes)
