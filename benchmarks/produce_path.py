@@ -46,8 +46,9 @@ TOPIC = "bench"
 ROUNDS = 40
 WARM_ROUNDS = 8
 SMALL_50 = Workload("1 KB, 50 connections", 16, 50, 1, 1024)
+SMALL_1000 = Workload("1 KB, 1,000 connections", 16, 1000, 1, 1024)
 DEEP = Workload("1 KB, 16 connections, 32 in flight", 16, 16, 32, 1024)
-WORKLOADS = {"16k": BATCHES_16K, "50": SMALL_50, "deep": DEEP}
+WORKLOADS = {"16k": BATCHES_16K, "50": SMALL_50, "1000": SMALL_1000, "deep": DEEP}
 
 
 @dataclass

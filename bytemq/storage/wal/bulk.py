@@ -33,6 +33,9 @@ from bytemq.storage.wal.wal_files import WalFiles
 
 log = get_logger("storage.bulk")
 
+Write = tuple[AppendFile, Sequence[Buffer], int]
+"""File, buffers, position."""
+
 SMALL_IN_A_ROW = 8
 """So many flushes with little of a log end its bulk file: a system call each is too much for little."""
 MAX_ACTIVE = 256
@@ -221,13 +224,13 @@ class BulkFiles:
 
     # Writing and committing.
 
-    async def write(self, placed: Sequence[Placed], flush: Flush) -> None:
-        """Writes what was placed; with fsync it is durable when this returns."""
-        writes: list[tuple[AppendFile, Sequence[Buffer], int]] = []
+    async def write(self, placed: Sequence[Placed], flush: Flush, *also: Write) -> None:
+        """Writes what was placed, then what is `also` to be written; with fsync it is durable when this returns."""
+        writes: list[Write] = []
         for bulk, first, behind in placed:
             buffers = [batch.view for share in flush.shares[first:behind] for batch in share.batches]
             writes.append((bulk.writable, buffers, bulk.end_position))
-        await self._store.write_all(writes, sync=self._synced)
+        await self._store.write_all([*writes, *also], sync=self._synced)
 
     def hold(self, placed: Sequence[Placed]) -> None:
         """Keeps the files open until `let_go`: until the flush is decided."""

@@ -249,9 +249,7 @@ class Wal:
             position = file.end_position
             try:
                 if placed:
-                    in_bulk, in_file = await asyncio.gather(
-                        self._bulk.write(placed, flush), self._write_to(file, position, encoded), return_exceptions=True
-                    )
+                    in_bulk, in_file = await self._write_with_bulk(placed, flush, file, position, encoded)
                     if isinstance(in_bulk, BytemqError):
                         log.error("bulk goes into the write-ahead log", reason=str(in_bulk))
                         self._bulk.give_up(placed)
@@ -277,6 +275,20 @@ class Wal:
             else:
                 file.end_position = position + total_bytes
                 return file, position, encoded, placed
+
+    async def _write_with_bulk(
+        self, placed: Sequence[Placed], flush: Flush, file: WalFile, position: int, encoded: _Encoded
+    ) -> Sequence[BaseException | None]:
+        """Returns what went wrong with the bulk, and with the file."""
+        if self._synced:
+            return await asyncio.gather(
+                self._bulk.write(placed, flush), self._write_to(file, position, encoded), return_exceptions=True
+            )
+        try:  # in one go; if that was the file's fault, it shows when the flush is written without bulk
+            await self._bulk.write(placed, flush, (file.writable, encoded.buffers, position))
+        except BytemqError as error:
+            return error, None
+        return None, None
 
     async def _write_to(self, file: WalFile, position: int, encoded: _Encoded) -> None:
         if self._synced or encoded.total_bytes > self._config.wal_inline_bytes:
