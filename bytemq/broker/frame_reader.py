@@ -37,7 +37,7 @@ class BadFrame(Exception):
 class RequestMemory:
     """What all connections receive into: the scratch buffer, the pool of large buffers, and the budget of both."""
 
-    __slots__ = ("_waiting", "budget", "overdraft", "pool", "request_max_bytes", "scratch", "scratch_small")
+    __slots__ = ("budget", "overdraft", "pool", "request_max_bytes", "scratch", "scratch_small", "waiting")
 
     def __init__(self, limit_bytes: int, request_max_bytes: int) -> None:
         self.budget = MemoryBudget(limit_bytes)
@@ -47,7 +47,7 @@ class RequestMemory:
         self.scratch_small = self.scratch[:EXHAUSTED_READ_BYTES]
         self.overdraft: FrameReader | None = None
         """The reader whose frame may exceed the budget."""
-        self._waiting: dict[FrameReader, Waiter] = {}
+        self.waiting: dict[FrameReader, Waiter] = {}
 
     def release(self, buffer: Buffer, size_bytes: int) -> None:
         """Takes back a delivered frame that nobody needs any more."""
@@ -55,12 +55,9 @@ class RequestMemory:
             self.pool.give_back(buffer)
         self.budget.release(size_bytes)
 
-    def is_waiting(self, reader: "FrameReader") -> bool:
-        return reader in self._waiting
-
     @property
     def anyone_waits(self) -> bool:
-        return bool(self._waiting)
+        return bool(self.waiting)
 
     def reserve(self, reader: "FrameReader", size_bytes: int) -> bool:
         """Reserves for a frame under way; False when `reader.granted` will be called later."""
@@ -68,7 +65,7 @@ class RequestMemory:
             self.budget.reserve_anyway(size_bytes)
         elif not self.budget.try_reserve(size_bytes):
             if self.overdraft is not None:
-                self._waiting[reader] = self.budget.wait(size_bytes, lambda: self._granted(reader, size_bytes))
+                self.waiting[reader] = self.budget.wait(size_bytes, lambda: self._granted(reader, size_bytes))
                 return False
             self.overdraft = reader
             self.budget.reserve_anyway(size_bytes)
@@ -76,20 +73,20 @@ class RequestMemory:
 
     def leave(self, reader: "FrameReader") -> None:
         """The reader's frame is complete or given up: the next in the queue may exceed the budget."""
-        waiter = self._waiting.pop(reader, None)
+        waiter = self.waiting.pop(reader, None)
         if waiter is not None:
             waiter.cancel()
         if self.overdraft is not reader:
             return
-        self.overdraft = next(iter(self._waiting), None)
+        self.overdraft = next(iter(self.waiting), None)
         if self.overdraft is not None:
-            waiter = self._waiting[self.overdraft]
+            waiter = self.waiting[self.overdraft]
             waiter.cancel()
             self.budget.reserve_anyway(waiter.size_bytes)
             self._granted(self.overdraft, waiter.size_bytes)
 
     def _granted(self, reader: "FrameReader", size_bytes: int) -> None:
-        del self._waiting[reader]
+        del self.waiting[reader]
         reader.granted(size_bytes)
 
 
@@ -158,12 +155,12 @@ class FrameReader:
 
     @property
     def waits_for_memory(self) -> bool:
-        return self._memory.is_waiting(self)
+        return self in self._memory.waiting
 
     @property
     def takes_more(self) -> bool:
         """Whether it may be received into: there is neither a backlog, nor is memory waited for."""
-        return self._backlog is None and not self._memory.is_waiting(self)
+        return self._backlog is None and self not in self._memory.waiting
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes go; `received` must follow. Only when it `takes_more`."""

@@ -21,11 +21,8 @@ log = get_logger("storage.wal")
 OnDurable = Callable[[BytemqError | None], None]
 
 
-class Append(NamedTuple):
-    log: LogFiles
-    batches: Sequence[RecordBatch]
-    on_durable: OnDurable
-    size_bytes: int
+Append = tuple[LogFiles, Sequence[RecordBatch], OnDurable, int]
+"""Where, what, whom to tell, how many bytes."""
 
 
 class Flush(NamedTuple):
@@ -68,7 +65,7 @@ class Staging:
         if not size_bytes or files.deleted:
             raise Invalid("an append needs batches, and a log that was not deleted")
         files.staged_end = expected
-        self._staged.append(Append(files, batches, on_durable, size_bytes))
+        self._staged.append((files, batches, on_durable, size_bytes))
         self.staged_bytes += size_bytes
         self.pending_bytes += size_bytes
 
@@ -105,16 +102,16 @@ class Staging:
 
     def fail(self, appends: Sequence[Append], error: BytemqError | None) -> None:
         """Rolls back the offsets of all logs involved to what is committed, then tells the appenders."""
-        for append in appends:
-            append.log.staged_end = append.log.end_offset
+        for files, _, _, _ in appends:
+            files.staged_end = files.end_offset
         self.finish(appends, error)
 
     def finish(self, appends: Sequence[Append], error: BytemqError | None) -> None:
         """Tells the appenders, in order."""
-        for append in appends:
-            self.pending_bytes -= append.size_bytes
+        for _, _, on_durable, size_bytes in appends:
+            self.pending_bytes -= size_bytes
             try:
-                append.on_durable(error)
+                on_durable(error)
             except Exception as failure:
                 # An appender's fault must not stop the log of all the others.
                 log.error("an appender's callback failed", error=failure)
