@@ -32,6 +32,7 @@ from bytemq.broker.connection import Connection
 from bytemq.broker.context import ClientInfo
 from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import Server
+from bytemq.runtime import garbage_collection
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_storage import LogStorage
@@ -48,7 +49,8 @@ WARM_ROUNDS = 8
 SMALL_50 = Workload("1 KB, 50 connections", 16, 50, 1, 1024)
 SMALL_1000 = Workload("1 KB, 1,000 connections", 16, 1000, 1, 1024)
 DEEP = Workload("1 KB, 16 connections, 32 in flight", 16, 16, 32, 1024)
-WORKLOADS = {"16k": BATCHES_16K, "50": SMALL_50, "1000": SMALL_1000, "deep": DEEP}
+WIDE = Workload("16 KiB batches, 1,000 partitions", 1000, 16, 4, 16 * 1024)
+WORKLOADS = {"16k": BATCHES_16K, "50": SMALL_50, "1000": SMALL_1000, "deep": DEEP, "wide": WIDE}
 
 
 @dataclass
@@ -263,6 +265,7 @@ def main() -> int:
     parser.add_argument("--profile", choices=WORKLOADS)
     parser.add_argument("--idempotent", action="store_true")
     options = parser.parse_args()
+    garbage_collection.calm()
     if options.profile:
         uvloop.run(profile(Kind(WORKLOADS[options.profile], options.idempotent)))
         return 0

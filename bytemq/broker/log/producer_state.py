@@ -19,7 +19,7 @@ from typing import NamedTuple
 from bytemq.broker.log.producer_budget import ProducerBudget
 from bytemq.broker.log.transactions import Transactions
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
-from bytemq.protocol.records.batch import RecordBatch
+from bytemq.protocol.records.batch import TRANSACTIONAL_FLAG, RecordBatch
 from bytemq.protocol.records.control import EndTransactionMarker
 from bytemq.storage.manifests.manifest import AbortedTxn, ProducerSnapshot
 
@@ -32,6 +32,8 @@ MAX_AWAITED = 10_000
 NO_SEQUENCE = -1
 NO_TRANSACTION = -1
 _MAX_SEQUENCE = 0x7FFFFFFF
+_new = tuple.__new__
+"""Makes a named tuple without a call of a Python function, for each batch of an idempotent producer."""
 
 
 class AppendedBatch(NamedTuple):
@@ -135,16 +137,17 @@ class ProducerTable:
                 raise KafkaError(
                     ErrorCode.INVALID_TXN_STATE, f"Expected transactional write from producer {producer_id}."
                 )
-        if batch.is_transactional and txn_first_offset < 0:
+        if batch.attributes & TRANSACTIONAL_FLAG and txn_first_offset < 0:
             txn_first_offset = base_offset
         if sequenced:
-            last_offset = base_offset + batch.last_offset_delta
-            appended = AppendedBatch(
-                batch.base_sequence, batch.last_sequence, base_offset, last_offset, timestamp_ms, batch.sent_crc
+            first, delta = batch.base_sequence, batch.last_offset_delta
+            last = (first + delta) & _MAX_SEQUENCE
+            appended = _new(
+                AppendedBatch, (first, last, base_offset, base_offset + delta, timestamp_ms, batch.sent_crc)
             )
             batches = (*batches[1 - RETAINED_BATCHES :], appended)
-        admitted = Producer(producer_id, batch.producer_epoch, coordinator_epoch, now_ms, batches, txn_first_offset)
-        self._current[producer_id] = admitted
+        fields = producer_id, batch.producer_epoch, coordinator_epoch, now_ms, batches, txn_first_offset
+        admitted = self._current[producer_id] = _new(Producer, fields)
         return admitted
 
     def admit_marker(
