@@ -110,7 +110,7 @@ class Client:
         self._connection = Connection(server, asyncio.get_running_loop(), ClientInfo("", "PLAINTEXT", "", 0))
         self._connection.connection_made(cast(asyncio.BaseTransport, FakeTransport(self)))
 
-    def send(self, count: int, records: int, *, is_idempotent: bool) -> None:
+    def prepare(self, count: int, records: int, *, is_idempotent: bool) -> None:
         data = bytearray()
         for _ in range(count):
             which = self._next % len(self._frames)
@@ -119,8 +119,7 @@ class Client:
                 self._sign(frame, which, records)
             self._next += 1
             data += frame
-        self._unsent = memoryview(bytes(self._unsent) + data)
-        self.push()
+        self._unsent = memoryview(data)
 
     def push(self) -> None:
         """As the transport does: reads until the connection has enough for the moment."""
@@ -179,16 +178,17 @@ class Path:
         frames = produce_frames(workload, TOPIC, records)
         self._clients = [Client(server, self.count, number, frames) for number in range(workload.connections)]
 
-    async def round(self) -> None:
+    def prepare(self) -> None:
         workload = self.kind.workload
-        self.expect(workload.connections * workload.window)
         for client in self._clients:
-            client.send(workload.window, workload.records_per_batch, is_idempotent=self.kind.is_idempotent)
-        await self._answered
-
-    def expect(self, count: int) -> None:
-        self._missing = count
+            client.prepare(workload.window, workload.records_per_batch, is_idempotent=self.kind.is_idempotent)
+        self._missing = workload.connections * workload.window
         self._answered = asyncio.get_running_loop().create_future()
+
+    async def round(self) -> None:
+        for client in self._clients:
+            client.push()
+        await self._answered
 
     def count(self, answers: int) -> None:
         self._missing -= answers
@@ -226,13 +226,16 @@ async def measure(kind: Kind) -> dict[str, float]:
     await path.start()
     try:
         for _ in range(WARM_ROUNDS):
+            path.prepare()
             await path.round()
         took = []
         requests = kind.workload.connections * kind.workload.window
         for _ in range(ROUNDS):
+            path.prepare()
             started = time.process_time()
             await path.round()
             took.append((time.process_time() - started) / requests * 1e6)
+        path.prepare()
         with Calls() as calls:
             await path.round()
         return {
@@ -249,8 +252,10 @@ async def profile(kind: Kind) -> None:
     await path.start()
     try:
         for _ in range(WARM_ROUNDS):
+            path.prepare()
             await path.round()
         profiler = cProfile.Profile()
+        path.prepare()
         with profiler:
             await path.round()
         requests = kind.workload.connections * kind.workload.window
