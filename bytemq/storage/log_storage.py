@@ -17,7 +17,6 @@ from typing import Self
 from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
 from bytemq.metadata import keys
 from bytemq.metadata.store import MetadataStore
-from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
@@ -42,7 +41,6 @@ from bytemq.storage.tables.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.wal.bulk import BulkFiles
 from bytemq.storage.wal.format import Share
 from bytemq.storage.wal.recovery import SessionRecovery
-from bytemq.storage.wal.staging import OnDurable
 from bytemq.storage.wal.takeover import Takeover
 from bytemq.storage.wal.wal import Wal
 from bytemq.storage.wal.wal_files import WalFile, WalFiles
@@ -113,6 +111,8 @@ class LogStorage:
             self._room,
             supervisor,
         )
+        self.append = self._wal.append
+        """See `logs`."""
         self._write_behind = WriteBehind(
             store,
             self._files,
@@ -173,10 +173,6 @@ class LogStorage:
         await self._publisher.publish(files, lambda manifest: with_leader_epoch(manifest, leader_epoch))
         files.pending_entries = []
         return files
-
-    def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
-        """See `logs`."""
-        self._wal.append(files, batches, on_durable)
 
     async def replace_files(
         self,

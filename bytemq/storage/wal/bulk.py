@@ -230,7 +230,12 @@ class BulkFiles:
         for bulk, first, behind in placed:
             buffers = [batch.view for share in flush.shares[first:behind] for batch in share.batches]
             writes.append((bulk.writable, buffers, bulk.end_position))
-        await self._store.write_all([*writes, *also], sync=self._synced)
+        writes.extend(also)
+        if not self._synced and flush.size_bytes <= self._config.wal_inline_bytes:
+            for file, data, position in writes:
+                file.write_now(data, position)
+        else:
+            await self._store.write_all(writes, sync=self._synced)
 
     def hold(self, placed: Sequence[Placed]) -> None:
         """Keeps the files open until `let_go`: until the flush is decided."""
