@@ -187,6 +187,15 @@ async def test_get__gives_value_and_the_revision_of_the_last_change(store: Metad
     assert await store.get("a") == ("a", b"2", revision)
 
 
+async def test_get__of_many_keys_at_once_gives_each_its_own(store: MetadataStore) -> None:
+    revisions = {f"k{number}": await put(store, f"k{number}", b"%d" % number) for number in range(0, 300, 2)}
+    found = await asyncio.gather(*(store.get(f"k{number}") for number in range(300)))
+    assert [None if one is None else one.key for one in found] == [
+        f"k{number}" if number % 2 == 0 else None for number in range(300)
+    ]
+    assert all(one is None or (one.revision, one.value) == (revisions[one.key], one.key[1:].encode()) for one in found)
+
+
 async def test_range__lists_a_prefix_in_key_order_at_one_revision(store: MetadataStore) -> None:
     for key in ("p/b", "p/a/x", "q", "p", "p0", "p/é"):
         revision = await put(store, key)

@@ -20,6 +20,7 @@ from bytemq.metadata.etcd import connection
 from bytemq.metadata.etcd import messages_pb2 as messages
 from bytemq.metadata.etcd.address import EtcdAddress, parse_address
 from bytemq.metadata.etcd.connection import Connection
+from bytemq.metadata.etcd.shared_reads import SharedReads
 from bytemq.metadata.store import Compacted, Compare, Event, KeyValue, Listing, Put, Txn, check_limits
 from bytemq.runtime.logging import get_logger
 
@@ -57,6 +58,7 @@ class EtcdStore:
         self.address = address
         self._prefix = address.prefix
         self._connection = Connection(address)
+        self._reads = SharedReads(self._read_keys)
 
     @classmethod
     async def open(cls, url: str, environment: Mapping[str, str], *, timeout_s: float = 2.0) -> EtcdStore:
@@ -79,9 +81,8 @@ class EtcdStore:
         return store
 
     async def get(self, key: str) -> KeyValue | None:
-        request = messages.RangeRequest(key=self._name(key))
-        response = await self._connection.call(connection.RANGE, request, repeatable=True)
-        return self._entry(response.kvs[0]) if response.kvs else None
+        self._name(key)  # one that is wrong fails alone
+        return await self._reads.get(key)
 
     async def range(self, prefix: str) -> Listing:
         while True:
@@ -194,6 +195,16 @@ class EtcdStore:
                 "put back to an older state. Stop every broker of this cluster, then see docs/operations.md, "
                 '"etcd was lost or restored".'
             )
+
+    async def _read_keys(self, keys: Sequence[str]) -> list[KeyValue | None]:
+        ranges = [messages.RangeRequest(key=self._name(key)) for key in keys]
+        if len(ranges) == 1:
+            answers = [await self._connection.call(connection.RANGE, ranges[0], repeatable=True)]
+        else:
+            request = messages.TxnRequest(success=[messages.RequestOp(request_range=one) for one in ranges])
+            response = await self._connection.call(connection.TXN, request, repeatable=True)
+            answers = [one.response_range for one in response.responses]
+        return [self._entry(answer.kvs[0]) if answer.kvs else None for answer in answers]
 
     def _name(self, key: str) -> bytes:
         try:
