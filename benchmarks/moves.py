@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, Producer
@@ -36,6 +37,8 @@ from kafka.protocol.producer import ProduceRequest
 from bytemq.metadata import keys, values
 from bytemq.metadata.opening import open_metadata
 from bytemq.metadata.store import MetadataStore
+from bytemq.runtime.clock import SystemClock
+from bytemq.storage.stores.by_url import open_store
 from tests.interop.batches import batch
 from tests.interop.differential import build
 from tests.interop.wire import decode_response
@@ -48,6 +51,7 @@ from tests.support.s3_server import running_s3
 SETTLE_S = 5.0
 QUIET_S = 6.0
 FILL_BYTES = 1_000_000_000
+GROW_BYTES = 200_000_000
 _STAMP = struct.Struct("<d")
 
 
@@ -113,7 +117,7 @@ class Group(threading.Thread):
             {
                 "bootstrap.servers": cluster.bootstrap,
                 "group.id": f"{topic}-readers",
-                "auto.offset.reset": "earliest",
+                "auto.offset.reset": "latest",
                 "log_level": 0,
                 "error_cb": self._error,
             }
@@ -241,6 +245,7 @@ def grow(cluster: Cluster, options: argparse.Namespace) -> None:
     """A fourth broker is started under load."""
     partitions = 60
     cluster.create_topic("grow", partitions)
+    fill(cluster, "grow", partitions, GROW_BYTES)
     clients = Clients(cluster, "grow", partitions, options.rate or 600)
     time.sleep(QUIET_S)
     quiet = Meter(cluster)
@@ -261,37 +266,48 @@ def grow(cluster: Cluster, options: argparse.Namespace) -> None:
     clients.tell("grow, moving", began, ended)
     clients.tell_errors()
     print(f"ready {ready_s:.2f} s after its start, its share {balanced_s:.2f} s after it", flush=True)
+    print(f"the topic had {GROW_BYTES / 1e6:.0f} MB; at the store meanwhile:", flush=True)
     for name, seen in (("quiet", at_rest), ("moving", meanwhile)):
-        print(f"at the store, {name}, for each second: {seen}", flush=True)
+        print(f"  {name}: {seen}", flush=True)
 
 
 class Meter:
-    """What all brokers have asked of the store since it was made."""
+    """What all brokers have asked of the store since it was made, and what is in it that was not."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._since, self._before = time.monotonic(), self._counted()
+        self._since, self._before, self._objects = time.monotonic(), self._counted(), self._listed()
 
     def read(self) -> str:
-        """For each second, in words: bytes of records that came in beside those that were written and read."""
         seconds = time.monotonic() - self._since
-        return ", ".join(
-            f"{name} {(value - self._before.get(name, 0)) / seconds:,.0f}" for name, value in self._counted().items()
-        )
+        counted, listed = self._counted(), self._listed()
+        made = [(name, size) for name, size in listed.items() if name not in self._objects]
+        parts = [f"{seconds:.1f} s"]
+        parts += [f"{name} {(value - self._before.get(name, 0)) / 1e6:.2f} MB" for name, value in counted.items()]
+        for what, prefix in (("write-ahead log", "wal/"), ("segments", "topics/")):
+            sizes = [size for name, size in made if name.startswith(prefix)]
+            parts.append(f"new objects of {what} {len(sizes)}, {sum(sizes) / 1e6:.2f} MB")
+        return ", ".join(parts)
 
     def _counted(self) -> dict[str, float]:
-        nodes = self._cluster.nodes
-        found = {
-            what: sum(node.metric(name) for node in nodes)
-            for what, name in (
-                ("bytes produced", "bytemq_topic_bytes_in_total"),
-                ("bytes written", "bytemq_store_written_bytes_total"),
-                ("bytes read", "bytemq_store_read_bytes_total"),
-            )
+        names = {
+            "produced": "bytemq_topic_bytes_in_total",
+            "written": "bytemq_store_written_bytes_total",
+            "read": "bytemq_store_read_bytes_total",
         }
-        for operation in ("put", "get"):
-            found[f"{operation}s"] = sum(node.metric("bytemq_store_requests_total", f'"{operation}"') for node in nodes)
-        return found
+        return {what: sum(node.metric(name) for node in self._cluster.nodes) for what, name in names.items()}
+
+    def _listed(self) -> dict[str, int]:
+        os.environ.update(self._cluster.environment or {})
+
+        async def listed() -> dict[str, int]:
+            store = await open_store(self._cluster.storage, SystemClock(), Random())
+            try:
+                return {info.name: info.size_bytes for part in ("wal/", "topics/") for info in await store.list(part)}
+            finally:
+                await store.close()
+
+        return asyncio.run(listed())
 
 
 def kill(cluster: Cluster, options: argparse.Namespace) -> None:
@@ -389,10 +405,10 @@ class Probe(threading.Thread):
             time.sleep(0.05)
 
 
-def fill(cluster: Cluster, topic: str, partitions: int) -> None:
+def fill(cluster: Cluster, topic: str, partitions: int, size_bytes: int = FILL_BYTES) -> None:
     producer = Producer({"bootstrap.servers": cluster.bootstrap, "log_level": 0, "queue.buffering.max.kbytes": 8192})
     value = _STAMP.pack(time.time()) + os.urandom(50_000)
-    for number in range(FILL_BYTES // len(value)):
+    for number in range(size_bytes // len(value)):
         while True:
             try:
                 producer.produce(topic, value, partition=number % partitions)
