@@ -44,10 +44,9 @@ class WantedPartition:
     def __init__(self, name: str | None, topic_id: bytes | None, wanted: FetchPartition) -> None:
         self.name = name
         self.topic_id = topic_id
-        self.index = wanted.partition
+        self.index, self.current_leader_epoch, self.fetch_offset, self.last_fetched_epoch, _, self.max_bytes = wanted
         self.sent_high_watermark = -1
         self.log_start_offset = -1
-        self.update(wanted)
 
     def update(self, wanted: FetchPartition) -> None:
         _, self.current_leader_epoch, self.fetch_offset, self.last_fetched_epoch, _, self.max_bytes = wanted
@@ -233,8 +232,9 @@ def _all_wanted(request: FetchRequest) -> list[WantedPartition]:
     """Each partition once; of one that is named twice the last wish counts, as in Kafka."""
     wanted: dict[Key, WantedPartition] = {}
     for name, topic_id, partitions in request.topics:
+        key = _topic_key(name, topic_id)
         for partition in partitions:
-            wanted[(_topic_key(name, topic_id), partition.partition)] = WantedPartition(name, topic_id, partition)
+            wanted[key, partition[0]] = WantedPartition(name, topic_id, partition)
     return list(wanted.values())
 
 

@@ -98,9 +98,14 @@ def locate_to_read(
     return broker.followers.get(topic, index) or found
 
 
+def reads_from_owner(broker: Broker, reader: Reader) -> bool:
+    """Whether whoever owns a partition answers this reader, whatever others there are."""
+    return not reader.may_be_sent_on or (not reader.rack and broker.serves_readers)
+
+
 def preferred_reader(broker: Broker, reader: Reader, partition: Partition) -> int:
     """Where a consumer of a partition of ours should read instead; -1: here."""
-    if not reader.may_be_sent_on or (not reader.rack and broker.serves_readers):
+    if reads_from_owner(broker, reader):
         return NO_BROKER
     topic = broker.image.topics_by_id.get(partition.pid.topic_id)
     if topic is None:

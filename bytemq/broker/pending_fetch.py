@@ -4,7 +4,7 @@ Owns the life of a long poll and the memory of what was read for it. What a part
 business, what a session holds fetch_sessions'. A fetch whose batches are in memory is answered without a task or timer.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 
 from bytemq.broker.context import Broker
@@ -13,7 +13,7 @@ from bytemq.broker.fetch_sessions import FetchContext, WantedPartition, group_by
 from bytemq.broker.followers import Beginning
 from bytemq.broker.log.followed_partition import FollowedPartition
 from bytemq.broker.log.partition import Partition
-from bytemq.broker.log.partitions import Awaited
+from bytemq.broker.log.partitions import Awaited, Entry
 from bytemq.broker.log.results import Fetched
 from bytemq.broker.partition_lookup import (
     HINTED_ERRORS,
@@ -23,6 +23,7 @@ from bytemq.broker.partition_lookup import (
     locate_to_read,
     node_endpoints,
     preferred_reader,
+    reads_from_owner,
 )
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.fetch import (
@@ -49,6 +50,7 @@ MEMORY_WAIT_S = 0.5
 """How long a fetch waits for memory, at least; then it is answered without records."""
 
 Answers = list[tuple[WantedPartition, PartitionData]]
+Unopened = Awaited | Beginning
 
 
 class PendingFetch:
@@ -61,7 +63,9 @@ class PendingFetch:
         "_broker",
         "_context",
         "_exchange",
+        "_found",
         "_granted_bytes",
+        "_is_plain",
         "_isolation",
         "_max_bytes",
         "_max_wait_s",
@@ -89,7 +93,9 @@ class PendingFetch:
         self._min_bytes = min(request.min_bytes, self._max_bytes)
         self._max_wait_s = request.max_wait_ms / 1000
         self._refuses_all = request.replica_id >= 0  # no broker is a replica of another, nor of itself
-        self._reader = Reader(request.rack_id, exchange.api_version >= PREFERRED_REPLICA_FROM)
+        self._reader = reader = Reader(request.rack_id, exchange.api_version >= PREFERRED_REPLICA_FROM)
+        self._is_plain = not self._refuses_all and reads_from_owner(broker, reader)
+        self._found: list[Readable | PartitionData] = []  # for each that is wanted; up to date while nobody waits
         self._answers: Answers = []
         self._sizes: list[tuple[Readable, int]] = []  # of what the answers hold
         self._total_bytes = 0
@@ -108,19 +114,18 @@ class PendingFetch:
     def start(self) -> None:
         self._waits = self._max_wait_s > 0 and bool(self._context.wanted)
         self._exchange.on_abandon = self._abandoned
+        self._begin()
+
+    def _begin(self) -> None:
+        unopened = self._find_all()
+        if not unopened:
+            self._look()
+            return
         self._openings = 1
-        self._open_all()
-
-    def _open_all(self) -> None:
-        for wanted in self._context.wanted:
-            found = self._locate(wanted)
-            if isinstance(found, Awaited | Beginning):
-                self._openings += 1
-                found.then(partial(self._opened, wanted))
+        for wanted, awaited in unopened:
+            self._openings += 1
+            awaited.then(partial(self._opened, wanted))
         self._opening_done()
-
-    def _locate(self, wanted: WantedPartition) -> Readable | Awaited | Beginning | ErrorCode:
-        return locate_to_read(self._broker, self._reader, wanted.name, wanted.topic_id, wanted.index)
 
     def _opened(self, wanted: WantedPartition, outcome: Readable | ErrorCode) -> None:
         if isinstance(outcome, ErrorCode):
@@ -130,7 +135,90 @@ class PendingFetch:
     def _opening_done(self) -> None:
         self._openings -= 1
         if not self._openings and not self._exchange.abandoned:
+            self._begin_pass()
+
+    def _begin_pass(self) -> None:
+        self._find_all()
+        self._look()
+
+    # Finding
+
+    def _find_all(self) -> list[tuple[WantedPartition, Unopened]]:
+        """Sees for each partition what can be read, or what is answered. Returns those that would have to be opened."""
+        found = self._found = []
+        unopened: list[tuple[WantedPartition, Unopened]] = []
+        table, is_plain = self._broker.partitions, self._is_plain
+        entries: Mapping[int, Entry] = {}
+        name: str | None = None
+        topic_id: bytes | None = None
+        for wanted in self._context.wanted:
+            if wanted.name != name or wanted.topic_id != topic_id:
+                name, topic_id = wanted.name, wanted.topic_id
+                entries = table.of_topic(name, topic_id)
+            entry = entries.get(wanted.index)
+            if (
+                is_plain
+                and type(entry) is Partition
+                and wanted.last_fetched_epoch < 0
+                and (wanted.current_leader_epoch < 0 or wanted.current_leader_epoch == entry.leader_epoch)
+            ):
+                found.append(entry)
+                continue
+            located = self._locate(wanted)
+            if isinstance(located, Unopened):
+                unopened.append((wanted, located))
+            found.append(self._checked(wanted, located))
+        return unopened
+
+    def _find(self, wanted: WantedPartition) -> Readable | PartitionData:
+        """The partition, or the answer where there is none to read."""
+        return self._checked(wanted, self._locate(wanted))
+
+    def _locate(self, wanted: WantedPartition) -> Readable | Unopened | ErrorCode:
+        return locate_to_read(self._broker, self._reader, wanted.name, wanted.topic_id, wanted.index)
+
+    def _checked(self, wanted: WantedPartition, found: Readable | Unopened | ErrorCode) -> Readable | PartitionData:
+        if self._refuses_all:
+            return PartitionData(wanted.index, ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        if isinstance(found, Unopened):
+            return PartitionData(wanted.index, self._open_errors.get(wanted, ErrorCode.NOT_LEADER_OR_FOLLOWER))
+        if isinstance(found, ErrorCode):
+            return PartitionData(wanted.index, found, aborted_transactions=())
+        if wanted.current_leader_epoch >= 0:
+            error = found.check_leader_epoch(wanted.current_leader_epoch)
+            if error is not ErrorCode.NONE:
+                return PartitionData(wanted.index, error)
+        if isinstance(found, FollowedPartition):
+            if wanted.fetch_offset > found.high_watermark:
+                return found  # what its epoch is will be known when that is
+        elif found.log_start_offset <= wanted.fetch_offset <= found.high_watermark:
+            preferred = preferred_reader(self._broker, self._reader, found)
+            if preferred >= 0:
+                return _read_there(found, wanted, preferred)
+        if wanted.last_fetched_epoch >= 0:
+            return _diverging(found, wanted) or found
+        return found
+
+    def _look(self) -> None:
+        """What was just found is read, unless it is worth waiting for more: then no byte of it is."""
+        if self._waits and not self._has_enough():
+            self._wait()
+        else:
             self._pass()
+
+    def _has_enough(self) -> bool:
+        """Whether there is something to be said at once, or enough to read."""
+        needed_bytes = self._min_bytes
+        for wanted, found in zip(self._context.wanted, self._found, strict=True):
+            if isinstance(found, PartitionData):
+                return True
+            available_bytes = found.available_bytes(wanted.fetch_offset, self._isolation, needed_bytes)
+            if available_bytes is None:
+                return True
+            needed_bytes -= available_bytes
+            if needed_bytes <= 0:
+                return True
+        return False
 
     # Memory
 
@@ -153,7 +241,7 @@ class PendingFetch:
         self._cancel_timer()
         assert waiter is not None
         self._granted_bytes = waiter.size_bytes
-        self._read()
+        self._read_anew()
 
     def _memory_timeout(self) -> None:
         self._timer = None
@@ -162,6 +250,11 @@ class PendingFetch:
             waiter.cancel()
         self._starved = True
         self._waits = False  # the client's time is over, too
+        self._read_anew()
+
+    def _read_anew(self) -> None:
+        """Partitions may have come and gone while memory was waited for."""
+        self._find_all()
         self._read()
 
     def _settle_memory(self, size_bytes: int) -> None:
@@ -182,32 +275,33 @@ class PendingFetch:
         Much is not read by a thread: to get the interpreter back takes a thread longer than the copy, for each file.
         """
         self._forget()
-        for position, wanted in enumerate(self._context.wanted):
-            partition = self._find(wanted)
-            if isinstance(partition, PartitionData):
-                self._add_refusal(wanted, partition)
+        for position, (wanted, found) in enumerate(zip(self._context.wanted, self._found, strict=True)):
+            if isinstance(found, PartitionData):
+                self._add_refusal(wanted, found)
                 continue
-            fetched = self._read_cached(wanted, partition, SLICE_BYTES - self._total_bytes)
+            fetched = self._read_cached(wanted, found, SLICE_BYTES - self._total_bytes)
             if fetched is None:
                 self._broker.supervisor.start("fetch", self._guarded(self._read_rest(position)))
                 return
-            self._add(wanted, partition, fetched)
+            self._add(wanted, found, fetched)
         self._read_all()
 
     def _read_cached(self, wanted: WantedPartition, partition: Readable, slice_left_bytes: int) -> Fetched | None:
         """None for what is not in memory, or more than is left of the slice."""
         limit_bytes = self._limit_bytes(wanted)
-        if limit_bytes <= slice_left_bytes or (
-            partition.available_bytes(wanted.fetch_offset, self._isolation) <= slice_left_bytes
-        ):
-            return partition.read_cached(
-                wanted.fetch_offset, limit_bytes, isolation=self._isolation, at_least_one=self._at_least_one
-            )
-        return None
+        if limit_bytes > slice_left_bytes:
+            enough_bytes = slice_left_bytes + 1
+            available_bytes = partition.available_bytes(wanted.fetch_offset, self._isolation, enough_bytes)
+            if available_bytes is not None and available_bytes > slice_left_bytes:
+                return None
+        return partition.read_cached(
+            wanted.fetch_offset, limit_bytes, isolation=self._isolation, at_least_one=self._at_least_one
+        )
 
     def _limit_bytes(self, wanted: WantedPartition) -> int:
         """What the next partition may give."""
-        return min(wanted.max_bytes, max(0, self._granted_bytes - self._total_bytes))
+        left_bytes = self._granted_bytes - self._total_bytes
+        return wanted.max_bytes if wanted.max_bytes < left_bytes else max(0, left_bytes)
 
     @property
     def _at_least_one(self) -> bool:
@@ -256,30 +350,6 @@ class PendingFetch:
             wanted.fetch_offset, limit_bytes, isolation=self._isolation, at_least_one=self._at_least_one
         )
 
-    def _find(self, wanted: WantedPartition) -> Readable | PartitionData:
-        """The partition, or the answer where there is none to read."""
-        if self._refuses_all:
-            return PartitionData(wanted.index, ErrorCode.NOT_LEADER_OR_FOLLOWER)
-        found = self._locate(wanted)
-        if isinstance(found, Awaited | Beginning):
-            return PartitionData(wanted.index, self._open_errors.get(wanted, ErrorCode.NOT_LEADER_OR_FOLLOWER))
-        if isinstance(found, ErrorCode):
-            return PartitionData(wanted.index, found, aborted_transactions=())
-        if wanted.current_leader_epoch >= 0:
-            error = found.check_leader_epoch(wanted.current_leader_epoch)
-            if error is not ErrorCode.NONE:
-                return PartitionData(wanted.index, error)
-        if isinstance(found, FollowedPartition):
-            if wanted.fetch_offset > found.high_watermark:
-                return found  # what its epoch is will be known when that is
-        elif found.log_start_offset <= wanted.fetch_offset <= found.high_watermark:
-            preferred = preferred_reader(self._broker, self._reader, found)
-            if preferred >= 0:
-                return _read_there(found, wanted, preferred)
-        if wanted.last_fetched_epoch >= 0:
-            return _diverging(found, wanted) or found
-        return found
-
     def _add_refusal(self, wanted: WantedPartition, answer: PartitionData) -> None:
         self._must_answer = True
         if answer.error_code in HINTED_ERRORS and self._exchange.api_version >= LEADER_HINTS_FROM:
@@ -311,6 +381,7 @@ class PendingFetch:
         if self._must_wait:
             self._settle_memory(0)
             self._forget()
+            self._find_all()
             self._wait()
         else:
             self._settle_memory(self._total_bytes)
@@ -325,27 +396,33 @@ class PendingFetch:
 
     def _wait(self) -> None:
         """Registers with every partition. `_available_bytes` is what a pass would find, kept up with each commit."""
-        for wanted in self._context.wanted:
-            partition = self._find(wanted)
-            if isinstance(partition, PartitionData):
+        for wanted, found in zip(self._context.wanted, self._found, strict=True):
+            if isinstance(found, PartitionData):
                 self._wake_soon()  # it was there a moment ago
-                continue
-            self._register(wanted, partition)
+            else:
+                self._register(wanted, found)
         self._timer = self._broker.clock.call_later(self._max_wait_s, self._wake)
 
     def _register(self, wanted: WantedPartition, partition: Readable) -> None:
-        size_bytes = partition.available_bytes(wanted.fetch_offset, self._isolation)
+        size_bytes = 0
+        if self._min_bytes > 1:  # else whoever has something is not waited for
+            size_bytes = partition.available_bytes(wanted.fetch_offset, self._isolation, self._min_bytes) or 0
         self._available[partition] = (wanted, size_bytes)
         self._available_bytes += size_bytes
         partition.waiters.register(self._grown)
 
     def _grown(self, partition: Readable) -> None:
         """A partition has committed more, or is closed."""
+        if self._wakes_soon:
+            return
         wanted, before = self._available[partition]
-        now = partition.available_bytes(wanted.fetch_offset, self._isolation)
+        now = partition.available_bytes(wanted.fetch_offset, self._isolation, self._min_bytes)
+        if now is None:
+            self._wake_soon()
+            return
         self._available[partition] = (wanted, now)
         self._available_bytes += now - before
-        if self._available_bytes >= max(1, self._min_bytes) or partition.is_closed:
+        if self._available_bytes >= max(1, self._min_bytes):
             self._wake_soon()
 
     def _wake_soon(self) -> None:
@@ -358,7 +435,7 @@ class PendingFetch:
         """Reads once more and answers whatever there is."""
         if self._waits and not self._exchange.abandoned:
             self._stop_waiting()
-            self._pass()
+            self._begin_pass()
 
     def _stop_waiting(self) -> None:
         self._waits = False

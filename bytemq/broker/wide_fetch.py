@@ -27,11 +27,12 @@ class WideFetch(PendingFetch):
     _passing: bool
     """A pass is under way: what wakes this fetch now is seen to at its end."""
 
-    def _open_all(self) -> None:
+    def _begin(self) -> None:
         self._passing = False
         self._broker.supervisor.start("wide fetch", self._open_in_slices())
 
     async def _open_in_slices(self) -> None:
+        self._openings = 1
         left = 0
         for wanted in self._context.wanted:
             if left <= 0:
@@ -46,6 +47,12 @@ class WideFetch(PendingFetch):
                 self._openings += 1
                 found.then(partial(self._opened, wanted))
         self._opening_done()
+
+    def _begin_pass(self) -> None:
+        self._pass()  # a look at all of them takes as many turns as to read them
+
+    def _read_anew(self) -> None:
+        self._read()
 
     def _read(self) -> None:
         self._passing = True

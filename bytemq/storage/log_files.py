@@ -183,6 +183,25 @@ class LogFiles:
 
     # Reading.
 
+    def bytes_between(self, offset: int, end_offset: int, enough_bytes: int) -> int:
+        """About how many bytes the records from `offset` to before `end_offset` take, by their number where they are
+        part of a file or chunk; what is beyond `enough_bytes` need not be counted.
+        """
+        table, segments = self.wal, self.manifest.segments
+        if len(table) and offset >= table.bases[0]:
+            return table.bytes_between(offset, end_offset)
+        size_bytes, number = 0, bisect_right(segments, offset, key=_base_offset) - 1
+        while 0 <= number < len(segments) and offset < end_offset and size_bytes < enough_bytes:
+            segment = segments[number]
+            behind = min(segment.last_offset + 1, end_offset)
+            records = segment.last_offset + 1 - segment.base_offset
+            size_bytes += segment.size_bytes * max(0, behind - offset) // records
+            offset = max(offset, behind)
+            number += 1
+        if size_bytes < enough_bytes and offset < end_offset:
+            size_bytes += table.bytes_between(offset, end_offset)
+        return size_bytes
+
     def read_cached(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read | None:
         """As `read`, from the page cache only; None if it would have to wait."""
         end_offset = self._readable_end(offset, end_offset)

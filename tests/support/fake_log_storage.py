@@ -100,6 +100,9 @@ class FakeLogFiles:
     def segments(self) -> Sequence[SegmentInfo]:
         return self.stored.segments
 
+    def bytes_between(self, offset: int, end_offset: int, enough_bytes: int) -> int:
+        return sum(batch.size_bytes for batch in self._between(offset, end_offset))
+
     def read_cached(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read | None:
         return self._read(offset, max_bytes, end_offset, at_least_one) if self.cached else None
 

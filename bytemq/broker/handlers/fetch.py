@@ -50,7 +50,11 @@ def _is_valid(request: FetchRequest) -> bool:
         return False
     if request.isolation_level not in ISOLATION_LEVELS:
         return False
-    return all(one.partition_max_bytes >= 0 for _, _, partitions in request.topics for one in partitions)
+    for _, _, partitions in request.topics:
+        for one in partitions:
+            if one.partition_max_bytes < 0:
+                return False
+    return True
 
 
 def _refuse(exchange: Exchange, request: FetchRequest, code: ErrorCode) -> None:

@@ -122,14 +122,16 @@ class FollowedPartition:
         self._doubt(self.pid)
         return read._replace(error=ErrorCode.OFFSET_NOT_AVAILABLE)
 
-    def available_bytes(self, offset: int, isolation: int) -> int:
+    def available_bytes(self, offset: int, isolation: int, enough_bytes: int) -> int | None:
         """As `Partition.available_bytes`."""
         state = self._known
-        assert self._files is not None
-        records = reading.readable_end(state, isolation) - max(offset, state.log_start_offset)
-        if records <= 0:
+        if self.is_closed or offset < state.log_start_offset:
+            return None
+        end_offset = reading.readable_end(state, isolation)
+        if offset >= end_offset:
             return 0
-        return max(1, self._files.size_bytes * records // max(1, state.high_watermark - state.log_start_offset))
+        assert self._files is not None
+        return 1 if enough_bytes <= 1 else max(1, self._files.bytes_between(offset, end_offset, enough_bytes))
 
     def check_leader_epoch(self, current_leader_epoch: int) -> ErrorCode:
         """As `Partition.check_leader_epoch`, by the metadata as this broker has seen them."""

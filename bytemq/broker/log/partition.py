@@ -211,6 +211,8 @@ class Partition:
         """
         if self._appender.refusal is not None:
             return reading.failed(self._state, self._appender.refusal)
+        if offset == self._state.high_watermark:
+            return reading.nothing_new(self._state, isolation)
         gate = self._services.unreadable
         return reading.read_cached(self._files, self._state, offset, max_bytes, isolation, at_least_one, gate)
 
@@ -224,17 +226,17 @@ class Partition:
             return reading.failed(self._state, self._appender.refusal)  # deleted or given up meanwhile
         return fetched
 
-    def available_bytes(self, offset: int, isolation: int) -> int:
-        """About how many bytes a reader at `offset` could get, for min_bytes of a long poll: by the average record, 0
-        only if there are none.
+    def available_bytes(self, offset: int, isolation: int, enough_bytes: int) -> int | None:
+        """About how many bytes a reader at `offset` could get, for min_bytes of a long poll: 0 only if there are none;
+        what is beyond `enough_bytes` is not counted. None: what is to be said to it is something else.
         """
         state = self._state
-        records = reading.readable_end(state, isolation) - max(offset, state.log_start_offset)
-        if records <= 0:
+        if self._appender.refusal is not None or not state.log_start_offset <= offset <= state.end_offset:
+            return None
+        end_offset = reading.readable_end(state, isolation)
+        if offset >= end_offset:
             return 0
-        if state.committed_records:
-            return max(1, state.committed_bytes * records // state.committed_records)
-        return max(1, self._files.size_bytes * records // max(1, state.high_watermark - state.log_start_offset))
+        return 1 if enough_bytes <= 1 else max(1, self._files.bytes_between(offset, end_offset, enough_bytes))
 
     async def list_offset(self, timestamp_ms: int, isolation: int) -> ListedOffset:
         """The first record at or after a time, or -1 latest, -2 earliest, -3 the first with the largest timestamp, -4

@@ -95,14 +95,20 @@ def failed(state: Visible, code: ErrorCode) -> Fetched:
     return Fetched(code, (), 0, state.high_watermark, state.last_stable_offset, state.log_start_offset)
 
 
+def nothing_new(state: Visible, isolation: int) -> Fetched:
+    """The answer to whoever has read everything."""
+    aborted: list[tuple[int, int]] | None = [] if isolation == READ_COMMITTED else None
+    watermarks = (state.high_watermark, state.last_stable_offset, state.log_start_offset)
+    return Fetched(ErrorCode.NONE, (), 0, *watermarks, aborted)
+
+
 def _without_bytes(state: Visible, offset: int, isolation: int) -> Fetched | None:
     """The answer where no byte need be read: out of range, or at the end."""
     if not state.log_start_offset <= offset <= state.end_offset:
         return failed(state, ErrorCode.OFFSET_OUT_OF_RANGE)
     if offset < readable_end(state, isolation):
         return None
-    aborted: list[tuple[int, int]] | None = [] if isolation == READ_COMMITTED else None
-    return failed(state, ErrorCode.NONE)._replace(aborted=aborted)
+    return nothing_new(state, isolation)
 
 
 def _fetched(state: Visible, offset: int, read: Read, isolation: int) -> Fetched:

@@ -38,13 +38,11 @@ class PendingAppend(Generic[Answer]):
         "next_offset",
         "pending",
         "producer",
-        "size_bytes",
     )
 
-    def __init__(self, base_offset: int, next_offset: int, size_bytes: int, log_append_time_ms: int) -> None:
+    def __init__(self, base_offset: int, next_offset: int, log_append_time_ms: int) -> None:
         self.base_offset = base_offset
         self.next_offset = next_offset
-        self.size_bytes = size_bytes
         self.log_append_time_ms = log_append_time_ms
         self.producer: Producer | None = None
         self.marker: EndTransactionMarker | None = None
@@ -65,9 +63,7 @@ class LogState(Generic[Answer]):
     """Offsets and producers of one log. Invariant: log start <= last stable <= high watermark <= end offset."""
 
     __slots__ = (
-        "_opened_at",
         "_pending",
-        "committed_bytes",
         "end_offset",
         "high_watermark",
         "log_start_offset",
@@ -80,10 +76,7 @@ class LogState(Generic[Answer]):
         """Everything below is durable and may be served."""
         self.end_offset = end_offset
         """The next offset to assign: the high watermark plus what is pending."""
-        self.committed_bytes = 0
-        """Since the log was opened."""
         self.producers = ProducerTable(budget)
-        self._opened_at = end_offset
         self._pending: dict[int, PendingAppend[Answer]] = {}  # by base offset, in order
 
     @property
@@ -97,11 +90,6 @@ class LogState(Generic[Answer]):
     @property
     def transactions(self) -> Transactions:
         return self.producers.transactions
-
-    @property
-    def committed_records(self) -> int:
-        """Since the log was opened."""
-        return self.high_watermark - self._opened_at
 
     @property
     def pending_count(self) -> int:
@@ -126,7 +114,7 @@ class LogState(Generic[Answer]):
         """
         base_offset = self.end_offset
         append: PendingAppend[Answer] = PendingAppend(
-            base_offset, base_offset + batch.last_offset_delta + 1, batch.size_bytes, log_append_time_ms
+            base_offset, base_offset + batch.last_offset_delta + 1, log_append_time_ms
         )
         if batch.producer_id >= 0:
             if marker is not None:
@@ -150,7 +138,6 @@ class LogState(Generic[Answer]):
         if append.producer is not None:
             self.producers.commit(append.producer, append.marker, append.base_offset)
         self.high_watermark = append.next_offset
-        self.committed_bytes += append.size_bytes
 
     def rollback(self) -> list[PendingAppend[Answer]]:
         """The oldest pending append failed: all are taken back. Returns them in order, to be answered."""

@@ -113,6 +113,24 @@ class ExtentTable:
         fields = (self.bases[first:stop], nexts, self.positions[first:stop], self.sizes[first:stop])
         return list(zip(map(Chunk, *fields, self.max_timestamps[first:stop]), self.checksums[first:stop], strict=True))
 
+    def bytes_between(self, offset: int, end_offset: int) -> int:
+        """About how many bytes the records from `offset` to before `end_offset` take here, by their number in the
+        chunks at both ends.
+        """
+        first, last = max(self.find(offset), 0), self.find(end_offset - 1)
+        if last < first:
+            return 0
+        before = self._part(first, offset - self.bases[first])
+        behind = self._part(last, self._next(last) - end_offset)
+        return sum(self.sizes[first : last + 1]) - before - behind
+
+    def _part(self, index: int, records: int) -> int:
+        """What so many records of a chunk take."""
+        return self.sizes[index] * records // (self._next(index) - self.bases[index]) if records > 0 else 0
+
+    def _next(self, index: int) -> int:
+        return self.bases[index + 1] if index + 1 < len(self.bases) else self.end_offset
+
     def mark_verified(self, base_offset: int, count: int = 1) -> None:
         """So many chunks from the one that starts there on, if that still is in the table, were compared with their
         checksums.

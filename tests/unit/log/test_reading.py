@@ -110,9 +110,20 @@ async def test_read__that_finds_damage_is_logged_once_a_minute_however_often_con
 async def test_available_bytes__is_zero_only_at_the_end() -> None:
     log = await ten_records()
     partition = log.partition
-    assert partition.available_bytes(10, 0) == 0
-    assert partition.available_bytes(0, 0) == partition.size_bytes
-    assert 0 < partition.available_bytes(9, 0) < partition.size_bytes
+    enough = partition.size_bytes + 1
+    assert partition.available_bytes(10, 0, enough) == 0
+    assert partition.available_bytes(0, 0, enough) == partition.size_bytes
+    assert 0 < (partition.available_bytes(9, 0, enough) or 0) < partition.size_bytes
+    assert partition.available_bytes(0, 0, 1) == 1, "what is beyond enough is not counted"
+
+
+async def test_available_bytes__is_none_where_something_else_is_to_be_said() -> None:
+    partition = (await ten_records()).partition
+    assert partition.available_bytes(11, 0, 1) is None
+    await partition.delete_records(3)
+    assert partition.available_bytes(2, 0, 1) is None
+    await partition.close()
+    assert partition.available_bytes(10, 0, 1) is None
 
 
 @pytest.mark.parametrize(

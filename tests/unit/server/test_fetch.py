@@ -149,6 +149,34 @@ async def test_fetch__waits_for_min_bytes_over_all_partitions() -> None:
         assert offsets(await waiting) == [[3], [3]]
 
 
+async def test_fetch__that_waits_for_more_reads_nothing_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        reader, writer = await running.connect(), await running.connect()
+        await filled(cluster, writer, partitions=2)
+        log: list[str] = []
+        for partition in cluster.broker.partitions.open_partitions():
+            _note_reads(partition._files, log, monkeypatch)
+        asked = request(partitions=((0, 0), (1, 0)), max_wait_ms=60_000, min_bytes=7000)
+        waiting = asyncio.ensure_future(fetch(reader, asked))
+        await eventually(lambda: _waiters(cluster))
+        assert cluster.broker.response_memory.used_bytes == 0, "what waits for records has no memory"
+        await produce(writer, "events", b"x" * 1000, partition=1)
+        assert offsets(await waiting) == [[0, 1, 2], [0, 1, 2, 3]]
+        assert log == ["at once", "at once"]
+
+
+async def test_fetch__an_error_does_not_wait_for_min_bytes() -> None:
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client, partitions=2)
+        asked = request(partitions=((0, 0), (1, 9)), max_wait_ms=60_000, min_bytes=1_000_000)
+        response = await asyncio.wait_for(fetch(client, asked), 5)
+        errors = [partition.error_code for partition in response.responses[0].partitions]
+        assert errors == [0, ErrorCode.OFFSET_OUT_OF_RANGE]
+
+
 async def test_fetch__answers_what_there_is_when_the_time_is_up() -> None:
     cluster = make_cluster()
     async with serving(cluster) as running:

@@ -380,3 +380,19 @@ async def test_walk_of_a_damaged_segment__takes_few_reads_however_much_is_missin
     assert file.reads <= 8
     assert index.next_offset == 100 and index.end_position == len(whole)
     assert index.chunk(len(index) - 1).base_offset == (99 if how == "wiped" else 30 // 4 * 4), "what is sound is found"
+
+
+async def test_bytes_between__counts_what_is_in_segments_and_what_is_not_yet(bench: Bench) -> None:
+    _, batches = await filled(bench, 30)
+    assert bench.storage is not None
+    log = await bench.log()
+    await bench.storage.checkpoint()
+    batches += [await bench.write(log, b"%04d" % n * 150) for n in range(10)]
+    assert len(log.manifest.segments) > 1
+    assert len(log.wal)
+    for first in range(40):
+        for behind in range(first + 1, 41):
+            true_bytes = sum(map(len, batches[first:behind]))
+            assert log.bytes_between(first, behind, 1 << 30) == pytest.approx(true_bytes, abs=10)
+    enough = log.bytes_between(0, 40, 1)
+    assert 1 <= enough < log.size_bytes, "one segment is enough"
