@@ -25,6 +25,7 @@ from bytemq.storage.segments.segment_files import Segment, SegmentCache, begun_w
 from bytemq.storage.shared_file import SharedFile
 from bytemq.storage.tables.restored import RestoredUnits
 from bytemq.storage.wal.extents import Chunk, ExtentTable
+from bytemq.storage.wal.recent import WANTED_CHUNKS, RecentChunks, RecentEnd
 from bytemq.types import PartitionId
 
 log = get_logger("storage")
@@ -48,7 +49,7 @@ class RecoveredLog:
 class Files:
     """What all logs of a session are read from, and the one change that a log's owner asks of its log directly."""
 
-    __slots__ = ("advance_log_start", "restored", "segment_bytes", "segments", "wal")
+    __slots__ = ("advance_log_start", "recent", "restored", "segment_bytes", "segments", "wal")
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Files:
         wal: Mapping[int, SharedFile],
         advance_log_start: Callable[[LogFiles, int], Coroutine[None, None, None]],
         segment_bytes: int,
+        recent: RecentChunks | None = None,
     ) -> None:
         self.segments = segments
         self.restored = restored
@@ -65,6 +67,8 @@ class Files:
         self.advance_log_start = advance_log_start
         self.segment_bytes = segment_bytes
         """No segment gets larger, whatever a topic asks for."""
+        self.recent = recent
+        """Memory for what was just committed; None where the files of the write-ahead log are in memory themselves."""
 
 
 class LogFiles:
@@ -77,6 +81,7 @@ class LogFiles:
         "manifest",
         "partition",
         "pending_entries",
+        "recent",
         "recovered",
         "revision",
         "rewriting",
@@ -111,6 +116,8 @@ class LogFiles:
         """Held by who chooses sealed files, has them rewritten and replaces them: what two chose, one did in vain."""
         self.rewritten_ms = 0
         """When files were last replaced so, in this session."""
+        self.recent: RecentEnd | None = None
+        """What memory has of the newest part, while somebody reads at the end."""
         self.deleted = False
         self.is_urgent = False
         """Whether clients wait for each write, one after the other: a coordinator's log, as its owner says."""
@@ -207,11 +214,17 @@ class LogFiles:
         end_offset = self._readable_end(offset, end_offset)
         if offset >= end_offset:
             return Read([], 0, offset, offset)
+        if self.recent is not None and self.wal.bases and offset >= self.wal.bases[0]:
+            recent = self.recent.read(offset, max_bytes, end_offset)
+            if recent is not None:
+                return recent
         plan = self._plan(offset, max_bytes, end_offset, verify=False)
         if plan is None:
             return None
         read = _read_cached(plan, offset, max_bytes, end_offset, at_least_one)
         if read is None or read.size_bytes or read.next_offset == offset:
+            if read is not None and read.next_offset == self.wal.end_offset:
+                self._was_read_to_the_end()
             return read
         return self.read_cached(read.next_offset, max_bytes, end_offset, at_least_one=at_least_one)
 
@@ -248,6 +261,13 @@ class LogFiles:
             if len(view) < run.size_bytes:
                 raise Corrupt(f"{run.file.file.name} ends before position {run.position + run.size_bytes}")
         return assemble(plan, data, offset, max_bytes, end_offset, at_least_one)
+
+    def _was_read_to_the_end(self) -> None:
+        """Whoever did will come again, for what is committed next."""
+        if self.recent is not None:
+            self.recent.wanted = WANTED_CHUNKS
+        elif self._files.recent is not None:
+            self.recent = RecentEnd()
 
     def _readable_end(self, offset: int, end_offset: int) -> int:
         if self.deleted:
@@ -393,6 +413,11 @@ class LogFiles:
         if offset > self.end_offset:
             raise Invalid(f"log start offset {offset} is above the end offset {self.end_offset}")
         await self._files.advance_log_start(self, offset)
+
+    def committed(self, chunk: Chunk, batches: Sequence[RecordBatch]) -> None:
+        """`chunk` has become the end of the log; its batches are where they were received."""
+        if self.recent is not None and self._files.recent is not None:
+            self._files.recent.keep(self.recent, chunk, batches)
 
     def drop_wal_below(self, offset: int) -> None:
         """Extents wholly below `offset` are no longer part of the log."""

@@ -40,6 +40,7 @@ from bytemq.storage.tables.published_columns import ColumnChange
 from bytemq.storage.tables.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.wal.bulk import BulkFiles
 from bytemq.storage.wal.format import Share
+from bytemq.storage.wal.recent import RecentChunks
 from bytemq.storage.wal.recovery import SessionRecovery
 from bytemq.storage.wal.takeover import Takeover
 from bytemq.storage.wal.wal import Wal
@@ -88,7 +89,8 @@ class LogStorage:
         )
         self._wal_files = WalFiles(store, metadata, session_id, config, supervisor)
         advance = self._advance_log_start
-        self._files = Files(segments, restored, self._wal_files.by_ordinal, advance, config.segment_bytes)
+        recent = RecentChunks(config.recent_bytes)
+        self._files = Files(segments, restored, self._wal_files.by_ordinal, advance, config.segment_bytes, recent)
         self._bulk = BulkFiles(
             store,
             self._wal_files,

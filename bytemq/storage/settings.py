@@ -35,6 +35,9 @@ class StorageConfig:
     """How often what was inherited from other sessions is written behind, and garbage looked for."""
     storage_garbage_grace_ms: int = 600_000
     """How long objects that nothing names any more are kept for readers elsewhere."""
+    recent_bytes: int = 16 * MIB
+    """On a file system: memory for what was just committed and is read at the end of its log. Half of what the memory
+    for requests keeps for further ones, which are received into what falls out of it."""
     wal_inline_bytes: int = 64 * 1024
     """With page-cache durability a flush up to this size is written on the loop: a thread would cost more than the
     write."""

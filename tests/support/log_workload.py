@@ -27,6 +27,7 @@ SMALL = StorageConfig(
     wal_file_bytes=4096,
     wal_flush_bytes=1500,
     wal_inline_bytes=600,
+    recent_bytes=3000,
     write_behind_step_bytes=1000,
     bulk_bytes=400,
     bulk_synced_bytes=400,

@@ -350,10 +350,12 @@ class Wal:
                 chunk = Chunk(batches[0].base_offset, batches[-1].next_offset, position, size_bytes, newest)
                 files.wal.append(chunk, file.ordinal, checksum, verified=True)
                 position += size_bytes
-                continue
-            chunk = Chunk(batches[0].base_offset, batches[-1].next_offset, bulk.end_position, size_bytes, newest)
-            files.wal.append(chunk, file.ordinal, checksum, verified=True, holder=bulk.ordinal)
-            bulk.commit(chunk, checksum, self._sequence)
+            else:
+                chunk = Chunk(batches[0].base_offset, batches[-1].next_offset, bulk.end_position, size_bytes, newest)
+                files.wal.append(chunk, file.ordinal, checksum, verified=True, holder=bulk.ordinal)
+                bulk.commit(chunk, checksum, self._sequence)
+            if files.recent is not None:
+                files.committed(chunk, batches)
         if not self._synced:
             for one in placed:
                 if one.bulk not in self._unsynced and not one.bulk.is_doubtful:
