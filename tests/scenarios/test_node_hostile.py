@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import select
@@ -12,17 +13,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from bytemq.protocol.codec import decode, encode
+from bytemq.protocol.framing import request_prefix, response_body
+from bytemq.protocol.messages.consumer_group_heartbeat import (
+    ConsumerGroupHeartbeatRequest,
+    ConsumerGroupHeartbeatResponse,
+)
+from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse
+from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.compression import Compression
+from bytemq.protocol.schema import Message
 from tests.interop.batches import batch
+from tests.interop.wire import Wire
 from tests.support import probe
 from tests.support.node_process import NodeProcess
 
 MAKE = Callable[..., NodeProcess]
 Attack = Callable[[tuple[str, int], float], None]
+M = TypeVar("M", bound=Message)
 ATTACK_S = 2.0
 MEMORY_GROWTH_LIMIT_BYTES = 400 * 1024 * 1024
 MEDIAN_LIMIT_S = 0.05
@@ -30,6 +43,10 @@ WORST_LIMIT_S = 1.5
 CALM_FACTOR = 15
 """How much slower than a calm node beside it an attacked one may be, where the machine itself is slower than that."""
 CONNECTIONS = 1_000
+INITIAL_DELAY_S = 3.0
+"""group.initial.rebalance.delay.ms"""
+JOIN_WITHOUT_ASKING = 3
+"""JoinGroup up to this version does not ask for a member id first."""
 BOMBS_EACH = 20
 
 
@@ -146,7 +163,83 @@ def bombs(address: tuple[str, int], until: float) -> None:
         client.close()
 
 
-ATTACKS: list[Attack] = [garbage, absurd_sizes, absurd_counts, all_ff, slow_loris, never_reads, bombs, comes_and_goes]
+def ask(wire: Wire, request: Message, version: int, response: type[M]) -> M:
+    assert request.API_KEY is not None
+    wire.send_frame(request_prefix(request.API_KEY, version, 1, "boaster", 0)[4:] + encode(request, version))
+    return decode(response, version, response_body(request.API_KEY, version, memoryview(wire.receive_frame())))
+
+
+def boast(address: tuple[str, int], until: float) -> None:
+    """One of a group whose members name a million topics without a name, and whose leader assigns megabytes."""
+    metadata = memoryview(struct.pack(">hi", 0, 900_000) + bytes(2_000_000))
+    joining = JoinGroupRequest(
+        group_id="boasters",
+        session_timeout_ms=60_000,
+        rebalance_timeout_ms=60_000,
+        protocol_type="consumer",
+        protocols=[JoinGroupRequestProtocol("range", metadata), JoinGroupRequestProtocol("sticky", metadata)],
+    )
+    with probe.connect(address) as wire:
+        while time.monotonic() < until:
+            joined = ask(wire, joining, JOIN_WITHOUT_ASKING, JoinGroupResponse)
+            joining.member_id = joined.member_id
+            assigned = [SyncGroupRequestAssignment(each.member_id, metadata) for each in joined.members]
+            syncing = SyncGroupRequest("boasters", joined.generation_id, joined.member_id, assignments=assigned)
+            ask(wire, syncing, 3, SyncGroupResponse)
+
+
+def boasters(address: tuple[str, int], until: float) -> None:
+    in_a_process(boast_together, address, until + INITIAL_DELAY_S)
+
+
+def boast_together(address: tuple[str, int], until: float) -> None:
+    threads = [threading.Thread(target=boast, args=(address, until)) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def name_droppers(address: tuple[str, int], until: float) -> None:
+    in_a_process(drop_names, address, until)
+
+
+def drop_names(address: tuple[str, int], until: float) -> None:
+    """Consumers that are subscribed to tens of thousands of topics, each to others, and change their minds."""
+    number = 0
+    with probe.connect(address) as wire:
+        while time.monotonic() < until:
+            number += 1
+            joining = ConsumerGroupHeartbeatRequest(
+                group_id="droppers",
+                member_id=f"member-{number % 20}",
+                rebalance_timeout_ms=60_000,
+                subscribed_topic_names=["good", *(f"{number}-{name}" for name in range(50_000))],
+                topic_partitions=[],
+            )
+            ask(wire, joining, 1, ConsumerGroupHeartbeatResponse)
+
+
+def in_a_process(attack: Attack, address: tuple[str, int], until: float) -> None:
+    """What costs the attacker more than the node would hold up the good producer here."""
+    attacker = multiprocessing.get_context("spawn").Process(target=attack, args=(address, until))
+    attacker.start()
+    attacker.join()
+    assert attacker.exitcode == 0
+
+
+ATTACKS: list[Attack] = [
+    garbage,
+    absurd_sizes,
+    absurd_counts,
+    all_ff,
+    slow_loris,
+    never_reads,
+    bombs,
+    comes_and_goes,
+    boasters,
+    name_droppers,
+]
 
 
 @contextmanager
