@@ -23,6 +23,7 @@ from bytemq.protocol.messages.consumer_group_heartbeat import (
     ConsumerGroupHeartbeatRequest,
     ConsumerGroupHeartbeatResponse,
 )
+from bytemq.protocol.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
 from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse
 from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse
 from bytemq.protocol.records.builder import Record, build_batch
@@ -45,6 +46,7 @@ CALM_FACTOR = 15
 CONNECTIONS = 1_000
 INITIAL_DELAY_S = 3.0
 """group.initial.rebalance.delay.ms"""
+NOT_SERVING = (14, 15, 16)
 JOIN_WITHOUT_ASKING = 3
 """JoinGroup up to this version does not ask for a member id first."""
 BOMBS_EACH = 20
@@ -169,7 +171,19 @@ def ask(wire: Wire, request: Message, version: int, response: type[M]) -> M:
     return decode(response, version, response_body(request.API_KEY, version, memoryview(wire.receive_frame())))
 
 
-def boast(address: tuple[str, int], until: float) -> None:
+def coordinator(address: tuple[str, int], group: str) -> Wire:
+    """A connection to it when it answers."""
+    wire = probe.connect(address)
+    while probe.find_coordinator(wire, group) or heartbeat_code(wire, group) in NOT_SERVING:
+        time.sleep(0.02)
+    return wire
+
+
+def heartbeat_code(wire: Wire, group: str) -> int:
+    return ask(wire, HeartbeatRequest(group_id=group, member_id="nobody"), 0, HeartbeatResponse).error_code
+
+
+def boast(address: tuple[str, int], for_s: float) -> None:
     """One of a group whose members name a million topics without a name, and whose leader assigns megabytes."""
     metadata = memoryview(struct.pack(">hi", 0, 900_000) + bytes(2_000_000))
     joining = JoinGroupRequest(
@@ -179,9 +193,11 @@ def boast(address: tuple[str, int], until: float) -> None:
         protocol_type="consumer",
         protocols=[JoinGroupRequestProtocol("range", metadata), JoinGroupRequestProtocol("sticky", metadata)],
     )
-    with probe.connect(address) as wire:
+    with coordinator(address, "boasters") as wire:
+        until = time.monotonic() + for_s
         while time.monotonic() < until:
             joined = ask(wire, joining, JOIN_WITHOUT_ASKING, JoinGroupResponse)
+            assert joined.error_code == 0
             joining.member_id = joined.member_id
             assigned = [SyncGroupRequestAssignment(each.member_id, metadata) for each in joined.members]
             syncing = SyncGroupRequest("boasters", joined.generation_id, joined.member_id, assignments=assigned)
@@ -189,11 +205,11 @@ def boast(address: tuple[str, int], until: float) -> None:
 
 
 def boasters(address: tuple[str, int], until: float) -> None:
-    in_a_process(boast_together, address, until + INITIAL_DELAY_S)
+    in_a_process(boast_together, address, until - time.monotonic() + INITIAL_DELAY_S)
 
 
-def boast_together(address: tuple[str, int], until: float) -> None:
-    threads = [threading.Thread(target=boast, args=(address, until)) for _ in range(20)]
+def boast_together(address: tuple[str, int], for_s: float) -> None:
+    threads = [threading.Thread(target=boast, args=(address, for_s)) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -201,13 +217,14 @@ def boast_together(address: tuple[str, int], until: float) -> None:
 
 
 def name_droppers(address: tuple[str, int], until: float) -> None:
-    in_a_process(drop_names, address, until)
+    in_a_process(drop_names, address, until - time.monotonic())
 
 
-def drop_names(address: tuple[str, int], until: float) -> None:
+def drop_names(address: tuple[str, int], for_s: float) -> None:
     """Consumers that are subscribed to tens of thousands of topics, each to others, and change their minds."""
     number = 0
-    with probe.connect(address) as wire:
+    with coordinator(address, "droppers") as wire:
+        until = time.monotonic() + for_s
         while time.monotonic() < until:
             number += 1
             joining = ConsumerGroupHeartbeatRequest(
@@ -217,12 +234,12 @@ def drop_names(address: tuple[str, int], until: float) -> None:
                 subscribed_topic_names=["good", *(f"{number}-{name}" for name in range(50_000))],
                 topic_partitions=[],
             )
-            ask(wire, joining, 1, ConsumerGroupHeartbeatResponse)
+            assert ask(wire, joining, 1, ConsumerGroupHeartbeatResponse).error_code == 0
 
 
-def in_a_process(attack: Attack, address: tuple[str, int], until: float) -> None:
-    """What costs the attacker more than the node would hold up the good producer here."""
-    attacker = multiprocessing.get_context("spawn").Process(target=attack, args=(address, until))
+def in_a_process(attack: Attack, address: tuple[str, int], for_s: float) -> None:
+    """What costs the attacker more than the node would hold up the good producer here. It takes a while to start."""
+    attacker = multiprocessing.get_context("spawn").Process(target=attack, args=(address, for_s))
     attacker.start()
     attacker.join()
     assert attacker.exitcode == 0

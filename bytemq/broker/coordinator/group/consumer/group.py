@@ -7,7 +7,7 @@ Owns what can be derived from the facts: subscriptions, static members, who hold
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from enum import Enum
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ from bytemq.broker.coordinator.group.memory import GROUP_BYTES, MembershipMemory
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 
 FIRST_EPOCH = 1
+_MAX_REMEMBERED = 10_000
 _NO_EPOCH = GroupEpoch(0, 0)
 _NO_TARGET_EPOCH = TargetEpoch(0, 0)
 
@@ -55,8 +56,8 @@ class ConsumerGroup:
 
     __slots__ = (
         "_classic_protocols",
+        "_is_subscribed_to",
         "_memory",
-        "_subscribed",
         "_subscriptions",
         "classic_count",
         "current",
@@ -91,8 +92,8 @@ class ConsumerGroup:
         """Members that speak the classic protocol."""
         self._classic_protocols: Counter[str] = Counter()
         self._subscriptions: Counter[tuple[frozenset[str], str]] = Counter()
-        self._subscribed: Counter[str] = Counter()
-        """How many of the subscriptions and of the resolved expressions name each topic."""
+        self._is_subscribed_to: dict[str, bool] = {}
+        """What was asked since subscriptions changed."""
         self._memory = memory
         self._resize(GROUP_BYTES)
 
@@ -178,18 +179,26 @@ class ConsumerGroup:
         """An expression that has not been resolved stands for nothing yet."""
         names, regex = subscription
         resolved = self.regexes.get(regex) if regex else None
-        return names if resolved is None else names | resolved.topics
+        if resolved is None:
+            return names
+        return names | resolved.topics if names else resolved.topics
 
     def topics_of_member(self, member_id: str) -> frozenset[str]:
         member = self.members[member_id]
         return self.topics_of((member.topics, member.regex))
 
-    def subscribed_topics(self) -> Set[str]:
-        """What any member is subscribed to. A view: what one names is not gone through again for what others do."""
-        return self._subscribed.keys()
-
     def is_subscribed_to(self, topic: str) -> bool:
-        return topic in self._subscribed
+        """Whether any member is. Each may name a hundred thousand topics: they are never put together."""
+        known = self._is_subscribed_to.get(topic)
+        if known is None:
+            if len(self._is_subscribed_to) >= _MAX_REMEMBERED:
+                self._is_subscribed_to.clear()
+            known = any(
+                topic in names or (regex in self.regexes and topic in self.regexes[regex].topics)
+                for names, regex in self._subscriptions
+            )
+            self._is_subscribed_to[topic] = known
+        return known
 
     # -- changes
 
@@ -211,8 +220,7 @@ class ConsumerGroup:
         if isinstance(record, RegexRecord):
             resolved = self.regexes.get(record.regex)
             _put(self.regexes, record.regex, record.value)
-            self._subscribe(() if record.value is None else record.value.topics)
-            self._unsubscribe(() if resolved is None else resolved.topics)
+            self._is_subscribed_to.clear()
             return RegexRecord(group_id, record.regex, resolved)
         if isinstance(record, GroupEpochRecord):
             epoch, self.epoch = self.epoch, record.value
@@ -231,7 +239,7 @@ class ConsumerGroup:
             self._subscriptions[subscription] -= 1
             if not self._subscriptions[subscription]:
                 del self._subscriptions[subscription]
-                self._unsubscribe(before.topics)
+                self._is_subscribed_to.clear()
             self._count_classic(before, -1)
             if before.instance_id is not None and self.static_members.get(before.instance_id) == member_id:
                 del self.static_members[before.instance_id]
@@ -239,24 +247,12 @@ class ConsumerGroup:
             self._resize(after.size_bytes)
             subscription = (after.topics, after.regex)
             if subscription not in self._subscriptions:
-                self._subscribe(after.topics)
+                self._is_subscribed_to.clear()
             self._subscriptions[subscription] += 1
             self._count_classic(after, 1)
             if after.instance_id is not None:
                 self.static_members[after.instance_id] = member_id
         _put(self.members, member_id, after)
-
-    def _subscribe(self, topics: Iterable[str]) -> None:
-        self._subscribed.update(topics)
-
-    def _unsubscribe(self, topics: Iterable[str]) -> None:
-        subscribed = self._subscribed
-        for topic in topics:
-            left = subscribed[topic] - 1
-            if left:
-                subscribed[topic] = left
-            else:
-                del subscribed[topic]
 
     def _count_classic(self, member: MemberMetadata, by: int) -> None:
         if member.classic is None:

@@ -197,7 +197,7 @@ def take_over_members(draft: Draft, classic: ClassicGroup, topics: Topics) -> No
                 state=MemberState.UNREVOKED_PARTITIONS, revoking=revoking
             )
             draft.add(CurrentRecord(group_id, member_id, waits))
-    subscribed = metadata_hash(topics, draft.group.subscribed_topics())
+    subscribed = metadata_hash(topics, map(draft.group.topics_of, draft.group.subscriptions()))
     draft.add(GroupEpochRecord(group_id, GroupEpoch(epoch, subscribed)))
     draft.add(TargetEpochRecord(group_id, TargetEpoch(epoch, 0)))
 

@@ -43,7 +43,7 @@ def found_group(draft: Draft) -> None:
 def refresh_epoch(draft: Draft, topics: Topics, *, bump: bool) -> None:
     """A new epoch if one is due anyway, or if the subscribed topics are not what they were."""
     group = draft.group
-    current_hash = metadata_hash(topics, group.subscribed_topics())
+    current_hash = metadata_hash(topics, map(group.topics_of, group.subscriptions()))
     if bump or current_hash != group.metadata_hash:
         draft.add(GroupEpochRecord(group.group_id, GroupEpoch(group.group_epoch + 1, current_hash)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -59,14 +59,14 @@ def existing(topics: Topics, names: Collection[str]) -> list[TopicInfo]:
     return sorted((topic for topic in found if topic is not None), key=lambda topic: topic.topic_id)
 
 
-def metadata_hash(topics: Topics, names: Collection[str]) -> int:
+def metadata_hash(topics: Topics, subscriptions: Iterable[Collection[str]]) -> int:
     """Stands for everything about these topics that an assignment depends on; 0 when none of them exists. Signed, 64
     bits. Racks are not among it: an assignor takes no partition from a member because of them.
     """
-    found = existing(topics, names)
+    found = {topic.topic_id: topic for names in subscriptions for topic in existing(topics, names)}
     if not found:
         return 0
     digest = hashlib.blake2b(digest_size=8)
-    for topic in found:
+    for topic in sorted(found.values(), key=lambda topic: topic.topic_id):
         digest.update(topic.topic_id + topic.partition_count.to_bytes(4, "big"))
     return int.from_bytes(digest.digest(), "big", signed=True)
