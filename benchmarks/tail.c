@@ -27,6 +27,7 @@ struct consumer {
     size_t sent, got, room;
     unsigned char *request, *answer;
     uint64_t *offsets;
+    double *failing_since; /* by partition; 0: it is answered */
 };
 
 struct owner { int is_consumer; int number; };
@@ -167,11 +168,12 @@ static void take_records(struct consumer *c, size_t partition, const unsigned ch
     }
 }
 
-/* A new partition may be answered with an error for a moment (Kafka's: 1, 3, 6): a client asks again, and so do we. */
-static void note_error(int code, double t) {
-    static double first;
-    if (!first) first = t;
-    if (t > first + 5) refuse_code("partitions are answered with error", code);
+/* A partition may be answered with an error for a moment (Kafka's: 1, 3, 6): a client asks again, and so do we. */
+static void note_error(struct consumer *c, size_t partition, int code, double t) {
+    double *since = &c->failing_since[partition];
+    if (!code) *since = 0;
+    else if (!*since) *since = t;
+    else if (t > *since + 5) refuse_code("a partition is answered with error", code);
 }
 
 static void take_fetch(struct consumer *c, double t) {
@@ -185,7 +187,7 @@ static void take_fetch(struct consumer *c, double t) {
         at += name;
         for (uint64_t rows = varint(&at); rows > 1; rows--) {
             size_t partition = int32_at(at);
-            if (at[4] || at[5]) note_error(at[4] << 8 | at[5], t);
+            if (partition < partition_count) note_error(c, partition, at[4] << 8 | at[5], t);
             at += 4 + 2 + 8 + 8 + 8;
             for (uint64_t aborted = varint(&at); aborted > 1; aborted--) { at += 16; skip_tags(&at); }
             at += 4;
@@ -252,6 +254,7 @@ static void open_all(const struct sockaddr_in *address, double start, double rat
         c->request = malloc(fetch->size);
         memcpy(c->request, fetch->bytes, fetch->size);
         c->offsets = calloc(partition_count, sizeof *c->offsets);
+        c->failing_since = calloc(partition_count, sizeof *c->failing_since);
         owners[MAX_CONNECTIONS + i] = (struct owner){1, i};
         watch_fd(EPOLL_CTL_ADD, c->fd, &owners[MAX_CONNECTIONS + i], 0);
         ask(c);

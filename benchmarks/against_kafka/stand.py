@@ -102,7 +102,10 @@ class Stand:
             self._console.print(f"  {row.name}: run {number + 1} of {repeats}", style="dim")
             for server, runs in zip(pair, (ours, theirs), strict=True):
                 quiet(server)
-                runs.append(_with_derived(row.measure(server, pace)))
+                try:
+                    runs.append(_with_derived(row.measure(server, pace)))
+                except LoadFailed as error:
+                    raise LoadFailed(f"{server.name}: {error}") from error
         if repeats > 1:
             again = machine.limits(self._folder)
             limits = {name: statistics.mean((value, again[name])) for name, value in limits.items()}
