@@ -11,6 +11,7 @@ from functools import partial
 from bytemq.broker.adoption import adopt
 from bytemq.broker.context import Broker
 from bytemq.broker.load_reporter import LoadReporter
+from bytemq.broker.neighbours import Neighbours
 from bytemq.broker.orphans import Orphans
 from bytemq.broker.ownership import Ownership
 from bytemq.compaction import cleaner_metrics, table_metrics
@@ -50,6 +51,15 @@ def start_housekeeping(base: Foundation, broker: Broker, ownership: Ownership) -
     if broker.followers is not None:
         tasks.keep_running("followers", broker.followers.run)
     tasks.keep_running("adoption", lambda: adopt(partitions, base.clock))
+    neighbours = Neighbours(
+        broker_id=base.broker_id,
+        listener=settings.inter_broker_listener(base.config.now),
+        follower=base.follower,
+        look_ahead=partitions.services.storage.look_ahead,
+        clock=base.clock,
+        supervisor=tasks,
+    )
+    tasks.keep_running("neighbours", neighbours.run)
     orphans = Orphans(base.store, base.follower, partitions, base.broker_id, membership.session_id, base.clock)
     tasks.keep_running("orphans", orphans.run)
 

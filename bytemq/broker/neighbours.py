@@ -1,0 +1,95 @@
+"""A connection to each of the other brokers, on which nothing is ever said: it breaks when its process dies.
+
+That is no proof, and nobody loses anything by it: a session ends with its lease alone. But until the lease has run out
+there is time to read the log that somebody will have to take over, and then it has been read.
+
+Owns: these connections, and having logs looked ahead in. Must not: tell anybody that a broker is dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from bytemq.errors import BytemqError
+from bytemq.metadata.follower import ImageFollower
+from bytemq.metadata.image import BrokerImage, ImageChange
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import Supervisor
+
+log = get_logger("broker.neighbours")
+
+CONNECT_TIMEOUT_S = 1.0
+RETRY_S = 1.0
+
+
+class Neighbours:
+    """`look_ahead` takes a session id; `listener` is the one whose addresses brokers use among themselves."""
+
+    def __init__(
+        self,
+        *,
+        broker_id: int,
+        listener: str,
+        follower: ImageFollower,
+        look_ahead: Callable[[int], Awaitable[None]],
+        clock: Clock,
+        supervisor: Supervisor,
+    ) -> None:
+        self._broker_id = broker_id
+        self._listener = listener
+        self._follower = follower
+        self._look_ahead = look_ahead
+        self._clock = clock
+        self._supervisor = supervisor
+        self._watched: dict[int, asyncio.Task[object]] = {}
+        """By session."""
+        self._changed = asyncio.Event()
+        self._changed.set()
+        follower.subscribe(self._on_change)
+
+    async def run(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            live = {one.epoch: one for one in self._follower.image.brokers.values() if one.id != self._broker_id}
+            for session_id in self._watched.keys() - live.keys():
+                self._watched.pop(session_id).cancel()
+            for session_id in live.keys() - self._watched.keys():
+                self._watched[session_id] = self._supervisor.start("neighbour", self._watch(live[session_id]))
+
+    async def _watch(self, broker: BrokerImage) -> None:
+        """Until it is cancelled, as the session has ended."""
+        address = broker.endpoints.get(self._listener)
+        if address is None:
+            return
+        was_there = False
+        while True:
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    reader, writer = await asyncio.open_connection(*address)
+            except (OSError, TimeoutError):
+                if was_there:  # else it has not begun to listen
+                    await self._prepare_for_the_end_of(broker)
+                await self._clock.sleep(RETRY_S)
+                continue
+            was_there = True
+            try:
+                await reader.read()
+            except OSError:
+                pass
+            finally:
+                writer.close()
+            # Whoever only closes what is idle too long is there when it is asked again.
+
+    async def _prepare_for_the_end_of(self, broker: BrokerImage) -> None:
+        log.info("a broker cannot be reached: its log is read, in case its session ends", broker=broker.id)
+        try:
+            await self._look_ahead(broker.epoch)
+        except BytemqError as error:
+            log.info("the log of a broker could not be read ahead", broker=broker.id, reason=str(error))
+
+    def _on_change(self, change: ImageChange) -> None:
+        if change.brokers:
+            self._changed.set()
