@@ -287,13 +287,13 @@ class PendingFetch:
         self._read_all()
 
     def _read_cached(self, wanted: WantedPartition, partition: Readable, slice_left_bytes: int) -> Fetched | None:
-        """None for what is not in memory, or more than is left of the slice."""
+        """None for what is not in memory, or more to be copied than is left of the slice."""
         limit_bytes = self._limit_bytes(wanted)
         if limit_bytes > slice_left_bytes:
             enough_bytes = slice_left_bytes + 1
             available_bytes = partition.available_bytes(wanted.fetch_offset, self._isolation, enough_bytes)
             if available_bytes is not None and available_bytes > slice_left_bytes:
-                return None
+                return partition.read_in_memory(wanted.fetch_offset, limit_bytes, isolation=self._isolation)
         return partition.read_cached(
             wanted.fetch_offset, limit_bytes, isolation=self._isolation, at_least_one=self._at_least_one
         )

@@ -214,10 +214,9 @@ class LogFiles:
         end_offset = self._readable_end(offset, end_offset)
         if offset >= end_offset:
             return Read([], 0, offset, offset)
-        if self.recent is not None and self.wal.bases and offset >= self.wal.bases[0]:
-            recent = self.recent.read(offset, max_bytes, end_offset)
-            if recent is not None:
-                return recent
+        recent = self._read_recent(offset, max_bytes, end_offset)
+        if recent is not None:
+            return recent
         plan = self._plan(offset, max_bytes, end_offset, verify=False)
         if plan is None:
             return None
@@ -261,6 +260,16 @@ class LogFiles:
             if len(view) < run.size_bytes:
                 raise Corrupt(f"{run.file.file.name} ends before position {run.position + run.size_bytes}")
         return assemble(plan, data, offset, max_bytes, end_offset, at_least_one)
+
+    def read_in_memory(self, offset: int, max_bytes: int, end_offset: int) -> Read | None:
+        """As `read`, of what was just committed and need not be copied; None if `offset` is not in it."""
+        return self._read_recent(offset, max_bytes, self._readable_end(offset, end_offset))
+
+    def _read_recent(self, offset: int, max_bytes: int, end_offset: int) -> Read | None:
+        """From memory, what is part of the log still: what was written behind may have been cleaned."""
+        if self.recent is None or not self.wal.bases or offset < self.wal.bases[0]:
+            return None
+        return self.recent.read(offset, max_bytes, end_offset)
 
     def _was_read_to_the_end(self) -> None:
         """Whoever did will come again, for what is committed next."""

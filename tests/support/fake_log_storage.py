@@ -65,7 +65,9 @@ class Flight(NamedTuple):
 
 
 class FakeLogFiles:
-    """The face of `LogFiles`. Set `cached` to False to make `read_cached` say that it would block."""
+    """The face of `LogFiles`. Set `cached` to False to make `read_cached` say that it would block, `in_memory` to True
+    to let reads cost no copy.
+    """
 
     def __init__(self, storage: "FakeLogStorage", partition: PartitionId, stored: StoredLog) -> None:
         self.partition = partition
@@ -74,6 +76,7 @@ class FakeLogFiles:
         self.segment_bytes = 0
         self.segment_ms = 0
         self.cached = True
+        self.in_memory = False
         self.read_error: BytemqError | None = None
         self._storage = storage
         self.recovered: RecoveredLog | None = RecoveredLog(
@@ -105,6 +108,9 @@ class FakeLogFiles:
 
     def read_cached(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read | None:
         return self._read(offset, max_bytes, end_offset, at_least_one) if self.cached else None
+
+    def read_in_memory(self, offset: int, max_bytes: int, end_offset: int) -> Read | None:
+        return self._read(offset, max_bytes, end_offset, False) if self.in_memory else None
 
     async def read(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read:
         await self._storage.wait()

@@ -98,6 +98,10 @@ class FollowedPartition:
         read = reading.read_cached(self._files, self._known, offset, max_bytes, isolation, at_least_one, self._gate)
         return None if read is None else self._or_elsewhere(read)
 
+    def read_in_memory(self, offset: int, max_bytes: int, *, isolation: int) -> Fetched | None:
+        """As `Partition.read_in_memory`: what others have committed comes out of their files."""
+        return None
+
     async def read(self, offset: int, max_bytes: int, *, isolation: int, at_least_one: bool = True) -> Fetched:
         """As `Partition.read`."""
         early = self._without_reading(offset, isolation)

@@ -216,6 +216,12 @@ class Partition:
         gate = self._services.unreadable
         return reading.read_cached(self._files, self._state, offset, max_bytes, isolation, at_least_one, gate)
 
+    def read_in_memory(self, offset: int, max_bytes: int, *, isolation: int) -> Fetched | None:
+        """As `read_cached`, of what costs no copy, however much that is; None if that is nothing."""
+        if self._appender.refusal is not None:
+            return None
+        return reading.read_in_memory(self._files, self._state, offset, max_bytes, isolation)
+
     async def read(self, offset: int, max_bytes: int, *, isolation: int, at_least_one: bool = True) -> Fetched:
         """As `read_cached`, from wherever the bytes are."""
         if self._appender.refusal is not None:

@@ -66,6 +66,18 @@ def read_cached(
     return None if read is None else _fetched(state, offset, read, isolation)
 
 
+def read_in_memory(files: LogFiles, state: Visible, offset: int, max_bytes: int, isolation: int) -> Fetched | None:
+    """See `Partition.read_in_memory`."""
+    end_offset = readable_end(state, isolation)
+    if not state.log_start_offset <= offset < end_offset:
+        return None
+    try:
+        read = files.read_in_memory(offset, max_bytes, end_offset)
+    except BytemqError:
+        return None
+    return None if read is None else _fetched(state, offset, read, isolation)
+
+
 async def read(
     files: LogFiles,
     state: Visible,

@@ -305,6 +305,11 @@ async def test_fetch__copies_little_in_one_turn_of_the_event_loop(monkeypatch: p
         log.clear()
         assert offsets(await fetch(client, request())) == [[0, 1, 2]]  # one partition with more than a slice
         assert log == ["turn", "in a thread"]
+        log.clear()
+        for partition in cluster.broker.partitions.open_partitions():
+            partition._files.in_memory = True  # type: ignore[attr-defined]
+        assert offsets(await fetch(client, request(partitions=((0, 0), (1, 0))))) == [[0, 1, 2], [0, 1, 2]]
+        assert not log, "what costs no copy needs no turn"
 
 
 def _note_reads(files: Any, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

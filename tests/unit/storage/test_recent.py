@@ -45,6 +45,10 @@ async def test_recent__is_read_from_memory_by_whoever_read_at_the_end(
     assert read(log, 2, end_offset=3) == news[1]
     assert read(log, 1, max_bytes=len(news[0]) + len(news[1])) == news[0] + news[1]
     assert log.read_cached(0, LARGE, LARGE) is None, "this was committed before"
+    assert log.read_in_memory(0, LARGE, LARGE) is None
+    in_memory = log.read_in_memory(2, LARGE, LARGE)
+    assert in_memory is not None
+    assert joined(in_memory) == b"".join(news[1:])
     monkeypatch.undo()
     assert await content(log) == before + b"".join(news)
 
