@@ -5,6 +5,7 @@ or do I/O itself.
 
     append -> object_wal (objects, then the commit of their tail) -> readable through LogFiles.read
            -> object_write_behind (segments) -> publisher (manifests) -> flushes are released
+                                                -> small_segments (those of coordinators become larger ones)
 
 A log that is opened may have been another session's, which has released it or ended. What that session has committed is
 found by its tail and indexes; the manifest then names the ranges that are inherited from it, and nothing is copied.
@@ -47,6 +48,7 @@ from bytemq.storage.objects.session_log import SessionTail
 from bytemq.storage.objects.session_logs import SessionLogs, attach_shares
 from bytemq.storage.objects.session_tail import SessionTailKeeper
 from bytemq.storage.objects.shared_garbage import SharedGarbage
+from bytemq.storage.objects.small_segments import SmallSegments
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.stores.interface import ObjectStore
@@ -124,6 +126,9 @@ class ClusterStorage:
             config,
             clock,
             supervisor,
+        )
+        self._small_segments = SmallSegments(
+            store, segments, self._publisher, self._logs, discard, session_id, config.chunk_bytes
         )
         self._wal = ObjectWal(
             store, self._tail, config, clock, random, self._objects.add_own, self._write_behind.consider, discard
@@ -336,7 +341,7 @@ class ClusterStorage:
     # Background.
 
     async def _upkeep(self) -> None:
-        """Writes behind what was inherited, hands over, and collects garbage, now and then."""
+        """Writes behind what was inherited, hands over, collects garbage, and merges, now and then."""
         while True:
             await self._clock.sleep(self._config.storage_upkeep_interval_ms / 1000)
             try:
@@ -344,6 +349,7 @@ class ClusterStorage:
                 await self._write_behind.run_inherited()
                 await self._write_behind.release()
                 await self.garbage.collect(self._session_logs.forget)
+                await self._small_segments.run()
             except (Unavailable, NotFound, Corrupt) as error:
                 log.warning("upkeep of the storage failed, it will be tried again", reason=str(error))
 

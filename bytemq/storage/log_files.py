@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bytemq.errors import Corrupt, Invalid, NotFound
+from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
 from bytemq.protocol.records.batch import RecordBatch, parse_header
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.manifests.manifest import FileKind, PartitionSnapshot, SegmentInfo, with_holes
@@ -77,6 +77,7 @@ class LogFiles:
     __slots__ = (
         "_files",
         "deleted",
+        "is_coordinators",
         "is_urgent",
         "manifest",
         "partition",
@@ -120,7 +121,10 @@ class LogFiles:
         """What memory has of the newest part, while somebody reads at the end."""
         self.deleted = False
         self.is_urgent = False
-        """Whether clients wait for each write, one after the other: a coordinator's log, as its owner says."""
+        """Whether clients wait for each write, one after the other, as its owner says."""
+        self.is_coordinators = False
+        """Whether it is a coordinator's, as its owner says: whoever takes it over reads it whole before anybody is
+        answered."""
         self._files = files
 
     # What the log is.
@@ -334,6 +338,39 @@ class LogFiles:
                 if now == info:
                     raise Corrupt(f"the file of offsets {info.base_offset}..{info.last_offset} is missing") from error
                 info = now  # it was rewritten meanwhile
+
+    async def bring_near(self, offset: int, size_bytes: int) -> int:
+        """Asks at once for the next segments that a reader at `offset` comes to, about so many bytes of them: each
+        would be waited for otherwise, when its time comes. Returns where the last of them begins.
+
+        From there on the next ones should be asked for; the end offset when there are none. What cannot be read is
+        found by the reader.
+        """
+        segments = self.manifest.segments
+        first = max(bisect_right(segments, offset, key=_base_offset) - 1, 0)
+        coming: list[SegmentInfo] = []
+        asked_bytes = 0
+        for info in segments[first:]:
+            if len(coming) > 1 and asked_bytes > size_bytes:
+                break
+            coming.append(info)
+            asked_bytes += info.size_bytes
+        outcomes = await asyncio.gather(*map(self._begin, coming), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, BytemqError):
+                raise outcome
+        return coming[-1].base_offset if first + len(coming) < len(segments) else self.end_offset
+
+    async def _begin(self, info: SegmentInfo) -> None:
+        """Opens a segment and reads what it begins with."""
+        if info.kind is FileKind.PARQUET:
+            return
+        segment = await self._files.segments.get(info)
+        segment.pin()
+        try:
+            await segment.read(0, 1)
+        finally:
+            segment.unpin()
 
     # Looking for timestamps.
 

@@ -27,6 +27,9 @@ class StorageConfig:
     """On an object store: how much of the newest part of the write-ahead log is kept in memory, for tailing readers."""
     wal_retained_flushes: int = 4096
     """On an object store: write-behind also starts above half of so many flushes."""
+    coordinator_extents: int = 128
+    """On an object store: a coordinator's log with more in the write-ahead log is written behind by itself. Whoever
+    takes it over asks for that many objects before a client is answered."""
     storage_cache_bytes: int = 256 * MIB
     """Memory for what was read from an object store."""
     storage_scratch_bytes: int = 2048 * MIB

@@ -112,6 +112,9 @@ class FakeLogFiles:
     def read_in_memory(self, offset: int, max_bytes: int, end_offset: int) -> Read | None:
         return self._read(offset, max_bytes, end_offset, False) if self.in_memory else None
 
+    async def bring_near(self, offset: int, size_bytes: int) -> int:
+        return self.end_offset
+
     async def read(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read:
         await self._storage.wait()
         return self._read(offset, max_bytes, end_offset, at_least_one)

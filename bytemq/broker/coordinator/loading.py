@@ -1,10 +1,12 @@
 """Reading a coordinator's partition from its start to its high watermark. Fast: a million records must take seconds.
 
-Hands out the loop between reads, so that a large partition holds up nobody else's requests for long.
+Hands out the loop between reads, so that a large partition holds up nobody else's requests for long. What comes next is
+asked for while what is there is replayed: on an object store each file would be waited for otherwise.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
@@ -22,6 +24,8 @@ from bytemq.runtime.logging import get_logger
 log = get_logger("broker.coordinator")
 
 _READ_BYTES = 256 * 1024
+_NEAR_BYTES = 16 * 1024 * 1024
+"""So much of what follows is asked for at a time: as much memory, of a cache that is bounded."""
 
 KeyValue = tuple[bytes | None, bytes | None]
 
@@ -57,8 +61,34 @@ async def load(partition: Partition, machine: Replaying, clock: Clock) -> Loaded
     """Replays all committed records. What cannot be read is left out: the others are not lost with it, and it stays in
     the log as it is. Raises LoadFailed.
     """
+    near = _Near(partition)
+    try:
+        return await _replayed(partition, machine, clock, near)
+    finally:
+        near.close()
+
+
+class _Near:
+    """What follows the offset that is being read."""
+
+    def __init__(self, partition: Partition) -> None:
+        self._partition = partition
+        self._task: asyncio.Task[int] | None = None
+
+    def reached(self, offset: int) -> None:
+        """Asks for more, if what was asked for has come and `offset` is in the last of it."""
+        if self._task is None or (self._task.done() and self._task.result() <= offset):
+            self._task = asyncio.ensure_future(self._partition.bring_near(offset, _NEAR_BYTES))
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+async def _replayed(partition: Partition, machine: Replaying, clock: Clock, near: _Near) -> Loaded:
     offset, end_offset, count, unreadable = partition.log_start_offset, partition.high_watermark, 0, 0
     while offset < end_offset:
+        near.reached(offset)
         fetched = partition.read_cached(offset, _READ_BYTES, isolation=0, at_least_one=True)
         if fetched is None:
             fetched = await partition.read(offset, _READ_BYTES, isolation=0, at_least_one=True)

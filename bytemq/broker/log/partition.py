@@ -92,6 +92,7 @@ class Partition:
         self._appender = Appender(pid, topic, leader_epoch, AppendRules.of(config), files, state, services, self._grown)
         self.reconfigure(config)
         files.is_urgent = True  # until something is committed: whoever had it opened has waited for that already
+        files.is_coordinators = topic in INTERNAL_TOPICS
         files.snapshot_source = self.snapshot
 
     # What it is now.
@@ -232,6 +233,10 @@ class Partition:
             return reading.failed(self._state, self._appender.refusal)  # deleted or given up meanwhile
         return fetched
 
+    async def bring_near(self, offset: int, size_bytes: int) -> int:
+        """See `LogFiles.bring_near`."""
+        return await self._files.bring_near(offset, size_bytes)
+
     def available_bytes(self, offset: int, isolation: int, enough_bytes: int) -> int | None:
         """About how many bytes a reader at `offset` could get, for min_bytes of a long poll: 0 only if there are none;
         what is beyond `enough_bytes` is not counted. None: what is to be said to it is something else.
@@ -346,7 +351,7 @@ class Partition:
         self._state.producers.release()
 
     def _grown(self) -> None:
-        self._files.is_urgent = self.topic in INTERNAL_TOPICS
+        self._files.is_urgent = self._files.is_coordinators
         self.waiters.wake(self)
 
     async def _advance_log_start(self, offset: int) -> None:

@@ -20,11 +20,22 @@ from bytemq.storage.stores.interface import ObjectStore
 log = get_logger("storage.cache")
 
 BLOCK_BYTES = 4 * 1024 * 1024
+BEGINNING_BYTES = 256 * 1024
+BEGINNING = -1
 
 
 class BlockKey(NamedTuple):
     name: str
     number: int
+    """`BEGINNING` for the small block that the object begins with, which is read by itself."""
+
+    @property
+    def position(self) -> int:
+        return max(self.number, 0) * BLOCK_BYTES
+
+    @property
+    def limit_bytes(self) -> int:
+        return BEGINNING_BYTES if self.number == BEGINNING else BLOCK_BYTES
 
 
 class ColdBlocks(Protocol):
@@ -58,10 +69,22 @@ class BlockCache:
         key = BlockKey(name, first)
         data = self._blocks.get(key)
         start = position - first * BLOCK_BYTES
+        if data is None:
+            key = BlockKey(name, BEGINNING)
+            data, start = self._blocks.get(key), position
         if data is None or len(data) < start + size_bytes:
             return None
         self._touch(key, data)
         return memoryview(data)[start : start + size_bytes]
+
+    async def read_beginning(self, name: str, position: int, size_bytes: int) -> memoryview:
+        """As `read`, of an object in which what is wanted together stands at the beginning: no more of it is read than
+        that, if it does.
+        """
+        whole = BlockKey(name, 0)
+        if position + size_bytes > BEGINNING_BYTES or whole in self._blocks or whole in self._loading:
+            return await self.read(name, position, size_bytes)
+        return memoryview(await self._block(BlockKey(name, BEGINNING)))[position : position + size_bytes]
 
     async def read(self, name: str, position: int, size_bytes: int) -> memoryview:
         """Fewer bytes at the object's end. Raises NotFound, Unavailable."""
@@ -103,7 +126,7 @@ class BlockCache:
         try:
             data = await self._cold.get(key) if self._cold is not None else None
             if data is None:
-                data = await self._store.read_range(key.name, key.number * BLOCK_BYTES, BLOCK_BYTES)
+                data = await self._store.read_range(key.name, key.position, key.limit_bytes)
             self._keep(key, data)
             return data
         finally:

@@ -12,7 +12,7 @@ it, and at most objects that nothing names.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from bytemq.errors import BytemqError, Fenced, NotFound, Unavailable
@@ -29,13 +29,12 @@ from bytemq.storage.manifests.manifest import (
 from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.objects.flush_objects import FlushObjects, used_ordinals
+from bytemq.storage.objects.segment_in_memory import SegmentInMemory
 from bytemq.storage.objects.session_tail import SessionTailKeeper
 from bytemq.storage.segments.background_passes import BackgroundPasses
-from bytemq.storage.segments.segment_files import SegmentWriter, begun_with
 from bytemq.storage.segments.write_behind_reading import read_chunks
 from bytemq.storage.settings import StorageConfig
-from bytemq.storage.stores.interface import Buffer, ObjectStore
-from bytemq.storage.wal.extents import Chunk
+from bytemq.storage.stores.interface import ObjectStore
 from bytemq.types import PartitionId
 
 LOGS_AT_ONCE = 8
@@ -81,10 +80,12 @@ class ObjectWriteBehind(BackgroundPasses):
         self._config = config
         self._clock = clock
         self._segments_made = 0
+        self._looked_at = 0
+        """The last flush when the logs were looked at one by one."""
         self.written_bytes = 0
 
     def _is_due(self) -> bool:
-        return bool(self._due())
+        return bool(self._due() or self._long_coordinators())
 
     def _due(self) -> set[int]:
         """Ordinals of the flushes to be written behind: above half of what may be retained, down to a quarter."""
@@ -94,14 +95,33 @@ class ObjectWriteBehind(BackgroundPasses):
             return set()
         return self._objects.due_ordinals(bytes_ // 4, flushes // 4)
 
+    def _long_coordinators(self) -> Sequence[LogFiles]:
+        """Logs of coordinators, which are read whole before anybody is answered, and which lie in too many objects.
+
+        Each flush may make a log longer by one, and there may be ten thousand logs: they are looked at now and then.
+        """
+        most, last = self._config.coordinator_extents, self._tail.tail.last_sequence
+        if last - self._looked_at < most // 4:
+            return ()
+        owned = self._logs.values()
+        long = [files for files in owned if files.is_coordinators and len(files.wal) > most and not files.deleted]
+        if not long:
+            self._looked_at = last
+        return long
+
     async def _run_due(self) -> None:
         async with self._lock:
-            await self._run(self._due())
+            try:
+                if long := self._long_coordinators():
+                    await self._run(used_ordinals(long), long)
+            finally:
+                if due := self._due():
+                    await self._run(due, self._logs.values())
 
     async def run(self) -> None:
         """Writes behind everything that is committed. Raises Unavailable."""
         async with self._lock:
-            await self._run(used_ordinals(self._logs.values()))
+            await self._run(used_ordinals(self._logs.values()), self._logs.values())
 
     async def run_log(self, files: LogFiles) -> None:
         """Writes behind all of one log. Raises Unavailable."""
@@ -113,16 +133,16 @@ class ObjectWriteBehind(BackgroundPasses):
         async with self._lock:
             inherited = used_ordinals(self._logs.values()) - self._objects.own_ordinals()
             if inherited:
-                await self._run(inherited)
+                await self._run(inherited, self._logs.values())
 
-    async def _run(self, due: Set[int]) -> None:
-        """`due`: ordinals of the flushes whose extents go.
+    async def _run(self, due: Set[int], among: Collection[LogFiles]) -> None:
+        """`due`: ordinals of the flushes in which these logs shall have no extents any more.
 
         Some of them at a time: what memory has lost is read again, once, and not once for each log.
         """
         failure: BytemqError | None = None
         for window in self._objects.windows(due, self._config.storage_cache_bytes * 3 // 4):
-            logs = [files for files in self._logs.values() if _due_extents(files, window)]
+            logs = [files for files in among if _due_extents(files, window)]
             for group in _groups(logs, self._config.manifests_per_transaction):
                 try:
                     await self._write_group(group, window)
@@ -158,7 +178,7 @@ class ObjectWriteBehind(BackgroundPasses):
         end_offset = files.wal.chunk(count - 1).next_offset
         segments: list[SegmentInfo] = []
         holes: list[tuple[int, int]] = []
-        made = _SegmentInMemory(self._config.chunk_bytes)
+        made = SegmentInMemory(self._config.chunk_bytes)
         try:
             # The log start may advance meanwhile.
             while len(files.wal) and (offset := max(offset, files.wal.bases[0])) < end_offset:
@@ -168,7 +188,7 @@ class ObjectWriteBehind(BackgroundPasses):
                 for chunk, view in zip(chunks, views, strict=True):
                     if made.info is not None and files.rolls(made.info, chunk):
                         segments.append(await self._create(files, made, snapshot))
-                        made = _SegmentInMemory(self._config.chunk_bytes)
+                        made = SegmentInMemory(self._config.chunk_bytes)
                     await made.add(chunk, view, self._clock.wall_ms())
             if made.info is not None:
                 segments.append(await self._create(files, made, snapshot))
@@ -179,8 +199,8 @@ class ObjectWriteBehind(BackgroundPasses):
             raise
         return Written(files, segments, start_offset, end_offset, snapshot, holes)
 
-    async def _create(self, files: LogFiles, made: _SegmentInMemory, snapshot: PartitionSnapshot | None) -> SegmentInfo:
-        info, parts = await made.finish(snapshot)
+    async def _create(self, files: LogFiles, made: SegmentInMemory, snapshot: PartitionSnapshot | None) -> SegmentInfo:
+        info, parts = await made.finish(snapshot.aborted if snapshot is not None else ())
         self._segments_made += 1
         session = f"{self._tail.session_id:x}-{self._segments_made:x}"
         info = info._replace(name=f"{directory_of(files.partition)}{info.base_offset:020d}-{session}.log")
@@ -224,50 +244,6 @@ class ObjectWriteBehind(BackgroundPasses):
     def _all_logs(self) -> Iterator[LogFiles]:
         yield from self._logs.values()
         yield from self._handed_over.values()
-
-
-class _SegmentInMemory:
-    """A segment that is made to be created as a whole: an `AppendFile` for its writer."""
-
-    name = "in memory"
-
-    def __init__(self, chunk_bytes: int) -> None:
-        self._parts: list[Buffer] = []
-        self._chunk_bytes = chunk_bytes
-        self._writer: SegmentWriter | None = None
-
-    @property
-    def info(self) -> SegmentInfo | None:
-        """None while it holds nothing."""
-        return self._writer.info if self._writer is not None else None
-
-    async def add(self, chunk: Chunk, view: memoryview, now_ms: int) -> None:
-        if self._writer is None:
-            self._writer = SegmentWriter(self, begun_with(chunk, now_ms), self._chunk_bytes, None)
-        await self._writer.append([chunk], [view])
-
-    async def finish(self, snapshot: PartitionSnapshot | None) -> tuple[SegmentInfo, Sequence[Buffer]]:
-        assert self._writer is not None, "a segment holds something"
-        await self._writer.write_footer(snapshot.aborted if snapshot is not None else (), sealed=True)
-        return self._writer.info, self._parts
-
-    def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
-        return None
-
-    async def read(self, position: int, size_bytes: int) -> memoryview:
-        raise AssertionError("nobody reads what is being made")
-
-    def write_now(self, buffers: Sequence[Buffer], position: int) -> None:
-        self._parts.extend(buffers)
-
-    async def write(self, buffers: Sequence[Buffer], position: int, *, sync: bool) -> None:
-        self._parts.extend(buffers)
-
-    async def sync(self) -> None:
-        return None
-
-    async def close(self) -> None:
-        return None
 
 
 def _due_extents(files: LogFiles, due: Set[int]) -> int:

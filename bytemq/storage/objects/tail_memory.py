@@ -8,29 +8,29 @@ from __future__ import annotations
 
 from collections import deque
 
-from bytemq.storage.cache.block_cache import BlockCache, CachedFile
+from bytemq.storage.cache.block_cache import BlockCache
 from bytemq.storage.shared_file import SharedFile
 
 
 class FlushFile:
     """One flush object, read like a file (`ReadFile`). `data` are its bytes while memory has them."""
 
-    __slots__ = ("_cached", "data", "name")
+    __slots__ = ("_cache", "data", "name")
 
     def __init__(self, cache: BlockCache, name: str, data: bytes | None) -> None:
-        self._cached = CachedFile(cache, name)
+        self._cache = cache
         self.name = name
         self.data = data
 
     def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
         if self.data is not None:
             return memoryview(self.data)[position : position + size_bytes]
-        return self._cached.read_cached(position, size_bytes)
+        return self._cache.peek(self.name, position, size_bytes)
 
     async def read(self, position: int, size_bytes: int) -> memoryview:
         if self.data is not None:
             return memoryview(self.data)[position : position + size_bytes]
-        return await self._cached.read(position, size_bytes)
+        return await self._cache.read_beginning(self.name, position, size_bytes)
 
     async def close(self) -> None:
         self.data = None

@@ -70,7 +70,10 @@ class Staging:
         self.pending_bytes += size_bytes
 
     def gather(self) -> Flush:
-        """The oldest staged appends, up to the limit of a flush, by partition. There is at least one."""
+        """The oldest staged appends, up to the limit of a flush, by partition. There is at least one.
+
+        What coordinators wrote comes first: whoever takes one over reads this and nothing else of the flush.
+        """
         limit = self._config.wal_flush_bytes
         size_bytes = count = 0
         by_log: dict[LogFiles, list[RecordBatch]] = {}
@@ -89,8 +92,8 @@ class Staging:
         self.staged_bytes -= size_bytes
         logs: list[LogFiles] = []
         shares: list[ShareToWrite] = []
-        for files, batches in by_log.items():
-            chunks = shares_to_write(files.partition, batches, self._config.chunk_bytes)
+        for files in sorted(by_log, key=_comes_later):
+            chunks = shares_to_write(files.partition, by_log[files], self._config.chunk_bytes)
             logs.extend([files] * len(chunks))
             shares.extend(chunks)
         return Flush(appends, logs, shares, size_bytes)
@@ -119,3 +122,7 @@ class Staging:
             drained, self._drained = self._drained, []
             for callback in drained:
                 callback()
+
+
+def _comes_later(files: LogFiles) -> bool:
+    return not files.is_coordinators

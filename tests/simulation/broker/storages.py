@@ -30,7 +30,9 @@ from tests.unit.storage.cluster.cluster_bench import SMALL
 if TYPE_CHECKING:
     from tests.simulation.broker.node import Node
 
-_CONFIG = replace(SMALL, wal_flush_interval_ms=20, retry_delay_ms=20, storage_upkeep_interval_ms=1000)
+_CONFIG = replace(
+    SMALL, wal_flush_interval_ms=20, retry_delay_ms=20, storage_upkeep_interval_ms=1000, coordinator_extents=6
+)
 _RETRIES = RetryPolicy(attempts=3, timeout_s=2.0)
 _LATENCIES_S = (0.0, 0.001, 0.01, 0.03)
 _LATE_S = (0.05, 0.5, 4.0)

@@ -10,6 +10,9 @@ from unittest.mock import patch
 
 from bytemq.errors import Unavailable
 from bytemq.metadata.store import Compare, Put
+from bytemq.storage.log_files import LogFiles
+from bytemq.storage.manifests.manifest import SegmentInfo
+from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.objects import session_tail
 from bytemq.storage.objects.flush_objects import FlushObjects
 from bytemq.storage.objects.object_wal import ObjectWal
@@ -123,6 +126,17 @@ def second_index_of_the_same_flushes() -> AbstractContextManager[Any]:
     return patch.object(SessionTailKeeper, "commit", broken)
 
 
+def merged_segments_deleted_first() -> AbstractContextManager[Any]:
+    """Before the manifest that does not name them any more is published."""
+    replace_files = Publisher.replace_files
+
+    async def hasty(self: Publisher, files: LogFiles, before: Sequence[SegmentInfo], *more: Any) -> None:
+        await self._store.delete([segment.name for segment in before])
+        await replace_files(self, files, before, *more)
+
+    return patch.object(Publisher, "replace_files", hasty)
+
+
 PLANTED: tuple[Planted, ...] = (
     commit_before_the_object_is_written,
     session_not_compared,
@@ -134,4 +148,5 @@ PLANTED: tuple[Planted, ...] = (
     handed_over_forgotten,
     garbage_of_the_living,
     second_index_of_the_same_flushes,
+    merged_segments_deleted_first,
 )

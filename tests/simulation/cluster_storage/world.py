@@ -18,7 +18,7 @@ from bytemq.metadata.store import Compare, Put, Txn
 from bytemq.protocol.records.batch import split_batches
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of, names_of
-from bytemq.storage.objects import session_tail
+from bytemq.storage.objects import session_tail, small_segments
 from bytemq.storage.objects.session_log import session_of
 from bytemq.storage.objects.shared_garbage import writer_of
 from bytemq.storage.stores.remote import RetryPolicy
@@ -90,6 +90,10 @@ class World:
             "storage_garbage_grace_ms": self.chance.choice((500, 3_000)),
         }
         self.index_flushes = self.chance.choice((1, 1, 2, 32))
+        self.coordinators: list[PartitionId] = []
+        if seed % 2:
+            self.coordinators = partitions[:1]
+            self.settings["coordinator_extents"] = 3
 
     async def run(self) -> None:
         for _ in range(2):
@@ -163,6 +167,7 @@ class World:
             raise self.history.broken(f"{_number(partition)} cannot be opened: {error}") from error
         self.history.note(f"{_name(broker)} has opened {_number(partition)}, which ends at {log.end_offset}")
         log.snapshot_source = lambda: snapshot_of(log)
+        log.is_coordinators = log.is_urgent = partition in self.coordinators
         self.owned[partition] = (broker, log)
 
     async def _write_behind(self, broker: Broker) -> None:
@@ -341,7 +346,10 @@ def simulate(seed: int) -> tuple[list[str], BaseException | None]:
 
     async def main(_: SimulationLoop) -> None:
         worlds.append(World(seed))
-        with patch.object(session_tail, "INDEX_FLUSHES", worlds[0].index_flushes):
+        with (
+            patch.object(session_tail, "INDEX_FLUSHES", worlds[0].index_flushes),
+            patch.object(small_segments, "MERGED_AT_ONCE", 2),
+        ):
             async with asyncio.timeout(DEADLINE_S):
                 await worlds[0].run()
 

@@ -57,6 +57,9 @@ class FakePartition:
     def read_cached(self, offset: int, max_bytes: int, *, isolation: int, at_least_one: bool = True) -> Fetched | None:
         return None
 
+    async def bring_near(self, offset: int, size_bytes: int) -> int:
+        return self.high_watermark
+
     async def read(self, offset: int, max_bytes: int, *, isolation: int, at_least_one: bool = True) -> Fetched:
         if self.unreadable:
             self.unreadable -= 1

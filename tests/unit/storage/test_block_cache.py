@@ -56,6 +56,29 @@ def test_read__is_what_is_in_the_object_wherever_it_starts_and_ends() -> None:
     run(test)
 
 
+def test_read_beginning__reads_a_small_block_where_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_cache, "BEGINNING_BYTES", 30)
+
+    async def test(bench: Bench) -> None:
+        cache = bench.cache
+        reads = await asyncio.gather(cache.read_beginning("a", 0, 10), cache.read_beginning("a", 25, 5))
+        assert [bytes(read) for read in reads] == [DATA[:10], DATA[25:30]]
+        assert (bench.reads, cache.size_bytes) == (1, 30)
+        assert cache.peek("a", 5, 25) == DATA[5:30]
+        assert cache.peek("a", 5, 26) is None
+        assert bytes(await cache.read_beginning("a", 25, 6)) == DATA[25:31], "of the whole block"
+        assert bytes(await cache.read_beginning("a", 150, 10)) == DATA[150:160]
+        assert bytes(await cache.read_beginning("b", 20, 500)) == DATA[::-1][20:520]
+        before = bench.reads
+        assert bytes(await cache.read_beginning("b", 0, 5)) == DATA[::-1][:5], "what is there is used"
+        assert bench.reads == before
+        cache.forget("a")
+        cache.forget("b")
+        assert cache.size_bytes == 0
+
+    run(test, Bench(5000))
+
+
 def test_readers_of_one_block__share_one_read() -> None:
     async def test(bench: Bench) -> None:
         found = await asyncio.gather(*(bench.cache.read("a", start, 10) for start in range(20, 60)))
