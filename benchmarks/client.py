@@ -52,3 +52,6 @@ class Connection:
         self._writer.write(struct.pack(">i", len(frame)) + frame)
         (size,) = struct.unpack(">i", await self._reader.readexactly(4))
         return decode(answer, version, memoryview(await self._reader.readexactly(size))[5:])
+
+    def close(self) -> None:
+        self._writer.close()
