@@ -65,16 +65,20 @@ class Neighbours:
         if address is None:
             return
         was_there = False
+        is_told = False
         while True:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     reader, writer = await asyncio.open_connection(*address)
             except (OSError, TimeoutError):
                 if was_there:  # else it has not begun to listen
+                    if not is_told:
+                        log.info("a broker cannot be reached: its log is read ahead", broker=broker.id)
+                    is_told = True
                     await self._prepare_for_the_end_of(broker)
                 await self._clock.sleep(RETRY_S)
                 continue
-            was_there = True
+            was_there, is_told = True, False
             try:
                 await reader.read()
             except OSError:
@@ -84,7 +88,6 @@ class Neighbours:
             # Whoever only closes what is idle too long is there when it is asked again.
 
     async def _prepare_for_the_end_of(self, broker: BrokerImage) -> None:
-        log.info("a broker cannot be reached: its log is read, in case its session ends", broker=broker.id)
         try:
             await self._look_ahead(broker.epoch)
         except BytemqError as error:
