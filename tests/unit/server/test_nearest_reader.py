@@ -37,6 +37,9 @@ class FakeFiles:
     def size_bytes(self) -> int:
         return sum(batch.size_bytes for batch in self.batches)
 
+    def bytes_between(self, offset: int, end_offset: int, enough_bytes: int) -> int:
+        return sum(batch.size_bytes for batch in self.batches if offset <= batch.base_offset < end_offset)
+
     def read_cached(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read | None:
         if self.failure is not None:
             raise self.failure
