@@ -7,18 +7,19 @@ A seed replays exactly because strings hash the same in every run (PYTHONHASHSEE
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from typing import NamedTuple
 
-CHUNK_SEEDS = 20
+from tests.simulation.processes import each_in_its_own
+
+CHUNK_SEEDS = 50
+"""Simulated by one process, which keeps a megabyte or two of each."""
 PROGRESS_S = 5.0
 
 
@@ -49,12 +50,11 @@ def main() -> int:
 
 
 def prepare() -> None:
-    """Once in a process. What a broker tells its operator is not told here: it fails thousands of times a minute."""
+    """Once. What a broker tells its operator is not told here: it fails thousands of times a minute."""
     import tests.simulation.worlds  # noqa: F401
 
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that a dying broker had not begun
-    gc.freeze()  # the modules are here to stay: the collector need not look at them after each seed
 
 
 def simulate(world: str, seed: int, planted: str | None) -> tuple[list[str], BaseException | None]:
@@ -104,7 +104,7 @@ def run(world: str, options: argparse.Namespace) -> int:
     count = WORLDS[world].seeds_in_ci if options.seeds is None else options.seeds
     started = told = time.monotonic()
     done = failed = 0
-    for seeds, failed_ones in _results(world, range(options.first, options.first + count), options):
+    for seeds, failed_ones in _results(world, range(options.first, options.first + count), options, options.planted):
         done += len(seeds)
         for seed, error in failed_ones.found:
             failed += 1
@@ -126,28 +126,31 @@ def plant_each(world: str, options: argparse.Namespace) -> int:
     from tests.simulation.worlds import WORLDS
 
     seeds = range(options.first, options.first + options.plant_each)
-    tasks = [(world, seeds, planted, options.all) for planted in WORLDS[world].planted]
     missed = 0
-    with ProcessPoolExecutor(options.jobs, initializer=prepare) as pool:
-        for (_, _, planted, _), (found, cpu_s) in zip(tasks, pool.map(failures, tasks), strict=True):
-            missed += not found
-            told = f"not found in {cpu_s:.0f} s"
-            if found:
-                first = ", ".join(str(seed) for seed, _ in found[:3])
-                told = f"{len(found)} of {len(seeds)}, {len(found) / cpu_s:.2f} a second: {first}: {found[0][1]}"
-            print(f"{world}: {planted}: {told}", flush=True)
+    for planted in WORLDS[world].planted:
+        found: list[tuple[int, str]] = []
+        cpu_s = 0.0
+        for _, of_chunk in _results(world, seeds, options, planted):
+            found += of_chunk.found
+            cpu_s += of_chunk.cpu_s
+            if found and not options.all:
+                break
+        missed += not found
+        told = f"not found in {cpu_s:.0f} s"
+        if found:
+            first = ", ".join(str(seed) for seed, _ in found[:3])
+            told = f"{len(found)} of {len(seeds)}, {len(found) / cpu_s:.2f} a second: {first}: {found[0][1]}"
+        print(f"{world}: {planted}: {told}", flush=True)
     return min(missed, 1)
 
 
-def _results(world: str, seeds: range, options: argparse.Namespace) -> Iterator[tuple[range, Failures]]:
+def _results(
+    world: str, seeds: range, options: argparse.Namespace, planted: str | None
+) -> Iterator[tuple[range, Failures]]:
     chunks = [seeds[start : start + CHUNK_SEEDS] for start in range(0, len(seeds), CHUNK_SEEDS)]
-    tasks = [(world, chunk, options.planted, options.all) for chunk in chunks]
-    if options.jobs == 1:
-        prepare()
-        yield from zip(chunks, map(failures, tasks), strict=True)
-        return
-    with ProcessPoolExecutor(options.jobs, initializer=prepare) as pool:
-        yield from zip(chunks, pool.map(failures, tasks), strict=True)
+    prepare()
+    tasks = [(world, chunk, planted, options.all) for chunk in chunks]
+    yield from zip(chunks, each_in_its_own(failures, tasks, options.jobs), strict=True)
 
 
 if __name__ == "__main__":
