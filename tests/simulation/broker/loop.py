@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from heapq import heappop, heappush
 from typing import Any
+
+from tests.support.virtual_time import START_WALL_MS
 
 
 class Process:
@@ -107,6 +112,10 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self.paused: Callable[[Process], None] = lambda process: None
         self._buried: list[_Step] = []
         """What dead processes would have done. Kept, for what is thrown away has a last word: it runs its `finally`."""
+        self.create_future = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
+
+    def create_task(self, coro: Any, *, name: Any = None, context: Context | None = None) -> asyncio.Task[Any]:
+        return asyncio.Task(coro, loop=self, name=name, context=context)
 
     def time(self) -> float:
         return self._now
@@ -191,21 +200,60 @@ class SimulationLoop(asyncio.BaseEventLoop):
         """There are no sockets."""
 
 
+class SimulationClock:
+    """The Clock of code on such a loop."""
+
+    def __init__(self, loop: SimulationLoop) -> None:
+        self.monotonic = loop.time
+        self.call_later = loop.call_later
+        self._loop = loop
+
+    def wall_ms(self) -> int:
+        return START_WALL_MS + int(self._loop.time() * 1000)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+_LEFT_BEHIND: list[SimulationLoop] = []
+"""By a process that collects no garbage."""
+
+
 def run_simulated(main: Callable[[SimulationLoop], Coroutine[Any, Any, Any]]) -> Any:
-    """Runs `main` in a loop of its own. What still waits at the end, of dead processes too, is thrown away unheard."""
+    """Runs `main` in a loop of its own. What still waits at the end, of dead processes too, is thrown away unheard; or
+    goes with this process, if that is one that collects no garbage.
+    """
     loop = SimulationLoop()
     collects = gc.isenabled()
     gc.disable()
     try:
-        return loop.run_until_complete(main(loop))
+        with _no_other_loop_than(loop):
+            return loop.run_until_complete(main(loop))
     finally:
         if collects:
             gc.enable()
-        loop.set_exception_handler(lambda *_: None)
-        for task in asyncio.all_tasks(loop):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            _throw_away(task.get_coro())
-        loop.close()
+            _throw_everything_away(loop)
+        else:
+            _LEFT_BEHIND.append(loop)
+
+
+@contextmanager
+def _no_other_loop_than(loop: SimulationLoop) -> Iterator[None]:
+    """Nobody need ask the kernel for that: Python 3.11 looks each time whether the process has forked."""
+    before = events.get_running_loop
+    asyncio.get_running_loop = events.get_running_loop = lambda: loop
+    try:
+        yield
+    finally:
+        asyncio.get_running_loop = events.get_running_loop = before
+
+
+def _throw_everything_away(loop: SimulationLoop) -> None:
+    loop.set_exception_handler(lambda *_: None)
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        _throw_away(task.get_coro())
+    loop.close()
 
 
 def _throw_away(coroutine: Any) -> None:

@@ -29,7 +29,6 @@ from bytemq.storage.logs import Logs
 from tests.simulation.broker.loop import Process
 from tests.simulation.broker.metadata_store import SimulatedMetadata
 from tests.simulation.broker.network import Connection, SimulatedPeers
-from tests.support.virtual_time import LoopClock
 from tests.unit.log.harness import HeldExecutor
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Node:
         self.broker_id = broker_id
         self.process = Process(f"broker {broker_id}")
         self.random = Random(world.random.getrandbits(64))
-        self.clock = LoopClock()
+        self.clock = world.clock
         self.metadata = SimulatedMetadata(world.metadata, self.random, world.metadata_sickness)
         self.storage = world.storage_of(self)
         self.connections: list[Connection] = []

@@ -17,7 +17,7 @@ from bytemq.protocol.api_keys import ApiKey
 from bytemq.types import TopicId
 from tests.simulation.broker.client import Client
 from tests.simulation.broker.history import BrokerHistory, TopicPartition
-from tests.simulation.broker.loop import NOBODY, Process, SimulationLoop, run_simulated
+from tests.simulation.broker.loop import NOBODY, Process, SimulationClock, SimulationLoop, run_simulated
 from tests.simulation.broker.metadata_store import MetadataState
 from tests.simulation.broker.node import Node
 from tests.simulation.broker.processors import PlainConsumer, Processor
@@ -33,7 +33,6 @@ from tests.simulation.broker.scope import Scope, draw
 from tests.simulation.broker.storages import IdealStorage, NodeStorage
 from tests.simulation.transcript import failure_of
 from tests.support.fake_log_storage import Disk
-from tests.support.virtual_time import LoopClock
 
 GIVE_UP_S = 40.0
 """Virtual seconds after which who did not get on is stuck, although all is well."""
@@ -73,7 +72,7 @@ class World:
         self.seed = seed
         self.random = random = Random(seed)
         self.loop = loop
-        self.clock = LoopClock()
+        self.clock = SimulationClock(loop)
         self.config = CONFIG
         self.history = BrokerHistory(loop.time)
         self.metadata = MetadataState(leases_time_out=self.has_controllers)
