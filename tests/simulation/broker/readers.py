@@ -95,10 +95,14 @@ async def high_watermark(client: Client, partition: TopicPartition) -> int | Non
 class Reader(Client):
     """Reads one partition from its start on, for ever."""
 
-    def __init__(self, world: World, name: str, partition: TopicPartition, isolation: int) -> None:
+    def __init__(
+        self, world: World, name: str, partition: TopicPartition, isolation: int, *, at_once: bool = False
+    ) -> None:
+        """`at_once`: it asks for as much as there is."""
         super().__init__(world, name)
         self.partition = partition
         self.isolation = isolation
+        self._sizes_bytes = (10_000,) if at_once else (1, 300, 10_000)
         self.position = 0
         self.values: dict[int, bytes] = {}
         self.control_offsets: list[int] = []
@@ -112,7 +116,7 @@ class Reader(Client):
             await asyncio.sleep(self.random.choice((0.05, 0.2, 0.5)) * (1 + idle))
 
     async def read_once(self) -> Records | None:
-        max_bytes = self.random.choice((1, 300, 10_000))
+        max_bytes = self.random.choice(self._sizes_bytes)
         records = await fetch(
             self,
             self.partition,

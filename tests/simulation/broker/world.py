@@ -96,6 +96,8 @@ class World:
         """Programs that never come to an end by themselves."""
         self.is_well = False
         """There is no more trouble."""
+        self.is_over = False
+        """Nor anybody who writes or reads, but those who look at what is left."""
         self.nodes: dict[int, Node] = {}
         self._dead: list[Node] = []
         """See SimulationLoop of processes that died."""
@@ -246,7 +248,7 @@ class World:
             self._background.append(self.start(self._join_in(consumer)))
         for partition in self.partitions_of(SOURCE) + self.partitions_of(TARGET):
             isolation = self.random.choice((READ_UNCOMMITTED, READ_COMMITTED))
-            self.start(Reader(self, f"reader {partition}", partition, isolation).run())
+            self._background.append(self.start(Reader(self, f"reader {partition}", partition, isolation).run()))
 
     async def _join_in(self, member: Processor | PlainConsumer) -> None:
         """Maybe when others have all the partitions already."""
@@ -256,10 +258,14 @@ class World:
     async def _read_by(self, group: str) -> None:
         """Returns when the group has committed the end of the source."""
         auditor = Client(self, f"auditor of {group}")
+        ends: dict[int, int] = {}
+        for partition in self.partitions_of(SOURCE):  # nobody writes to it any more
+            while (end := await high_watermark(auditor, partition)) is None:
+                await auditor.pause()
+            ends[partition[1]] = end
         while True:
-            ends = {index: await high_watermark(auditor, (SOURCE, index)) for _, index in self.partitions_of(SOURCE)}
             found = await stable_offsets(auditor, group, SOURCE, list(ends))
-            if all(end is not None and found.get(index, -1) >= end for index, end in ends.items()):
+            if all(found.get(index, -1) >= end for index, end in ends.items()):
                 return
             await asyncio.sleep(0.3)
 
@@ -287,6 +293,8 @@ class World:
     def _mourn(self, node: Node) -> None:
         self._end_session(node)
         self.plan()
+        if self.is_over and node.broker_id != 1:
+            return  # one of them can show what there is
         delay_s = self.random.choice((0.0, 0.3))
         self.loop.call_later(delay_s, self._start_node, node.broker_id, context=NOBODY)
 
@@ -380,20 +388,21 @@ class World:
 
     async def _check_the_end(self, groups: list[str]) -> None:
         """Nobody writes any more: what is acknowledged behind a reader's back is not what it has read."""
+        self.is_over = True
         for program in self._background:
             program.cancel()
         for node in list(self.nodes.values()):
             self.died(node)
         await self.serving()
-        visible: dict[TopicPartition, dict[int, bytes]] = {}
-        for partition in self.partitions_of(SOURCE) + self.partitions_of(TARGET):
-            last = Reader(self, f"last reader of {partition}", partition, READ_COMMITTED)
-            await self._until(self.start(last.read_to_the_end()), f"a transaction in {partition} does not end")
-            visible[partition] = last.values
-            whole = Reader(self, f"reader of all {partition}", partition, READ_UNCOMMITTED)
-            await self._until(self.start(whole.read_to_the_end()), f"{partition} cannot be read to its end")
-            found = whole.values | dict.fromkeys(whole.control_offsets, b"")
-            self.history.check_log(partition, found, whole.position)
+        partitions = self.partitions_of(SOURCE) + self.partitions_of(TARGET)
+        last = [Reader(self, f"last reader of {each}", each, READ_COMMITTED) for each in partitions]
+        await self._read_to_the_end(last, "a transaction in {} does not end")
+        visible = {reader.partition: reader.values for reader in last}
+        whole = [Reader(self, f"reader of all {each}", each, READ_UNCOMMITTED, at_once=True) for each in partitions]
+        await self._read_to_the_end(whole, "{} cannot be read to its end")
+        for reader in whole:
+            found = reader.values | dict.fromkeys(reader.control_offsets, b"")
+            self.history.check_log(reader.partition, found, reader.position)
         self.history.check_visible(visible)
         auditor = Client(self, "last auditor")
         for group in groups:
@@ -412,6 +421,10 @@ class World:
                 self.history.check_processed(inputs, outputs, offsets)
         if self.errors:
             raise self.errors[0]
+
+    async def _read_to_the_end(self, readers: list[Reader], otherwise: str) -> None:
+        for reader, done in [(reader, self.start(reader.read_to_the_end())) for reader in readers]:
+            await self._until(done, otherwise.format(reader.partition))
 
     def _note_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception in a callback, an assertion of the broker's, is the end of the run."""
