@@ -17,6 +17,10 @@ from bytemq.types import ALL_ROLES, Role, TopicId, format_topic_id, parse_topic_
 NO_BROKER = -1
 NO_SESSION = -1
 
+_parse = json.JSONDecoder().decode
+_format = json.JSONEncoder(separators=(",", ":")).encode
+"""Both made once: a broker that starts reads thousands of values."""
+
 
 @dataclass(frozen=True, slots=True)
 class BrokerValue:
@@ -148,11 +152,11 @@ def decode_number(data: bytes) -> int:
 
 
 def _dump(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _format(value).encode()
 
 
 def _load(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return _parse(data.decode())
     except ValueError as error:
         raise Corrupt(f"metadata holds {data[:40]!r}, which is no JSON") from error
