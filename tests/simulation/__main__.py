@@ -149,6 +149,7 @@ def _results(
 ) -> Iterator[tuple[range, Failures]]:
     chunks = [seeds[start : start + CHUNK_SEEDS] for start in range(0, len(seeds), CHUNK_SEEDS)]
     prepare()
+    simulate(world, 0, None)  # what is made or imported once is here for all of them then
     tasks = [(world, chunk, planted, options.all) for chunk in chunks]
     yield from zip(chunks, each_in_its_own(failures, tasks, options.jobs), strict=True)
 

@@ -20,6 +20,7 @@ and at the end, when everything works again:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.simulation.transcript import Transcript
@@ -73,6 +74,8 @@ class BrokerHistory(Transcript):
     holders: dict[tuple[str, TopicPartition], tuple[str, float]] = field(default_factory=dict)
 
     acknowledgements: int = 0
+    first_acknowledged: Callable[[], None] = lambda: None
+    """Called when it is."""
 
     # -- producing
 
@@ -89,6 +92,8 @@ class BrokerHistory(Transcript):
             raise self.broken(f"{batch.values[0]!r} was acknowledged at {batch.base_offset}, now at {base_offset}")
         batch.base_offset = base_offset
         self.acknowledgements += 1
+        if self.acknowledgements == 1:
+            self.first_acknowledged()
 
     def begin(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)

@@ -9,7 +9,7 @@ import asyncio
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from bytemq.broker.dispatch import Dispatcher
+from bytemq.broker.dispatch import HANDLERS, Dispatcher
 from bytemq.broker.frame_reader import RequestMemory
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.services import LogServices
@@ -21,6 +21,7 @@ from bytemq.node.background import start_housekeeping, start_membership
 from bytemq.node.broker import join_broker
 from bytemq.node.foundation import Foundation
 from bytemq.node.live_config import LiveConfig
+from bytemq.protocol.api_keys import ApiKey
 from bytemq.runtime.metrics import Metrics
 from bytemq.runtime.tasks import Supervisor
 from bytemq.scheduler.controller import Controller
@@ -35,6 +36,24 @@ if TYPE_CHECKING:
     from tests.simulation.broker.world import World
 
 _MEMORY_BYTES = 1 << 30
+_ASKED = (
+    ApiKey.PRODUCE,
+    ApiKey.FETCH,
+    ApiKey.INIT_PRODUCER_ID,
+    ApiKey.ADD_PARTITIONS_TO_TXN,
+    ApiKey.ADD_OFFSETS_TO_TXN,
+    ApiKey.END_TXN,
+    ApiKey.WRITE_TXN_MARKERS,
+    ApiKey.TXN_OFFSET_COMMIT,
+    ApiKey.OFFSET_COMMIT,
+    ApiKey.OFFSET_FETCH,
+    ApiKey.JOIN_GROUP,
+    ApiKey.SYNC_GROUP,
+    ApiKey.HEARTBEAT,
+    ApiKey.CONSUMER_GROUP_HEARTBEAT,
+)
+_HANDLERS = {key: HANDLERS[key] for key in _ASKED}
+"""Of what simulated clients and brokers ask: brokers start several times in each schedule."""
 
 
 class Node:
@@ -85,7 +104,7 @@ class Node:
         await self._begin_work(base, ownership)
         while not await ownership.settle():
             await self.clock.sleep(0.01)
-        self.dispatcher = Dispatcher(self.broker)
+        self.dispatcher = Dispatcher(self.broker, _HANDLERS)
         self.serving = True
         self.world.serves()
         self.note(f"{self.process.name} serves, session {membership.session_id}")

@@ -293,8 +293,8 @@ class World:
     def _mourn(self, node: Node) -> None:
         self._end_session(node)
         self.plan()
-        if self.is_over and node.broker_id != 1:
-            return  # one of them can show what there is
+        if self.is_over and node.broker_id != 1 and not self.has_controllers:
+            return  # one of them can show what there is; a controller would wait for the others
         delay_s = self.random.choice((0.0, 0.3))
         self.loop.call_later(delay_s, self._start_node, node.broker_id, context=NOBODY)
 
@@ -323,8 +323,10 @@ class World:
 
     async def _first_acknowledgement(self, working: asyncio.Future[Any]) -> None:
         """Returns when something has got through, or nothing more will."""
-        while not (working.done() or self.history.acknowledgements):
-            await asyncio.wait([working], timeout=0.02)
+        acknowledged = self.loop.create_future()
+        self.history.first_acknowledged = lambda: acknowledged.set_result(None)
+        await asyncio.wait([working, acknowledged], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(self.random.random() * 0.02)  # others have their turn
 
     def _troubles(self) -> dict[Callable[[], None], int]:
         """What may befall, and how often."""
