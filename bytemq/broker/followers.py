@@ -7,10 +7,11 @@ broker comes to own them or their topic goes. Must not: decide who may read here
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 
 from bytemq.broker.log.followed_partition import FollowedPartition
-from bytemq.errors import BytemqError
+from bytemq.errors import BytemqError, Unavailable
 from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
 from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode
@@ -32,7 +33,8 @@ Begun = Callable[["FollowedPartition | ErrorCode"], None]
 class Beginning:
     """A partition that is being looked up in the storage. `then` as that of `partitions.Opening`."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_read: bool) -> None:
+        self.is_read = is_read
         self.waiting: list[Begun] = []
 
     def then(self, begun: Begun) -> None:
@@ -63,18 +65,39 @@ class Followers:
     def __len__(self) -> int:
         return len(self._followed)
 
-    def get(self, topic: TopicImage, index: int) -> FollowedPartition | Beginning | None:
-        """The partition, or what it takes; None where it cannot be had, or while we cannot know what is committed."""
+    def get(self, topic: TopicImage, index: int, *, is_read: bool = True) -> FollowedPartition | Beginning | None:
+        """The partition, or what it takes; None where it cannot be had, or while we cannot know what is committed.
+
+        `is_read`: by somebody who wants it as it grows.
+        """
         if self._logs is None or not self._standing.holds():
             return None
         pid = PartitionId(topic.topic_id, index)
         found = self._followed.get(pid)
         if found is None:
-            found = self._followed[pid] = Beginning()
+            found = self._followed[pid] = Beginning(is_read)
             self._supervisor.start("follow", self._begin(self._logs, pid, topic.name, found))
         elif isinstance(found, FollowedPartition):
             found.fetched_at = self._clock.monotonic()
+            if is_read and not found.is_read:
+                found.is_read = True
+                self._logs.read_from_now_on(pid)
+        else:
+            found.is_read |= is_read
         return found
+
+    async def catch_up(self, topic: TopicImage, indexes: Sequence[int]) -> None:
+        """Whatever was committed to these partitions before this was called is known here when it returns, as long as
+        `topic` names the sessions that own them. Raises Unavailable.
+        """
+        found = [self.get(topic, index, is_read=False) for index in indexes]
+        if self._logs is None or None in found:
+            raise Unavailable(f"what other brokers own of {topic.name} cannot be read here")
+        outcomes = await asyncio.gather(*[_begun(one) for one in found if isinstance(one, Beginning)])
+        if any(isinstance(outcome, ErrorCode) for outcome in outcomes):
+            raise Unavailable(f"what other brokers own of {topic.name} cannot be looked up now")
+        sessions = {PartitionId(topic.topic_id, index): topic.partitions[index].session for index in indexes}
+        await self._logs.refresh(sessions)
 
     async def run(self) -> None:
         """Lets go of what nobody reads any more."""
@@ -102,7 +125,10 @@ class Followers:
         outcome: FollowedPartition | ErrorCode = ErrorCode.OFFSET_NOT_AVAILABLE
         try:
             followed = FollowedPartition(pid, topic, lambda: self._epoch_of(pid), logs.doubt, self._unreadable)
-            await logs.follow(pid, followed)
+            await logs.follow(pid, followed, is_read=beginning.is_read)
+            if beginning.is_read:  # by now
+                logs.read_from_now_on(pid)
+            followed.is_read = beginning.is_read
             followed.fetched_at = self._clock.monotonic()
             outcome = followed
         except BytemqError as error:
@@ -129,3 +155,10 @@ class Followers:
         if isinstance(followed, FollowedPartition):
             self._logs.unfollow(pid)
             followed.close()
+
+
+def _begun(beginning: Beginning) -> asyncio.Future[FollowedPartition | ErrorCode]:
+    """Asked for before this returns: nobody is told twice."""
+    begun: asyncio.Future[FollowedPartition | ErrorCode] = asyncio.get_running_loop().create_future()
+    beginning.then(lambda outcome: None if begun.done() else begun.set_result(outcome))
+    return begun

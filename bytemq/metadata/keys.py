@@ -12,6 +12,7 @@ Owns: the names. Must not: know what the values look like (`values.py`; the stor
     cluster/prepared/<id>                  leased: up to which revision's wishes a broker is prepared
     cluster/configs/<type>/<name>          dynamic configs of brokers, groups, client metrics
     loads/<id>                             leased: what a broker measures, see `loads.py`
+    table-builds/<broker>/<request>        leased: partitions that another broker wants to be tables now
     scheduler/moves                        the controller's last moves and why it made them
     allocations/producer-ids               first producer id that no broker has reserved
     copy/source                            while these metadata become those of a node's copy: which node's
@@ -39,6 +40,7 @@ LOADS = "loads/"
 MOVES = "scheduler/moves"
 PRODUCER_IDS = "allocations/producer-ids"
 COPY_SOURCE = "copy/source"
+TABLE_BUILDS = "table-builds/"
 MANIFESTS = "storage/manifests/"
 WAL_TAILS = "storage/wal/"
 SESSION_LOGS = "storage/session-logs/"
@@ -59,6 +61,11 @@ def load(broker_id: int) -> str:
     return f"{LOADS}{broker_id}"
 
 
+def table_builds(broker_id: int) -> str:
+    """What the keys of all that a broker is asked to build begin with."""
+    return f"{TABLE_BUILDS}{broker_id}/"
+
+
 def topic(name: str) -> str:
     return TOPICS + name
 
@@ -77,6 +84,11 @@ def assignments(topic_id: TopicId, chunk: int) -> str:
 
 def owners(topic_id: TopicId, chunk: int) -> str:
     return f"{OWNERS}{format_topic_id(topic_id)}/{chunk:05d}"
+
+
+def owners_of(topic_id: TopicId) -> str:
+    """What the keys of all owners of a topic begin with."""
+    return f"{OWNERS}{format_topic_id(topic_id)}/"
 
 
 def config(kind: str, name: str) -> str:

@@ -6,7 +6,7 @@ offset is out of range because it is not known here yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bytemq.broker.log import reading
 from bytemq.broker.log.followed_state import FollowedState
@@ -17,6 +17,7 @@ from bytemq.broker.log.waiters import Waiters
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.runtime.logging import LogGate
 from bytemq.storage.log_files import LogFiles, RecoveredLog
+from bytemq.storage.manifests.manifest import AbortedTxn
 from bytemq.storage.wal.format import decode_entries
 from bytemq.types import PartitionId
 
@@ -40,6 +41,8 @@ class FollowedPartition:
         self.traffic = PartitionTraffic()
         self.waiters: Waiters[FollowedPartition] = Waiters()
         self.is_closed = False
+        self.is_read = True
+        """Whether somebody wants it as it grows."""
         self.fetched_at = 0.0
         """When somebody last asked, by the monotonic clock."""
         self._leader_epoch = leader_epoch
@@ -88,6 +91,17 @@ class FollowedPartition:
     @property
     def log_start_offset(self) -> int:
         return self._known.log_start_offset
+
+    @property
+    def files(self) -> LogFiles:
+        """As `Partition.files`; its owner may have a newer manifest than is known here, or an older one."""
+        assert self._files is not None, "the log has begun"
+        return self._files
+
+    @property
+    def aborted_transactions(self) -> Sequence[AbortedTxn]:
+        """As `Partition.aborted_transactions`."""
+        return self._known.transactions.aborted
 
     def read_cached(self, offset: int, max_bytes: int, *, isolation: int, at_least_one: bool = True) -> Fetched | None:
         """As `Partition.read_cached`."""

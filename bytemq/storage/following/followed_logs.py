@@ -14,7 +14,7 @@ worst.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from bytemq.errors import BytemqError, Corrupt, NotFound, Unavailable
@@ -65,8 +65,9 @@ class Follower(Protocol):
 class _Followed:
     """One log. `files` is what it is read through."""
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: Follower, is_read: bool) -> None:
         self.follower = follower
+        self.is_read = is_read
         self.files: LogFiles | None = None
         self.beginning: LogFiles | None = None
         """What will be `files`."""
@@ -121,12 +122,13 @@ class FollowedLogs:
     def memory_bytes(self) -> int:
         return self._objects.memory_bytes
 
-    async def follow(self, partition: PartitionId, follower: Follower) -> None:
+    async def follow(self, partition: PartitionId, follower: Follower, *, is_read: bool = True) -> None:
         """Begins; `follower.begun` was called when this returns. What fails later is tried again by itself.
 
+        `is_read`: it is going to be read as it grows, not only asked about now and then; see `read_from_now_on`.
         Raises Unavailable, Corrupt; then nothing is followed.
         """
-        one = self._logs[partition] = _Followed(follower)
+        one = self._logs[partition] = _Followed(follower, is_read)
         try:
             await self._begin(partition, one)
         except BaseException:
@@ -146,25 +148,54 @@ class FollowedLogs:
             if watching is not None:
                 watching.cancel()
 
+    def read_from_now_on(self, partition: PartitionId) -> None:
+        """Its newest records are wanted as they come."""
+        one = self._logs.get(partition)
+        if one is not None and not one.is_read:
+            one.is_read = True
+            opened = self._sessions.get(one.session_id)
+            if opened is not None and opened.done() and opened.exception() is None:
+                opened.result().read.add(partition)
+
     def doubt(self, partition: PartitionId) -> None:
         """Something that should be there was not: begins anew."""
         one = self._logs.get(partition)
         if one is not None and not one.is_beginning:
             self._begin_anew(partition, one)
 
-    async def refresh(self, partition: PartitionId) -> None:
-        """Whatever is committed at this moment is known when this returns. Raises Unavailable, Corrupt."""
-        one = self._logs.get(partition)
-        if one is None:
-            return
+    async def refresh(self, owners: Mapping[PartitionId, int]) -> None:
+        """Whatever of these logs was committed before this was called is known when it returns.
+
+        `owners`: the session that owns each log, or the last that did. Where that is the session that is followed, its
+        tail record says it all, once for all of its logs; else the manifest tells whether the other one has begun.
+        Raises Unavailable, Corrupt.
+        """
+        logs = {partition: one for partition in owners if (one := self._logs.get(partition)) is not None}
+        sessions = {one.session_id for partition, one in logs.items() if one.session_id == owners[partition]}
+        doubtful = [partition for partition, one in logs.items() if one.session_id != owners[partition]]
+        await asyncio.gather(
+            *map(self._refresh_session, sessions),
+            *(self._refresh_log(partition, logs[partition]) for partition in doubtful),
+        )
+        beginning = [one.task for one in logs.values() if one.task is not None]
+        if beginning:
+            await asyncio.wait(beginning)
+
+    async def _refresh_log(self, partition: PartitionId, one: _Followed) -> None:
         entry = await self._metadata.get(keys.manifest(partition))
         if entry is not None:
             self._manifest_is(partition, one, entry.value, entry.revision)
-        if one.task is not None:
-            await asyncio.wait([one.task])
-        elif one.session_id in self._sessions:
-            session = await self._session(one.session_id)
+        if one.task is None and one.session_id in self._sessions:
+            await self._refresh_session(one.session_id)
+
+    async def _refresh_session(self, session_id: int) -> None:
+        session = await self._session(session_id)
+        try:
             await session.refresh()
+        except (Corrupt, NotFound):
+            if not session.is_broken:
+                raise
+            self._give_up(session_id, session)
 
     async def run(self) -> None:
         """Asks where nothing is heard, begins anew what is broken, and lets go of what nobody needs."""
@@ -186,9 +217,14 @@ class FollowedLogs:
             except BytemqError as error:
                 log.info("cannot follow a session just now", session=session_id, reason=str(error))
         if session.is_broken or not session.takers:
+            self._give_up(session_id, session)
+
+    def _give_up(self, session_id: int, session: FollowedSession) -> None:
+        """Whoever follows it begins anew."""
+        if self._is_open(session):
             self._drop_session(session_id)
-            for partition in list(session.takers):
-                self._begin_anew(partition, self._logs[partition])
+        for partition in list(session.takers):
+            self._begin_anew(partition, self._logs[partition])
 
     def close(self) -> None:
         for partition in list(self._logs):
@@ -240,6 +276,8 @@ class FollowedLogs:
             missing += attach_shares(files, session.session_id, shares, self._objects.ordinal_of)
             one.session_id = session.session_id
             session.takers[partition] = lambda session_id, share: self._taken(partition, one, session_id, share)
+            if one.is_read:
+                session.read.add(partition)
         return all(gap in manifest.holes for gap in missing)
 
     def _is_begun(self, partition: PartitionId, one: _Followed, files: LogFiles) -> None:
@@ -281,6 +319,7 @@ class FollowedLogs:
         opened = self._sessions.get(one.session_id)
         if opened is not None and opened.done() and opened.exception() is None:
             opened.result().takers.pop(partition, None)
+            opened.result().read.discard(partition)
         one.session_id = NOBODY
 
     # What comes.

@@ -5,8 +5,8 @@ manifests, or what a log is beyond its shares.
 
 The tail record in the metadata is what commits, so what it names is what may be served: a follower can be late, never
 early. A watch tells of each commit; since a watch is a hint, `refresh` asks. A flush is read whole, in one request,
-while a good part of the session's log is being followed: everybody who reads its tail here then costs one read of the
-store together. What little is followed of the rest is found by the heads of the flushes.
+while a good part of the session's log is being read here: everybody who reads its tail here then costs one read of the
+store together. What little is read of the rest, or only followed, is found by the heads of the flushes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ READS_AT_ONCE = 8
 WHOLE_BYTES = 64 * 1024 * 1024
 """Of what was committed since the last look, the newest so many bytes are read whole: more is found by its heads."""
 WHOLE_FROM = 0.25
-"""Flushes are read whole while so much of what is in them is followed."""
+"""Flushes are read whole while so much of what is in them is read here."""
 WEIGHT_OF_LAST = 0.25
 RETRY_S = 0.2
 
@@ -61,6 +61,8 @@ class FollowedSession:
     ) -> None:
         self.session_id = session_id
         self.takers: dict[PartitionId, Taker] = {}
+        self.read: set[PartitionId] = set()
+        """Those of them that somebody reads as they grow."""
         self.shares: dict[PartitionId, list[CommittedShare]] = {}
         """All that is committed and not released, as of `heard_at`."""
         self.heard_at = clock.monotonic()
@@ -75,7 +77,7 @@ class FollowedSession:
         self._first = 1
         self._last = 0
         self._last_crc = 0
-        self._followed_part = 1.0
+        self._read_part = 1.0
         self._lock = asyncio.Lock()
         self._gate = asyncio.Semaphore(READS_AT_ONCE)
         self._reading: dict[int, tuple[FlushRef, asyncio.Future[bytes]]] = {}
@@ -189,14 +191,14 @@ class FollowedSession:
         while self._last < tail.last_sequence and self._last + 1 in self._reading:
             ref, body = await self._body(self._last + 1)
             self._take([checked_flush(ref, self.session_id, body[: ref.head_bytes])], {ref.sequence: body})
-        if self._last < tail.last_sequence:  # late, or little of it is followed
+        if self._last < tail.last_sequence:  # late, or little of it is read
             flushes = await self._logs.flushes_of(tail, self._last)
             read = [sequence for sequence in self._reading if sequence <= tail.last_sequence]
             self._take(flushes, {sequence: (await self._body(sequence))[1] for sequence in read})
 
     def _read_ahead(self, tail: SessionTail) -> None:
         """Begins to read the newest of what is new, as far as it is worth it."""
-        if self._followed_part < WHOLE_FROM:
+        if not self.read or self._read_part < WHOLE_FROM:
             return
         left = WHOLE_BYTES
         for ref in reversed(tail.flushes):
@@ -229,7 +231,7 @@ class FollowedSession:
             if header.previous_crc != self._last_crc:
                 raise Corrupt(f"session {self.session_id}: flush {ref.sequence} does not follow its predecessor")
             self._last, self._last_crc = ref.sequence, ref.crc
-            followed_bytes = 0
+            read_bytes = 0
             shares = [CommittedShare(ref, header.head_bytes, share) for share in decode_shares(head, header)]
             wanted = [share for share in shares if share.share.partition in self.takers]
             if wanted and ref.sequence in bodies:
@@ -237,11 +239,12 @@ class FollowedSession:
             for committed in shares:
                 self.shares.setdefault(committed.share.partition, []).append(committed)
             for committed in wanted:
-                followed_bytes += committed.share.size_bytes
+                if committed.share.partition in self.read:
+                    read_bytes += committed.share.size_bytes
                 self.takers[committed.share.partition](self.session_id, committed)
-            if self.takers:
-                part = followed_bytes / max(1, ref.size_bytes - ref.head_bytes)
-                self._followed_part += WEIGHT_OF_LAST * (part - self._followed_part)
+            if self.read:
+                part = read_bytes / max(1, ref.size_bytes - ref.head_bytes)
+                self._read_part += WEIGHT_OF_LAST * (part - self._read_part)
 
 
 def _retrieved(reading: asyncio.Future[bytes]) -> None:

@@ -55,9 +55,13 @@ class FakeFollowedLogs:
         self.files: dict[PartitionId, FakeFiles] = {}
         self.followers: dict[PartitionId, Follower] = {}
         self.doubted: list[PartitionId] = []
+        self.read: set[PartitionId] = set()
+        """By those who want them as they grow."""
         self.failure: Exception | None = None
 
-    async def follow(self, partition: PartitionId, follower: Follower) -> None:
+    async def follow(self, partition: PartitionId, follower: Follower, *, is_read: bool = True) -> None:
+        if is_read:
+            self.read.add(partition)
         if self.failure is not None:
             raise self.failure
         files = self.files.setdefault(partition, FakeFiles())
@@ -67,6 +71,9 @@ class FakeFollowedLogs:
 
     def unfollow(self, partition: PartitionId) -> None:
         self.followers.pop(partition, None)
+
+    def read_from_now_on(self, partition: PartitionId) -> None:
+        self.read.add(partition)
 
     def doubt(self, partition: PartitionId) -> None:
         self.doubted.append(partition)

@@ -307,3 +307,76 @@ def test_follow__of_a_store_slower_than_the_commits_lags_one_read_and_reads_each
         assert watcher.beginnings == 1
 
     run(test, wal_retained_bytes=HUGE)
+
+
+def test_refresh__knows_all_that_was_committed_before_it_though_no_watch_has_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where another session owns the log by now."""
+
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        async def hang(prefix: str, after_revision: int):  # type: ignore[no-untyped-def]
+            await asyncio.get_running_loop().create_future()
+            yield []
+
+        monkeypatch.setattr(cluster.metadata, "watch", hang)
+        logs = [await owner.storage.open_log(pid(number), 1) for number in range(3)]
+        watchers = [await followed(reader, pid(number)) for number in range(3)]
+        for log in logs:
+            await owner.write(log, 5)
+        assert [watcher.end_offset for watcher in watchers] == [0, 0, 0]
+        await logs_of(reader).refresh({pid(number): owner.session.session_id for number in range(3)})
+        assert [watcher.end_offset for watcher in watchers] == [5, 5, 5]
+        await owner.storage.release_log(pid(1))
+        second = await cluster.broker(3)
+        log = await second.storage.open_log(pid(1), 2)
+        await second.write(log, 5)
+        await owner.write(logs[2], 5)
+        sessions = [owner.session.session_id, second.session.session_id, owner.session.session_id]
+        await logs_of(reader).refresh({pid(number): session for number, session in enumerate(sessions)})
+        assert [watcher.end_offset for watcher in watchers] == [5, 10, 10]
+
+    run(test, wal_retained_bytes=HUGE)
+
+
+def test_refresh__begins_anew_where_what_it_had_not_read_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        async def hang(prefix: str, after_revision: int):  # type: ignore[no-untyped-def]
+            await asyncio.get_running_loop().create_future()
+            yield []
+
+        monkeypatch.setattr(cluster.metadata, "watch", hang)
+        monkeypatch.setattr("bytemq.storage.following.followed_logs.LOOK_S", 1e6)
+        log = await owner.storage.open_log(pid(1), 1)
+        log.snapshot_source = lambda: snapshot_of(log)
+        watcher = await followed(reader, pid(1))
+        written = []
+        for _ in range(10):
+            written += await owner.write(log, 10, 300)
+            await owner.storage.checkpoint()
+        await cluster.clock.sleep(60)
+        await logs_of(reader).refresh({pid(1): owner.session.session_id})
+        assert await content(watcher.files) == written
+        assert watcher.beginnings == 2
+
+    run(test, storage_upkeep_interval_ms=500)
+
+
+def test_follow__of_what_nobody_reads_as_it_grows_reads_heads_until_somebody_does() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        watcher = Watcher()
+        await logs_of(reader).follow(pid(1), watcher, is_read=False)
+        before = reader.store.traffic.read_bytes
+        written = await owner.write(log, 20, 3000)
+        await eventually(cluster.clock, lambda: watcher.end_offset == 20)
+        assert reader.store.traffic.read_bytes - before < 20 * 3000 / 3
+        assert await content(watcher.files) == written
+        logs_of(reader).read_from_now_on(pid(1))
+        before = reader.store.traffic.read_bytes
+        written += await owner.write(log, 5, 3000)
+        await eventually(cluster.clock, lambda: watcher.end_offset == 25)
+        assert reader.store.traffic.read_bytes - before >= 5 * 3000
+        assert await content(watcher.files) == written
+
+    run(test, wal_retained_bytes=HUGE)
