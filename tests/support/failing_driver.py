@@ -103,6 +103,9 @@ class FailingDriver:
 
         await self._attempt("delete", names[0], act)
 
+    async def sign(self, name: str, seconds: int) -> str:
+        return f"memory:{name}?seconds={seconds}"
+
     async def close(self) -> None:
         return None
 

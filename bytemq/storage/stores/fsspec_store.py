@@ -76,6 +76,12 @@ class FsspecDriver:
             except NotFound:
                 continue
 
+    async def sign(self, name: str, seconds: int) -> str:
+        try:
+            return str(await _called(name, lambda: self._filesystem.sign(self._path(name), seconds)))
+        except NotImplementedError as error:
+            raise Invalid(f"{name}: this file system has no URLs that anybody can read from") from error
+
     async def close(self) -> None:
         return None
 

@@ -58,6 +58,9 @@ class Driver(Protocol):
     async def delete(self, names: Sequence[str]) -> None:
         """At most `DELETE_AT_ONCE`."""
 
+    async def sign(self, name: str, seconds: int) -> str:
+        """As `RemoteStore.sign`."""
+
     async def close(self) -> None: ...
 
 
@@ -160,6 +163,13 @@ class RemoteStore:
 
     async def size(self, name: str) -> int:
         return (await self._retried("head", lambda: self._driver.head(name))).size_bytes
+
+    async def sign(self, name: str, seconds: int) -> str:
+        """A URL by which anybody can GET this object, and do nothing else, for so long. Nothing is asked of the store.
+        Raises Invalid where it knows no such URLs, Unavailable.
+        """
+        check_name(name)
+        return await self._driver.sign(name, seconds)
 
     async def close(self) -> None:
         await self._driver.close()

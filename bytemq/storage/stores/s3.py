@@ -66,6 +66,7 @@ class S3Driver:
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
             max_pool_connections=CONNECTIONS,
+            signature_version="s3v4",  # of signed URLs as well, which would be of the version that AWS gives up
             retries={"total_max_attempts": 1},
             s3={"payload_signing_enabled": False},  # our own checksums are in the bytes, and SHA-256 is slow
             # Servers other than AWS do not know the newer checksums.
@@ -153,6 +154,12 @@ class S3Driver:
         for problem in answer.get("Errors", ()):
             if problem.get("Code") not in _MISSING:
                 raise Unavailable(f"{problem.get('Key')} was not deleted: {problem.get('Message')}")
+
+    async def sign(self, name: str, seconds: int) -> str:
+        async with _translated(name):
+            arguments = {"Bucket": self._bucket, "Key": self._prefix + name}
+            url: str = await self._client.generate_presigned_url("get_object", Params=arguments, ExpiresIn=seconds)
+        return url
 
     async def close(self) -> None:
         await self._parts.aclose()
