@@ -22,7 +22,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.storage.manifests.manifest import FileKind
 from bytemq.storage.tables.published_columns import ColumnStore
 from bytemq.storage.tables.table_columns import TableColumns
-from bytemq.storage.tables.table_file import folder_of, table_file
+from bytemq.storage.tables.table_file import folder_of, iceberg_folder_of, table_file
 from bytemq.types import TopicId
 
 
@@ -93,6 +93,7 @@ class Catalog:
             table_uuid=str(UUID(bytes=topic_id)),
             root=self._root,
             folder=folder_of(topic, topic_id),
+            metadata_folder=iceberg_folder_of(topic, topic_id),
             unique=f"{self._made:08d}-{self._session_id:x}-i",
             files=files,
             offsets=offsets,

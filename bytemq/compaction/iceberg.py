@@ -66,7 +66,7 @@ async def write(job: WriteIceberg, space: Workspace) -> IcebergMetadata:
     number = metadata.last_sequence_number + 1
     snapshot_id = (job.changed_ms << 16) | (number & 0xFFFF)
     written: list[_InMemory] = []
-    prefix = f"{job.root}/{job.folder}metadata/{job.unique}"
+    prefix = f"{job.root}/{job.metadata_folder}{job.unique}"
     manifests = []
     if job.files:
         output = _InMemory(f"{prefix}-m0.avro")

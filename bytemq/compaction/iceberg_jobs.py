@@ -25,7 +25,7 @@ class IcebergMetadata(NamedTuple):
 
 @dataclass(frozen=True)
 class WriteIceberg(Job[IcebergMetadata]):
-    """A snapshot of a topic's table: manifest, manifest list and metadata, under `prefix` in the store."""
+    """A snapshot of a topic's table: manifest, manifest list and metadata, in `metadata_folder`."""
 
     runs = "bytemq.compaction.iceberg:write"
     topic: str
@@ -33,7 +33,9 @@ class WriteIceberg(Job[IcebergMetadata]):
     root: str
     """URL of the store, without "/" at the end: what readers of the table know the files by."""
     folder: str
-    """Of the table's objects, with "/" at the end."""
+    """Of the Parquet files, with "/" at the end."""
+    metadata_folder: str
+    """Of what is written, with "/" at the end."""
     unique: str
     """Part of the names of what is written; nobody else uses it."""
     files: tuple[IcebergFile, ...]

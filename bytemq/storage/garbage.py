@@ -22,7 +22,7 @@ from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_o
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.stores.interface import Store
 from bytemq.storage.tables.restored import RestoredUnits
-from bytemq.storage.tables.table_file import TABLES, partition_folder_of
+from bytemq.storage.tables.table_file import PUBLIC, partition_folder_of
 from bytemq.storage.wal.bulk import BulkFiles
 from bytemq.storage.wal.wal_files import WalFiles
 from bytemq.types import PartitionId
@@ -56,11 +56,11 @@ class Garbage:
     def discard(self, names: Sequence[str]) -> None:
         """Deletes files in the background, each when no reader has it pinned.
 
-        Files under tables/ are read by programs that we know nothing of: they get the grace of `table_grace_ms`. A node
+        Files of tables are read by programs that we know nothing of: they get the grace of `table_grace_ms`. A node
         that stops meanwhile leaves them to the next start.
         """
-        tables = [name for name in names if name.startswith(TABLES)]
-        others = [name for name in names if not name.startswith(TABLES)]
+        tables = [name for name in names if name.startswith(PUBLIC)]
+        others = [name for name in names if not name.startswith(PUBLIC)]
         if others:
             task = self._supervisor.start("storage-discard", self._delete(others))
             self._tasks.add(task)
@@ -98,7 +98,7 @@ class Garbage:
         bulk: BulkFiles,
     ) -> list[str]:
         """Names that earlier sessions left and nothing refers to. Spare files of theirs are handed to `wal_files`."""
-        listed = [info.name for folder in ("topics/", TABLES) for info in await self._store.list(folder)]
+        listed = [info.name for folder in ("topics/", *PUBLIC) for info in await self._store.list(folder)]
         # Names made by this session are in flux, and none of them can be garbage of an earlier one.
         own = f"-{self._session_id:x}-"
         listed = [name for name in listed if own not in name.rpartition("/")[2]]

@@ -91,7 +91,7 @@ def referenced(data: Path) -> set[str]:
 
 
 def objects(data: Path) -> set[str]:
-    folders = [data / "topics", data / "tables"]
+    folders = [data / "topics", data / "tables", data / "iceberg"]
     return {path.relative_to(data).as_posix() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 

@@ -41,7 +41,7 @@ from bytemq.storage.objects.session_log import (
 )
 from bytemq.storage.objects.shared_garbage import TOPICS, writer_of
 from bytemq.storage.stores.interface import ObjectStore
-from bytemq.storage.tables.table_file import TABLES, partition_folder_of
+from bytemq.storage.tables.table_file import PUBLIC, partition_folder_of
 from bytemq.storage.wal.format import check_head, decode_header, decode_shares, payload_errors
 from bytemq.types import PartitionId
 
@@ -103,7 +103,7 @@ async def audit(
 
 
 async def _listed(store: ObjectStore) -> set[str]:
-    return {info.name for folder in (FOLDER, TOPICS, TABLES) for info in await store.list(folder)}
+    return {info.name for folder in (FOLDER, TOPICS, *PUBLIC) for info in await store.list(folder)}
 
 
 async def _named_by_nothing(store: ObjectStore, metadata: MetadataStore, names: Iterable[str]) -> list[str]:

@@ -80,7 +80,7 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
     for tail in sorted(tails):
         for name, problem in verify_session(root, tail, ends, named):
             yield Finding(name, problem)
-    for folder in ("topics", "tables", "wal"):
+    for folder in ("topics", "tables", "iceberg", "wal"):
         for found in sorted((root / folder).rglob("*")):
             name = found.relative_to(root).as_posix()
             if found.is_file() and name not in named and not name.startswith((SPARE_PREFIX, *offline)):

@@ -26,7 +26,7 @@ from bytemq.storage.objects.session_log import FOLDER, session_of
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.stores.interface import ObjectStore
-from bytemq.storage.tables.table_file import TABLES, partition_folder_of
+from bytemq.storage.tables.table_file import PUBLIC, partition_folder_of
 from bytemq.types import PartitionId
 
 log = get_logger("storage.garbage")
@@ -141,7 +141,7 @@ class SharedGarbage:
 
     async def sweep(self) -> None:
         """Deletes what was found to be garbage a time of grace ago and still is."""
-        listed = [info.name for folder in (FOLDER, TOPICS, TABLES) for info in await self._store.list(folder)]
+        listed = [info.name for folder in (FOLDER, TOPICS, *PUBLIC) for info in await self._store.list(folder)]
         live = await self._live_sessions()
         tails = await self._tails()
         manifests = await self._manifests()

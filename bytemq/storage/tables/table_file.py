@@ -8,6 +8,8 @@ bytes.
         folder
     topics/TOPIC_ID/PARTITION/BASE-SESSION-NUMBER.companion
         with the other files of the partition
+    iceberg/TOPIC/TOPIC_ID/...
+        metadata of Iceberg: not under tables/, where whoever reads a whole folder as Parquet would find them
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from bytemq.storage.tables.companion import SUFFIX as COMPANION_SUFFIX
 from bytemq.types import PartitionId, format_topic_id
 
 TABLES = "tables/"
+ICEBERG = "iceberg/"
+PUBLIC = (TABLES, ICEBERG)
+"""Folders of what programs read that we know nothing of."""
 SUFFIX = ".parquet"
 
 Codec = Literal["zstd", "snappy", "lz4", "none"]
@@ -69,6 +74,11 @@ def partition_folder(topic: str, partition: PartitionId) -> str:
 def folder_of(topic: str, topic_id: bytes) -> str:
     """Where all Parquet files of a topic are, with a "/" at the end."""
     return f"{TABLES}{topic}/{format_topic_id(topic_id)}/"
+
+
+def iceberg_folder_of(topic: str, topic_id: bytes) -> str:
+    """Where the metadata of the topic as an Iceberg table are, with a "/" at the end."""
+    return f"{ICEBERG}{topic}/{format_topic_id(topic_id)}/"
 
 
 def partition_folder_of(name: str) -> str:
