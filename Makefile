@@ -78,7 +78,7 @@ ifeq ($(SERVER),bytemq)
 	test -x .interop/bin/minio || GOBIN=$(CURDIR)/.interop/bin go install github.com/minio/minio@latest
 	MINIO=$(CURDIR)/.interop/bin/minio $(BIN)/python -m pytest -k minio $(ARGS) \
 	  tests/conformance/test_store.py tests/scenarios/cluster/test_cluster_on_s3.py \
-	  tests/scenarios/cluster/test_letting_go_on_s3.py
+	  tests/scenarios/cluster/test_letting_go_on_s3.py tests/scenarios/cluster/test_sql_on_s3.py
 endif
 
 # deploy/compose.yaml for real; skipped, with a word, where no Docker engine answers.

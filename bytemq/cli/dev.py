@@ -124,10 +124,13 @@ def run_cluster(options: argparse.Namespace) -> int:
         metadata = _start_etcd(folder, services)
         storage, environment = _start_storage(options.storage, folder, services)
         rows = _start_brokers(options, folder, metadata, storage, environment, services)
-        show(rows, ("broker", "zone", "address", "process", "log"), as_json=False)
+        show(rows, ("broker", "zone", "address", "process", "http", "log"), as_json=False)
         took_s = time.monotonic() - started_at
         print(f"\nThe cluster is ready after {took_s:.1f} s. Its records are in {storage}.")
         print(f"  export BYTEMQ_BOOTSTRAP_SERVER={rows[0]['address']} BYTEMQ_METADATA={metadata}")
+        print(f"  export BYTEMQ_HTTP_LISTEN={rows[0]['http']}")
+        if environment:
+            print("  export " + " ".join(f"{name}={value}" for name, value in environment.items()))
         print("  bytemq cluster status\nCtrl-C stops it.", flush=True)
         _watch(services)
     except KeyboardInterrupt:
@@ -211,19 +214,19 @@ def _start_brokers(
     for broker_id in range(options.brokers):
         zone = "abcdefghijklmnopqrstuvwxyz"[broker_id % options.zones]
         address = f"127.0.0.1:{options.port + broker_id if options.port else _free_port()}"
+        http = f"127.0.0.1:{_free_port()}"
         name = f"broker-{broker_id}"
         command = [
             *(sys.executable, "-m", "bytemq", "start", "--id", str(broker_id), "--zone", zone, "--listen", address),
             *("--metadata", metadata, "--storage", storage, "--scratch", str(folder / name)),
-            *("--set", "bytemq.http.listen=127.0.0.1:0"),
+            *("--set", f"bytemq.http.listen={http}"),
             *(part for setting in options.set for part in ("--set", setting)),
         ]
         brokers.append(Service(name, folder, command, environment))
         services.append(brokers[-1])
         log_path = brokers[-1].log_path
-        rows.append(
-            {"broker": broker_id, "zone": zone, "address": address, "process": brokers[-1].pid, "log": log_path}
-        )
+        row = {"broker": broker_id, "zone": zone, "address": address, "process": brokers[-1].pid, "http": http}
+        rows.append(row | {"log": log_path})
     for broker in brokers:
         broker.wait_until(lambda log=broker.log_path: b" is ready on " in log.read_bytes())  # type: ignore[misc]
     return rows

@@ -14,6 +14,7 @@ from bytemq.broker.load_reporter import LoadReporter
 from bytemq.broker.neighbours import Neighbours
 from bytemq.broker.orphans import Orphans
 from bytemq.broker.ownership import Ownership
+from bytemq.broker.whole_topics import WholeTopics
 from bytemq.compaction import cleaner_metrics, table_metrics
 from bytemq.compaction.cleaner import Cleaner
 from bytemq.compaction.worker import Worker
@@ -82,18 +83,15 @@ def start_cleaner(parts: AsyncExitStack, base: Foundation, broker: Broker, logs:
 
 
 def start_restructuring(base: Foundation, broker: Broker, logs: Logs, tables: Tables) -> None:
-    restructuring = tables.attach(
-        broker.partitions,
-        lambda: base.image,
-        logs,
-        base.clock,
-        base.membership.session_id,
-        base.config.now.bytemq_table_grace_ms,
-        base.store,
-    )
+    assert broker.followers is not None
+    image_at = base.follower.wait_for
+    whole = WholeTopics(broker.partitions, broker.followers, base.store, lambda: base.image, image_at, base.broker_id)
+    membership = base.membership
+    restructuring = tables.attach(broker, whole, base.config.of_topic, logs, membership.session_id, membership.lease)
     table_metrics.register(base.metrics, restructuring)
     base.supervisor.keep_running("tables", restructuring.run)
     base.supervisor.keep_running("untouched tables", tables.run_untouched)
+    base.supervisor.keep_running("builds for others", tables.run_builds)
 
 
 async def _retain(base: Foundation, broker: Broker) -> None:

@@ -12,6 +12,8 @@ not: change anything.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -78,10 +80,19 @@ class IcebergRoutes:
         metadata = await self._tables.iceberg_metadata(topic)
         if method == "HEAD":
             return Answer(204, b"")
-        answer = (
-            f'{{"metadata-location": {json.dumps(metadata.location)}, "metadata": {metadata.text}, "config": {{}}}}'
-        )
+        location, hints = json.dumps(metadata.location), json.dumps(_storage_hints(metadata.location, os.environ))
+        answer = f'{{"metadata-location": {location}, "metadata": {metadata.text}, "config": {hints}}}'
         return Answer(200, answer.encode(), JSON)
+
+
+def _storage_hints(location: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Where an S3 server other than AWS is, as clients call it. Never how one gets in."""
+    if not location.startswith("s3:"):
+        return {}
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    hints = {"client.region": region, "s3.region": region} if region else {}
+    return hints | ({"s3.endpoint": endpoint, "s3.path-style-access": "true"} if endpoint else {})
 
 
 def _json(value: Any) -> Answer:

@@ -43,6 +43,7 @@ from bytemq.runtime.metrics import Metrics
 from bytemq.runtime.tasks import Supervisor
 from bytemq.scheduler.controller import Controller
 from bytemq.scheduler.membership import Membership, check_clock
+from bytemq.storage.stores.remote import RemoteStore
 from bytemq.types import Role
 
 log = get_logger("node")
@@ -115,7 +116,8 @@ class Node:
             parts.callback(opened.close)
         base = await self._join_cluster(parts, store, sockets)
         if tables.are_available():
-            self.tables = Tables(data, settings.store_url(self.config))
+            signer = shared if isinstance(shared, RemoteStore) else None
+            self.tables = Tables(data, settings.store_url(self.config), signer)
             parts.push_async_callback(self.tables.close)
         logs = await open_logs(parts, base, shared, None if self.tables is None else self.tables.restorer)
         partitions = partition_table(parts, base, logs)

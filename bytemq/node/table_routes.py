@@ -41,7 +41,7 @@ class TableRoutes:
             if not topic and request.method == "GET":
                 return _json([{"topic": name} for name in self._tables.topics()])
             if request.method == "POST" and action == "build":
-                return _json(await self._build(topic))
+                return _json((await self._tables.build(topic))._asdict())
             if request.method == "GET" and action in ("", "files"):
                 described = await self._described(topic)
                 return _json(described["files"] if action else described)
@@ -77,12 +77,6 @@ class TableRoutes:
             yield result.content_type.encode()
             async for part in result.parts:
                 yield part
-
-    async def _build(self, topic: str) -> dict[str, Any]:
-        partitions = await self._tables.partitions_of(topic)
-        if partitions and not partitions[0].settings.enabled:
-            raise Invalid(f"{topic} is not to be a table: bytemq.table.enable is false, or cleanup.policy has compact")
-        return (await self._tables.restructuring.build(partitions))._asdict()
 
     async def _described(self, topic: str) -> dict[str, Any]:
         partitions: list[dict[str, Any]] = []

@@ -1,42 +1,41 @@
 """A node's tables: workers, conversion in the background, reading back.
 
-Owns: their wiring, and what a table is made of here: the partitions that this broker has opened, cut and read for
-queries as they are at one moment. Must not: convert, run a query, or speak HTTP.
+Owns: their wiring, and what a table is made of: the partitions of a topic, whoever owns them. Must not: convert, run a
+query, or speak HTTP.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from bytemq.broker.log.partition import Partition
-from bytemq.broker.log.partitions import PartitionTable
-from bytemq.broker.log.reading import READ_COMMITTED
+from bytemq.broker.context import Broker
+from bytemq.broker.whole_topics import Readable, WholeTopics
 from bytemq.compaction.catalog import Catalog
 from bytemq.compaction.iceberg_jobs import IcebergMetadata
 from bytemq.compaction.restorer import WorkerRestorer
-from bytemq.compaction.restructuring import Restructuring, TablePartition
+from bytemq.compaction.restructuring import Built, Restructuring, TablePartition
+from bytemq.compaction.table_builds import Asker, Moved, TableBuilds
 from bytemq.compaction.table_planner import TableSettings
 from bytemq.compaction.worker import Worker
 from bytemq.config import TopicConfig
-from bytemq.errors import Invalid, NotFound, Unavailable
-from bytemq.metadata.image import ClusterImage
-from bytemq.metadata.store import MetadataStore
+from bytemq.errors import Invalid
+from bytemq.metadata.image import TopicImage
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
+from bytemq.node.queried_topics import QueriedTopics
 from bytemq.node.settings import table_settings
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
-from bytemq.query.cuts import PartitionCut, cut_of
-from bytemq.query.queries import READ_BYTES, Queries, SqlLimits
-from bytemq.runtime.clock import Clock
+from bytemq.query.queries import Queries, SqlLimits
+from bytemq.query.signed_urls import SignedUrls, Signer
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.logs import Logs
 from bytemq.storage.manifests.manifest import AbortedTxn, FileKind, SegmentInfo
-from bytemq.storage.segments.batch_walk import walk
 from bytemq.storage.tables.published_columns import ColumnStore
-from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns
+from bytemq.storage.tables.table_columns import Formats
+from bytemq.storage.tables.table_file import table_file
 
 WORKER_MEMORY_BYTES = 512 * 1024 * 1024
 RESTORE_NICENESS = 10
@@ -47,7 +46,7 @@ SCRATCH = "scratch/restored"
 QUERY_SCRATCH = "scratch/queries"
 
 
-NEEDED = ("pyarrow", "numpy", "duckdb", "orjson")
+NEEDED = ("pyarrow", "numpy", "duckdb", "orjson", "fsspec", "urllib3")
 """Packages of the extra `tables`, without which there are none."""
 
 
@@ -57,12 +56,13 @@ def are_available() -> bool:
 
 
 class OpenedPartition:
-    """Implements `TablePartition`."""
+    """Implements `TablePartition`: as its owner sees it, or somebody who follows it."""
 
-    __slots__ = ("_partition",)
+    __slots__ = ("_config", "_partition")
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Readable, config: TopicConfig) -> None:
         self._partition = partition
+        self._config = config
 
     @property
     def topic(self) -> str:
@@ -78,7 +78,7 @@ class OpenedPartition:
 
     @property
     def settings(self) -> TableSettings:
-        return table_settings(self._partition.config, is_internal=self.topic in INTERNAL_TOPICS)
+        return table_settings(self._config, is_internal=self.topic in INTERNAL_TOPICS)
 
     def aborted(self) -> Sequence[AbortedTxn]:
         return self._partition.aborted_transactions
@@ -87,39 +87,48 @@ class OpenedPartition:
 class Tables:
     """What of the node makes and reads tables."""
 
-    def __init__(self, data: Path, url: str) -> None:
-        """`data`: the node's own folder; `url`: the storage."""
+    def __init__(self, data: Path, url: str, signer: Signer | None) -> None:
+        """`data`: the node's own folder; `url`: the storage; `signer`: that of a storage that is no folder."""
         self._data = data.resolve()
         self._root = unquote(urlsplit(url).path) if url.startswith("file:") else ""
         """Where Parquet files are; "" where that is no folder of this machine."""
+        self._signer = signer
         self._reader = Worker("restore", url, memory_bytes=WORKER_MEMORY_BYTES, niceness=RESTORE_NICENESS)
         self.restorer = WorkerRestorer(self._reader, data / SCRATCH)
         self._url = url
-        self._catalog: Catalog | None = None
         self._converter = Worker("tables", url, memory_bytes=WORKER_MEMORY_BYTES)
-        self._partitions: PartitionTable | None = None
-        self._image: Callable[[], ClusterImage] = ClusterImage
+        self._broker: Broker | None = None
+        self._whole: WholeTopics | None = None
+        self._topic_config: Callable[[TopicImage], TopicConfig] | None = None
+        self._catalog: Catalog | None = None
         self._restructuring: Restructuring | None = None
-        self._columns: ColumnStore | None = None
-        self._clock: Clock | None = None
+        self._builds: TableBuilds | None = None
 
     def attach(
         self,
-        partitions: PartitionTable,
-        image: Callable[[], ClusterImage],
+        broker: Broker,
+        whole: WholeTopics,
+        topic_config: Callable[[TopicImage], TopicConfig],
         storage: Logs,
-        clock: Clock,
         session_id: int,
-        grace_ms: int,
-        metadata: MetadataStore,
+        lease: int,
     ) -> Restructuring:
         """Once there are partitions. What is returned is to be run."""
-        self._partitions, self._image, self._clock = partitions, image, clock
-        self._columns = columns = ColumnStore(metadata)
-        self._restructuring = Restructuring(self._opened, storage, self._converter, clock, session_id, columns)
-        # Metadata are what a reader waits for: not behind a conversion.
+        self._broker, self._whole, self._topic_config = broker, whole, topic_config
+        columns = ColumnStore(broker.metadata)
+        self._restructuring = Restructuring(self._opened, storage, self._converter, broker.clock, session_id, columns)
+        me = Asker(broker.node_id, session_id, lease)
+        self._builds = TableBuilds(
+            broker.metadata, lambda: broker.image, self._build_own, me, broker.clock, broker.supervisor
+        )
         self._catalog = Catalog(
-            self._reader, storage.discard, clock, columns, root=self._url, session_id=session_id, keep_ms=grace_ms
+            self._reader,  # metadata are what a reader waits for: not behind a conversion
+            storage.discard,
+            broker.clock,
+            columns,
+            root=self._url,
+            session_id=session_id,
+            keep_ms=broker.config.bytemq_table_grace_ms,
         )
         return self._restructuring
 
@@ -128,100 +137,88 @@ class Tables:
         assert self._restructuring is not None, "attached"
         return self._restructuring
 
+    @property
+    def _node(self) -> Broker:
+        assert self._broker is not None, "attached"
+        return self._broker
+
     async def run_untouched(self) -> None:
         """For ever: history that nobody has asked for since the start is opened when it is old enough for a table."""
-        assert self._partitions is not None and self._clock is not None
+        clock = self._node.clock
         while True:
-            await self._clock.sleep(UNTOUCHED_INTERVAL_S)
-            await self._partitions.open_untouched(partial(_has_history, self._clock.wall_ms()))
+            await clock.sleep(UNTOUCHED_INTERVAL_S)
+            await self._node.partitions.open_untouched(partial(_has_history, clock.wall_ms()))
 
     async def partitions_of(self, topic: str) -> list[TablePartition]:
-        """All partitions of a topic, opened. Raises KafkaError, Invalid for a topic that is never a table."""
-        known = self._image().topics.get(topic)
-        if known is None:
-            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {topic}")
+        """All partitions of a topic, with all that is committed now. Raises KafkaError for a topic that there is not,
+        Invalid for one that is never a table, Unavailable.
+        """
         if topic in INTERNAL_TOPICS:
             raise Invalid(f"{topic} is internal and never a table")
-        assert self._partitions is not None
-        return [OpenedPartition(await self._partitions.open(topic, index)) for index in range(len(known.partitions))]
+        assert self._whole is not None
+        found = (await self._whole.at_hand([topic])).get(topic)
+        if found is None:
+            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {topic}")
+        config = self._config_of(topic)
+        return [OpenedPartition(one, config) for one in found]
+
+    async def build(self, topic: str) -> Built:
+        """All that is committed is in Parquet when this returns. Raises KafkaError for a topic that there is not,
+        Invalid for one that is no table, BytemqError.
+        """
+        if (partitions := await self.partitions_of(topic)) and not partitions[0].settings.enabled:
+            raise Invalid(f"{topic} is not to be a table: bytemq.table.enable is false")
+        assert self._builds is not None
+        conversions, held_back = await self._builds.build(topic)
+        infos = [info for one in await self.partitions_of(topic) for info in one.files.manifest.segments]
+        tables = [table_file(info) for info in infos if info.kind is FileKind.PARQUET]
+        return Built(conversions, sum(table.records for table in tables), held_back)
+
+    async def run_builds(self) -> None:
+        """For ever: what other brokers want to be built of what is ours."""
+        assert self._builds is not None
+        await self._builds.run()
+
+    async def _build_own(self, topic: str, indexes: Sequence[int]) -> Built:
+        config = self._config_of(topic)
+        try:
+            partitions = [await self._node.partitions.open(topic, index) for index in indexes]
+        except KafkaError as error:
+            raise Moved(f"{topic} is not all here: {error}") from error
+        return await self.restructuring.build([OpenedPartition(one, config) for one in partitions])
 
     def queries(self, limits: SqlLimits) -> Queries:
-        return Queries(self, self._root, self._data / QUERY_SCRATCH, limits)
+        assert self._whole is not None
+        node = self._node
+        signed = None if self._signer is None else SignedUrls(self._signer, node.clock, limits.timeout_s)
+        columns = ColumnStore(node.metadata)
+        topics = QueriedTopics(self._whole, lambda: node.image, self._formats_of, columns, signed)
+        return Queries(topics, self._root, self._data / QUERY_SCRATCH, limits)
 
     def topics(self) -> list[str]:
-        return sorted(name for name in self._image().topics if name not in INTERNAL_TOPICS)
+        return sorted(name for name in self._node.image.topics if name not in INTERNAL_TOPICS)
 
     async def iceberg_metadata(self, topic: str) -> IcebergMetadata:
         """Raises KafkaError for a topic that there is not, BytemqError."""
         partitions = await self.partitions_of(topic)
         assert self._catalog is not None
         changed_ms = max((partition.files.rewritten_ms for partition in partitions), default=0)
-        return await self._catalog.load(topic, self._image().topics[topic].topic_id, partitions, changed_ms)
-
-    # Implements `query.queries.Topics`.
-
-    async def open(self, names: Sequence[str]) -> None:
-        for name in names:
-            if self._is_table(name):
-                try:
-                    await self.partitions_of(name)
-                except KafkaError as error:
-                    raise Unavailable(f"not all partitions of {name} can be read here: {error}") from error
-
-    def cut(self, names: Sequence[str]) -> dict[str, list[PartitionCut]]:
-        return {name: self._cut(name) for name in names if self._is_table(name)}
-
-    async def columns(self, name: str, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
-        topic = self._image().topics.get(name)
-        if topic is None:
-            raise NotFound(f"there is no topic {name}")
-        assert self._columns is not None and self._partitions is not None
-        found = self._partitions.get(name, 0)
-        if not isinstance(found, Partition):
-            raise Unavailable(f"partition 0 of {name} is not here any more")
-        formats = OpenedPartition(found).settings.formats
-        wanted = {root: what for root, what in seen.items() if getattr(formats, root) != "raw"}
-        return await self._columns.grow(name, topic.topic_id, wanted), formats
-
-    async def read(self, topic: str, partition: int, offset: int) -> tuple[Sequence[bytes | memoryview], int]:
-        assert self._partitions is not None
-        found = self._partitions.get(topic, partition)
-        if not isinstance(found, Partition):
-            raise Unavailable(f"partition {partition} of {topic} is not here any more")
-        fetched = await found.read(offset, READ_BYTES, isolation=READ_COMMITTED)
-        if fetched.error is ErrorCode.OFFSET_OUT_OF_RANGE:  # retention was faster
-            return (), max(offset, fetched.log_start_offset)
-        if fetched.error is not ErrorCode.NONE:
-            raise Unavailable(f"partition {partition} of {topic} cannot be read: {fetched.error.name}")
-        if not fetched.buffers:
-            return (), offset
-        *_, last = walk(memoryview(fetched.buffers[-1]), verify=False)
-        return fetched.buffers, last.last_offset + 1
-
-    def _is_table(self, name: str) -> bool:
-        return name in self._image().topics and name not in INTERNAL_TOPICS
-
-    def _cut(self, name: str) -> list[PartitionCut]:
-        assert self._partitions is not None
-        cuts = []
-        for index in range(len(self._image().topics[name].partitions)):
-            found = self._partitions.get(name, index)
-            if not isinstance(found, Partition):
-                raise Unavailable(f"partition {index} of {name} is not here")
-            if not self._root and any(info.kind is FileKind.PARQUET for info in found.files.manifest.segments):
-                raise Unavailable("SQL reads Parquet files from a folder of this machine only, not from this storage")
-            cuts.append(
-                cut_of(found.files, found.log_start_offset, found.last_stable_offset, found.aborted_transactions)
-            )
-        return cuts
+        return await self._catalog.load(topic, self._node.image.topics[topic].topic_id, partitions, changed_ms)
 
     async def close(self) -> None:
         await self._converter.close()
         await self.restorer.close()
 
     def _opened(self) -> Iterator[TablePartition]:
-        assert self._partitions is not None
-        return (OpenedPartition(partition) for partition in self._partitions.open_partitions())
+        return (OpenedPartition(one, one.config) for one in self._node.partitions.open_partitions())
+
+    def _config_of(self, topic: str) -> TopicConfig:
+        assert self._topic_config is not None
+        known = self._node.image.topics.get(topic)
+        return self._node.config.topic_config() if known is None else self._topic_config(known)
+
+    def _formats_of(self, topic: str) -> Formats:
+        return table_settings(self._config_of(topic), is_internal=False).formats
 
 
 def _has_history(now_ms: int, topic: str, config: TopicConfig, segments: Sequence[SegmentInfo]) -> bool:

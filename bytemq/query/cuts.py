@@ -54,7 +54,10 @@ class PartitionCut(NamedTuple):
 
 
 def cut_of(files: LogFiles, start_offset: int, stable_offset: int, aborted: Sequence[AbortedTxn]) -> PartitionCut:
-    """What of a partition is visible now to read_committed."""
+    """What of a partition is visible now to read_committed.
+
+    A file may reach beyond `stable_offset`, where its owner is further than is known here.
+    """
     tables: list[CutFile] = []
     ranges: list[tuple[int, int]] = []
     at = start_offset

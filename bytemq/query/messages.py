@@ -5,6 +5,7 @@ anything: the other side works on what users wrote.
 
     broker -> query   {"sql", "format", "explain", limits...}          the first message
     query -> broker   {"ask": "cut", "topics": [...]}                  answer: {"cuts": {topic: cut}}
+    query -> broker   {"ask": "urls", "files": [...]}                  answer: {"urls": [...]}, of files of its cuts
     query -> broker   {"ask": "columns", "topic", "seen": {root: ...}}   answer: {"columns", "formats"}
     query -> broker   {"ask": "read", topic, partition, offset, end}   answer: {"next_offset", "aborted"} and batches
     query -> broker   {"content_type"}, then {"rows": n} with bytes    the result, as it comes

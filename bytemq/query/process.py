@@ -15,22 +15,26 @@ import shutil
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from bytemq.query.cuts import PartitionCut
+from bytemq.query.cuts import CutFile, PartitionCut
 from bytemq.query.formats import CONTENT_TYPES, encoded
 from bytemq.query.messages import LENGTHS, Message, decode, encode
+from bytemq.query.object_files import ObjectFiles, ObjectPlace, path_of
 from bytemq.query.relations import LogPart, Relations, TopicRelation
-from bytemq.query.sandbox import Refused, SandboxLimits, connect, lock, tables_named
+from bytemq.query.sandbox import Refused, SandboxLimits, connect, lock, understood
 from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns, columns_from_json
 
 NICENESS = 5
 BATCH_ROWS = 8192
+URLS_AT_ONCE = 500
+THREAD_STACK_BYTES = 1024 * 1024
+"""By default a thread promises itself 8 MiB of the limit below."""
 OVERHEAD_BYTES = 512 * 1024 * 1024
 """Of the process beyond DuckDB's own limit: libraries, the tail in memory, the batch being encoded."""
 _NO_TABLE = re.compile("Table with name (.+) does not exist")
@@ -43,11 +47,14 @@ class Broker:
         self._connection = connection
         self._received: queue.Queue[Message] = queue.Queue()
         self._root = Path()
+        self._is_local = True
+        self._objects: ObjectFiles | None = None
         threading.Thread(target=self._receive, daemon=True).start()
 
     def first(self) -> dict[str, Any]:
         content = self._received.get().content
-        self._root = Path(content.get("root", ""))
+        self._root = Path(content["root"])
+        self._is_local = bool(content["root"])
         return content
 
     def send(self, content: dict[str, Any], payload: bytes = b"") -> None:
@@ -63,8 +70,20 @@ class Broker:
         answer = self._ask(question).content
         return columns_from_json(answer["columns"]), Formats(**answer["formats"])
 
-    def path(self, name: str) -> Path:
-        return self._root / name
+    def path(self, name: str) -> str:
+        return str(self._root / name) if self._objects is None else path_of(name)
+
+    def objects(self, files: Sequence[CutFile]) -> ObjectFiles | None:
+        """How DuckDB is to read files that are in no folder of the machine; None: they are, or there are none."""
+        if self._is_local or not files:
+            return None
+        urls: list[str] = []
+        for start in range(0, len(files), URLS_AT_ONCE):
+            names = [file.name for file in files[start : start + URLS_AT_ONCE]]
+            urls += self._ask({"ask": "urls", "files": names}).content["urls"]
+        places = zip(urls, files, strict=True)
+        self._objects = ObjectFiles({file.name: ObjectPlace(url, file.size_bytes) for url, file in places})
+        return self._objects
 
     def read(self, topic: str, partition: int, offset: int, end_offset: int) -> LogPart:
         answer = self._ask({"ask": "read", "topic": topic, "partition": partition, "offset": offset, "end": end_offset})
@@ -101,6 +120,7 @@ class Broker:
 def main() -> None:
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
+    threading.stack_size(THREAD_STACK_BYTES)
     broker = Broker(socket.socket(fileno=int(sys.argv[1])))
     request = broker.first()  # waits here, with everything imported, until there is a query
     scratch = Path(request["scratch"])
@@ -108,7 +128,7 @@ def main() -> None:
     try:
         _limit(request["memory_bytes"])
         answer = _answer(broker, request, scratch)
-    except Refused as error:
+    except (Refused, OSError) as error:
         answer = {"failed": str(error)}
     except (duckdb.Error, ValueError) as error:
         answer = {"failed": _sentence(error)}
@@ -125,25 +145,58 @@ def _limit(memory_bytes: int) -> None:
 
 
 def _answer(broker: Broker, request: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    sql, form = request["sql"].strip().rstrip(";"), request["format"]
-    names = tables_named(sql)
-    cuts = broker.cuts(names)
+    sql = request["sql"].strip().rstrip(";")
+    statement = understood(sql)
+    cuts = broker.cuts(statement.tables)
+    objects = broker.objects([file for topic_cuts in cuts.values() for cut in topic_cuts for file in cut.files])
     limits = SandboxLimits(request["memory_bytes"], request["threads"], scratch, request["scratch_bytes"])
-    connection = connect(limits)
-    relations = Relations(broker, scratch)
-    added = [relations.add(connection, topic, topic_cuts) for topic, topic_cuts in cuts.items()]
-    lock(connection, [path for relation, _ in added for path in relation.files])
-    for _, make_view in added:
-        make_view()
-    if request["explain"]:
-        return _explained(broker, connection, sql, [relation for relation, _ in added])
-    reader: pa.RecordBatchReader = connection.sql(sql).to_arrow_reader(BATCH_ROWS)
-    broker.send({"content_type": CONTENT_TYPES[form]})
+    session = _Session(broker, limits, objects)
+    answer = _explained if request["explain"] else _rows
+    try:
+        try:
+            session.prepare(cuts, statement.columns)
+            return answer(session, sql, request)
+        except (duckdb.BinderException, duckdb.CatalogException):  # before any row
+            if not any(relation.is_partial for relation in session.relations):
+                raise
+        session.prepare(cuts, None)  # it may name a field that no record had before
+        return answer(session, sql, request)
+    except duckdb.Error as error:
+        if objects is None or objects.failure is None:
+            raise
+        raise Refused(str(objects.failure)) from error  # DuckDB would show a traceback
+
+
+class _Session:
+    """DuckDB with the topics of the query, locked."""
+
+    def __init__(self, broker: Broker, limits: SandboxLimits, objects: ObjectFiles | None) -> None:
+        self.broker = broker
+        self.objects = objects
+        self.relations: list[TopicRelation] = []
+        self._limits = limits
+        self._made = Relations(broker, limits.temporary)
+
+    def prepare(self, cuts: Mapping[str, Sequence[PartitionCut]], wanted: Collection[str] | None) -> None:
+        self.connection = connect(self._limits)
+        if self.objects is not None:
+            self.connection.register_filesystem(self.objects)
+        added = [self._made.add(self.connection, topic, parts, wanted) for topic, parts in cuts.items()]
+        self.relations = [relation for relation, _ in added]
+        lock(self.connection, [path for relation in self.relations for path in relation.files])
+        for _, make_view in added:
+            make_view()
+
+
+def _rows(session: _Session, sql: str, request: dict[str, Any]) -> dict[str, Any]:
+    form = request["format"]
+    reader: pa.RecordBatchReader = session.connection.sql(sql).to_arrow_reader(BATCH_ROWS)
+    session.broker.send({"content_type": CONTENT_TYPES[form]})
     rows = 0
     for count, data in encoded(reader.schema, _at_most(reader, request["max_rows"]), form):
         rows += count
         for start in range(0, len(data), 1 << 20):
-            broker.send({"rows": count}, data[start : start + (1 << 20)])
+            session.broker.send({"rows": count}, data[start : start + (1 << 20)])
     return {"done": {"rows": rows}}
 
 
@@ -156,11 +209,10 @@ def _at_most(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.RecordBatch
         yield batch
 
 
-def _explained(
-    broker: Broker, connection: duckdb.DuckDBPyConnection, sql: str, relations: Sequence[TopicRelation]
-) -> dict[str, Any]:
+def _explained(session: _Session, sql: str, request: dict[str, Any]) -> dict[str, Any]:
+    plan = session.connection.execute(f"explain analyze {sql}").fetchall()
     lines = []
-    for relation in relations:
+    for relation in session.relations:
         lines.append(f"topic {relation.topic}")
         lines.append(
             f"  Parquet: {len(relation.files)} files, {relation.file_records} records, {relation.file_bytes} bytes"
@@ -169,10 +221,13 @@ def _explained(
         if relation.kept_raw:
             lines.append(f"  left out: {relation.kept_raw} batches of the log whose records cannot be decoded")
         lines.extend(map(_described, relation.cuts))
-    plan = connection.execute(f"explain analyze {sql}").fetchall()
+    if session.objects is not None:
+        lines.append(
+            f"read from the storage: {session.objects.read_bytes} bytes in {session.objects.requests} requests"
+        )
     lines.extend(row[-1] for row in plan)
-    broker.send({"content_type": CONTENT_TYPES["table"]})
-    broker.send({"rows": 0}, ("\n".join(lines) + "\n").encode())
+    session.broker.send({"content_type": CONTENT_TYPES["table"]})
+    session.broker.send({"rows": 0}, ("\n".join(lines) + "\n").encode())
     return {"done": {"rows": 0}}
 
 

@@ -23,6 +23,8 @@ from bytemq.storage.tables.table_columns import ROOTS, Formats, Seen, TableColum
 log = get_logger("query")
 
 QUERY_PROCESS = "bytemq.query.process"
+_INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "TZ", "PYTHON", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_")
+_CERTIFICATES = "AWS_CA_BUNDLE"
 READ_BYTES = 4 * 1024 * 1024
 MAX_TOPICS = 64
 
@@ -39,19 +41,24 @@ class SqlLimits(NamedTuple):
 class Topics(Protocol):
     """What queries are about."""
 
-    def cut(self, names: Sequence[str]) -> dict[str, list[PartitionCut]]:
-        """Of those names that are topics, all at one moment. Raises BytemqError where one cannot be read here."""
+    async def cut(self, names: Sequence[str]) -> dict[str, list[PartitionCut]]:
+        """Of those names that are topics, all at one moment, with all that was committed before this was called.
+        Raises BytemqError where one cannot be read here.
+        """
 
-    async def open(self, names: Sequence[str]) -> None:
-        """So that `cut` finds them open. Raises BytemqError."""
+    async def urls(self, files: Sequence[str]) -> Sequence[str]:
+        """By which anybody can GET these Parquet files while a query runs, where the storage is no folder. Raises
+        BytemqError.
+        """
 
     async def columns(self, name: str, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
         """The typed columns of a topic's table, with those for what was seen, and what records are read as. Raises
         BytemqError."""
 
-    async def read(self, topic: str, partition: int, offset: int) -> tuple[Sequence[bytes | memoryview], int]:
-        """Committed batches from `offset` on and the offset after them; none where it is out of range. Raises
-        BytemqError."""
+    async def read(self, topic: str, partition: int, offset: int, end: int) -> tuple[Sequence[bytes | memoryview], int]:
+        """Committed batches from `offset` on, perhaps beyond `end`, which a cut has named, and the offset after them;
+        none where it is out of range. Raises BytemqError.
+        """
 
 
 class Query(NamedTuple):
@@ -70,7 +77,7 @@ class Result:
 
 class Queries:
     def __init__(self, topics: Topics, root: str, scratch: Path, limits: SqlLimits) -> None:
-        """`root`: folder that the names of Parquet files are relative to."""
+        """`root`: folder that the names of Parquet files are relative to; "" where they are in none."""
         shutil.rmtree(scratch, ignore_errors=True)
         self._topics = topics
         self._root = root
@@ -98,12 +105,13 @@ class Queries:
                 if process is None or process.has_ended:
                     process = await _Process.start()
                 await process.send(Message(self._request(query)))
-                first = await self._next(process)
+                conversation = _Conversation(process, self._topics)
+                first = await conversation.next()
             if "failed" in first.content:
                 raise Invalid(str(first.content["failed"]))
             # The rows may be taken by another task, or by nobody: a time-out of this task would reach neither.
             killing = loop.call_at(deadline, process.end)
-            yield Result(str(first.content.get("content_type", "text/plain")), self._parts(process))
+            yield Result(str(first.content.get("content_type", "text/plain")), conversation.parts())
         except (TimeoutError, Unavailable) as error:
             if not time.expired() and loop.time() < deadline:
                 raise
@@ -138,42 +146,6 @@ class Queries:
             "max_rows": limits.max_rows,
         }
 
-    async def _parts(self, process: _Process) -> AsyncIterator[bytes]:
-        while True:
-            message = await self._next(process)
-            if "done" in message.content:
-                return
-            if "failed" in message.content:
-                raise Invalid(str(message.content["failed"]))
-            yield bytes(message.payload)
-
-    async def _next(self, process: _Process) -> Message:
-        """The next message that is no question. Questions are answered."""
-        while True:
-            message = await process.receive()
-            if "ask" not in message.content:
-                return message
-            try:
-                answer = await self._answer(message.content)
-            except (BytemqError, AttributeError, KeyError, TypeError, ValueError) as error:
-                answer = Message({"failed": str(error)})
-            await process.send(answer)
-
-    async def _answer(self, question: dict[str, Any]) -> Message:
-        if question["ask"] == "cut":
-            names = [str(name) for name in question["topics"]][:MAX_TOPICS]
-            await self._topics.open(names)
-            cuts = self._topics.cut(names)
-            return Message({"cuts": {name: [cut.as_json() for cut in found] for name, found in cuts.items()}})
-        if question["ask"] == "columns":
-            seen = {root: Seen.from_json(question["seen"][root]) for root in ROOTS if root in question["seen"]}
-            columns, formats = await self._topics.columns(str(question["topic"]), seen)
-            return Message({"columns": columns_as_json(columns), "formats": formats._asdict()})
-        buffers, next_offset = await self._topics.read(
-            str(question["topic"]), int(question["partition"]), int(question["offset"])
-        )
-        return Message({"next_offset": next_offset}, b"".join(buffers))
-
     def _keep_one_ready(self) -> None:
         if self._spare is None and not self._tasks:
             task = asyncio.get_running_loop().create_task(self._start_spare())
@@ -187,13 +159,68 @@ class Queries:
             log.warning("no process is kept ready", reason=str(error))
 
 
+class _Conversation:
+    """With the process of one query, which may ask for what its cuts have named and for nothing else."""
+
+    def __init__(self, process: _Process, topics: Topics) -> None:
+        self._process = process
+        self._topics = topics
+        self._named: set[str] = set()
+        """Topics."""
+        self._files: set[str] = set()
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        while True:
+            message = await self.next()
+            if "done" in message.content:
+                return
+            if "failed" in message.content:
+                raise Invalid(str(message.content["failed"]))
+            yield bytes(message.payload)
+
+    async def next(self) -> Message:
+        """The next message that is no question. Questions are answered."""
+        while True:
+            message = await self._process.receive()
+            if "ask" not in message.content:
+                return message
+            try:
+                answer = await self._answer(message.content)
+            except (BytemqError, AttributeError, KeyError, TypeError, ValueError) as error:
+                answer = Message({"failed": str(error)})
+            await self._process.send(answer)
+
+    async def _answer(self, question: dict[str, Any]) -> Message:
+        if question["ask"] == "cut":
+            names = [str(name) for name in question["topics"]][:MAX_TOPICS]
+            cuts = await self._topics.cut(names)
+            self._named.update(cuts)
+            self._files.update(file.name for found in cuts.values() for cut in found for file in cut.files)
+            return Message({"cuts": {name: [cut.as_json() for cut in found] for name, found in cuts.items()}})
+        if question["ask"] == "urls":
+            files = [str(name) for name in question["files"]]
+            if not self._files.issuperset(files):
+                raise Invalid("these are not files of the topics in the query")
+            return Message({"urls": list(await self._topics.urls(files))})
+        topic = str(question["topic"])
+        if topic not in self._named:
+            raise Invalid(f"{topic} is no topic of the query")
+        if question["ask"] == "columns":
+            seen = {root: Seen.from_json(question["seen"][root]) for root in ROOTS if root in question["seen"]}
+            columns, formats = await self._topics.columns(topic, seen)
+            return Message({"columns": columns_as_json(columns), "formats": formats._asdict()})
+        offset, end = int(question["offset"]), int(question["end"])
+        buffers, next_offset = await self._topics.read(topic, int(question["partition"]), offset, end)
+        return Message({"next_offset": next_offset}, b"".join(buffers))
+
+
 class _Process:
     def __init__(self, child: ChildProcess) -> None:
         self._child = child
 
     @classmethod
     async def start(cls) -> _Process:
-        return cls(await ChildProcess.start(QUERY_PROCESS))
+        return cls(await ChildProcess.start(QUERY_PROCESS, inherits=_is_harmless))
 
     @property
     def has_ended(self) -> bool:
@@ -217,3 +244,8 @@ class _Process:
 
     async def kill(self) -> None:
         await self._child.kill()
+
+
+def _is_harmless(variable: str) -> bool:
+    """Whether a query's process has it: none that may hold credentials."""
+    return variable == _CERTIFICATES or variable.startswith(_INHERITED)

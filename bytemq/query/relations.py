@@ -1,13 +1,13 @@
 """Topics as relations of DuckDB: the Parquet files of a cut, and its other records decoded here.
 
-Owns: how a cut becomes a view, and where decoded records are kept: in memory as long as they are few, else in Parquet
-files of the query's own, which are as good for DuckDB as the others. Must not: talk to the broker itself (`Source`
-does).
+Owns: how a cut becomes a view, what of records is decoded, and where that is kept: in memory as long as it is little,
+else in Parquet files of the query's own, which are as good for DuckDB as the others. Must not: talk to the broker
+itself (`Source` does).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -20,7 +20,7 @@ from bytemq.protocol.records.batch import RecordBatch, split_batches
 from bytemq.protocol.records.columns import RecordColumns
 from bytemq.query.cuts import PartitionCut
 from bytemq.query.sandbox import Refused, literal, quoted
-from bytemq.storage.parquet.record_schema import SCHEMA, record_table, table_schema
+from bytemq.storage.parquet.record_schema import SCHEMA, record_table
 from bytemq.storage.parquet.sources import AbortedRanges
 from bytemq.storage.parquet.typed_columns import TypedReader
 from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns
@@ -38,8 +38,8 @@ class LogPart(NamedTuple):
 
 
 class Source(Protocol):
-    def path(self, name: str) -> Path:
-        """Where a Parquet file can be read."""
+    def path(self, name: str) -> str:
+        """What DuckDB is to open for a Parquet file."""
 
     def read(self, topic: str, partition: int, offset: int, end_offset: int) -> LogPart: ...
 
@@ -51,13 +51,16 @@ class TopicRelation(NamedTuple):
     """What a topic consists of in this query, for `--explain`."""
 
     topic: str
-    files: list[Path]
+    files: list[str]
+    """Paths of DuckDB's."""
     file_records: int
     file_bytes: int
     log_records: int
     log_bytes: int
     kept_raw: int
     cuts: Sequence[PartitionCut]
+    is_partial: bool
+    """Whether there may be columns of the topic that are not here."""
 
 
 class Relations:
@@ -69,11 +72,19 @@ class Relations:
         self._spilled = 0
 
     def add(
-        self, connection: duckdb.DuckDBPyConnection, topic: str, cuts: Sequence[PartitionCut]
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        topic: str,
+        cuts: Sequence[PartitionCut],
+        wanted: Collection[str] | None = None,
     ) -> tuple[TopicRelation, Callable[[], None]]:
-        """Reads what is not in files. The second of the two makes the view, in the locked sandbox."""
+        """Reads what is not in files. The second of the two makes the view, in the locked sandbox.
+
+        `wanted`: names of the columns that are needed, and of others perhaps; None: all columns. Only with all of them
+        are fields found that no record had before.
+        """
         columns, formats = self._source.columns(topic, {})
-        collector = _Collector(self._scratch, f"{self._spilled}", TypedReader(columns, formats))
+        collector = _Collector(self._scratch, f"{self._spilled}", TypedReader(columns, formats, wanted), wanted)
         self._spilled += 1
         for cut in cuts:
             aborted = AbortedRanges(cut.aborted)
@@ -85,25 +96,26 @@ class Relations:
                 break
             # Columns are the topic's before anybody is shown one: so what is shown stays.
             columns, formats = self._source.columns(topic, collector.reader.seen)
-            collector.read_again(TypedReader(columns, formats))
+            collector.read_again(TypedReader(columns, formats, wanted))
         else:
             raise Refused(f"the columns of {topic} change all the time; try again")
         files = [self._source.path(file.name) for cut in cuts for file in cut.files]
         relation = TopicRelation(
             topic,
-            [*files, *collector.files],
+            [*files, *map(str, collector.files)],
             sum(file.records for cut in cuts for file in cut.files),
             sum(file.size_bytes for cut in cuts for file in cut.files),
             collector.records,
             collector.log_bytes,
             collector.kept_raw,
             cuts,
+            wanted is not None and not formats.are_raw,
         )
         memory = f"the tail of {topic}"
         connection.register(memory, collector.in_memory())
         selects = [f"select * from {quoted(memory)}"]
         if collector.files:
-            selects.append(f"select * from read_parquet({_list(collector.files)})")
+            selects.append(f"select * from read_parquet({_list([*map(str, collector.files)])})")
         bounds = _bounds(cuts)
         if files:
             selects.append(f"select * from read_parquet({_list(files)}, union_by_name = true){bounds}")
@@ -133,8 +145,11 @@ class Relations:
 
 
 class _Collector:
-    def __init__(self, scratch: Path, name: str, reader: TypedReader) -> None:
+    def __init__(self, scratch: Path, name: str, reader: TypedReader, wanted: Collection[str] | None) -> None:
         self.reader = reader
+        kept = {"offset", *reader.roots, *(SCHEMA.names if wanted is None else map(str.casefold, wanted))}
+        self._fixed = [name for name in SCHEMA.names if name in kept]
+        """Columns that are kept, whatever else is read."""
         self._scratch = scratch
         self._name = name
         self._columns = RecordColumns()
@@ -161,7 +176,7 @@ class _Collector:
         if offset[0].as_py() < first or offset[-1].as_py() >= end:
             table = table.filter(pc.and_(pc.greater_equal(offset, first), pc.less(offset, end)))
         self.records += len(table)
-        table = self._with_typed(table)
+        table = self._with_typed(table.select(self._fixed))
         self._tables.append(table)
         self._tables_bytes += table.nbytes
         if self._tables_bytes > IN_MEMORY_BYTES:
@@ -187,16 +202,16 @@ class _Collector:
 
     def in_memory(self) -> pa.Table:
         if self.reader.has_grown:  # some have columns by now that others do not have
-            return pa.concat_tables([table.select(SCHEMA.names) for table in self._tables])
+            return pa.concat_tables([table.select(self._fixed) for table in self._tables])
         return pa.concat_tables(self._tables) if self._tables else self._schema.empty_table()
 
     @property
     def _schema(self) -> pa.Schema:
-        return table_schema(self.reader.columns)
+        return pa.schema([*map(SCHEMA.field, self._fixed), *self.reader.fields])
 
     def _with_typed(self, table: pa.Table) -> pa.Table:
         """As far as the columns suffice; else without, to be read again."""
-        fixed = table.select(SCHEMA.names)
+        fixed = table.select(self._fixed)
         typed = self.reader.read(fixed)
         if self.reader.has_grown:
             return fixed
@@ -210,14 +225,17 @@ class _Collector:
 
 
 def _bounds(cuts: Sequence[PartitionCut]) -> str:
-    """Rows of the files that are outside the cut: below the log start, as files go only as a whole."""
-    wrong = [
-        f'("partition" = {cut.partition} and "offset" < {cut.start_offset})'
-        for cut in cuts
-        if any(file.first_offset < cut.start_offset for file in cut.files)
-    ]
+    """Rows of the files that are outside the cut: below the log start, as files go only as a whole, and beyond what was
+    known to be stable.
+    """
+    wrong = []
+    for cut in cuts:
+        if any(file.first_offset < cut.start_offset for file in cut.files):
+            wrong.append(f'("partition" = {cut.partition} and "offset" < {cut.start_offset})')
+        if any(file.last_offset >= cut.end_offset for file in cut.files):
+            wrong.append(f'("partition" = {cut.partition} and "offset" >= {cut.end_offset})')
     return f" where not ({' or '.join(wrong)})" if wrong else ""
 
 
-def _list(paths: Sequence[Path]) -> str:
-    return "[" + ", ".join(literal(str(path)) for path in paths) + "]"
+def _list(paths: Sequence[str]) -> str:
+    return "[" + ", ".join(map(literal, paths)) + "]"

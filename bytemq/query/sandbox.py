@@ -1,13 +1,13 @@
 """DuckDB with nothing but SELECT over what it was given.
 
-Owns: the lock-down, and which tables a statement names. Must not: know topics.
+Owns: the lock-down, and which tables and columns a statement names. Must not: know topics.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +26,15 @@ class SandboxLimits(NamedTuple):
     temporary_bytes: int
 
 
-def tables_named(sql: str) -> list[str]:
-    """The names of tables (and common table expressions) in one SELECT. Raises Refused for any other statement."""
+class Statement(NamedTuple):
+    tables: list[str]
+    """Names of tables, and of common table expressions."""
+    columns: frozenset[str] | None
+    """Whatever may be the name of a column that is read; None: all columns may be."""
+
+
+def understood(sql: str) -> Statement:
+    """One SELECT. Raises Refused for any other statement."""
     connection = duckdb.connect()
     try:
         (answer,) = connection.execute("select json_serialize_sql(?::varchar)", [sql]).fetchone() or ("{}",)
@@ -44,18 +51,54 @@ def tables_named(sql: str) -> list[str]:
     statements = parsed.get("statements", [])
     if len(statements) != 1:
         raise Refused(f"one SELECT is allowed, not {len(statements)} statements")
-    found: dict[str, None] = {}
-    _collect(statements[0], found)
-    return list(found)
+    nodes = list(_nodes(statements[0]))
+    tables = [node for node in nodes if node.get("type") == "BASE_TABLE"]
+    names = {str(node["table_name"]): None for node in tables if not node.get("schema_name")}
+    relations = {
+        str(name).casefold()
+        for node in nodes
+        if "class" not in node  # it is no expression
+        for name in (node.get("table_name"), node.get("alias"))
+        if name
+    }
+    reads_all = any(_may_read_all(node, relations) for node in nodes)
+    texts = {value for node in nodes for value in _texts(node)}
+    return Statement(list(names), None if reads_all else frozenset(texts))
 
 
-def _collect(node: Any, found: dict[str, None]) -> None:
-    pending = [node]
+_WHOLE_ROWS = ("STAR", "PIVOT", "SHOW_REF")
+_RUN_SQL = ("query", "query_table")
+
+
+def _may_read_all(node: dict[str, Any], relations: set[str]) -> bool:
+    """Whether it may mean columns that it does not name: `*`, `t` as a row, columns renamed by their places, ..."""
+    path = (node.get("qualified_name") or {}).get("path") or ()
+    qualifiers = (node.get("catalog"), node.get("schema"), *path[:-1])
+    return (
+        node.get("type") in _WHOLE_ROWS
+        or node.get("ref_type") == "NATURAL"
+        or bool(node.get("column_name_alias"))
+        or node.get("function_name") in _RUN_SQL
+        or any(str(name).casefold() in relations for name in (node.get("column_names") or ())[-1:])
+        or ("function_name" in node and any(str(name).casefold() in relations for name in qualifiers if name))
+    )
+
+
+def _texts(node: dict[str, Any]) -> Iterator[str]:
+    """A column can be named in many ways, `name.upper()` among them: whatever is text may be a name."""
+    for value in node.values():
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            yield from (one for one in value if isinstance(one, str))
+
+
+def _nodes(root: Any) -> Iterator[dict[str, Any]]:
+    pending = [root]
     while pending:
         node = pending.pop()
         if isinstance(node, dict):
-            if node.get("type") == "BASE_TABLE" and not node.get("schema_name"):
-                found[str(node["table_name"])] = None
+            yield node
             pending.extend(node.values())
         elif isinstance(node, list):
             pending.extend(node)
@@ -80,9 +123,9 @@ def connect(limits: SandboxLimits) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def lock(connection: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> None:
+def lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
     """From here on these files can be read, and nothing else of the machine; no setting can be changed."""
-    paths = ", ".join(_literal(str(path)) for path in files)
+    paths = ", ".join(map(_literal, files))
     connection.execute(f"set allowed_paths = [{paths}]")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")

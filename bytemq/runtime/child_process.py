@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from bytemq.errors import Unavailable
 
@@ -27,8 +27,14 @@ class ChildProcess:
         self.writer = writer
 
     @classmethod
-    async def start(cls, module: str, environment: Mapping[str, str] | None = None) -> ChildProcess:
-        """Runs `module` with the number of its file descriptor as argument; `environment` is added to ours.
+    async def start(
+        cls,
+        module: str,
+        environment: Mapping[str, str] | None = None,
+        inherits: Callable[[str], bool] = lambda name: True,
+    ) -> ChildProcess:
+        """Runs `module` with the number of its file descriptor as argument; `environment` is added to what it
+        `inherits` of ours, by name.
 
         Raises Unavailable when no process can be started.
         """
@@ -45,7 +51,7 @@ class ChildProcess:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     start_new_session=True,
-                    env={**os.environ, **(environment or {})},
+                    env={**{name: os.environ[name] for name in filter(inherits, os.environ)}, **(environment or {})},
                 )
             except OSError as error:
                 writer.close()

@@ -13,8 +13,9 @@ type, which is nearly always.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import accumulate, chain, repeat
 from operator import itemgetter
 from typing import Any
@@ -26,6 +27,7 @@ from bytemq.storage.parquet.record_schema import column_type, typed_fields
 from bytemq.storage.tables.table_columns import (
     MAX_DEPTH,
     MAX_FIELDS,
+    OUTCOMES,
     ROOTS,
     Column,
     Formats,
@@ -62,7 +64,10 @@ class TypedReader:
     are needed.
     """
 
-    def __init__(self, columns: TableColumns, formats: Formats) -> None:
+    def __init__(self, columns: TableColumns, formats: Formats, wanted: Collection[str] | None = None) -> None:
+        """`wanted`: names of the columns that are asked for, among others perhaps, in any case of letters; None: all.
+        Of documents only the fields of those are looked at, and have new columns if they need some.
+        """
         self.seen: dict[str, Seen] = {}
         """By root, what needs more columns than were given."""
         self.has_grown = False
@@ -75,22 +80,26 @@ class TypedReader:
         """Values in a column that is not the first of its place: fields that changed their type."""
         self._fresh: dict[str, Seen] = {}
         """Of the part that is being read."""
+        self._ignores_unknown = False
+        """Of the document that is being read."""
         self._formats = formats
-        self._roots = [root for root in ROOTS if getattr(formats, root) != "raw"]
+        self._wanted = None if wanted is None else {name.casefold() for name in wanted}
+        self.roots = [root for root in ROOTS if getattr(formats, root) != "raw" and self._wants(*_names(columns, root))]
+        """What is read."""
         self._given = columns
         self._use(columns)
-        if any(root not in columns.declared for root in self._roots):
-            self._grow({root: Seen() for root in self._roots})
+        if any(root not in columns.declared for root in self.roots):
+            self._grow({root: Seen() for root in self.roots})
 
     def read(self, table: pa.Table) -> pa.Table:
-        """The typed columns of records; `table` has at least their keys and values. No rows once it has grown."""
-        if not self._roots:
+        """The typed columns of records; `table` has at least the `roots`. No rows once it has grown."""
+        if not self.roots:
             return self._nulls(len(table))
-        raw_bytes = sum(table.column(root).nbytes for root in self._roots)
+        raw_bytes = sum(table.column(root).nbytes for root in self.roots)
         rows = min(max(CHUNK_BYTES * len(table) // max(raw_bytes, 1), 1), CHUNK_RECORDS)
         parts = []
         for start in range(0, len(table), rows):
-            self._fresh = {root: Seen() for root in self._roots}
+            self._fresh = {root: Seen() for root in self.roots}
             part = self._read_some(table.slice(start, rows))
             if not all(fresh.is_empty for fresh in self._fresh.values()):
                 self._grow(self._fresh)
@@ -101,8 +110,32 @@ class TypedReader:
     def _use(self, columns: TableColumns) -> None:
         self.columns = columns
         """With those that turned out to be needed."""
-        self._schema = pa.schema(typed_fields(columns))
+        self.fields = [field for field in typed_fields(columns) if self._wants(field.name)]
+        """Of what is read, in Arrow."""
+        self._schema = pa.schema(self.fields)
+        self._looked_at = {root: self._place_of(root) for root in self.roots}
         self._places_seen = 0
+
+    def _wants(self, *names: str) -> bool:
+        return self._wanted is None or any(name.casefold() in self._wanted for name in names)
+
+    def _is_partial(self, root: str) -> bool:
+        """Whether not all fields of documents are looked at."""
+        return self._wanted is not None and not self._wants(f"{root}_left_out")
+
+    def _place_of(self, root: str) -> Place:
+        """With the fields that are looked at: of documents all, or those that have a wanted column."""
+        place = self.columns.root(root)
+        if not self._is_partial(root):
+            return place
+        return tuple(
+            replace(column, fields=self._wanted_fields(column.fields)) if column.kind is Kind.STRUCT else column
+            for column in place
+        )
+
+    def _wanted_fields(self, fields: Mapping[str, Place]) -> Mapping[str, Place]:
+        found = {name: place for name, place in fields.items() if self._wants(*(column.name for column in place))}
+        return found or dict(list(fields.items())[:1])  # Arrow knows no struct without any
 
     def _grow(self, fresh: Mapping[str, Seen]) -> None:
         for root, seen in fresh.items():
@@ -118,7 +151,7 @@ class TypedReader:
     def _read_some(self, table: pa.Table) -> pa.Table:
         found: dict[str, pa.Array] = {}
         with _no_collection():
-            for root in self._roots:
+            for root in self.roots:
                 self._read_root(root, table.column(root), found)
         arrays = [
             found[field.name] if field.name in found else pa.nulls(len(table), field.type) for field in self._schema
@@ -130,7 +163,8 @@ class TypedReader:
         values, errors = read(raw)
         self.invalid += len(errors)
         left_out = [0] * len(values)
-        place = self.columns.root(root)
+        self._ignores_unknown = self._is_partial(root)
+        place = self._looked_at[root]
         for column, array in zip(
             place, self._place(place, values, range(len(values)), left_out, self._fresh[root], 0), strict=True
         ):
@@ -220,7 +254,8 @@ class TypedReader:
         self, column: Column, values: Sequence[Any], rows: Sequence[int], left_out: list[int], seen: Seen, depth: int
     ) -> pa.Array:
         documents = [_NOTHING if value is None else value for value in values]
-        names: set[str] = set().union(*documents)
+        is_partial = depth == 0 and self._ignores_unknown
+        names = set(column.fields) if is_partial else set[str]().union(*documents)
         known = [name for name in column.fields if name in names]
         inside = dict(zip(known, _transposed(documents, known), strict=True))
         arrays = []
@@ -304,6 +339,16 @@ class TypedReader:
         """Whether one more place is remembered."""
         self._places_seen += 1
         return self._places_seen <= _MOST_SEEN
+
+
+def _names(columns: TableColumns, root: str) -> Iterator[str]:
+    """Of all columns of the table that come from keys, or from values."""
+    yield from (name for name in OUTCOMES if name.startswith(f"{root}_"))
+    for column in columns.root(root):
+        if column.kind is Kind.STRUCT:
+            yield from (one.name for place in column.fields.values() for one in place)
+        else:
+            yield column.name
 
 
 def _transposed(documents: Sequence[dict[str, Any]], names: Sequence[str]) -> Iterable[Sequence[Any]]:

@@ -1,0 +1,84 @@
+"""Topics as queries see them: cut at one moment, whoever owns their partitions, and read as they were cut.
+
+Owns: what is visible to SQL, and where it can be read. Must not: know SQL, or open files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from bytemq.broker.log.reading import READ_COMMITTED
+from bytemq.broker.whole_topics import Readable, WholeTopics
+from bytemq.errors import Invalid, NotFound, Unavailable
+from bytemq.metadata.image import ClusterImage
+from bytemq.metadata.topic_names import INTERNAL_TOPICS
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.query.cuts import PartitionCut, cut_of
+from bytemq.query.queries import READ_BYTES
+from bytemq.query.signed_urls import SignedUrls
+from bytemq.storage.segments.batch_walk import walk
+from bytemq.storage.tables.published_columns import ColumnStore
+from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns
+
+READ_ATTEMPTS = 3
+
+
+class QueriedTopics:
+    """Implements `query.queries.Topics`."""
+
+    def __init__(
+        self,
+        whole: WholeTopics,
+        image: Callable[[], ClusterImage],
+        formats: Callable[[str], Formats],
+        columns: ColumnStore,
+        signed: SignedUrls | None,
+    ) -> None:
+        """`formats`: what the records of a topic are declared to be. `signed`: None where Parquet files are in a folder
+        of this machine, or no URLs can be had.
+        """
+        self._whole = whole
+        self._image = image
+        self._formats = formats
+        self._column_store = columns
+        self._signed = signed
+
+    async def cut(self, names: Sequence[str]) -> dict[str, list[PartitionCut]]:
+        topics = await self._whole.at_hand([name for name in names if name not in INTERNAL_TOPICS])
+        return {name: list(map(_cut, found)) for name, found in topics.items()}
+
+    async def urls(self, files: Sequence[str]) -> Sequence[str]:
+        if self._signed is None:
+            raise Invalid("SQL cannot read Parquet files from this storage")
+        return await self._signed.of(files)
+
+    async def columns(self, name: str, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
+        topic = self._image().topics.get(name)
+        if topic is None:
+            raise NotFound(f"there is no topic {name}")
+        formats = self._formats(name)
+        wanted = {root: what for root, what in seen.items() if getattr(formats, root) != "raw"}
+        return await self._column_store.grow(name, topic.topic_id, wanted), formats
+
+    async def read(self, topic: str, partition: int, offset: int, end: int) -> tuple[Sequence[bytes | memoryview], int]:
+        problem = "it is between two brokers"
+        for _ in range(READ_ATTEMPTS):
+            found = self._whole.partition(topic, partition)
+            if found is not None and found.last_stable_offset >= end:
+                fetched = await found.read(offset, READ_BYTES, isolation=READ_COMMITTED)
+                if fetched.error is ErrorCode.OFFSET_OUT_OF_RANGE:  # retention was faster
+                    return (), max(offset, fetched.log_start_offset)
+                if fetched.error is ErrorCode.NONE:
+                    if not fetched.buffers:
+                        return (), end
+                    *_, last = walk(memoryview(fetched.buffers[-1]), verify=False)
+                    return fetched.buffers, last.last_offset + 1
+                problem = fetched.error.name
+            await self._whole.at_hand([topic])  # it has moved since the cut, and has all of it where it is now
+        raise Unavailable(f"partition {partition} of {topic} cannot be read: {problem}")
+
+
+def _cut(partition: Readable) -> PartitionCut:
+    files = partition.files
+    start = max(partition.log_start_offset, files.log_start_offset)
+    return cut_of(files, start, partition.last_stable_offset, partition.aborted_transactions)
