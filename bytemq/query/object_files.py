@@ -18,9 +18,9 @@ from fsspec import AbstractFileSystem
 
 PROTOCOL = "bytemq"
 CONNECTIONS = 16
-END_BYTES = 64 * 1024
-"""Of a file that are read ahead: its footer, nearly always."""
-ENDS_BYTES = 64 * 1024 * 1024
+END_BYTES = 32 * 1024
+"""Of a file that are read ahead, as many as DuckDB asks for first: its footer, nearly always."""
+ENDS_BYTES = 128 * 1024 * 1024
 """That are read ahead at most: so many files' footers are in memory, the others are asked for one by one."""
 PART_BYTES = 8 * 1024 * 1024
 """More than this is asked for in parts, at the same time."""

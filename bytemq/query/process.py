@@ -27,7 +27,7 @@ from bytemq.query.formats import CONTENT_TYPES, encoded
 from bytemq.query.messages import LENGTHS, Message, decode, encode
 from bytemq.query.object_files import ObjectFiles, ObjectPlace, path_of
 from bytemq.query.relations import LogPart, Relations, TopicRelation
-from bytemq.query.sandbox import Refused, SandboxLimits, connect, lock, understood
+from bytemq.query.sandbox import Refused, SandboxLimits, limit, lock, understood
 from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns, columns_from_json
 
 NICENESS = 5
@@ -122,12 +122,14 @@ def main() -> None:
         os.nice(NICENESS)
     threading.stack_size(THREAD_STACK_BYTES)
     broker = Broker(socket.socket(fileno=int(sys.argv[1])))
-    request = broker.first()  # waits here, with everything imported, until there is a query
+    connection = duckdb.connect()
+    understood(connection, "select 1")
+    request = broker.first()  # waits here, with all that takes time done, until there is a query
     scratch = Path(request["scratch"])
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         _limit(request["memory_bytes"])
-        answer = _answer(broker, request, scratch)
+        answer = _answer(broker, request, scratch, connection)
     except (Refused, OSError) as error:
         answer = {"failed": str(error)}
     except (duckdb.Error, ValueError) as error:
@@ -144,9 +146,11 @@ def _limit(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def _answer(broker: Broker, request: dict[str, Any], scratch: Path) -> dict[str, Any]:
+def _answer(
+    broker: Broker, request: dict[str, Any], scratch: Path, connection: duckdb.DuckDBPyConnection
+) -> dict[str, Any]:
     sql = request["sql"].strip().rstrip(";")
-    statement = understood(sql)
+    statement = understood(connection, sql)
     cuts = broker.cuts(statement.tables)
     objects = broker.objects([file for topic_cuts in cuts.values() for cut in topic_cuts for file in cut.files])
     limits = SandboxLimits(request["memory_bytes"], request["threads"], scratch, request["scratch_bytes"])
@@ -154,12 +158,12 @@ def _answer(broker: Broker, request: dict[str, Any], scratch: Path) -> dict[str,
     answer = _explained if request["explain"] else _rows
     try:
         try:
-            session.prepare(cuts, statement.columns)
+            session.prepare(connection, cuts, statement.columns)
             return answer(session, sql, request)
         except (duckdb.BinderException, duckdb.CatalogException):  # before any row
             if not any(relation.is_partial for relation in session.relations):
                 raise
-        session.prepare(cuts, None)  # it may name a field that no record had before
+        session.prepare(duckdb.connect(), cuts, None)  # it may name a field that no record had before
         return answer(session, sql, request)
     except duckdb.Error as error:
         if objects is None or objects.failure is None:
@@ -177,13 +181,20 @@ class _Session:
         self._limits = limits
         self._made = Relations(broker, limits.temporary)
 
-    def prepare(self, cuts: Mapping[str, Sequence[PartitionCut]], wanted: Collection[str] | None) -> None:
-        self.connection = connect(self._limits)
+    def prepare(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        cuts: Mapping[str, Sequence[PartitionCut]],
+        wanted: Collection[str] | None,
+    ) -> None:
+        """In a fresh connection: once it is locked nothing can be added."""
+        self.connection = connection
+        limit(connection, self._limits)
         if self.objects is not None:
-            self.connection.register_filesystem(self.objects)
-        added = [self._made.add(self.connection, topic, parts, wanted) for topic, parts in cuts.items()]
+            connection.register_filesystem(self.objects)
+        added = [self._made.add(connection, topic, parts, wanted) for topic, parts in cuts.items()]
         self.relations = [relation for relation, _ in added]
-        lock(self.connection, [path for relation in self.relations for path in relation.files])
+        lock(connection, [path for relation in self.relations for path in relation.files])
         for _, make_view in added:
             make_view()
 

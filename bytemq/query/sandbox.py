@@ -33,13 +33,9 @@ class Statement(NamedTuple):
     """Whatever may be the name of a column that is read; None: all columns may be."""
 
 
-def understood(sql: str) -> Statement:
-    """One SELECT. Raises Refused for any other statement."""
-    connection = duckdb.connect()
-    try:
-        (answer,) = connection.execute("select json_serialize_sql(?::varchar)", [sql]).fetchone() or ("{}",)
-    finally:
-        connection.close()
+def understood(connection: duckdb.DuckDBPyConnection, sql: str) -> Statement:
+    """One SELECT, as any connection parses it. Raises Refused for any other statement."""
+    [(answer,)] = connection.execute("select json_serialize_sql(?::varchar)", [sql]).fetchall()
     parsed = json.loads(answer)
     if parsed.get("error"):
         problem = str(parsed.get("error_message", "not understood"))
@@ -104,9 +100,8 @@ def _nodes(root: Any) -> Iterator[dict[str, Any]]:
             pending.extend(node)
 
 
-def connect(limits: SandboxLimits) -> duckdb.DuckDBPyConnection:
+def limit(connection: duckdb.DuckDBPyConnection, limits: SandboxLimits) -> None:
     """Not locked yet: see `lock`."""
-    connection = duckdb.connect()
     for name, value in (
         ("memory_limit", f"{limits.memory_bytes // 1_000_000}MB"),
         ("threads", limits.threads),
@@ -120,7 +115,6 @@ def connect(limits: SandboxLimits) -> duckdb.DuckDBPyConnection:
         ("TimeZone", "UTC"),
     ):
         connection.execute(f"set {name} = {_literal(value)}")
-    return connection
 
 
 def lock(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:

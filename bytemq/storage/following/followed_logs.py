@@ -27,7 +27,7 @@ from bytemq.storage.cache.block_cache import BlockCache
 from bytemq.storage.following.followed_session import FollowedSession
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import recovered_log
-from bytemq.storage.manifests.manifest import Manifest
+from bytemq.storage.manifests.manifest import FileKind, Manifest
 from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.objects.flush_objects import FlushObjects
 from bytemq.storage.objects.session_logs import CommittedShare, SessionLogs, attach_shares
@@ -283,6 +283,8 @@ class FollowedLogs:
     def _is_begun(self, partition: PartitionId, one: _Followed, files: LogFiles) -> None:
         if self._logs.get(partition) is not one:
             raise Unavailable(f"{partition} is not followed any more")
+        if one.files is not None:
+            files.rewritten_ms = self._when_rewritten(one.files, files.manifest)
         one.files, one.beginning, one.end_offset, one.is_beginning = files, None, files.end_offset, False
         waiting, one.waiting = one.waiting, []
         one.follower.begun(files)
@@ -354,6 +356,7 @@ class FollowedLogs:
         if manifest.owner_session != one.session_id or manifest.log_start_offset > one.end_offset:
             self._begin_anew(partition, one)
             return
+        files.rewritten_ms = self._when_rewritten(files, manifest)
         one.replaced += files.opened([info for info in files.manifest.segments if info not in manifest.segments])
         files.stored, files.manifest, files.revision = stored, manifest, revision
         files.drop_wal_below(manifest.end_offset)
@@ -363,6 +366,11 @@ class FollowedLogs:
                 self._supervisor.start("followed readers", self._trim_behind_readers(one))
             else:
                 self._trim(one)
+
+    def _when_rewritten(self, before: LogFiles, manifest: Manifest) -> int:
+        known = {info.name for info in before.manifest.segments if info.kind is FileKind.PARQUET}
+        tables = {info.name for info in manifest.segments if info.kind is FileKind.PARQUET}
+        return before.rewritten_ms if tables == known else self._clock.wall_ms()
 
     async def _trim_behind_readers(self, one: _Followed) -> None:
         """Whoever still reads replaced files needs to know of the aborted transactions in them."""

@@ -14,7 +14,7 @@ import pytest
 
 from bytemq.query import object_files
 from bytemq.query.object_files import ObjectFiles, ObjectPlace, path_of
-from bytemq.query.sandbox import SandboxLimits, connect, lock
+from bytemq.query.sandbox import SandboxLimits, limit, lock
 
 ROWS = 40_000
 
@@ -77,7 +77,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def locked(files: ObjectFiles, names: list[str], scratch: Path) -> duckdb.DuckDBPyConnection:
-    connection = connect(SandboxLimits(500_000_000, 2, scratch / "scratch", 1_000_000))
+    connection = duckdb.connect()
+    limit(connection, SandboxLimits(500_000_000, 2, scratch / "scratch", 1_000_000))
     connection.register_filesystem(files)
     lock(connection, list(map(path_of, names)))
     return connection

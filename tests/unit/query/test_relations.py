@@ -81,7 +81,7 @@ def log_of(documents: list[bytes]) -> Log:
 def asked(log: Log, sql: str, scratch: Path, *, partly: bool) -> tuple[list[tuple[object, ...]], TopicRelation]:
     connection = duckdb.connect()
     cut = PartitionCut(0, 0, len(log.batches), [], [(0, len(log.batches))], [])
-    wanted = understood(sql).columns if partly else None
+    wanted = understood(connection, sql).columns if partly else None
     relation, make_view = Relations(log, scratch).add(connection, "t", [cut], wanted)
     make_view()
     return connection.execute(sql).fetchall(), relation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import duckdb
 import pytest
 
 from bytemq.query.sandbox import Refused, understood
@@ -41,12 +42,12 @@ SOME = (
 
 @pytest.mark.parametrize("sql", ALL)
 def test_understood__whole_rows_are_all_columns(sql: str) -> None:
-    assert understood(sql).columns is None
+    assert understood(duckdb.connect(), sql).columns is None
 
 
 @pytest.mark.parametrize(("sql", "named"), SOME)
 def test_understood__columns_in_whatever_way_they_are_named(sql: str, named: set[str]) -> None:
-    found = understood(sql)
+    found = understood(duckdb.connect(), sql)
     assert found.columns is not None and named <= found.columns
     assert not {"value", "key"} & found.columns
     assert "t" in found.tables
@@ -55,4 +56,4 @@ def test_understood__columns_in_whatever_way_they_are_named(sql: str, named: set
 def test_understood__one_select_and_nothing_else() -> None:
     for sql in ("drop table t", "select 1; select 2", "", "selekt"):
         with pytest.raises(Refused):
-            understood(sql)
+            understood(duckdb.connect(), sql)
