@@ -137,7 +137,7 @@ def check_readers(cluster: Cluster, s3: S3Server, files: list[str], expected: tu
         credentials = {"s3.access-key-id": keys[0], "s3.secret-access-key": keys[1]}
         scan = load_catalog("node", type="rest", uri=url, **credentials).load_table("bytemq.orders").scan()
         assert fingerprint(rows_of(scan.to_arrow())) == expected
-    filesystem = S3FileSystem(*keys, endpoint_override=endpoint, region=region)
+    filesystem = S3FileSystem(access_key=keys[0], secret_key=keys[1], endpoint_override=endpoint, region=region)
     folder = "records/cluster/tables/orders"
     assert fingerprint(rows_of(ds.dataset(folder, filesystem=filesystem, format="parquet").to_table())) == expected
     assert fingerprint(rows_of(pd.read_parquet(folder, filesystem=filesystem))) == expected
