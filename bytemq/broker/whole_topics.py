@@ -23,8 +23,8 @@ from bytemq.metadata.image import ClusterImage, TopicImage
 from bytemq.metadata.store import MetadataStore
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 
-PATIENCE_S = 10.0
-"""For a partition that is between two owners, or whose owner writes behind all the time."""
+PATIENCE_S = 30.0
+"""For a partition that is between two owners, or whose owner writes behind all the time; on a busy machine."""
 RETRY_S = 0.05
 
 Readable = Partition | FollowedPartition

@@ -10,7 +10,7 @@ anything: the other side works on what users wrote.
     query -> broker   {"ask": "read", topic, partition, offset, end}   answer: {"next_offset", "aborted"} and batches
     query -> broker   {"content_type"}, then {"rows": n} with bytes    the result, as it comes
     query -> broker   {"done": {...}} or {"failed": "a sentence"}      the last message
-    broker -> query   {"failed": "a sentence"}                         in place of an answer
+    broker -> query   {"failed": "a sentence", "later": true}          in place of an answer; later: it may work soon
 """
 
 from __future__ import annotations

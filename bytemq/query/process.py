@@ -27,7 +27,7 @@ from bytemq.query.formats import CONTENT_TYPES, encoded
 from bytemq.query.messages import LENGTHS, Message, decode, encode
 from bytemq.query.object_files import ObjectFiles, ObjectPlace, path_of
 from bytemq.query.relations import LogPart, Relations, TopicRelation
-from bytemq.query.sandbox import Refused, SandboxLimits, limit, lock, understood
+from bytemq.query.sandbox import NotNow, Refused, SandboxLimits, limit, lock, understood
 from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns, columns_from_json
 
 NICENESS = 5
@@ -93,7 +93,7 @@ class Broker:
         self.send(question)
         answer = self._received.get()
         if "failed" in answer.content:
-            raise Refused(answer.content["failed"])
+            raise (NotNow if answer.content.get("later") else Refused)(answer.content["failed"])
         return answer
 
     def _receive(self) -> None:
@@ -131,7 +131,7 @@ def main() -> None:
         _limit(request["memory_bytes"])
         answer = _answer(broker, request, scratch, connection)
     except (Refused, OSError) as error:
-        answer = {"failed": str(error)}
+        answer = {"failed": str(error), "later": isinstance(error, NotNow)}
     except (duckdb.Error, ValueError) as error:
         answer = {"failed": _sentence(error)}
     except MemoryError:

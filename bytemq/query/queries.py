@@ -108,7 +108,7 @@ class Queries:
                 conversation = _Conversation(process, self._topics)
                 first = await conversation.next()
             if "failed" in first.content:
-                raise Invalid(str(first.content["failed"]))
+                raise _failure(first)
             # The rows may be taken by another task, or by nobody: a time-out of this task would reach neither.
             killing = loop.call_at(deadline, process.end)
             yield Result(str(first.content.get("content_type", "text/plain")), conversation.parts())
@@ -175,7 +175,7 @@ class _Conversation:
             if "done" in message.content:
                 return
             if "failed" in message.content:
-                raise Invalid(str(message.content["failed"]))
+                raise _failure(message)
             yield bytes(message.payload)
 
     async def next(self) -> Message:
@@ -187,7 +187,7 @@ class _Conversation:
             try:
                 answer = await self._answer(message.content)
             except (BytemqError, AttributeError, KeyError, TypeError, ValueError) as error:
-                answer = Message({"failed": str(error)})
+                answer = Message({"failed": str(error), "later": isinstance(error, Unavailable)})
             await self._process.send(answer)
 
     async def _answer(self, question: dict[str, Any]) -> Message:
@@ -244,6 +244,10 @@ class _Process:
 
     async def kill(self) -> None:
         await self._child.kill()
+
+
+def _failure(message: Message) -> BytemqError:
+    return (Unavailable if message.content.get("later") else Invalid)(str(message.content["failed"]))
 
 
 def _is_harmless(variable: str) -> bool:

@@ -18,6 +18,10 @@ class Refused(Exception):
     """A statement that is not run. The message is for whoever wrote it."""
 
 
+class NotNow(Refused):
+    """The same statement may be run a moment later."""
+
+
 class SandboxLimits(NamedTuple):
     memory_bytes: int
     threads: int
