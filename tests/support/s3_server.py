@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,18 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.node_process import free_port
+
 ACCESS_KEY, SECRET_KEY = "bytemq-tests", "bytemq-tests-secret"
 READY_TIMEOUT_S = 60.0
 
 
 class ServerFailed(AssertionError):
     """The server did not do what the test needs; its output is in the message."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def minio_program() -> str | None:
