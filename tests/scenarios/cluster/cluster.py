@@ -101,6 +101,16 @@ class Cluster(Reachable):
         self.nodes.append(self._node(len(self.nodes)))
         return self.nodes[-1].start(PATIENCE_S)
 
+    def owner(self, topic: str) -> NodeProcess:
+        """Of its one partition: a broker that has not died since it was said to be."""
+
+        def alive() -> list[NodeProcess]:
+            owners = [self.nodes[broker_id] for broker_id in self.leaders(topic) if broker_id >= 0]
+            return [node for node in owners if node.is_running()]
+
+        owner: NodeProcess = until(alive, f"{topic} has an owner")[0]
+        return owner
+
     def close(self) -> None:
         for node in self.nodes:
             if node.is_running():

@@ -56,17 +56,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             etcd.close()
 
 
-def owner_of(cluster: Cluster, topic: str) -> NodeProcess:
-    """Of its one partition: a broker that has not died since it was said to be."""
-
-    def alive() -> list[NodeProcess]:
-        owners = [cluster.nodes[broker_id] for broker_id in cluster.leaders(topic) if broker_id >= 0]
-        return [node for node in owners if node.is_running()]
-
-    owner: NodeProcess = until(alive, f"{topic} has an owner")[0]
-    return owner
-
-
 def state_of(cluster: Cluster, topic: str) -> tuple[dict[bytes, bytes], int]:
     """What a consumer from the beginning knows at the end, and how many records it took."""
     settings = {"bootstrap.servers": cluster.bootstrap, "group.id": "reader", "enable.partition.eof": True}
@@ -124,7 +113,7 @@ def test_worker_and_owner__killed_during_compaction_lose_nothing(cluster: Cluste
                 producer.produce("state", expected[key], key)
             producer.poll(0)
         assert producer.flush(PATIENCE_S) == 0
-        owner = owner_of(cluster, "state")
+        owner = cluster.owner("state")
         if kill % 2:
             owner.kill9()
             assert state_of(cluster, "state")[0] == expected, "told by the next owner"
@@ -155,7 +144,7 @@ def test_duplicate__is_recognised_after_compaction_delete_records_and_moves(clus
         return batch([b"%d" % sequence], key=b"key", producer_id=PRODUCER_ID, producer_epoch=0, base_sequence=sequence)
 
     def produce(records: bytes) -> tuple[int, int]:
-        with probe.connect(owner_of(cluster, "last-five").address) as wire:
+        with probe.connect(cluster.owner("last-five").address) as wire:
             return probe.produce(wire, "last-five", records)
 
     def answered(records: bytes) -> tuple[int, int]:
@@ -178,7 +167,7 @@ def test_duplicate__is_recognised_after_compaction_delete_records_and_moves(clus
     admin.delete_records([upto])[upto].result(PATIENCE_S)
     check_duplicates()
     for stop in ("release", "death"):
-        owner = owner_of(cluster, "last-five")
+        owner = cluster.owner("last-five")
         owner.terminate() if stop == "release" else owner.kill9()
         check_duplicates()
         owner.restart()

@@ -1,4 +1,5 @@
-"""A planned restart under unmodified clients: nobody sees an error, nothing is lost, and nobody waits for long.
+"""A planned restart under unmodified clients: nobody sees an error, nothing is lost, and nobody waits for long. And
+what clients are told of the owners that a partition has had.
 
 The figures are those of `python -m benchmarks.moves`; the limits here are patient, for a machine that is busy.
 """
@@ -10,6 +11,8 @@ import subprocess
 import sys
 
 from tests.scenarios.cluster.cluster import Cluster, CountingProducer, check_nothing_lost, read_all, until
+from tests.scenarios.leader_epochs import check_ends
+from tests.support import probe
 
 
 def command(cluster: Cluster, *arguments: str) -> None:
@@ -36,3 +39,27 @@ def test_planned_restart__is_seen_by_no_client(cluster: Cluster) -> None:
     producer.wait_for_more(200)
     producer.stop()
     check_nothing_lost(producer, read_all(cluster, "restarted"))
+
+
+def test_leader_epochs__end_where_their_last_record_is_whoever_owned_it(cluster: Cluster) -> None:
+    cluster.create_topic("topic", 1)
+
+    def written() -> bool:
+        with probe.connect(cluster.owner("topic").address) as wire:
+            return probe.produce(wire, "topic")[0] == 0
+
+    counts = (3, 2, 4, 1)
+    for count, how in zip(counts, ("drained", "killed", "stopped", None), strict=True):
+        for _ in range(count):
+            until(written, "a record is acknowledged by its owner")
+        owner = cluster.owner("topic")
+        number = str(cluster.nodes.index(owner))
+        if how == "drained":
+            command(cluster, "drain", number)
+            command(cluster, "undrain", number)
+        elif how is not None:
+            owner.terminate(60) if how == "stopped" else owner.kill9()
+            until(lambda dead=owner: cluster.owner("topic") is not dead, "another one owns it")
+            owner.restart()
+    with probe.connect(cluster.owner("topic").address) as wire:
+        assert len(check_ends(wire, sum(counts))) >= len(counts)
