@@ -5,9 +5,8 @@ LOG_DIR_NOT_FOUND for any other directory, UNKNOWN_TOPIC_OR_PARTITION for a part
 
 from __future__ import annotations
 
-import os
-
 from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.log_directory import log_directory
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.alter_replica_log_dirs import (
     AlterReplicaLogDirPartitionResult,
@@ -18,12 +17,12 @@ from bytemq.protocol.messages.alter_replica_log_dirs import (
 
 
 def handle(broker: Broker, context: RequestContext, request: AlterReplicaLogDirsRequest) -> AlterReplicaLogDirsResponse:
-    folder = os.path.abspath(broker.config.data_dir)
+    ours = log_directory(broker.config)
     results: dict[str, dict[int, ErrorCode]] = {}
     for asked in request.dirs:
         for topic in asked.topics:
             for index in topic.partitions:
-                results.setdefault(topic.name, {})[index] = _answer(broker, asked.path == folder, topic.name, index)
+                results.setdefault(topic.name, {})[index] = _answer(broker, asked.path == ours, topic.name, index)
     return AlterReplicaLogDirsResponse(
         results=[
             AlterReplicaLogDirTopicResult(

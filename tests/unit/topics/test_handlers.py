@@ -24,6 +24,7 @@ from bytemq.broker.handlers import (
     init_producer_id,
     list_partition_reassignments,
 )
+from bytemq.config.broker import BrokerConfig
 from bytemq.metadata.topics import TopicSpec
 from bytemq.protocol.codec import decode
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
@@ -255,6 +256,18 @@ async def test_describe_log_dirs__is_one_directory_with_what_was_asked_for(world
     (some,) = (await describe_log_dirs.handle(world.broker, world.context(5), asked)).results
     assert [(topic.name, [one.partition_index for one in topic.partitions]) for topic in some.topics] == [("t", [0])]
     assert some.topics[0].partitions[0].partition_size > 0
+
+
+async def test_log_dirs__are_the_storage_where_brokers_share_one(world: World) -> None:
+    shared = "s3://bucket/records"
+    world.broker.config = BrokerConfig({"bytemq.storage": shared, "bytemq.data.dir": "/not/there"})
+    everything = DescribeLogDirsRequest(topics=None)
+    (told,) = (await describe_log_dirs.handle(world.broker, world.context(5), everything)).results
+    assert (told.error_code, told.log_dir, told.total_bytes, told.usable_bytes) == (Code.NONE, shared, -1, -1)
+    assert {topic.name for topic in told.topics} == {"t", "compacted"}
+    move = AlterReplicaLogDirsRequest([AlterReplicaLogDir(shared, [AlterReplicaLogDirTopic("t", [0])])])
+    answer = alter_replica_log_dirs.handle(world.broker, world.context(2), move)
+    assert answer.results[0].partitions[0].error_code == Code.NONE
 
 
 @pytest.mark.parametrize(
