@@ -67,13 +67,13 @@ test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not interop and not ecosystem and not compose" $(ARGS)
 
 # First the reference itself (are the recorded answers still what Apache Kafka says?), then our server. SERVER=kafka: only the
-# reference; cluster, cluster-of-one: `bytemq dev cluster` with three brokers or one.
+# reference; cluster, cluster-of-one: `bytemq dev cluster` with three brokers or one, and what `make test` asks of a node as well.
 interop: setup
 	$(BIN)/python -m tests.interop.tools
 ifeq ($(SERVER),bytemq)
-	$(BIN)/python -m pytest tests/interop/test_differential.py --server kafka $(ARGS)
+	$(BIN)/python -m pytest tests/interop/test_differential.py tests/interop/test_kafka_cli_transcripts.py --server kafka $(ARGS)
 endif
-	$(BIN)/python -m pytest tests/interop $(if $(findstring cluster,$(SERVER)),,tests/ecosystem) -m interop --server $(SERVER) $(ARGS)
+	$(BIN)/python -m pytest tests/interop $(if $(findstring cluster,$(SERVER)),,tests/ecosystem -m interop) --server $(SERVER) $(ARGS)
 ifeq ($(SERVER),bytemq)
 	test -x .interop/bin/minio || GOBIN=$(CURDIR)/.interop/bin go install github.com/minio/minio@latest
 	MINIO=$(CURDIR)/.interop/bin/minio $(BIN)/python -m pytest -k minio $(ARGS) \

@@ -56,6 +56,10 @@ def unique_name() -> Callable[[str], str]:
     return lambda prefix: f"{prefix}-{os.getpid()}-{next(_numbers)}"
 
 
+def broker_count(server: Server) -> int:
+    return server.brokers if isinstance(server, DevCluster) else 1
+
+
 def replication_factor(server: Server) -> int:
     """What tools ask for by default. We accept it; Apache Kafka would need as many brokers."""
     return 1 if isinstance(server, KafkaProcess) else 3

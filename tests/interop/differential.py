@@ -17,6 +17,7 @@ from kafka.protocol.consumer import ListOffsetsRequest
 from kafka.protocol.metadata import FindCoordinatorRequest, MetadataRequest
 
 from tests.interop.batches import describe
+from tests.interop.routes import Routes
 from tests.interop.wire import Wire, decode_response
 
 Answer = Any
@@ -104,15 +105,15 @@ class Subject:
     def __init__(self, address: tuple[str, int], prefix: str) -> None:
         self.answers: dict[str, Answer] = {}
         self._address = address
+        self._routes = Routes(address)
         self._prefix = prefix
-        self._wire: Wire | None = None
+        self._wires: dict[tuple[str, int], Wire] = {}
         self._names: dict[tuple[str, object], str] = {}
         self._topics = 0
 
     def close(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        while self._wires:
+            self._wires.popitem()[1].close()
 
     def new_name(self, kind: str = "topic") -> str:
         """The same on every server, used once per run."""
@@ -143,24 +144,24 @@ class Subject:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             [topic] = self.quiet(MetadataRequest, 5, {"topics": [{"name": name}]}).topics
-            if topic.error_code == 0 and self._led(name, [partition.partition_index for partition in topic.partitions]):
+            if topic.error_code == 0 and all(self._is_led(name, row.partition_index) for row in topic.partitions):
                 return
         raise AssertionError(f"{name} has no leader")
 
-    def _led(self, name: str, indexes: list[int]) -> bool:
+    def _is_led(self, name: str, index: int) -> bool:
         """Kafka shows a topic in Metadata before its leaders serve."""
-        rows = [{"partition_index": index, "current_leader_epoch": -1, "timestamp": -1} for index in indexes]
-        fields = {"replica_id": -1, "isolation_level": 0, "topics": [{"name": name, "partitions": rows}]}
+        row = {"partition_index": index, "current_leader_epoch": -1, "timestamp": -1}
+        fields = {"replica_id": -1, "isolation_level": 0, "topics": [{"name": name, "partitions": [row]}]}
         [topic] = self.quiet(ListOffsetsRequest, 6, fields).topics
-        return all(partition.error_code == 0 for partition in topic.partitions)
+        return bool(topic.partitions[0].error_code == 0)
 
     def quiet(self, request_class: Any, version: int, fields: dict[str, Any]) -> Any:
         """The response itself; nothing is written down."""
-        return self._connection().call(build(request_class, version, fields))
+        return self._connection(request_class, fields).call(build(request_class, version, fields))
 
     def call(self, label: str, request_class: Any, version: int, **fields: Any) -> Any:
         """Writes the answer down under `label`; returns the decoded response, or None when there was none."""
-        wire = self._connection()
+        wire = self._connection(request_class, fields)
         request = build(request_class, version, fields)
         wire.send(request)
         return self._receive(label, wire, request.API_KEY, version)
@@ -172,19 +173,19 @@ class Subject:
 
     def ask(self, request_class: Any, version: int, **fields: Any) -> Waiting:
         """Sends a request on a connection of its own; the answer may be long in coming."""
-        wire = Wire(self._address, timeout_s=LONG_S)
+        wire = Wire(self._routes.to(request_class, fields), timeout_s=LONG_S)
         request = build(request_class, version, fields)
         wire.send(request)
         return Waiting(self, wire, request.API_KEY, version)
 
     def raw(self, label: str, payload: bytes, api_key: int | None = None, version: int = 0) -> Any:
         """Sends a frame as it is. Without an api key only the first two bytes of the answer's body are kept."""
-        wire = self._connection()
+        wire = self._connection_to(self._address)
         wire.send_frame(payload)
         return self._receive(label, wire, api_key, version)
 
     def raw_bytes(self, label: str, data: bytes) -> None:
-        wire = self._connection()
+        wire = self._connection_to(self._address)
         wire.send_bytes(data)
         self._receive(label, wire, None, 0)
 
@@ -206,10 +207,13 @@ class Subject:
             self.close()
         return response
 
-    def _connection(self) -> Wire:
-        if self._wire is None:
-            self._wire = Wire(self._address, timeout_s=SILENT_S)
-        return self._wire
+    def _connection(self, request_class: Any, fields: dict[str, Any]) -> Wire:
+        return self._connection_to(self._routes.to(request_class, fields))
+
+    def _connection_to(self, address: tuple[str, int]) -> Wire:
+        if address not in self._wires:
+            self._wires[address] = Wire(address, timeout_s=SILENT_S)
+        return self._wires[address]
 
     def _plain(self, value: Any, name: str = "") -> Any:
         """Dictionaries, lists, strings and numbers, with what may differ named."""

@@ -323,3 +323,6 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
         for codec in (0, 1)
     },
 }
+
+PRINTED: dict[tuple[str, str], Difference] = {}
+"""The same of what Kafka's tools print, by session and by what is typed."""

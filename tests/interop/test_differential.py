@@ -8,16 +8,15 @@ real Kafka.
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.interop.conftest import Server, make_server
-from tests.interop.differential import differences, hasty, registry, run_case
+from tests.interop.differential import hasty, registry, run_case
 from tests.interop.documented_differences import DIFFERENCES
+from tests.interop.recordings import judge, recorded
 
 OTHER_AREAS = (
     "admin",
@@ -34,9 +33,18 @@ TRANSACTIONAL_AREAS = ("transactions", "transactional_writes", "transactional_of
 for area in (*OTHER_AREAS, *TRANSACTIONAL_AREAS):
     importlib.import_module(f"tests.interop.differential_{area}")
 
-pytestmark = pytest.mark.one_broker
-ANSWERS = Path(__file__).with_name("kafka_4_4_answers")
-
+OF_ONE_BROKER: set[str] = {
+    "cluster",
+    "describe_quorum",
+    "find_coordinator",
+    "log_dirs",
+    "metadata",
+    "describe_topic_partitions",
+    "reassignments_and_elections",
+    "transaction_find_coordinator",
+    "transaction_list",
+}
+"""Cases that look at which brokers there are, or at what belongs to several of them in one request."""
 
 HASTY = {
     "group.initial.rebalance.delay.ms": "0",
@@ -57,24 +65,18 @@ def hasty_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         started.close()
 
 
-def recorded(name: str) -> dict[str, Any]:
-    answers: dict[str, Any] = json.loads((ANSWERS / f"{name}.json").read_text())
-    return answers
+def cases(names: Iterable[str]) -> list[Any]:
+    of_one = pytest.mark.one_broker
+    return [pytest.param(name, marks=of_one) if name in OF_ONE_BROKER else name for name in sorted(names)]
 
 
-def record(name: str, answers: dict[str, Any]) -> None:
-    ANSWERS.mkdir(exist_ok=True)
-    lines = [f"{json.dumps(label)}: {json.dumps(answer, ensure_ascii=False)}" for label, answer in answers.items()]
-    (ANSWERS / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
-
-
-@pytest.mark.parametrize("name", sorted(registry.keys() - hasty))
+@pytest.mark.parametrize("name", cases(registry.keys() - hasty))
 def test_differential__answers_what_kafka_answers(server: Server, request: pytest.FixtureRequest, name: str) -> None:
     compare(server, request, name)
 
 
 @pytest.mark.interop  # too long for every run
-@pytest.mark.parametrize("name", sorted(hasty))
+@pytest.mark.parametrize("name", cases(hasty))
 def test_differential__does_in_the_background_what_kafka_does(
     hasty_server: Server, request: pytest.FixtureRequest, name: str
 ) -> None:
@@ -82,20 +84,7 @@ def test_differential__does_in_the_background_what_kafka_does(
 
 
 def compare(server: Server, request: pytest.FixtureRequest, name: str) -> None:
-    answers = json.loads(json.dumps(run_case(name, server.address)))  # keys become text, as in the recording
-    against_kafka = request.config.getoption("--server") == "kafka"
-    if against_kafka and request.config.getoption("--record"):
-        record(name, answers)
-    expected = recorded(name)
-    assert list(answers) == list(expected)
-    problems = []
-    for label, answer in answers.items():
-        found = differences(expected[label], answer)
-        listed = DIFFERENCES.get((name, label))
-        allowed = listed.lines if listed and not against_kafka else []
-        if found != allowed:
-            problems.append("\n    ".join([f"{label}: (Kafka -> this server)", *(found or ["differs no more"])]))
-    assert not problems, "\n".join(problems)
+    judge(request.config, name, run_case(name, server.address), DIFFERENCES)
 
 
 def test_differential__documented_differences_name_real_cases() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.interop.client_program import check_round_trip, run
-from tests.interop.conftest import Server
+from tests.interop.conftest import Server, broker_count
 from tests.interop.kafka_process import INTEROP
 from tests.interop.sample import samples
 from tests.support.java import compile_project, java_command
@@ -53,7 +53,7 @@ def test_java_client__round_trip_and_admin(
         "group offset": [3, "note"],
         "offsets left": [1, 2],
         "producers": 1,
-        "nodes": 1,
+        "nodes": broker_count(server),
         "log dirs": True,
         "features": True,
         "reassignments": 0,

@@ -145,7 +145,8 @@ def test_kafka_cli__offsets_and_records(cli: Cli, unique_name: NAME, tmp_path: P
     assert "low_watermark: 12" in cli.run(f"{TOOLS}.DeleteRecordsCommand", "--offset-json-file", str(plan))
     assert cli.run(f"{TOOLS}.GetOffsetShell", "--topic", topic, "--time", "earliest").split() == [f"{topic}:0:12"]
     printed = cli.run(f"{TOOLS}.LogDirsCommand", "--describe", "--topic-list", topic)
-    sizes = json.loads(printed.splitlines()[-1])["brokers"][0]["logDirs"][0]["partitions"]
+    brokers = json.loads(printed.splitlines()[-1])["brokers"]
+    sizes = [row for broker in brokers for folder in broker["logDirs"] for row in folder["partitions"]]
     assert [row["partition"] for row in sizes] == [f"{topic}-0"] and sizes[0]["size"] > 0
 
 
