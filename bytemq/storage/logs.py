@@ -29,6 +29,7 @@ class Logs(Protocol):
 
     def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
         """Stages batches that were placed at the log's next offsets. The storage owns their bytes until `on_durable`.
+        Readers of the tail are shown that memory itself then: it is not used again while somebody has it in view.
 
         `on_durable` is called on the loop, never before this returns, in the order of the appends: with None when the
         bytes are durable and readable, or with an error, and then every later append in flight has failed too, and the

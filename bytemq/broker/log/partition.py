@@ -166,7 +166,8 @@ class Partition:
         origin: Origin = Origin.CLIENT,
         zstd_allowed: bool = True,
     ) -> None:
-        """Append the one batch in `payload`, which must be writable and left alone until `done`.
+        """Append the one batch in `payload`, which must be writable and left alone until `done`; longer while others
+        have it in view.
 
         `done` is called exactly once with the answer: before this returns if the batch is refused or a duplicate,
         else when it is durable. acks=1 promises no less here than acks=all. `zstd_allowed` is False
