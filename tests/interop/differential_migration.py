@@ -318,3 +318,25 @@ def migration_while_a_classic_group_rebalances(subject: Subject) -> None:
     [upgraded] = subject.quiet(ConsumerGroupDescribeRequest, 1, asked).groups
     epochs = sorted(each.member_epoch for each in upgraded.members)  # who gets what depends on their ids
     subject.note("upgraded", [upgraded.group_state, upgraded.group_epoch, upgraded.assignment_epoch, epochs])
+
+
+@case
+def migration_there_and_back(subject: Subject) -> None:
+    """A cooperative member reads both partitions while a consumer comes, goes, and another one comes. It joins then,
+    with what it still reads, and commits what the other one has.
+    """
+    topic = subject.topic(2)
+    classic = classic_group(subject, topic)
+    group = classic.group
+    first = Member(subject, group, f"{OWN}1", **subscription(topic))
+    subject.note("a consumer comes", [first.beat(), first.epoch, first.count])
+    beat(subject, "it goes", group, first.id, LEAVE)
+    second = Member(subject, group, f"{OWN}2", **subscription(topic))
+    subject.note("another one comes", [second.beat(), second.epoch, second.count])
+    owned = struct.pack(">i", 1) + text(topic) + struct.pack(">iii", 2, 0, 1)
+    reads_both = [{"name": "range", "metadata": embedded(topic, version=1) + owned}]
+    joined = join(subject, "the first member says what it reads", group, classic.id, protocols=reads_both)
+    (partition,) = next(iter(second.owned.values()))
+    generation = joined.generation_id
+    fields = {"member": classic.id, "generation": generation, "partition": partition}
+    commit(subject, "and commits what the other one has", group, topic, 9, **fields)

@@ -22,9 +22,26 @@ ID_CHECKED = "We ask the coordinator every time; Kafka believes any id of a prod
 SETTLED = "What pends is settled once something later in the log has won over it, and not only when its marker comes."
 NO_PRODUCER = "A transactional batch without a producer id could never be ended or told from another."
 ABORTED_HERE = "Only aborted transactions that returned records can belong to are listed; Kafka lists some beyond them."
+PUT_OUT = "Kafka believes a classic member that reads what another one has, and takes its commits (decision 15)."
 HEADER_ONLY = "A batch is checked by header and CRC; records are walked only where bytemq.validate.records asks for it."
 
 DIFFERENCES: dict[tuple[str, str], Difference] = {
+    ("migration_there_and_back", "the first member says what it reads"): Difference(
+        PUT_OUT,
+        [
+            "error_code: 0 -> 25",
+            "generation_id: 3 -> -1",
+            "protocol_type: 'consumer' -> None",
+            "protocol_name: 'range' -> None",
+            "member_id: '<member_id 1>' -> ''",
+        ],
+    ),
+    ("migration_there_and_back", "and commits what the other one has"): Difference(
+        PUT_OUT,
+        [
+            "topics[0].partitions[0].error_code: 0 -> 25",
+        ],
+    ),
     ("create_topics_shapes", "replication factor 3"): Difference(
         REPLICAS,
         [
