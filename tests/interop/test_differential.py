@@ -33,18 +33,36 @@ TRANSACTIONAL_AREAS = ("transactions", "transactional_writes", "transactional_of
 for area in (*OTHER_AREAS, *TRANSACTIONAL_AREAS):
     importlib.import_module(f"tests.interop.differential_{area}")
 
-OF_ONE_BROKER: set[str] = {
+OF_ONE_BROKER = {
     "cluster",
+    "consumer_group_described",
+    "create_partitions",
     "describe_quorum",
+    "describe_topic_partitions",
+    "fetch_limits",
+    "fetch_sessions",
+    "fetch_sessions_by_id",
     "find_coordinator",
+    "group_life",
+    "join_group_refusals",
+    "list_config_resources",
+    "list_groups",
     "log_dirs",
     "metadata",
-    "describe_topic_partitions",
+    "offsets_of_a_simple_group",
+    "produce_several_partitions",
     "reassignments_and_elections",
+    "strange_flexible_frames",
+    "strange_frames",
+    "transaction_add_partitions",
+    "transaction_add_partitions_from_brokers",
+    "transaction_end",
     "transaction_find_coordinator",
     "transaction_list",
 }
-"""Cases that look at which brokers there are, or at what belongs to several of them in one request."""
+"""Cases that look at which brokers there are, at what belongs to several of them in one request, or at requests that
+name nobody.
+"""
 
 HASTY = {
     "group.initial.rebalance.delay.ms": "0",
