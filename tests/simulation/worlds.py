@@ -45,8 +45,8 @@ def _by_name(planted: tuple[log_planted.Planted, ...]) -> dict[str, log_planted.
 
 WORLDS = {
     "log": World(log_world.simulate, _by_name(log_planted.PLANTED), 2200),
-    "broker": World(broker_world.simulate, _by_name(broker_planted.PLANTED), 480),
-    "transactions": World(_transactions, _by_name(broker_planted.IN_TRANSACTIONS), 80),
+    "broker": World(broker_world.simulate, _by_name(broker_planted.PLANTED), 600),
+    "transactions": World(_transactions, _by_name(broker_planted.IN_TRANSACTIONS), 100),
     "cluster": World(_cluster, _by_name(cluster_planted.PLANTED), 80),
     "compaction": World(compaction_world.simulate, _by_name(compaction_planted.PLANTED), 700),
     "cluster-storage": World(cluster_storage_world.simulate, _by_name(cluster_storage_planted.PLANTED), 250),
