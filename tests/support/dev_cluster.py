@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -55,7 +54,7 @@ class DevCluster:
 
     def close(self) -> None:
         if self.is_running():
-            self.process.send_signal(signal.SIGINT)
+            self.process.terminate()  # a SIGINT is ignored by what a shell has put in the background
             self.process.wait(STOP_TIMEOUT_S)
 
     @property
