@@ -154,8 +154,11 @@ class BrokerHistory(Transcript):
 
     def took(self, group: str, member: str, partition: TopicPartition, now: float, until: float) -> None:
         """KIP-848: a member reads the partition from now on; without another word from the coordinator until `until`,
-        after which the coordinator may believe it dead.
+        after which the coordinator may believe it dead. An answer that comes later than that gives nothing: by then
+        the partition may be another one's, and what the member commits that does not know it is refused.
         """
+        if until <= now:
+            return
         holder, held_until = self.holders.get((group, partition), ("", 0.0))
         if holder and holder != member and held_until > now:
             raise self.broken(f"{_name(partition)} was given to {member} while {holder} holds it")

@@ -146,8 +146,10 @@ class ConsumerMember(_Heartbeats):
         self.member_id = name
         self.epoch = 0
         self.assignment: set[int] = set()
-        self._must_tell_all = False
-        """After an answer was lost, which may have been the one with the assignment."""
+        self._must_tell_all = True
+        """Until an answer without an error comes: the one before may have had the assignment and was lost, or an error
+        was told in its place when the coordinator moved. Only who says everything is told again.
+        """
 
     @property
     def identity(self) -> GroupMember:
@@ -155,7 +157,7 @@ class ConsumerMember(_Heartbeats):
 
     async def poll(self) -> set[int]:
         topic_id = self.world.topic_ids[self.topic]
-        full = self._must_tell_all or self.epoch == 0
+        full = self._must_tell_all
         if not (full or self._is_due()):
             return self.assignment
         sent_at = self.world.clock.monotonic()
@@ -167,13 +169,12 @@ class ConsumerMember(_Heartbeats):
             subscribed_topic_names=[self.topic] if full else None,
             topic_partitions=[TopicPartitions(topic_id, sorted(self.assignment))] if self.assignment else [],
         )
+        self._must_tell_all = True
         try:
             answer = await self.ask(request, 1, ConsumerGroupHeartbeatResponse, at=self._coordinator)
         except Disconnected:
-            self._must_tell_all = True
             await self.pause()
             return self.assignment
-        self._must_tell_all = False
         self._receive(answer, sent_at)
         return self.assignment
 
@@ -185,6 +186,7 @@ class ConsumerMember(_Heartbeats):
             self.epoch = 0
         if code is not ErrorCode.NONE:
             return
+        self._must_tell_all = False
         self.epoch = answer.member_epoch
         assigned = self.assignment
         if answer.assignment is not None:
