@@ -177,9 +177,11 @@ class FollowedLogs:
             *map(self._refresh_session, sessions),
             *(self._refresh_log(partition, logs[partition]) for partition in doubtful),
         )
-        beginning = [one.task for one in logs.values() if one.task is not None]
-        if beginning:
-            await asyncio.wait(beginning)
+        while beginning := {one: one.task for one in logs.values() if one.task is not None}:
+            await asyncio.wait(beginning.values())
+            # What they begin with may have been read before this was called.
+            begun = {one.session_id for one in beginning} & self._sessions.keys()
+            await asyncio.gather(*map(self._refresh_session, begun))
 
     async def _refresh_log(self, partition: PartitionId, one: _Followed) -> None:
         entry = await self._metadata.get(keys.manifest(partition))

@@ -98,7 +98,11 @@ class FollowedSession:
 
     async def refresh(self) -> None:
         """Brings it to what is committed now. Raises as `begin`; it is broken then, unless it was Unavailable."""
-        tail, revision = await self._logs.tail_of(self.session_id)
+        try:
+            tail, revision = await self._logs.tail_of(self.session_id)
+        except Corrupt:
+            self.is_broken = True
+            raise
         await self._advance(tail, revision)
 
     async def run(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from bytemq.metadata import keys
 from bytemq.storage.following.followed_logs import FollowedLogs
+from bytemq.storage.following.followed_session import FollowedSession
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.wal.format import decode_entries
 from bytemq.types import PartitionId
@@ -360,6 +361,31 @@ def test_refresh__begins_anew_where_what_it_had_not_read_is_gone(monkeypatch: py
         assert watcher.beginnings == 2
 
     run(test, storage_upkeep_interval_ms=500)
+
+
+def test_refresh__of_what_begins_anew_with_what_was_known_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        async def hang(prefix: str, after_revision: int):  # type: ignore[no-untyped-def]
+            await asyncio.get_running_loop().create_future()
+            yield []
+
+        async def slowly(session: FollowedSession) -> None:
+            await refresh(session)
+            await cluster.clock.sleep(1)
+
+        monkeypatch.setattr(cluster.metadata, "watch", hang)
+        monkeypatch.setattr("bytemq.storage.following.followed_logs.LOOK_S", 1e6)
+        refresh = FollowedSession.refresh
+        log = await owner.storage.open_log(pid(1), 1)
+        watcher = await followed(reader, pid(1))
+        monkeypatch.setattr(FollowedSession, "refresh", slowly)
+        logs_of(reader).doubt(pid(1))
+        await cluster.clock.sleep(0.5)
+        await owner.write(log, 5)
+        await logs_of(reader).refresh({pid(1): owner.session.session_id})
+        assert watcher.end_offset == 5
+
+    run(test, wal_retained_bytes=HUGE)
 
 
 def test_follow__of_what_nobody_reads_as_it_grows_reads_heads_until_somebody_does() -> None:
