@@ -134,6 +134,8 @@ class Followers:
         except BytemqError as error:
             reason = str(error)
             log.warning("a partition cannot be served to readers now", topic=topic, partition=pid.index, reason=reason)
+        except Exception as error:  # whoever waits is told all the same, and whoever comes next begins anew
+            log.error("looking up a partition crashed", topic=topic, partition=pid.index, error=error)
         if self._followed.get(pid) is not beginning:  # ended meanwhile
             if isinstance(outcome, FollowedPartition):
                 logs.unfollow(pid)

@@ -4,7 +4,7 @@ Owns the life of a long poll and the memory of what was read for it. What a part
 business, what a session holds fetch_sessions'. A fetch whose batches are in memory is answered without a task or timer.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from bytemq.broker.context import Broker
@@ -36,6 +36,9 @@ from bytemq.protocol.fetch import (
 from bytemq.protocol.leader_hints import NodeEndpoint
 from bytemq.runtime.budget import Waiter
 from bytemq.runtime.clock import TimerHandle
+from bytemq.runtime.logging import get_logger
+
+log = get_logger("broker.fetch")
 
 LEAST_GRANT_BYTES = 1024 * 1024
 """Less memory than this is not worth a read: the fetch waits instead."""
@@ -135,7 +138,7 @@ class PendingFetch:
     def _opening_done(self) -> None:
         self._openings -= 1
         if not self._openings and not self._exchange.abandoned:
-            self._begin_pass()
+            self._go_on(self._begin_pass)
 
     def _begin_pass(self) -> None:
         self._find_all()
@@ -241,7 +244,7 @@ class PendingFetch:
         self._cancel_timer()
         assert waiter is not None
         self._granted_bytes = waiter.size_bytes
-        self._read_anew()
+        self._go_on(self._read_anew)
 
     def _memory_timeout(self) -> None:
         self._timer = None
@@ -250,7 +253,7 @@ class PendingFetch:
             waiter.cancel()
         self._starved = True
         self._waits = False  # the client's time is over, too
-        self._read_anew()
+        self._go_on(self._read_anew)
 
     def _read_anew(self) -> None:
         """Partitions may have come and gone while memory was waited for."""
@@ -307,6 +310,15 @@ class PendingFetch:
     def _at_least_one(self) -> bool:
         """The next partition gives one batch, whatever its size: nothing was read yet, and there is memory."""
         return not self._total_bytes and not self._starved
+
+    def _go_on(self, step: Callable[[], None]) -> None:
+        """As `_guarded`, for what is called back: others may be called behind it, and its caller cannot answer."""
+        try:
+            step()
+        except Exception as error:
+            log.error("a fetch crashed", error=error)
+            self._settle_memory(0)
+            self._exchange.hang_up("internal error")
 
     async def _guarded(self, reading: Awaitable[None]) -> None:
         """Whatever a reading task raises, its memory goes back and the client is not left waiting."""
@@ -435,7 +447,7 @@ class PendingFetch:
         """Reads once more and answers whatever there is."""
         if self._waits and not self._exchange.abandoned:
             self._stop_waiting()
-            self._begin_pass()
+            self._go_on(self._begin_pass)
 
     def _stop_waiting(self) -> None:
         self._waits = False

@@ -29,7 +29,7 @@ class WideFetch(PendingFetch):
 
     def _begin(self) -> None:
         self._passing = False
-        self._broker.supervisor.start("wide fetch", self._open_in_slices())
+        self._broker.supervisor.start("wide fetch", self._guarded(self._open_in_slices()))
 
     async def _open_in_slices(self) -> None:
         self._openings = 1
