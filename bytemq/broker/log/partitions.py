@@ -91,6 +91,9 @@ class Opening:
         except BytemqError as error:
             log.error("partition could not be opened", topic=self.topic, partition=self.pid.index, reason=str(error))
             outcome = append_failure(error)  # not CORRUPT_MESSAGE: no batch was read
+        except Exception as error:  # whoever waits is told all the same, and whoever comes next tries again
+            log.error("opening a partition crashed", topic=self.topic, partition=self.pid.index, error=error)
+            outcome = ErrorCode.KAFKA_STORAGE_ERROR
         waiting, self._waiting = self._waiting, []
         self._task = None
         for opened in waiting:
