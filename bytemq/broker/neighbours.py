@@ -22,6 +22,7 @@ log = get_logger("broker.neighbours")
 
 CONNECT_TIMEOUT_S = 1.0
 RETRY_S = 1.0
+MOST_BYTES = 4096
 
 
 class Neighbours:
@@ -79,13 +80,17 @@ class Neighbours:
                 await self._clock.sleep(RETRY_S)
                 continue
             was_there, is_told = True, False
+            connected_at = self._clock.monotonic()
             try:
-                await reader.read()
+                while await reader.read(MOST_BYTES):  # nothing is said; whatever it is, is not kept
+                    pass
             except OSError:
                 pass
             finally:
                 writer.close()
-            # Whoever only closes what is idle too long is there when it is asked again.
+            # Whoever only closes what is idle too long is there when it is asked again; who takes nobody is left alone.
+            if self._clock.monotonic() - connected_at < RETRY_S:
+                await self._clock.sleep(RETRY_S)
 
     async def _prepare_for_the_end_of(self, broker: BrokerImage) -> None:
         try:

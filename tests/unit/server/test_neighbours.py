@@ -122,6 +122,23 @@ async def test_neighbour__that_hangs_up_and_answers_again_is_left_alone() -> Non
     broker.die()
 
 
+async def test_neighbour__that_takes_no_connection_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "RETRY_S", 0.05)
+    asked = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with watching() as watch:
+        watch.tell(image(1, server.sockets[0].getsockname()[1], 7))
+        await asyncio.sleep(0.2)
+    assert 1 <= asked <= 6
+    server.close()
+
+
 async def test_neighbour__that_does_not_listen_yet_is_waited_for() -> None:
     async with watching() as watch:
         broker = Broker()
