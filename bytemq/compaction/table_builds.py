@@ -159,11 +159,21 @@ class TableBuilds:
     async def _answer(self, key: str, revision: int, topic: str, indexes: Sequence[int], lease: int) -> None:
         try:
             answer = Put(key, json.dumps(await self._outcome(topic, indexes)).encode(), lease)
-            await self._metadata.txn([Compare(key, revision)], [answer])
-        except (NotFound, Unavailable) as error:
+            await self._told(Compare(key, revision), answer)
+        except NotFound as error:  # its lease has ended
             log.info("nobody waits for a table that was built", topic=topic, reason=str(error))
         finally:
             self._answering.discard(key)
+
+    async def _told(self, asked: Compare, answer: Put) -> None:
+        """Whoever asks waits for it as long as this broker lives. Raises NotFound."""
+        while True:
+            try:
+                await self._metadata.txn([asked], [answer])
+                return
+            except Unavailable as error:
+                log.info("the answer to who wants a table is told later", reason=str(error))
+            await self._clock.sleep(RETRY_S)
 
     async def _outcome(self, topic: str, indexes: Sequence[int]) -> dict[str, Any]:
         try:

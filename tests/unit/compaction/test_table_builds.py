@@ -114,6 +114,24 @@ def test_build__says_what_went_wrong_wherever_it_did(broker_id: int) -> None:
     run(test)
 
 
+def test_build__is_answered_when_the_metadata_answer_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(world: World) -> None:
+        txn, failures = world.metadata.txn, 2
+
+        async def down(compares, puts, deletes=()):  # type: ignore[no-untyped-def]
+            nonlocal failures
+            if failures and any(b"conversions" in put.value for put in puts):
+                failures -= 1
+                raise Unavailable("no etcd answers")
+            return await txn(compares, puts, deletes)
+
+        monkeypatch.setattr(world.metadata, "txn", down)
+        async with asyncio.timeout(20):
+            assert await world.brokers[0].build("t") == (4, 3)
+
+    run(test)
+
+
 def test_build__of_an_asker_that_is_gone_is_answered_to_nobody() -> None:
     async def test(world: World) -> None:
         building = asyncio.ensure_future(world.brokers[0].build("t"))
