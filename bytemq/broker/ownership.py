@@ -187,7 +187,8 @@ class Ownership:
         unwanted.sort(key=self._stuck.__contains__)
         now = self._departures.due(self._follower.image, unwanted, self._partitions.is_open)
         closed = await asyncio.gather(*map(self._leave, now))
-        self._stuck = {pid for pid, is_closed in zip(now, closed, strict=True) if not is_closed}
+        self._stuck.difference_update(now)  # others wait, or their next owner has died: closed they are all the same
+        self._stuck.update(pid for pid, is_closed in zip(now, closed, strict=True) if not is_closed)
         await self._commit(releases(self._follower.image, self._broker_id, self._session_id, self._leaving))
         self._leaving = {
             pid: ending for pid, ending in self._leaving.items() if self._epoch_of(pid) == ending.leader_epoch
@@ -319,6 +320,7 @@ class Ownership:
         return True
 
     def _forget(self, topic_id: TopicId, index: int) -> None:
+        self._stuck.discard(PartitionId(topic_id, index))
         partitions = self._open[topic_id]
         del partitions[index]
         if not partitions:

@@ -233,6 +233,26 @@ async def test_move__that_storage_has_not_let_go_of_and_nobody_wishes_any_more_i
     assert cluster.fact(0)[:2] == (0, 0)
 
 
+async def test_move__that_storage_has_not_let_go_of_before_its_next_owner_died_is_served_again(
+    cluster: Cluster,
+) -> None:
+    old, new = cluster.members
+    storage = old.partitions.services.storage = cast(Any, Storage(cluster.disk))
+    await old.append(0, Answer())
+    storage.settle()
+    storage.refuses = True
+    await cluster.wish([1, 0])
+    await cluster.until(lambda: bool(old.ownership._stuck))
+    await new.close()
+    await new.membership.leave()
+    await cluster.until(lambda: 1 not in old.follower.image.brokers)
+    await old.ownership.settle()
+    storage.refuses = False
+    await cluster.wish([0, 0])
+    await cluster.until(lambda: old.partitions.get("t", 0) is not None)
+    assert (await old.partitions.open("t", 0)).high_watermark == 1
+
+
 async def test_move__that_is_over_and_back_before_anybody_looked_is_a_new_ownership(cluster: Cluster) -> None:
     """The image goes from an ownership to the next one of the same session in one step."""
     old, new = cluster.members
