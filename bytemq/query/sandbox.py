@@ -66,12 +66,12 @@ def understood(connection: duckdb.DuckDBPyConnection, sql: str) -> Statement:
     return Statement(list(names), None if reads_all else frozenset(texts))
 
 
-_WHOLE_ROWS = ("STAR", "PIVOT", "SHOW_REF")
+_WHOLE_ROWS = ("STAR", "PIVOT", "SHOW_REF", "POSITIONAL_REFERENCE")
 _RUN_SQL = ("query", "query_table")
 
 
 def _may_read_all(node: dict[str, Any], relations: set[str]) -> bool:
-    """Whether it may mean columns that it does not name: `*`, `t` as a row, columns renamed by their places, ..."""
+    """Whether it may mean columns that it does not name: `*`, `t` as a row, columns by their places, ..."""
     path = (node.get("qualified_name") or {}).get("path") or ()
     qualifiers = (node.get("catalog"), node.get("schema"), *path[:-1])
     return (

@@ -25,6 +25,8 @@ ALL = (
     "select a from query('select a from t')",
     "select exists(from t)",
     "select a from t order by all",
+    "select #2 from t",
+    "select count(*) from t group by #2",
 )
 SOME = (
     ("select count(*) from t", set()),
