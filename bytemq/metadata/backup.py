@@ -18,7 +18,7 @@ from bytemq.metadata import keys
 from bytemq.metadata.store import Compare, KeyValue, MetadataStore, Put
 
 FORMAT = 1
-LEFT_OUT = (keys.BROKERS, keys.CONTROLLER, keys.PREPARED, keys.LOADS)
+LEFT_OUT = (keys.BROKERS, keys.CONTROLLER, keys.PREPARED, keys.LOADS, keys.TABLE_BUILDS)
 KEYS_PER_TRANSACTION = 100
 BYTES_PER_TRANSACTION = 1024 * 1024
 MAX_RAISED = 200_000
