@@ -393,13 +393,17 @@ class PendingFetch:
         if self._must_wait:
             self._settle_memory(0)
             self._forget()
-            self._find_all()
-            self._wait()
+            self._wait_anew()
         else:
             self._settle_memory(self._total_bytes)
             self._answer()
 
     # Waiting for records
+
+    def _wait_anew(self) -> None:
+        """Partitions may have come and gone while others were read."""
+        self._find_all()
+        self._wait()
 
     @property
     def _must_wait(self) -> bool:

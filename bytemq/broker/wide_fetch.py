@@ -100,6 +100,9 @@ class WideFetch(PendingFetch):
                 self._granted_bytes += more
         return super()._limit_bytes(wanted)
 
+    def _wait_anew(self) -> None:
+        self._wait()
+
     def _wait(self) -> None:
         """Registered it is already, and may have been woken since."""
         if self._wakes_soon:
