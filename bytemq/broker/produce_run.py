@@ -101,11 +101,15 @@ class ProduceRun:
                 topic = name, topic_id
                 entries = broker.partitions.of_topic(name, topic_id)
             partition = entries.get(index)
-            done = partial(self._done, len(self._results))
-            if not isinstance(partition, Partition) or not partition.append_plain(records, header, now_ms, done):
+            if not isinstance(partition, Partition):
                 break
-            self._results.append(None)
+            done = partial(self._done, self._missing)
+            self._results.append(None)  # first: where appending raises, it may be answered all the same
             self._missing += 1
+            if not partition.append_plain(records, header, now_ms, done):
+                self._results.pop()
+                self._missing -= 1
+                break
             count_in(partition.topic, len(records))
         self.request_count = len(self._results)
         del self._requests[self.request_count :]
@@ -149,7 +153,7 @@ class ProduceRun:
         self._missing -= 1
         if not self._missing:
             self._broker.deadlines.discard(self)
-            if self.answer is None:
+            if self.answer is None and self._buffer is not None:  # not hung up on
                 self._respond()
             self.release_frame()
 

@@ -77,6 +77,8 @@ class FailingLogStorage(FakeLogStorage):
             flight.on_durable(None)
         error: BytemqError = Full("no space") if self._random.random() < 0.3 else Unavailable("write failed")
         for flight in failed:
+            flight.log.staged_end = flight.log.end_offset
+        for flight in failed:
             flight.on_durable(error)
         self._flush_due = None
         if self.in_flight and not self.crashed:

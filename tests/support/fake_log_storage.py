@@ -72,6 +72,7 @@ class FakeLogFiles:
     def __init__(self, storage: "FakeLogStorage", partition: PartitionId, stored: StoredLog) -> None:
         self.partition = partition
         self.stored = stored
+        self.staged_end = stored.end_offset
         self.snapshot_source: Callable[[], PartitionSnapshot] | None = None
         self.segment_bytes = 0
         self.segment_ms = 0
@@ -184,6 +185,8 @@ class FakeLogStorage:
 
     def append(self, log: FakeLogFiles, batches: list[RecordBatch], on_durable: OnDurable) -> None:
         kept = [StoredBatch(bytes(batch.view), batch.sent_crc) for batch in batches]
+        assert batches[0].base_offset == log.staged_end, "a batch is placed at the next offset"
+        log.staged_end = batches[-1].next_offset
         self.in_flight.append(Flight(log, kept, on_durable))
 
     def hasten(self) -> None:
@@ -221,6 +224,8 @@ class FakeLogStorage:
     def fail(self, error: BytemqError | None = None) -> None:
         """Everything in flight fails, reported in order."""
         failed, self.in_flight = self.in_flight, deque()
+        for flight in failed:
+            flight.log.staged_end = flight.log.end_offset
         for flight in failed:
             flight.on_durable(error or Unavailable("the disk is away"))
 

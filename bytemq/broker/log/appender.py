@@ -107,7 +107,7 @@ class Appender:
     def append_plain(self, payload: memoryview, header: Header, now_ms: int, done: Done) -> bool:
         """See `Partition.append_plain`."""
         rules = self.rules
-        if self.refusal is not None or self._conversions or len(payload) > rules.plain_bytes:
+        if self.refusal is not None or self._conversions or len(payload) > rules.plain_bytes or self._is_failing:
             return False
         batch = RecordBatch(payload, header)
         if batch.max_timestamp > now_ms + rules.timestamp_after_max_ms:
@@ -179,6 +179,8 @@ class Appender:
                 batch.sent_crc = marker_word(marker)
             elif from_client:
                 self._check_transaction(batch)
+        if self._is_failing:
+            raise KafkaError(ErrorCode.KAFKA_STORAGE_ERROR)
         state = self._state
         prepared = state.prepare(
             batch,
@@ -196,6 +198,13 @@ class Appender:
         elif batch.timestamp_type == LOG_APPEND_TIME:  # a client's claim; the topic says otherwise
             set_max_timestamp(batch, batch.max_timestamp)
         self._hand_over(batch, prepared, done)
+
+    @property
+    def _is_failing(self) -> bool:
+        """Storage has taken back what is on its way here, and is about to say so: others, whose appends failed together
+        with it, are told first, and may come back before.
+        """
+        return self._state.end_offset != self._files.staged_end
 
     def _hand_over(self, batch: RecordBatch, prepared: PendingAppend[Done], done: Done) -> None:
         """The batch has its place: storage is to write it."""
