@@ -198,22 +198,26 @@ class Connection(asyncio.BufferedProtocol):
     # Requests
 
     def deliver_run(self, run: Run, size_bytes: int) -> bool:
-        """See `Receiver`. What may not start now goes the general way, which knows how to wait."""
-        in_work = self._in_work
-        room = MAX_PIPELINED_REQUESTS - self._request_count
-        if self._write_paused or room <= 0 or (in_work and in_work[-1].api_key != _PRODUCE):
-            return False
+        """See `Receiver`."""
         server = self._server
         self.active_at = server.now
-        produce = server.dispatcher.produce(run, room, self.client, self, server.request_memory, size_bytes)
+        produce = server.dispatcher.produce(run, self.client, self, server.request_memory, size_bytes)
         if produce is None:
             return False
-        in_work.append(produce)
+        self._in_work.append(produce)
         if server.monotonic() - produce.started_at > TURN_S:
             self._turn_left = 0
         self._request_count += produce.request_count
         self._turn_left -= produce.request_count * REQUEST_TURN_BYTES
         return True
+
+    @property
+    def run_room(self) -> int:
+        """See `Receiver`. What may not start now goes the general way, which knows how to wait."""
+        in_work = self._in_work
+        if self._write_paused or (in_work and in_work[-1].api_key != _PRODUCE):
+            return 0
+        return MAX_PIPELINED_REQUESTS - self._request_count
 
     @property
     def wants_more(self) -> bool:

@@ -272,14 +272,14 @@ class Dispatcher:
             self._run(handler, exchange)
 
     def produce(
-        self, run: Run, most: int, client: ClientInfo, owner: Owner, memory: RequestMemory, size_bytes: int
+        self, run: Run, client: ClientInfo, owner: Owner, memory: RequestMemory, size_bytes: int
     ) -> ProduceRun | None:
         """Starts to work on plain requests: what is answered, or its owner told to hang up, later. None if nothing of
-        them, up to `most`, is taken that way; then nothing has happened.
+        them is taken that way; then nothing has happened.
         """
         started = ProduceRun(self._broker, client, owner, memory, run, size_bytes, self._produce_duration)
         try:
-            return started if started.start(most) else None
+            return started if started.start() else None
         except Exception as error:
             self.log_crash("produce", error)
             started.hang_up("internal error")

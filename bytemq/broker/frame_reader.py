@@ -102,6 +102,10 @@ class Receiver(Protocol):
         """
 
     @property
+    def run_room(self) -> int:
+        """How many requests a run may have that is delivered now; 0: none is taken."""
+
+    @property
     def wants_more(self) -> bool:
         """Whether something may follow a run at once."""
 
@@ -119,6 +123,7 @@ class FrameReader:
         "_backlog",
         "_buffer",
         "_filled",
+        "_general_until",
         "_memory",
         "_position",
         "_prefix",
@@ -136,6 +141,7 @@ class FrameReader:
         self._prefix = b""  # of a size, fewer than four bytes
         self._backlog: memoryview | None = None  # received but not yet looked at, from _position on
         self._position = 0
+        self._general_until = 0  # of what is being looked at: up to here somebody has refused to take a run
         self._buffer: Buffer | None = None  # of the frame that is being received
         self._view: memoryview | None = None
         self._size = 0
@@ -187,10 +193,12 @@ class FrameReader:
             data = memoryview(self._prefix + bytes(data[:count]))
             count = len(data)
             self._prefix = b""
+        self._general_until = 0
         position = self._take(data, 0, count)
         if position < count:
             self._backlog = memoryview(bytes(data[position:count]))
             self._position = 0
+            self._general_until -= position
 
     def proceed(self) -> None:
         """Goes on with the backlog. Raises BadFrame."""
@@ -226,14 +234,12 @@ class FrameReader:
             if self._filled < self._size or not self._complete():
                 return position
         memory, receiver = self._memory, self._receiver
-        general_until = position
-        """Up to here no request is plain enough for a run."""
         while end - position >= 4:
-            if position >= general_until:
-                run = plain_produce.run(data, position, end, memory.request_max_bytes, MOST_IN_RUN)
+            if position >= self._general_until and (most := min(MOST_IN_RUN, receiver.run_room)) > 0:
+                run = plain_produce.run(data, position, end, memory.request_max_bytes, most)
                 if run is not None:
                     run_bytes, requests = len(run[3]), run[4]
-                    general_until = position + run_bytes
+                    self._general_until = position + run_bytes
                     memory.budget.reserve_anyway(run_bytes)
                     if receiver.deliver_run(run, run_bytes):
                         position += requests[-1][-1]
@@ -286,7 +292,7 @@ class FrameReader:
         assert buffer is not None
         self._reserved = 0  # now the frame's own, released by whoever handles it
         self._memory.leave(self)
-        run = plain_produce.whole(buffer, self._size)
+        run = plain_produce.whole(buffer, self._size) if self._receiver.run_room > 0 else None
         if run is not None and self._receiver.deliver_run(run, self._size):
             return self._receiver.wants_more
         return self._receiver.deliver(buffer, self._size)

@@ -87,8 +87,8 @@ class ProduceRun:
         self.answer: tuple[WireBuffer, ...] | None = None
         self.answer_bytes = 0
 
-    def start(self, most: int) -> bool:
-        """Appends the first of them, up to `most`, as far as their partitions take them: the run has those alone from
+    def start(self) -> bool:
+        """Appends the first of them, as far as their partitions take them: the run has those alone from
         then on. False if that is none; then nothing has happened.
         """
         broker = self._broker
@@ -96,7 +96,7 @@ class ProduceRun:
         count_in = broker.traffic.count_in
         topic: tuple[str | None, bytes | None] | None = None
         entries: Mapping[int, Entry]
-        for _, name, topic_id, index, records, header, _ in self._requests[:most]:
+        for _, name, topic_id, index, records, header, _ in self._requests:
             if topic != (name, topic_id):
                 topic = name, topic_id
                 entries = broker.partitions.of_topic(name, topic_id)

@@ -154,7 +154,7 @@ class Connection:
         memory.budget.reserve_anyway(size_bytes)
         plain = plain_produce.whole(frame, size_bytes)
         if plain is not None:
-            asked.exchange = dispatcher.produce(plain, 1, self._client, self, memory, size_bytes)
+            asked.exchange = dispatcher.produce(plain, self._client, self, memory, size_bytes)
             if asked.exchange is not None:
                 return
         header = split_request(memoryview(frame))

@@ -47,6 +47,8 @@ class Receiver:
         self.held.append((memory, size_bytes))
         return True
 
+    run_room = 64
+
     @property
     def wants_more(self) -> bool:
         return len(self.frames) < self.wanted
@@ -223,3 +225,19 @@ def test_frame_reader__a_plain_request_above_the_limit_is_refused_as_any_other()
     receiver.taken_of_run = lambda count: count
     with pytest.raises(BadFrame):
         receiver.feed(frames_of(frame))
+
+
+def test_frame_reader__what_was_refused_once_is_not_looked_at_again_however_often_delivery_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at: list[int] = []
+    request = bytes(200)
+    refused = (9, 1, 30_000, bytearray(64 * (4 + len(request))), [()] * 64)
+    monkeypatch.setattr(plain_produce, "run", lambda data, position, *_: looked_at.append(position) or refused)
+    receiver = Receiver(make(), limit=1)
+    receiver.feed(frames_of(*[request] * 128))
+    while receiver.reader.has_backlog:
+        receiver.wanted += 1
+        receiver.reader.proceed()
+    assert len(receiver.frames) == 128
+    assert len(looked_at) == 2

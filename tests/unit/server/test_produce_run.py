@@ -151,8 +151,8 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     taken: list[str] = []
     start, dispatch = ProduceRun.start, Dispatcher.dispatch
 
-    def starting(run: ProduceRun, most: int) -> bool:
-        is_taken = start(run, most)
+    def starting(run: ProduceRun) -> bool:
+        is_taken = start(run)
         taken.extend(["run"] * run.request_count)
         return is_taken
 
