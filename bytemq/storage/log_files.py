@@ -200,7 +200,7 @@ class LogFiles:
         """
         table, segments = self.wal, self.manifest.segments
         if len(table) and offset >= table.bases[0]:
-            return table.bytes_between(offset, end_offset)
+            return table.bytes_between(offset, end_offset, enough_bytes)
         size_bytes, number = 0, bisect_right(segments, offset, key=_base_offset) - 1
         while 0 <= number < len(segments) and offset < end_offset and size_bytes < enough_bytes:
             segment = segments[number]
@@ -210,7 +210,7 @@ class LogFiles:
             offset = max(offset, behind)
             number += 1
         if size_bytes < enough_bytes and offset < end_offset:
-            size_bytes += table.bytes_between(offset, end_offset)
+            size_bytes += table.bytes_between(offset, end_offset, enough_bytes - size_bytes)
         return size_bytes
 
     def read_cached(self, offset: int, max_bytes: int, end_offset: int, *, at_least_one: bool = True) -> Read | None:

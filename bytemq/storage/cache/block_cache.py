@@ -109,7 +109,7 @@ class BlockCache:
         self.hits += 1
         if key in self._blocks:
             self._blocks.move_to_end(key)
-        if len(data) == BLOCK_BYTES and BlockKey(key.name, key.number - 1) in self._blocks:
+        if key.number > 0 and len(data) == BLOCK_BYTES and BlockKey(key.name, key.number - 1) in self._blocks:
             following = BlockKey(key.name, key.number + 1)
             if following not in self._blocks:
                 self._load(following)

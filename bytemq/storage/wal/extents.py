@@ -17,6 +17,7 @@ from typing import NamedTuple
 _NO_OFFSETS = array("q")
 _NO_SIZES = array("I")
 _NO_FLAGS = bytearray()
+_SUMMED_AT_ONCE = 256
 
 
 class Chunk(NamedTuple):
@@ -113,16 +114,21 @@ class ExtentTable:
         fields = (self.bases[first:stop], nexts, self.positions[first:stop], self.sizes[first:stop])
         return list(zip(map(Chunk, *fields, self.max_timestamps[first:stop]), self.checksums[first:stop], strict=True))
 
-    def bytes_between(self, offset: int, end_offset: int) -> int:
+    def bytes_between(self, offset: int, end_offset: int, enough_bytes: int) -> int:
         """About how many bytes the records from `offset` to before `end_offset` take here, by their number in the
-        chunks at both ends.
+        chunks at both ends; what is beyond `enough_bytes` is not counted.
         """
         first, last = max(self.find(offset), 0), self.find(end_offset - 1)
         if last < first:
             return 0
         before = self._part(first, offset - self.bases[first])
         behind = self._part(last, self._next(last) - end_offset)
-        return sum(self.sizes[first : last + 1]) - before - behind
+        size_bytes = -before - behind
+        for start in range(first, last + 1, _SUMMED_AT_ONCE):
+            size_bytes += sum(self.sizes[start : min(start + _SUMMED_AT_ONCE, last + 1)])
+            if size_bytes >= enough_bytes:
+                break
+        return size_bytes
 
     def _part(self, index: int, records: int) -> int:
         """What so many records of a chunk take."""
