@@ -184,16 +184,15 @@ async def test_produce_run__takes_what_is_plain_and_leaves_the_rest_in_its_place
 @pytest.mark.parametrize(
     "unusual",
     [
-        {"topic": "unknown"},
-        {"topic": "untouched"},
-        {"index": 2},
-        {"records": batch(timestamp_ms=NOW_MS + 10**9)},
-        {"records": batch(producer_id=1, producer_epoch=0, base_sequence=5)},
-        {"records": batch(producer_id=1, producer_epoch=0, base_sequence=0)},  # again, see below
-        {"records": batch()[:-1] + b"?"},
-        {"records": None},
+        pytest.param({"topic": "unknown"}, id="unknown topic"),
+        pytest.param({"topic": "untouched"}, id="not opened yet"),
+        pytest.param({"index": 2}, id="unknown partition"),
+        pytest.param({"records": batch(timestamp_ms=NOW_MS + 10**9)}, id="from the future"),
+        pytest.param({"records": batch(producer_id=1, producer_epoch=0, base_sequence=5)}, id="out of order"),
+        pytest.param({"records": batch(producer_id=1, producer_epoch=0, base_sequence=0)}, id="again"),
+        pytest.param({"records": batch()[:-1] + b"?"}, id="damaged"),
+        pytest.param({"records": None}, id="no records"),
     ],
-    ids=str,
 )
 async def test_produce_run__leaves_alone_what_is_not_to_be_appended_as_it_is(
     ways: list[str], unusual: dict[str, Any]
