@@ -89,11 +89,24 @@ def describe_new(subject: Subject, label: str, *groups: str, version: int = 1, o
     subject.call(f"described, {label}", ConsumerGroupDescribeRequest, version, **fields)
 
 
+def wait_until_coordinated(subject: Subject, topic: str, partitions: int) -> None:
+    """Kafka's group coordinator may learn of a topic after the leaders serve it: a group that joins before gets nothing
+    and is an epoch ahead once it knows.
+    """
+    group = f"{topic}-known"
+    wait_for_coordinator(subject, group)
+    member = Member(subject, group, f"{OWN}known", **subscription(topic))
+    settle(member, shares=(partitions,))
+    subject.quiet(ConsumerGroupHeartbeatRequest, 1, _heartbeat(group, member.id, LEAVE, {}))
+    subject.quiet(DeleteGroupsRequest, 2, {"groups_names": [group]})
+
+
 def consumer_group(subject: Subject, topic: str, partitions: int, name: str = f"{OWN}1", **joining: Any) -> Member:
     """A new group of one member that has all partitions of the topic."""
     group = subject.new_name("group")
     wait_for_coordinator(subject, group)
     subject.topic_id(topic)
+    wait_until_coordinated(subject, topic, partitions)
     member = Member(subject, group, name, **subscription(topic, **joining))
     settle(member, shares=(partitions,))
     return member
@@ -226,6 +239,7 @@ def consumer_group_static_takes_over_the_subscription(subject: Subject) -> None:
     """Who comes back may want something else."""
     one, other = subject.topic(2), subject.topic(3)
     subject.topic_id(other)
+    wait_until_coordinated(subject, other, 3)
     instance = {"instance_id": "one"}
     old = consumer_group(subject, one, 2, f"{OWN}1", **instance)
     beat(subject, "goes for a while", old.group, f"{OWN}1", LEAVE_FOR_A_WHILE, **instance)
