@@ -24,6 +24,7 @@ from bytemq.metadata import keys
 from bytemq.metadata.topics import TopicSpec
 from bytemq.node.node import Node
 from bytemq.query.client import Connection
+from bytemq.storage.tables.published_columns import ColumnStore
 from bytemq.storage.tables.table_columns import Seen
 from tests.scenarios.test_sql import ask, with_sql
 from tests.scenarios.test_tables import bootstrap, build, everything, produce
@@ -206,8 +207,8 @@ async def test_typed__columns_that_come_while_a_file_is_made_are_not_overwritten
     async with with_sql(tmp_path) as (node, sql):
         await create(node, "t", value="json")
         await asyncio.to_thread(produce, bootstrap(node), "t", iter([b'{"mine": 1}'] * 3))
-        assert node.tables is not None
-        tables = node.tables
+        columns = ColumnStore(node.broker.metadata)
+        topic_id = node.broker.image.topics["t"].topic_id
 
         async def overtaken(worker: Worker, *given: Any) -> Any:
             nonlocal times
@@ -215,7 +216,7 @@ async def test_typed__columns_that_come_while_a_file_is_made_are_not_overwritten
             if worker.name == "tables" and not times:
                 times += 1
                 seen = Seen.from_json({"kinds": ["struct"], "fields": {"theirs": {"kinds": ["string"]}}})
-                await tables.columns("t", {"value": seen})
+                await columns.grow("t", topic_id, {"value": seen})
             return done
 
         monkeypatch.setattr(Worker, "run", overtaken)

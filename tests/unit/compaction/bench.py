@@ -127,7 +127,12 @@ class CleanerBench(Bench):
         worker: Any = self.worker
         self.cleaner = Cleaner(self.table, storage, worker, self.clock, lambda: self.settings, columns)
         self.restructuring = Restructuring(
-            lambda: map(BenchTable, self.table.open_partitions()), storage, worker, self.clock, self.session, columns
+            lambda: (BenchTable(one, one.config) for one in self.table.open_partitions()),
+            storage,
+            worker,
+            self.clock,
+            self.session,
+            columns,
         )
         self.partition = await self.opened("log")
         return self.partition
