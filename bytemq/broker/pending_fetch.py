@@ -317,17 +317,19 @@ class PendingFetch:
             step()
         except Exception as error:
             log.error("a fetch crashed", error=error)
-            self._settle_memory(0)
-            self._exchange.hang_up("internal error")
+            self._give_up()
 
     async def _guarded(self, reading: Awaitable[None]) -> None:
         """Whatever a reading task raises, its memory goes back and the client is not left waiting."""
         try:
             await reading
         except Exception:
-            self._settle_memory(0)
-            self._exchange.hang_up("internal error")
+            self._give_up()
             raise
+
+    def _give_up(self) -> None:
+        self._settle_memory(0)
+        self._exchange.hang_up("internal error")
 
     async def _read_rest(self, first: int) -> None:
         """Goes on where a read would have blocked or a slice was used up: slice by slice, in threads what has to be
