@@ -19,7 +19,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from struct import pack_into
 from typing import Any, cast
@@ -221,13 +222,21 @@ class Calls:
             self.native += 1
 
 
-async def measure(kind: Kind) -> dict[str, float]:
+@asynccontextmanager
+async def warmed(kind: Kind) -> AsyncIterator[Path]:
     path = Path(kind)
     await path.start()
     try:
         for _ in range(WARM_ROUNDS):
             path.prepare()
             await path.round()
+        yield path
+    finally:
+        await path.stop()
+
+
+async def measure(kind: Kind) -> dict[str, float]:
+    async with warmed(kind) as path:
         took = []
         requests = kind.workload.connections * kind.workload.window
         for _ in range(ROUNDS):
@@ -238,31 +247,22 @@ async def measure(kind: Kind) -> dict[str, float]:
         path.prepare()
         with Calls() as calls:
             await path.round()
-        return {
-            "Python calls/request": calls.python / requests,
-            "native calls/request": calls.native / requests,
-            "us/request": statistics.median(took),
-        }
-    finally:
-        await path.stop()
+    return {
+        "Python calls/request": calls.python / requests,
+        "native calls/request": calls.native / requests,
+        "us/request": statistics.median(took),
+    }
 
 
 async def profile(kind: Kind) -> None:
-    path = Path(kind)
-    await path.start()
-    try:
-        for _ in range(WARM_ROUNDS):
-            path.prepare()
-            await path.round()
+    async with warmed(kind) as path:
         profiler = cProfile.Profile()
         path.prepare()
         with profiler:
             await path.round()
-        requests = kind.workload.connections * kind.workload.window
-        print(f"{requests} requests")
-        pstats.Stats(profiler).sort_stats("ncalls").print_stats(80)
-    finally:
-        await path.stop()
+    requests = kind.workload.connections * kind.workload.window
+    print(f"{requests} requests")
+    pstats.Stats(profiler).sort_stats("ncalls").print_stats(80)
 
 
 def main() -> int:

@@ -201,7 +201,8 @@ class Storage(FakeLogStorage):
             raise Unavailable("the store is down")
 
 
-async def test_move__of_a_log_that_storage_lets_go_of_late_tells_where_it_ends(cluster: Cluster) -> None:
+async def held_by_storage(cluster: Cluster) -> Storage:
+    """Partition 0 of the first broker is wished to the second one, and the storage does not let go of it."""
     old, _ = cluster.members
     storage = old.partitions.services.storage = cast(Any, Storage(cluster.disk))
     await old.append(0, Answer())
@@ -209,6 +210,12 @@ async def test_move__of_a_log_that_storage_lets_go_of_late_tells_where_it_ends(c
     storage.refuses = True
     await cluster.wish([1, 0])
     await cluster.until(lambda: bool(old.ownership._stuck))
+    return cast(Storage, storage)
+
+
+async def test_move__of_a_log_that_storage_lets_go_of_late_tells_where_it_ends(cluster: Cluster) -> None:
+    old, _ = cluster.members
+    storage = await held_by_storage(cluster)
     assert old.partitions.get("t", 0) is None and cluster.fact(0).owner == 0
     storage.refuses = False
     assert await old.ownership.settle()
@@ -220,12 +227,7 @@ async def test_move__that_storage_has_not_let_go_of_and_nobody_wishes_any_more_i
     cluster: Cluster,
 ) -> None:
     old, _ = cluster.members
-    storage = old.partitions.services.storage = cast(Any, Storage(cluster.disk))
-    await old.append(0, Answer())
-    storage.settle()
-    storage.refuses = True
-    await cluster.wish([1, 0])
-    await cluster.until(lambda: bool(old.ownership._stuck))
+    storage = await held_by_storage(cluster)
     await cluster.wish([0, 0])
     await cluster.until(lambda: old.partitions.get("t", 0) is not None)
     storage.refuses = False
@@ -237,12 +239,7 @@ async def test_move__that_storage_has_not_let_go_of_before_its_next_owner_died_i
     cluster: Cluster,
 ) -> None:
     old, new = cluster.members
-    storage = old.partitions.services.storage = cast(Any, Storage(cluster.disk))
-    await old.append(0, Answer())
-    storage.settle()
-    storage.refuses = True
-    await cluster.wish([1, 0])
-    await cluster.until(lambda: bool(old.ownership._stuck))
+    storage = await held_by_storage(cluster)
     await new.close()
     await new.membership.leave()
     await cluster.until(lambda: 1 not in old.follower.image.brokers)

@@ -39,6 +39,12 @@ async def opened(broker: Broker, number: int, *, is_coordinators: bool) -> LogFi
     return log
 
 
+async def write_small_segments(broker: Broker, log: LogFiles, count: int) -> None:
+    for _ in range(count):
+        await broker.write(log, 1)
+        await broker.storage.write_behind(log)
+
+
 def segments_of(files: LogFiles) -> list[tuple[int, int]]:
     return [(segment.base_offset, segment.last_offset) for segment in files.manifest.segments]
 
@@ -116,9 +122,7 @@ def test_small_segments__are_left_alone_while_somebody_rewrites_the_log() -> Non
         broker = await cluster.broker(1, **AMPLE)
         log = await opened(broker, 0, is_coordinators=True)
         async with log.rewriting:
-            for _ in range(20):
-                await broker.write(log, 1)
-                await broker.storage.write_behind(log)
+            await write_small_segments(broker, log, 20)
             await cluster.clock.sleep(10)
             assert len(log.manifest.segments) == 20
         await eventually(cluster.clock, lambda: len(log.manifest.segments) < 20)
@@ -130,11 +134,8 @@ def test_small_segments__that_are_damaged_stay_as_they_are() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await cluster.broker(1, **AMPLE)
         log = await opened(broker, 0, is_coordinators=True)
-        written: list[bytes] = []
         async with log.rewriting:
-            for _ in range(40):
-                written += await broker.write(log, 1)
-                await broker.storage.write_behind(log)
+            await write_small_segments(broker, log, 40)
         damaged = log.manifest.segments[3].name
         data, token = cluster.objects[damaged]
         cluster.objects[damaged] = (data[:-1], token)  # the footer: nothing is lost by that
@@ -155,9 +156,7 @@ def test_small_segments__whose_object_cannot_be_created_are_tried_again() -> Non
         broker = await cluster.broker(1, **AMPLE)
         log = await opened(broker, 0, is_coordinators=True)
         async with log.rewriting:
-            for _ in range(20):
-                await broker.write(log, 1)
-                await broker.storage.write_behind(log)
+            await write_small_segments(broker, log, 20)
         before = await content(log)
         broker.driver.fault = lambda operation, name: "refused" if operation == "put" else None
         await cluster.clock.sleep(10)
