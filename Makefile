@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 SERVER ?= bytemq
 FUZZ_SECONDS ?= 3600
 SEEDS ?= 10000
+SHAPES ?= 3000
 JOBS ?= 2
 DATA ?= ./data
 ARGS ?=
@@ -15,18 +16,21 @@ QUICK ?=
 ONLY ?=
 SOURCES ?= .suites
 CHAOS_SECONDS ?= 3600
+OLD ?= 6ff5a54
 
-.PHONY: setup run cluster test interop compose suites ecosystem simulate chaos demo bench bench-kafka bench-table profile fuzz lint format types check lock clean help
+.PHONY: setup run cluster test interop upgrade-test compose suites ecosystem simulate shapes chaos demo bench bench-kafka bench-table profile fuzz lint format types check lock clean help
 
 help:
 	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
 	@echo "make cluster  etcd, an S3 server and three brokers in three zones, their files in ./dev-cluster"
 	@echo "make test     every test that needs Python only"
 	@echo "make interop  the tests that need Java, Maven, Go, Node.js and kcat as well"
+	@echo "make upgrade-test  a cluster of an older program, of commit OLD=$(OLD), upgraded under traffic"
 	@echo "make compose  deploy/compose.yaml with its containers killed; needs a Docker engine"
 	@echo "make suites   the test suites of four public clients, checked out in SOURCES=$(SOURCES); see docs/compatibility.md"
 	@echo "make ecosystem  Kafka Streams, Connect, MirrorMaker 2, Flink and Spark at length"
 	@echo "make simulate  SEEDS=$(SEEDS) of each simulated world, by JOBS=$(JOBS) processes"
+	@echo "make shapes   SHAPES=$(SHAPES) drawn logs, the same before and after conversion and merges, by JOBS=$(JOBS) processes"
 	@echo "make chaos    a cluster hurt by seed under unmodified clients, for CHAOS_SECONDS=$(CHAOS_SECONDS)"
 	@echo "make demo     336,776 flights through the whole path, with a kill -9 in the middle"
 	@echo "make bench    two minutes of load: throughput, latency, CPU for each request"
@@ -37,7 +41,7 @@ help:
 	@echo "make lint types   what the CI checks besides tests"
 
 INSTALLED_FROM := requirements.lock pyproject.toml setup.py \
-  $(wildcard bytemq/protocol/*.c bytemq/protocol/records/*.[ch] bytemq/storage/wal/*.c)
+  $(wildcard bytemq/protocol/*.c bytemq/protocol/records/*.[ch] bytemq/storage/*/*.c)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 setup: $(VENV)/.installed
@@ -81,6 +85,15 @@ ifeq ($(SERVER),bytemq)
 	  tests/scenarios/cluster/test_letting_go_on_s3.py tests/scenarios/cluster/test_sql_on_s3.py
 endif
 
+# Three brokers of the program of commit OLD, with an environment of its own, become brokers of this one under traffic.
+upgrade-test: setup
+	test -x .upgrade/$(OLD)/bin/bytemq || { rm -rf .upgrade/$(OLD) && mkdir -p .upgrade/$(OLD)/source && \
+	  git archive $(OLD) | tar -x -C .upgrade/$(OLD)/source && $(PYTHON) -m venv .upgrade/$(OLD) && \
+	  .upgrade/$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint .upgrade/$(OLD)/source/requirements.lock '.upgrade/$(OLD)/source[etcd,s3,tables]'; }
+	UPGRADED_FROM=$(CURDIR)/.upgrade/$(OLD)/bin/bytemq \
+	  $(BIN)/python -m pytest tests/scenarios/cluster/test_rolling_upgrade.py $(ARGS)
+
 # deploy/compose.yaml for real; skipped, with a word, where no Docker engine answers.
 compose: setup
 	$(BIN)/python -m pytest tests/compose -rs $(ARGS)
@@ -96,6 +109,11 @@ ecosystem: setup
 # A seed that fails is printed with its transcript and replays exactly: make simulate ARGS="--world broker --seed 17".
 simulate: setup
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(JOBS) $(ARGS)
+
+# Each process draws its share; what fails is shrunk to the smallest log that does.
+shapes: setup
+	BYTEMQ_SHAPES_SHARES=$(JOBS) BYTEMQ_SHAPES=$$(($(SHAPES) / $(JOBS))) $(BIN)/python -m pytest -q -n $(JOBS) \
+	  tests/unit/storage/parquet/test_conversion.py -k no_record_changes --hypothesis-profile exploring $(ARGS)
 
 # Real etcd, S3 server and brokers; seeds are begun for so long. One seed: make chaos ARGS="--seed 17".
 chaos: setup
@@ -145,5 +163,5 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf $(VENV) .venv-lock .interop .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .venv-lock .upgrade .interop .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

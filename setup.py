@@ -11,7 +11,7 @@ setup(
         Extension(
             f"bytemq.{name}",
             sources=[f"bytemq/{name.replace('.', '/')}.c"],
-            depends=["bytemq/protocol/records/_records.h"],
+            depends=["bytemq/protocol/records/_records.h", "bytemq/protocol/records/_utf8.h"],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
             py_limited_api=True,
             optional=True,
@@ -21,6 +21,8 @@ setup(
             "protocol.records._walk",
             "protocol.records._columns",
             "protocol.records._offset_map",
+            "storage.parquet._plain_documents",
+            "storage.stores._file_writer",
             "storage.wal._heads",
         )
     ],

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.loader import BENCH, NO_OFFSETS, LoadFailed, load
+from benchmarks.loader import BENCH, NO_OFFSETS, LoadFailed
+from benchmarks.nodes import compiled
 from benchmarks.usage import resident_mb, settle, usage
 from benchmarks.workloads import (
     BATCHES_16K,
@@ -31,6 +32,7 @@ from benchmarks.workloads import (
     fetch_in_turn,
     one_batch,
     produce_frames,
+    send,
 )
 from tests.support import probe
 from tests.support.node_process import NodeProcess
@@ -62,16 +64,7 @@ def run(node: NodeProcess, workload: Workload) -> Figures:
     settle(node.pid)
     before = usage(node.pid)
     try:
-        got = load(
-            node.address,
-            frames,
-            connections=workload.connections,
-            window=workload.window,
-            seconds=SECONDS,
-            warmup_s=WARMUP_S,
-            rate=workload.rate,
-            offsets=offsets,
-        )
+        got = send(workload, node.address, frames, seconds=SECONDS, warmup_s=WARMUP_S, offsets=offsets)
     except LoadFailed as error:
         sys.exit(f"bench: {workload.name}: {error}\n{node.log()[-2000:]}")
     memory_mb = resident_mb(node.pid)
@@ -123,7 +116,8 @@ def start_to_first_ack_s(node: NodeProcess) -> float:
 def measure(durability: str, console: Console) -> dict[str, Figures]:
     folder = BENCH / "data"
     shutil.rmtree(folder, ignore_errors=True)
-    node = NodeProcess(folder, options=["--durability", durability], log_path=BENCH / f"node-{durability}.log")
+    log_path = BENCH / f"node-{durability}.log"
+    node = NodeProcess(folder, options=["--durability", durability], environment=compiled(BENCH), log_path=log_path)
     found: dict[str, Figures] = {}
     try:
         node.start()

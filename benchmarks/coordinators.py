@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from benchmarks.client import Connection
+from benchmarks.nodes import compiled
 from bytemq.metadata import keys
 from bytemq.metadata.opening import open_metadata
 from bytemq.metadata.store import MetadataStore
@@ -292,11 +293,6 @@ async def measure(brokers: Brokers, content: Content, restarts: int, *, is_fille
         if await brokers.coordinator(GROUPS, KEYS[GROUPS]) != await brokers.coordinator(IDS, KEYS[IDS]):
             await restarted(brokers, how, IDS, content)
     await check(brokers, content)
-
-
-def compiled(folder: Path) -> dict[str, str]:
-    """An installed program does not compile its modules at each start."""
-    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "pycache")}
 
 
 async def on_local_files(folder: Path, content: Content, restarts: int) -> None:

@@ -69,7 +69,7 @@ def tail(
 
 
 def _run(name: str, address: Address, numbers: Sequence[float], frames: Sequence[bytes]) -> Result:
-    command = [str(_built(name)), address[0], str(address[1]), *map(str, numbers)]
+    command = [str(built(name)), address[0], str(address[1]), *map(str, numbers)]
     done = subprocess.run(command, input=b"".join(frames), capture_output=True, check=False)
     if done.returncode:
         raise LoadFailed(f"{name}: {done.stderr.decode().strip()}")
@@ -77,7 +77,8 @@ def _run(name: str, address: Address, numbers: Sequence[float], frames: Sequence
     return result
 
 
-def _built(name: str) -> Path:
+def built(name: str) -> Path:
+    """One of the C programs here, compiled if it was changed."""
     source, program = ROOT / "benchmarks" / f"{name}.c", BENCH / name
     newest = max(source.stat().st_mtime, source.with_name("common.h").stat().st_mtime)
     if not program.exists() or program.stat().st_mtime < newest:

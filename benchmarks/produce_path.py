@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import cProfile
-import pstats
 import shutil
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import pack_into
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import uvloop
 from crc32c import crc32c
 
+from benchmarks import rounds
 from benchmarks.workloads import BATCHES_16K, Workload, produce_frames
 from bytemq.broker.connection import Connection
 from bytemq.broker.context import ClientInfo
@@ -46,7 +42,6 @@ from tests.unit.server.harness import make_cluster
 
 TOPIC = "bench"
 ROUNDS = 40
-WARM_ROUNDS = 8
 SMALL_50 = Workload("1 KB, 50 connections", 16, 50, 1, 1024)
 SMALL_1000 = Workload("1 KB, 1,000 connections", 16, 1000, 1, 1024)
 DEEP = Workload("1 KB, 16 connections, 32 in flight", 16, 16, 32, 1024)
@@ -62,8 +57,16 @@ class Kind:
     is_idempotent: bool
 
 
+class Client(Protocol):
+    paused: bool
+
+    def push(self) -> None: ...
+
+    def answers(self, parts: Sequence[bytes]) -> None: ...
+
+
 class FakeTransport:
-    """As much of a transport as a connection needs; counts the answers."""
+    """As much of a transport as a connection needs; hands over the answers."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -88,16 +91,16 @@ class FakeTransport:
         asyncio.get_running_loop().call_soon(self._client.push)
 
     def write(self, data: bytes) -> None:
-        self._client.answers(data)
+        self._client.answers([data])
 
     def writelines(self, parts: Sequence[bytes]) -> None:
-        self._client.answers(b"".join(parts))
+        self._client.answers(parts)
 
     def abort(self) -> None:
         raise AssertionError("the broker closed the connection")
 
 
-class Client:
+class Producer:
     """One connection: sends its window of frames, one after the other as far as reads go, and counts answers."""
 
     def __init__(self, server: Server, count: Callable[[int], None], number: int, frames: Sequence[bytes]) -> None:
@@ -105,7 +108,8 @@ class Client:
         self._frames = [bytearray(frame) for frame in frames]
         self._producer_id = 1000 + number
         self._sequences = [0] * len(frames)
-        self._next = number
+        self.next = number
+        """The frame to be sent next."""
         self._unsent = memoryview(b"")
         self.paused = False
         self._connection = Connection(server, asyncio.get_running_loop(), ClientInfo("", "PLAINTEXT", "", 0))
@@ -114,11 +118,11 @@ class Client:
     def prepare(self, count: int, records: int, *, is_idempotent: bool) -> None:
         data = bytearray()
         for _ in range(count):
-            which = self._next % len(self._frames)
+            which = self.next % len(self._frames)
             frame = self._frames[which]
             if is_idempotent:
                 self._sign(frame, which, records)
-            self._next += 1
+            self.next += 1
             data += frame
         self._unsent = memoryview(data)
 
@@ -139,7 +143,8 @@ class Client:
 
     batch_bytes = 0
 
-    def answers(self, data: bytes) -> None:
+    def answers(self, parts: Sequence[bytes]) -> None:
+        data = b"".join(parts)
         at = answers = 0
         while at < len(data):
             at += 4 + int.from_bytes(data[at : at + 4], "big")
@@ -150,9 +155,9 @@ class Client:
 class Path:
     """A broker and its clients, in this process."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, folder: str = "/dev/shm") -> None:
         self.kind = kind
-        self._folder = tempfile.mkdtemp(prefix="produce-path-", dir="/dev/shm")
+        self._folder = tempfile.mkdtemp(prefix="produce-path-", dir=folder)
 
     async def start(self) -> None:
         workload = self.kind.workload
@@ -172,22 +177,22 @@ class Path:
         topic = await cluster.add_topic(TOPIC, workload.partitions)
         for index in range(workload.partitions):
             await cluster.broker.partitions.open_by_id(PartitionId(topic.topic_id, index)[0], index)
-        server = Server(cluster.broker, ServerLimits())
+        self.server = server = Server(cluster.broker, ServerLimits())
         values = [b"v" * (workload.record_bytes - 12)] * workload.records_per_batch
         records = batch(values)
-        Client.batch_bytes = len(records)
+        Producer.batch_bytes = len(records)
         frames = produce_frames(workload, TOPIC, records)
-        self._clients = [Client(server, self.count, number, frames) for number in range(workload.connections)]
+        self.clients = [Producer(server, self.count, number, frames) for number in range(workload.connections)]
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         workload = self.kind.workload
-        for client in self._clients:
+        for client in self.clients:
             client.prepare(workload.window, workload.records_per_batch, is_idempotent=self.kind.is_idempotent)
         self._missing = workload.connections * workload.window
         self._answered = asyncio.get_running_loop().create_future()
 
     async def round(self) -> None:
-        for client in self._clients:
+        for client in self.clients:
             client.push()
         await self._answered
 
@@ -202,67 +207,19 @@ class Path:
         shutil.rmtree(self._folder)
 
 
-class Calls:
-    """Counts calls of Python functions and of native ones."""
-
-    def __enter__(self) -> Calls:
-        self.python = self.native = 0
-        sys.setprofile(self._event)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-
-    def _event(self, frame: Any, event: str, argument: Any) -> None:
-        if "/benchmarks/" in frame.f_code.co_filename:
-            return
-        if event == "call":
-            self.python += 1
-        elif event == "c_call":
-            self.native += 1
-
-
-@asynccontextmanager
-async def warmed(kind: Kind) -> AsyncIterator[Path]:
-    path = Path(kind)
-    await path.start()
-    try:
-        for _ in range(WARM_ROUNDS):
-            path.prepare()
-            await path.round()
-        yield path
-    finally:
-        await path.stop()
-
-
 async def measure(kind: Kind) -> dict[str, float]:
-    async with warmed(kind) as path:
-        took = []
-        requests = kind.workload.connections * kind.workload.window
-        for _ in range(ROUNDS):
-            path.prepare()
-            started = time.process_time()
-            await path.round()
-            took.append((time.process_time() - started) / requests * 1e6)
-        path.prepare()
-        with Calls() as calls:
-            await path.round()
+    requests = kind.workload.connections * kind.workload.window
+    cost = await rounds.measure(Path(kind), ROUNDS)
     return {
-        "Python calls/request": calls.python / requests,
-        "native calls/request": calls.native / requests,
-        "us/request": statistics.median(took),
+        "Python calls/request": cost.python / requests,
+        "native calls/request": cost.native / requests,
+        "us/request": cost.us / requests,
     }
 
 
 async def profile(kind: Kind) -> None:
-    async with warmed(kind) as path:
-        profiler = cProfile.Profile()
-        path.prepare()
-        with profiler:
-            await path.round()
-    requests = kind.workload.connections * kind.workload.window
-    print(f"{requests} requests")
-    pstats.Stats(profiler).sort_stats("ncalls").print_stats(80)
+    await rounds.profile(Path(kind))
+    print(f"{kind.workload.connections * kind.workload.window} requests")
 
 
 def main() -> int:

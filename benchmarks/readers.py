@@ -1,38 +1,63 @@
 """What readers in other zones cost and how late they are: a cluster of three zones over a real S3 server and etcd.
 
-    python -m benchmarks.readers [--seconds 20] [--mb-per-s 3] [--groups 5] [--kind seaweedfs|minio]
+    python -m benchmarks.readers [--seconds 10] [--pairs 4] [--mb-per-s 3] [--groups 5] [--kind seaweedfs|minio]
 
 Groups read the tail in one zone while something is produced at a steady rate, each record with its time. Told are the
 bytes that the zone's broker has read from the store for each byte produced, and how old records are when they are read:
 by the owners' own readers, in the zone, and in the zone while another group there reads all of the history, as fast as
-it can, again and again. Clients and brokers share the machine: the ratios say more than the times.
+it can, again and again; the last two alternately. Clients and brokers share the machine: the ratios say more than the
+times, and the consumer of the history has a lower priority, so that what is seen is what it does to the broker.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import struct
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from benchmarks.clusters import cluster_on_s3
+from benchmarks.rescan import Rescan
 from tests.scenarios.cluster.cluster import Cluster
-from tests.support.etcd_process import EtcdProcess
-from tests.support.s3_server import running_s3
 
 TOPIC = "tail"
 PARTITIONS = 6
-RECORD_BYTES = 1000
+MIB = 1024 * 1024
+RECORD_BYTES = 10_000
+"""Not small: clients in Python would take more of the machine than the brokers."""
 ZONE, ZONE_BROKER = "c", 2
-SETTLE_S = 10.0
+SETTLE_S = 5.0
+SETTINGS = tuple(
+    option
+    for name, value in {
+        "broker.session.timeout.ms": 20_000,  # a machine that is busy is no reason to move
+        "wal.memory.bytes": 64 * MIB,
+        "wal.retained.bytes": 64 * MIB,
+        "storage.cache.bytes": 32 * MIB,
+        "storage.scratch.bytes": 64 * MIB,
+    }.items()
+    for option in ("--set", f"{name}={value}")
+)
+"""Little memory, so that a history of some hundred megabytes is history: most of it is read from the store."""
 _STAMP = struct.Struct("<d")
+
+
+def fill(cluster: Cluster, topic: str, partitions: int, megabytes: int) -> None:
+    """As fast as it goes."""
+    producer = Producer({"bootstrap.servers": cluster.bootstrap, "linger.ms": 20, "log_level": 0})
+    for number in range(megabytes * 1_000_000 // RECORD_BYTES):
+        while True:
+            try:
+                producer.produce(topic, os.urandom(RECORD_BYTES), partition=number % partitions)
+                break
+            except BufferError:
+                producer.poll(0.1)
+    producer.flush(120)
 
 
 class Load(threading.Thread):
@@ -91,32 +116,6 @@ class TailReader(threading.Thread):
         self.join(60)
 
 
-class Rescan(threading.Thread):
-    """Reads the topic from its beginning, and from there again when it comes to the end of a partition."""
-
-    def __init__(self, cluster: Cluster, zone: str) -> None:
-        super().__init__(daemon=True)
-        self._consumer = _consumer(cluster, "rescan", zone, **{"enable.partition.eof": True})
-        self._stopping = threading.Event()
-        self.read_bytes = 0
-
-    def run(self) -> None:
-        while not self._stopping.is_set():
-            self._consumer.assign([TopicPartition(TOPIC, index, 0) for index in range(PARTITIONS)])
-            ended = 0
-            while ended < PARTITIONS and not self._stopping.is_set():
-                for message in self._consumer.consume(1000, 0.1):
-                    if message.error() is None:
-                        self.read_bytes += len(message.value())
-                    else:
-                        ended += 1
-        self._consumer.close()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self.join(60)
-
-
 def _consumer(cluster: Cluster, group: str, zone: str, **config: Any) -> Consumer:
     return Consumer(
         {
@@ -136,71 +135,86 @@ def produced_bytes(cluster: Cluster) -> float:
     return sum(node.metric("bytemq_topic_bytes_in_total", TOPIC) for node in cluster.nodes)
 
 
-def told(name: str, ages_s: list[float]) -> tuple[float, float]:
-    cuts = statistics.quantiles(ages_s, n=100)
-    p50, p99 = cuts[49] * 1000, cuts[98] * 1000
-    print(f"{name:<44} p50 {p50:7.1f} ms   p99 {p99:7.1f} ms   of {len(ages_s)} records", flush=True)
-    return p50, p99
+def moves_so_far(cluster: Cluster) -> int:
+    """Each is a pause of some hundred milliseconds, for one partition's readers, and belongs to the balance of load."""
+    return cluster.logs().count("moving partitions")
 
 
-def tail(cluster: Cluster, name: str, groups: int, seconds: float, zone: str) -> tuple[float, float]:
-    """Age of records, and bytes read from the store by the zone's broker for each byte produced."""
-    readers = [TailReader(cluster, f"{name}-{number}", zone) for number in range(groups)]
-    for reader in readers:
-        reader.start()
-    time.sleep(SETTLE_S)  # until they read where they shall
-    for reader in readers:
-        reader.ages_s.clear()
-    before, came = cluster.nodes[ZONE_BROKER].metric("bytemq_store_read_bytes_total"), produced_bytes(cluster)
-    time.sleep(seconds)
-    read, came = (
-        cluster.nodes[ZONE_BROKER].metric("bytemq_store_read_bytes_total") - before,
-        produced_bytes(cluster) - came,
-    )
-    for reader in readers:
-        reader.stop()
-    _, p99 = told(name, [age for reader in readers for age in reader.ages_s])
-    return p99, read / came
+class Readers:
+    """All groups, at the tail."""
+
+    def __init__(self, cluster: Cluster, groups: int, zone: str) -> None:
+        self._cluster = cluster
+        self._node = cluster.nodes[ZONE_BROKER]
+        self._readers = [TailReader(cluster, f"group-{zone}-{number}", zone) for number in range(groups)]
+        for reader in self._readers:
+            reader.start()
+        time.sleep(SETTLE_S)  # until they read where they shall
+
+    def measure(self, name: str, seconds: float) -> tuple[float, float]:
+        """The 99th percentile of the age of records in ms, and bytes read from the store by the zone's broker for each
+        byte produced.
+        """
+        for reader in self._readers:
+            reader.ages_s.clear()
+        read_bytes, came_bytes = self._node.metric("bytemq_store_read_bytes_total"), produced_bytes(self._cluster)
+        time.sleep(seconds)
+        read_bytes = self._node.metric("bytemq_store_read_bytes_total") - read_bytes
+        came_bytes = produced_bytes(self._cluster) - came_bytes
+        ages_s = [age for reader in self._readers for age in list(reader.ages_s)]
+        cuts = statistics.quantiles(ages_s, n=100)
+        p50_ms, p99_ms = cuts[49] * 1000, cuts[98] * 1000
+        print(f"{name:<44} p50 {p50_ms:7.1f} ms   p99 {p99_ms:7.1f} ms   of {len(ages_s)} records", flush=True)
+        return p99_ms, read_bytes / came_bytes
+
+    def stop(self) -> None:
+        for reader in self._readers:
+            reader.stop()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--mb-per-s", type=float, default=3.0)
+    parser.add_argument("--history-mb", type=int, default=300)
     parser.add_argument("--groups", type=int, default=5)
+    parser.add_argument("--rescan-niceness", type=int, default=10, help="beside that of everything else")
     parser.add_argument("--kind", default="seaweedfs", choices=("seaweedfs", "minio"))
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="bytemq-readers-"))
-    etcd = EtcdProcess(folder / "etcd").start()
-    try:
-        with running_s3(folder / "s3", options.kind) as s3:
-            patient = ("--set", "broker.session.timeout.ms=20000")  # a machine that is busy is no reason to move
-            cluster = Cluster(folder, etcd, 3, patient, storage="s3://records/readers", environment=s3.environment)
-            try:
-                run(cluster.start(), options)
-            finally:
-                cluster.close()
-    finally:
-        etcd.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    with cluster_on_s3(options.kind, 3, SETTINGS) as (cluster, _):
+        run(cluster, options)
 
 
 def run(cluster: Cluster, options: argparse.Namespace) -> None:
     cluster.create_topic(TOPIC, PARTITIONS)
+    fill(cluster, TOPIC, PARTITIONS, options.history_mb)
     load = Load(cluster, options.mb_per_s * 1e6)
     load.start()
     time.sleep(5)
-    groups, seconds = options.groups, options.seconds
-    tail(cluster, "owners' readers", groups, seconds, "")
-    near_p99, ratio = tail(cluster, f"readers in zone {ZONE}", groups, seconds, ZONE)
-    print(f"{groups} groups: the zone read {ratio:.2f} bytes from the store for each byte produced", flush=True)
-    rescan = Rescan(cluster, ZONE)
-    rescan.start()
-    rescan_p99, _ = tail(cluster, f"readers in zone {ZONE}, beside a rescan", groups, seconds, ZONE)
-    rescan.stop()
-    print(f"the rescan read {rescan.read_bytes / 1e6 / (seconds + SETTLE_S):.0f} MB/s", flush=True)
-    print(f"p99 beside the rescan to p99 without: {rescan_p99 / near_p99:.2f}; load average {os.getloadavg()[0]:.0f}")
+    owners_readers = Readers(cluster, options.groups, "")
+    owners_readers.measure("owners' readers", options.seconds)
+    owners_readers.stop()
+    readers = Readers(cluster, options.groups, ZONE)
+    ratios, moves = [], moves_so_far(cluster)
+    for _ in range(options.pairs):
+        p99_ms, read_ratio = readers.measure(f"readers in zone {ZONE}", options.seconds)
+        rescan = Rescan(cluster.bootstrap, TOPIC, PARTITIONS, ZONE, options.rescan_niceness)
+        time.sleep(SETTLE_S)
+        beside_ms, _ = readers.measure(f"readers in zone {ZONE}, beside a rescan", options.seconds)
+        told = rescan.stop()
+        ratios.append(beside_ms / p99_ms)
+        print(
+            f"{options.groups} groups: {read_ratio:.2f} bytes read from the store for each byte produced; "
+            f"{told}, p99 beside it to p99 without {ratios[-1]:.2f}; "
+            f"partitions moved {moves_so_far(cluster) - moves} times",
+            flush=True,
+        )
+        moves = moves_so_far(cluster)
+    readers.stop()
     load.stop()
+    print(f"p99 beside the rescan to p99 without, median: {statistics.median(ratios):.2f}")
+    print(f"load average {os.getloadavg()[0]:.0f}")
     lost = cluster.logs().count("session lost")
     if lost:
         print(f"{lost} sessions were lost meanwhile: these figures are not what they should be")

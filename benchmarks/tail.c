@@ -159,7 +159,8 @@ static void take_records(struct consumer *c, size_t partition, const unsigned ch
         uint64_t base = int64_at(at), size = 12 + (uint64_t)int32_at(at + 8), request = base / records_per_batch;
         if (base == c->offsets[partition]) {
             if (request >= one->sent) refuse("records that nobody sent");
-            if (one->due[request] >= measure_from) { add_sample(&ends, t - one->due[request]); consumed_bytes += size; }
+            if (one->due[request] >= measure_from) add_sample(&ends, t - one->due[request]);
+            if (t >= measure_from && t < produce_until) consumed_bytes += size;
             c->offsets[partition] = base + int32_at(at + 23) + 1;
         } else if (base > c->offsets[partition]) {
             refuse("a consumer missed records");
@@ -199,7 +200,7 @@ static void take_fetch(struct consumer *c, double t) {
         }
         skip_tags(&at);
     }
-    if (t >= measure_from) fetches++;
+    if (t >= measure_from && t < produce_until) fetches++;
     ask(c);
 }
 

@@ -12,18 +12,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from confluent_kafka import Producer
 
-from tests.scenarios.cluster.cluster import Cluster
-from tests.support.etcd_process import EtcdProcess
-from tests.support.s3_server import minio_program, running_s3
+from benchmarks.clusters import cluster_on_s3
+from tests.support.s3_server import minio_program
 
 PAUSE_S = 0.3
 """More than an interval of flushes."""
@@ -77,22 +73,9 @@ def main() -> None:
     parser.add_argument("--s3", default="minio" if minio_program() else "seaweedfs")
     parser.add_argument("--brokers", type=int, default=1)
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="transactions-"))
-    etcd = EtcdProcess(folder / "etcd").start()
-    try:
-        with running_s3(folder / "s3", arguments.s3) as s3:
-            cluster = Cluster(
-                folder, etcd, arguments.brokers, (), storage="s3://records/cluster", environment=s3.environment
-            )
-            try:
-                cluster.start()
-                cluster.create_topic(TOPIC, 3)
-                measure(cluster.nodes[0].bootstrap, arguments.count)
-            finally:
-                cluster.close()
-    finally:
-        etcd.close()
-        shutil.rmtree(folder, ignore_errors=True)
+    with cluster_on_s3(arguments.s3, arguments.brokers) as (cluster, _):
+        cluster.create_topic(TOPIC, 3)
+        measure(cluster.nodes[0].bootstrap, arguments.count)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,11 @@ def usage(pid: int) -> Usage:
     return Usage(cpu_s, int(io["write_bytes"]), int(io["syscr"]) + int(io["syscw"]), int(fields[7]))
 
 
+def children(pid: int) -> list[int]:
+    """Of a broker: its workers."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.loader import Offsets
+from benchmarks.loader import NO_OFFSETS, Address, Offsets, Result, load
 from tests.interop.batches import batch
 from tests.support import probe
 
@@ -52,6 +52,30 @@ def one_batch(workload: Workload) -> bytes:
     return batch([os.urandom(workload.record_bytes - overhead) for _ in range(workload.records_per_batch)])
 
 
+def send(
+    workload: Workload,
+    address: Address,
+    frames: Sequence[bytes],
+    *,
+    seconds: float,
+    warmup_s: float,
+    limit_bytes: int = 0,
+    offsets: Offsets = NO_OFFSETS,
+) -> Result:
+    """The frames over and over, on as many connections and as fast as the workload says. Raises LoadFailed."""
+    return load(
+        address,
+        frames,
+        connections=workload.connections,
+        window=workload.window,
+        seconds=seconds,
+        warmup_s=warmup_s,
+        limit_bytes=limit_bytes,
+        rate=workload.rate,
+        offsets=offsets,
+    )
+
+
 def framed(request: object) -> bytes:
     request.with_header(correlation_id=1, client_id="bench")  # type: ignore[attr-defined]
     return bytes(request.encode(header=True, framed=True))  # type: ignore[attr-defined]
@@ -59,14 +83,18 @@ def framed(request: object) -> bytes:
 
 def produce_frames(workload: Workload, topic: str, records: bytes) -> list[bytes]:
     """So many that all partitions are used in turn."""
-    frames = []
-    for first in range(0, workload.partitions, workload.batches_per_request):
-        indexes = range(first, first + workload.batches_per_request)
-        partitions = [{"index": index, "records": records} for index in indexes]
-        data = [{"name": topic, "partition_data": partitions}]
-        fields = {"transactional_id": None, "acks": -1, "timeout_ms": 30_000, "topic_data": data}
-        frames.append(framed(probe.build(probe.ProduceRequest, 9, fields)))
-    return frames
+    return [
+        produce_frame(topic, range(first, first + workload.batches_per_request), records)
+        for first in range(0, workload.partitions, workload.batches_per_request)
+    ]
+
+
+def produce_frame(topic: str, indexes: Sequence[int], records: bytes) -> bytes:
+    """The same batch to each of the partitions."""
+    partitions = [{"index": index, "records": records} for index in indexes]
+    data = [{"name": topic, "partition_data": partitions}]
+    fields = {"transactional_id": None, "acks": -1, "timeout_ms": 30_000, "topic_data": data}
+    return framed(probe.build(probe.ProduceRequest, 9, fields))
 
 
 def fetch_frame(topic: str, partitions: Sequence[int], partition_max_bytes: int = FETCH_BYTES) -> bytes:

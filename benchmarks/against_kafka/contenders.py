@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from benchmarks.loader import Address
+from benchmarks.nodes import compiled
 from tests.interop.kafka_process import KafkaProcess
 from tests.support.node_process import NodeProcess
 
@@ -50,7 +51,9 @@ class Bytemq:
 
     def __init__(self, folder: Path, durability: Durability) -> None:
         options = ["--durability", durability]
-        self._node = NodeProcess(folder, options=options, log_path=folder.with_suffix(".log"))
+        self._node = NodeProcess(
+            folder, options=options, environment=compiled(folder.parent), log_path=folder.with_suffix(".log")
+        )
 
     @property
     def address(self) -> Address:

@@ -18,9 +18,9 @@ from kafka.protocol.metadata import ApiVersionsRequest
 
 from benchmarks.against_kafka import topics
 from benchmarks.against_kafka.contenders import Contender, Durability
-from benchmarks.loader import Result, load, tail
+from benchmarks.loader import Result, tail
 from benchmarks.usage import peak_resident_mb, resident_mb, settle, usage
-from benchmarks.workloads import Workload, fetch_frame, fetch_in_turn, framed, one_batch, produce_frames
+from benchmarks.workloads import Workload, fetch_frame, fetch_in_turn, framed, one_batch, produce_frames, send
 from tests.support import probe
 
 Figures = dict[str, float]
@@ -67,15 +67,9 @@ def _produce_to(topic: str, workload: Workload, limit_bytes: int, contender: Con
     records = one_batch(workload)
     quiet(contender)
     before = usage(contender.pid)
-    got = load(
-        contender.address,
-        produce_frames(workload, topic, records),
-        connections=workload.connections,
-        window=workload.window,
-        seconds=pace.seconds,
-        warmup_s=pace.warmup_s,
-        limit_bytes=limit_bytes,
-        rate=workload.rate,
+    frames = produce_frames(workload, topic, records)
+    got = send(
+        workload, contender.address, frames, seconds=pace.seconds, warmup_s=pace.warmup_s, limit_bytes=limit_bytes
     )
     memory_mb = resident_mb(contender.pid)
     settle(contender.pid)
@@ -106,15 +100,7 @@ def _consume(workload: Workload, contender: Contender, pace: Pace) -> Figures:
         frame, offsets = fetch_in_turn(topic, workload, len(records), end_offset)
         quiet(contender)
         before = usage(contender.pid)
-        got = load(
-            contender.address,
-            [frame],
-            connections=workload.connections,
-            window=workload.window,
-            seconds=pace.seconds,
-            warmup_s=pace.warmup_s,
-            offsets=offsets,
-        )
+        got = send(workload, contender.address, [frame], seconds=pace.seconds, warmup_s=pace.warmup_s, offsets=offsets)
         used = usage(contender.pid).since(before)
     assert got["received_bytes"] > got["requests"] * len(records), "answers lack records"
     return {
@@ -152,6 +138,7 @@ def _to_the_end(workload: Workload, consumers: int, contender: Contender, pace: 
     return {
         "in MB/s": got["sent_bytes"] / 1e6 / got["seconds"],
         "out MB/s": got["received_bytes"] / 1e6 / got["seconds"],
+        "fetches/s": got["fetches"] / got["seconds"],
         **latencies(got, "end_to_end"),
         "ack p99 ms": got["ack_p99_us"] / 1e3,
         "CPU s/GB": used.cpu_s / (moved_bytes / 1e9),
@@ -197,22 +184,24 @@ def _many_partitions(workload: Workload, contender: Contender, pace: Pace) -> Fi
     return {"create ms": took_s * 1e3, **figures}
 
 
-def memory_of_partitions(partitions: int) -> Measure:
-    return partial(_memory_of_partitions, partitions)
+def most_partitions(workload: Workload) -> Measure:
+    """As `many_partitions`, and what each takes of the memory of a process that has just started: later, what others
+    have left would be used again.
+    """
+    return partial(_most_partitions, workload)
 
 
-def _memory_of_partitions(partitions: int, contender: Contender, pace: Pace) -> Figures:
-    """Of a process that has just started: later, what others have left would be used again."""
+def _most_partitions(workload: Workload, contender: Contender, pace: Pace) -> Figures:
     contender.stop()
     contender.start()
     time.sleep(SETTLE_S)
     before_mb = resident_mb(contender.pid)
-    topic = f"memory-{partitions}"
-    took_s = topics.create(contender, topic, partitions, "page-cache")
+    topic = f"most-{workload.partitions}"
+    took_s = topics.create(contender, topic, workload.partitions, "page-cache")
     time.sleep(SETTLE_S)
-    each_kb = (resident_mb(contender.pid) - before_mb) * 1000 / partitions
-    topics.delete(contender, topic)
-    return {"create ms": took_s * 1e3, "KB/partition": each_kb}
+    each_kb = (resident_mb(contender.pid) - before_mb) * 1000 / workload.partitions
+    figures = _produce_to(topic, workload, 0, contender, pace)
+    return {"create ms": took_s * 1e3, "KB/partition": each_kb, **figures}
 
 
 def start(contender: Contender, pace: Pace) -> Figures:

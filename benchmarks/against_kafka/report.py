@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.against_kafka.plots import Series, bars, lines
-from benchmarks.against_kafka.rows import Goal
+from benchmarks.against_kafka.rows import Goal, Row
 from benchmarks.against_kafka.stand import RowResult, Spread
 
 SHOWN = [
@@ -22,6 +22,15 @@ SHOWN = [
     "written/byte",
     "create ms",
     "KB/partition",
+    "WAL PUT/GB",
+    "PUT/GB",
+    "GET/GB",
+    "HEAD/GB",
+    "LIST/GB",
+    "LIST/GB meanwhile",
+    "DELETE/GB",
+    "PUT p50 ms",
+    "PUT p99 ms",
     "KB/idle connection",
     "to first ack s",
     "memory MB",
@@ -30,12 +39,43 @@ SHOWN = [
 
 
 def write(folder: Path, facts: Mapping[str, str], results: Sequence[RowResult]) -> None:
+    """Each file is there whole, as it was or as it is now."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = _plots(results)
     for name, svg in plots.items():
-        (folder / f"{name}.svg").write_text(svg)
-    (folder / "kafka.json").write_text(json.dumps(_raw(facts, results), indent=1) + "\n")
-    (folder / "kafka.md").write_text(_page(facts, results, list(plots)))
+        _replace(folder / f"{name}.svg", svg)
+    _replace(folder / "kafka.json", json.dumps(_raw(facts, results), indent=1) + "\n")
+    _replace(folder / "kafka.md", _page(facts, results, list(plots)))
+
+
+def _replace(path: Path, text: str) -> None:
+    written = path.with_name(f".{path.name}.new")
+    written.write_text(text)
+    written.replace(path)
+
+
+def read(folder: Path, rows: Sequence[Row]) -> list[RowResult]:
+    """What `write` left there of these rows."""
+    path = folder / "kafka.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    by_name = {one["name"]: one for one in found["rows"]}
+
+    def figures(side: Mapping[str, Mapping[str, float]]) -> dict[str, Spread]:
+        return {name: Spread(**spread) for name, spread in side.items()}
+
+    return [
+        RowResult(row, figures(one["bytemq"]), figures(one["kafka"]), one["machine"], one["commit"], one["measured"])
+        for row in rows
+        if (one := by_name.get(row.name)) is not None
+    ]
+
+
+def in_their_places(every: Sequence[Row], before: Sequence[RowResult], now: Sequence[RowResult]) -> list[RowResult]:
+    """In the order of the table, each as it was last measured."""
+    last = {one.row.name: one for one in (*before, *now)}
+    return [last[row.name] for row in every if row.name in last]
 
 
 def _raw(facts: Mapping[str, str], results: Sequence[RowResult]) -> object:
@@ -43,14 +83,24 @@ def _raw(facts: Mapping[str, str], results: Sequence[RowResult]) -> object:
         return {name: {key: round(value, 4) for key, value in asdict(one).items()} for name, one in spreads.items()}
 
     rows = [
-        {"name": one.row.name, "bytemq": figures(one.ours), "kafka": figures(one.theirs), "machine": one.machine}
+        {
+            "name": one.row.name,
+            "commit": one.commit,
+            "measured": one.measured,
+            "bytemq": figures(one.ours),
+            "kafka": figures(one.theirs),
+            "machine": one.machine,
+        }
         for one in results
     ]
     return {"facts": dict(facts), "rows": rows}
 
 
 def _page(facts: Mapping[str, str], results: Sequence[RowResult], plots: Sequence[str]) -> str:
-    parts = ["# bytemq and Apache Kafka, side by side\n\nWritten by `make bench-kafka`; see [README](README.md).\n"]
+    parts = [
+        "# bytemq and Apache Kafka, side by side\n\nWritten by `make bench-kafka`; see [README](README.md). "
+        "What stands first is of the last run; each workload names the commit that it was measured with.\n"
+    ]
     parts.append("".join(f"- {name}: {value}\n" for name, value in facts.items()))
     table = [one for one in results if one.row.curve is None]
     parts.append(_goals(table))
@@ -73,7 +123,7 @@ def verdict(goal: Goal, result: RowResult) -> tuple[str, str]:
 
 
 def _goals(table: Sequence[RowResult]) -> str:
-    lines = ["## Goals\n", "| workload | goal | bytemq : Kafka | reached |", "|---|---|---:|---|"]
+    lines = ["## Goals\n", "| workload | goal | bytemq, or bytemq : Kafka | reached |", "|---|---|---:|---|"]
     for one in table:
         for goal in one.row.goals:
             figure, reached = verdict(goal, one)
@@ -94,16 +144,22 @@ def _limits(results: Sequence[RowResult]) -> str:
 
 
 def _row(one: RowResult) -> str:
-    lines = [f"## {one.row.title}\n\n`{one.row.name}`\n", "| | bytemq | Kafka | ratio |", "|---|---:|---:|---:|"]
+    lines = [
+        f"## {one.row.title}\n\n`{one.row.name}`, commit {one.commit}, {one.measured}\n",
+        f"| | bytemq | {one.row.beside} | ratio |",
+        "|---|---:|---:|---:|",
+    ]
     for figure in SHOWN:
-        if figure in one.ours and figure in one.theirs:
-            ours, theirs = one.ours[figure], one.theirs[figure]
-            ratio = f"{ours.median / theirs.median:.2f}" if theirs.median else ""
+        ours, theirs = one.ours.get(figure), one.theirs.get(figure)
+        if ours is not None or theirs is not None:
+            ratio = f"{ours.median / theirs.median:.2f}" if ours and theirs and theirs.median else ""
             lines.append(f"| {figure} | {_cell(ours)} | {_cell(theirs)} | {ratio} |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(one: Spread) -> str:
+def _cell(one: Spread | None) -> str:
+    if one is None:
+        return ""
     if one.least == one.most:
         return number(one.median)
     return f"{number(one.median)} ({number(one.least)} to {number(one.most)})"
@@ -132,7 +188,7 @@ def _curve_table(curves: Sequence[RowResult]) -> str:
 
 def _plots(results: Sequence[RowResult]) -> dict[str, str]:
     plots = {}
-    cpu = [one for one in results if one.row.curve is None and "CPU s/GB" in one.ours]
+    cpu = [one for one in results if one.row.curve is None and one.row.measure and "CPU s/GB" in one.ours]
     if cpu:
         groups = {one.row.name: (one.ours["CPU s/GB"].median, one.theirs["CPU s/GB"].median) for one in cpu}
         plots["cpu-per-gb"] = bars("CPU seconds per GB (less is better)", "CPU s/GB", groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,11 +14,18 @@ from benchmarks.against_kafka.measures import (
     beside_idle_connections,
     consume,
     many_partitions,
-    memory_of_partitions,
+    most_partitions,
     peak_memory,
     produce,
     start,
     to_the_end,
+)
+from benchmarks.against_kafka.without_kafka import (
+    Comparison,
+    store_at_a_rate,
+    store_flat_out,
+    store_one_connection,
+    two_brokers,
 )
 from benchmarks.workloads import BATCHES_16K, CONSUME, LARGE_1, LARGE_4, STEADY, Workload
 
@@ -67,7 +75,8 @@ class Row:
     name: str
     """What `--only` takes."""
     title: str
-    measure: Measure
+    measure: Measure | None
+    """Of either server."""
     goals: Sequence[Goal] = ()
     durability: Durability = "page-cache"
     seconds: float | None = None
@@ -79,6 +88,10 @@ class Row:
     """The plot that this row is a point of, and its place on the horizontal axis."""
     needs: Sequence[str] = field(default=())
     """Programs."""
+    beside: str = "Kafka"
+    """What bytemq is compared with."""
+    comparison: Comparison | None = None
+    """Where that is not Kafka, in place of `measure`."""
 
 
 SMALL_RECORDS = Workload("", 16, 1, 5, 16 * 1024, record_bytes=100)
@@ -97,16 +110,8 @@ COLD = [
         start,
         [at_most("to first ack s", 0.2), at_most("memory MB", 0.25), Goal("KB/idle connection", "most", 20, "itself")],
     ),
-    Row(
-        "partitions-memory",
-        "memory of 10,000 partitions in one topic",
-        memory_of_partitions(10_000),
-        [Goal("KB/partition", "most", 2, "itself")],
-        repeats=2,
-        is_long=True,
-    ),
 ]
-"""Those that restart the servers, and so come before they are warmed up."""
+"""Restarts the servers, and so comes before they are warmed up."""
 
 TABLE = [
     Row(
@@ -175,14 +180,6 @@ TABLE = [
         "1,000 partitions in one topic, 16 KiB batches, 16 connections",
         many_partitions(THOUSAND_PARTITIONS),
         [at_most("create ms", 1.0), at_least("MB/s", 1.5)],
-    ),
-    Row(
-        "partitions-10000",
-        "10,000 partitions in one topic, 1 KB, 16 connections",
-        many_partitions(TEN_THOUSAND_PARTITIONS),
-        [at_most("p99 ms", 1.0)],
-        repeats=2,
-        is_long=True,
     ),
     Row(
         "fsync-ack",
@@ -259,6 +256,53 @@ TABLE = [
     Row("memory", "memory, the most that any workload took", peak_memory, [at_most("memory MB", 0.25)], repeats=1),
 ]
 
+OF_ITS_OWN = [
+    Row(
+        "s3-flat-out",
+        "S3 mode, 1 KB records in 128 KiB batches, 64 MiB on their way",
+        None,
+        [at_least("MB/s", 0.8)],
+        seconds=12.0,
+        repeats=1,
+        is_long=True,
+        beside="the store alone",
+        comparison=store_flat_out,
+    ),
+    Row(
+        "s3-requests",
+        "S3 mode at 50 MB/s: requests to the store for each GB, until all lies in segments",
+        None,
+        [Goal("WAL PUT/GB", "most", 250, "itself"), Goal("LIST/GB meanwhile", "most", 0, "itself")],
+        seconds=12.0,
+        repeats=1,
+        is_long=True,
+        beside="",
+        comparison=store_at_a_rate,
+    ),
+    Row(
+        "s3-one-connection",
+        "S3 mode, 200 requests/s of one connection",
+        None,
+        [at_most("p99 ms", 1.0)],
+        seconds=12.0,
+        repeats=1,
+        is_long=True,
+        beside="an interval and 1.5 x a PUT's p99",
+        comparison=store_one_connection,
+    ),
+    Row(
+        "two-brokers",
+        f"two brokers on one machine, 16 KiB batches (required from four cores on; here {os.cpu_count()})",
+        None,
+        [at_least("MB/s", 1.6)],
+        repeats=3,
+        is_long=True,
+        beside="one broker",
+        comparison=two_brokers,
+    ),
+]
+"""Without Kafka: these start what they need."""
+
 RATES_MB_S = [10, 25, 50, 100, 200, 300, 400, 600]
 PARTITIONS = [1, 16, 128, 1024]
 CONNECTIONS = [1, 4, 16, 64, 256, 1000]
@@ -311,3 +355,13 @@ CURVES = [
         for count in CONNECTIONS
     ),
 ]
+
+MOST_PARTITIONS = Row(
+    "partitions-10000",
+    "10,000 partitions in one topic, 1 KB, 16 connections",
+    most_partitions(TEN_THOUSAND_PARTITIONS),
+    [at_most("p99 ms", 1.0), Goal("KB/partition", "most", 2, "itself")],
+    repeats=1,
+    is_long=True,
+)
+"""The last: it restarts the servers, and for minutes after it Kafka would be busy with deleting its files."""

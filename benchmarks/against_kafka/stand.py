@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from benchmarks import machine
 from benchmarks.against_kafka.contenders import Bytemq, Contender, Durability, Kafka
 from benchmarks.against_kafka.measures import Figures, Pace, produce, quiet, to_the_end
 from benchmarks.against_kafka.rows import COLD, FLAT_OUT, Row
-from benchmarks.loader import LoadFailed
+from benchmarks.loader import BENCH, LoadFailed
 from benchmarks.workloads import BATCHES_16K, LARGE_4, STEADY
 
 WARM_UP = Pace(seconds=0.5, warmup_s=0.5)
@@ -36,6 +37,9 @@ class RowResult:
     ours: dict[str, Spread]
     theirs: dict[str, Spread]
     machine: dict[str, float]
+    commit: str
+    measured: str
+    """When, and how often for how long."""
 
 
 def spread(runs: Sequence[Figures]) -> dict[str, Spread]:
@@ -49,11 +53,15 @@ def spread(runs: Sequence[Figures]) -> dict[str, Spread]:
 class Stand:
     """The servers, running, and the pace of the runs."""
 
-    def __init__(self, folder: Path, kafka_heap: str, pace: Pace, repeats: int, console: Console) -> None:
+    def __init__(
+        self, folder: Path, kafka_heap: str, pace: Pace, repeats: int, console: Console, commit: str = ""
+    ) -> None:
         self._folder = folder
+        self._commit = commit
         self._pace = pace
         self._repeats = repeats
         self._console = console
+        self._started: list[Contender] = []
         self.kafka = Kafka(folder / "kafka", kafka_heap)
         self._ours: dict[Durability, Bytemq] = {
             "page-cache": Bytemq(folder / "bytemq", "page-cache"),
@@ -66,15 +74,17 @@ class Stand:
         try:
             for server in servers:
                 server.start()
+                self._started.append(server)
             yield
         finally:
+            self._started.clear()
             for server in servers:
                 server.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def mend(self) -> None:
-        """After a workload that failed: starts whoever is not there any more."""
-        for server in (self.kafka, *self._ours.values()):
+        """After a workload that failed: starts whoever of those that were started is not there any more."""
+        for server in self._started:
             if not server.is_running():
                 server.start()
 
@@ -89,27 +99,40 @@ class Stand:
         for step in steps:
             step(self._ours["page-cache"], Pace(1.0, 0.2))
 
+    def _pair(self, row: Row) -> tuple[Contender, Contender]:
+        return self._ours[row.durability], self.kafka
+
     def run(self, row: Row) -> RowResult:
         pace = Pace(row.seconds or self._pace.seconds, self._pace.warmup_s)
         repeats = min(row.repeats or self._repeats, self._repeats)
-        ours, pair = [], (self._ours[row.durability], self.kafka)
-        theirs = []
-        limits = machine.limits(self._folder)
-        if row not in COLD and not row.is_long and repeats > 1:
-            for server in pair:
+        ours: list[Figures] = []
+        theirs: list[Figures] = []
+        limits = machine.limits(BENCH)
+        if row.measure is not None and row not in COLD and not row.is_long and repeats > 1:
+            for server in self._pair(row):
                 row.measure(server, WARM_UP)
         for number in range(repeats):
             self._console.print(f"  {row.name}: run {number + 1} of {repeats}", style="dim")
-            for server, runs in zip(pair, (ours, theirs), strict=True):
-                quiet(server)
-                try:
-                    runs.append(_with_derived(row.measure(server, pace)))
-                except LoadFailed as error:
-                    raise LoadFailed(f"{server.name}: {error}") from error
+            if row.comparison is not None:
+                for figures, runs in zip(row.comparison(pace), (ours, theirs), strict=True):
+                    runs.append(figures)
+            else:
+                for server, runs in zip(self._pair(row), (ours, theirs), strict=True):
+                    runs.append(_measured(row, server, pace))
         if repeats > 1:
-            again = machine.limits(self._folder)
+            again = machine.limits(BENCH)
             limits = {name: statistics.mean((value, again[name])) for name, value in limits.items()}
-        return RowResult(row, spread(ours), spread(theirs), limits)
+        measured = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {repeats} x {pace.seconds:g} s"
+        return RowResult(row, spread(ours), spread(theirs), limits, self._commit, measured)
+
+
+def _measured(row: Row, server: Contender, pace: Pace) -> Figures:
+    assert row.measure is not None
+    quiet(server)
+    try:
+        return _with_derived(row.measure(server, pace))
+    except (LoadFailed, AssertionError) as error:
+        raise LoadFailed(f"{server.name}: {error}") from error
 
 
 def _with_derived(figures: Figures) -> Figures:

@@ -73,7 +73,8 @@ def end_offsets(wire: Wire, topic: str, indexes: Sequence[int], timestamp: int =
         [found] = wire.call(probe.build(probe.ListOffsetsRequest, 6, fields)).topics
         if all(one.error_code == 0 for one in found.partitions):
             return [int(one.offset) for one in sorted(found.partitions, key=lambda one: one.partition_index)]
-        assert time.monotonic() < deadline, f"partitions of {topic} do not answer"
+        refused = sorted({one.error_code for one in found.partitions} - {0})
+        assert time.monotonic() < deadline, f"partitions of {topic} are answered with {refused}"
         time.sleep(0.05)
 
 

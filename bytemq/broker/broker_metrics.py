@@ -48,6 +48,11 @@ def register(broker: Broker) -> None:
     )
     metrics.gauge("bytemq_coordinators_loading", "Group coordinators being loaded", lambda: groups.loading_count)
     transactions = broker.transactions
+    metrics.gauge(
+        "bytemq_coordinators_damaged",
+        "Coordinators that refuse their groups or transactional ids because their log is damaged",
+        lambda: groups.damaged_count + transactions.damaged_count,
+    )
     metrics.gauges(
         "bytemq_transactional_ids",
         "Transactional ids coordinated here, by state",

@@ -31,7 +31,6 @@ from bytemq.config.definitions import (
     READ_ONLY,
     Definitions,
     broker_definitions,
-    client_metrics_definitions,
     group_definitions,
     topic_definitions,
 )
@@ -108,9 +107,10 @@ def _with_items(change: Change, current: str | None, definitions: Definitions, d
         raise KafkaError(ErrorCode.INVALID_CONFIG, message)
     value = default(change.name) if current is None else None
     items = list(value) if isinstance(value, tuple) else [item for item in (current or "").split(",") if item]
-    named = [item.strip() for item in (change.value or "").split(",")]
+    named = dict.fromkeys((change.value or "").split(","))
     if operation is Operation.APPEND:
-        items += [item for item in dict.fromkeys(named) if item not in items]
+        present = set(items)
+        items += [item for item in named if item not in present]
     else:
         items = [item for item in items if item not in named]
     return ",".join(items)
@@ -165,10 +165,8 @@ class ConfigChanger:
             changed = incremental(changes, broker_definitions(), self._broker.config.value)
         elif resource_type == ResourceType.GROUP:
             changed = incremental(changes, group_definitions(), lambda key: default_of(self._broker.config, key))
-        else:
-            changed = incremental(
-                changes, client_metrics_definitions(), lambda key: client_metrics_definitions()[key].default
-            )
+        else:  # Kafka's controller knows no types of these: it takes none for a list
+            changed = incremental(changes, {}, lambda key: None)
         await self._alter(resource_type, name, changed)
 
     async def replace(self, resource_type: int, name: str, changes: Sequence[Change]) -> None:

@@ -6,6 +6,7 @@ IncrementalAlterConfigs and ListConfigResources.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from enum import IntEnum
 from types import MappingProxyType
@@ -45,6 +46,9 @@ KIND_GROUP = "group"
 KIND_CLIENT_METRICS = "client-metrics"
 """Kinds under which the metadata keeps dynamic configs."""
 
+_JAVA_INTEGER = re.compile(r"[+-]?\d+")
+"""What Integer.parseInt() reads; int() also takes spaces and underscores."""
+
 ROOT_LOGGER = "root"
 _OWN_LOGGER = "bytemq"
 LOG_LEVELS: Mapping[str, int] = MappingProxyType(
@@ -67,13 +71,9 @@ def cluster_configs(broker: Broker) -> dict[str, str]:
 
 def broker_id_of(broker: Broker, resource_name: str, *, called: str, expected: str) -> None:
     """Check that a resource name is this broker's id. Raises KafkaError INVALID_REQUEST with Kafka's message."""
-    try:
-        named = int(resource_name) if len(resource_name) <= 11 else None
-    except ValueError:
-        named = None
-    if named is None:
+    if len(resource_name) > 11 or _JAVA_INTEGER.fullmatch(resource_name) is None:
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"{called} must be an integer, but it is: {resource_name}")
-    if named != broker.node_id:
+    if int(resource_name) != broker.node_id:
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"{expected} received {resource_name}")
 
 

@@ -1,8 +1,10 @@
 """One client's connection: bytes in, requests in order to the dispatcher, answers in order out.
 
-Owns order and back-pressure. Consecutive Produce requests are worked on together; any other request starts when all
-before it are answered. Reading stops while a request has to wait, while the client does not take its answers, while
-memory is short, and for a moment after TURN_BYTES or TURN_S, so that one busy socket cannot starve the others.
+Owns order and back-pressure. What has come is worked on at the end of the loop's turn (`receive_turn`); what is
+received straight into the buffer of a large frame, at once. Consecutive Produce requests are worked on together, and so
+are some that only look; any other request starts when all before it are answered. Reading stops while a request has to
+wait, while the client does not take its answers, while memory is short, and for a moment after TURN_BYTES or TURN_S, so
+that one busy socket cannot starve the others.
 
 A write is a system call, so answers are gathered: they leave when no more are in work, at the latest in the next turn.
 """
@@ -13,12 +15,11 @@ from typing import TYPE_CHECKING, cast
 
 from bytemq.broker.context import ClientInfo
 from bytemq.broker.exchange import Answered, Exchange
-from bytemq.broker.frame_reader import BadFrame, FrameReader
+from bytemq.broker.frame_reader import READ_BYTES, Arena, BadFrame, FrameReader
 from bytemq.broker.limits import MAX_PIPELINED_REQUESTS, REQUEST_TURN_BYTES, TURN_BYTES, TURN_S, WRITE_BUFFER_BYTES
-from bytemq.broker.produce_run import ProduceRun
+from bytemq.broker.produce_run import ProduceShare
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.protocol.framing import split_request
-from bytemq.protocol.plain_produce import Run
 from bytemq.protocol.primitives import Buffer as WireBuffer
 from bytemq.protocol.primitives import MalformedMessage
 from bytemq.runtime.buffers import Buffer
@@ -27,8 +28,15 @@ if TYPE_CHECKING:
     from bytemq.broker.server import Server
 
 _PRODUCE = int(ApiKey.PRODUCE)
+_TOGETHER = frozenset({_PRODUCE, int(ApiKey.OFFSET_FOR_LEADER_EPOCH), int(ApiKey.LIST_OFFSETS)})
+"""Consecutive ones of a kind need not wait for each other: librdkafka sends one for each partition, and each may have
+to wait until that is open.
+"""
 _WAITING_FOR_OTHERS = frozenset({int(ApiKey.JOIN_GROUP), int(ApiKey.SYNC_GROUP)})
 """Whoever sent these waits for the other members of a group, and asks again elsewhere."""
+
+MUCH_BYTES = READ_BYTES
+"""For one read: the transport reads on at once, and the connection should know by then what it is."""
 
 JOIN_BELOW_BYTES = 16 * 1024
 """Small answers are copied into one buffer: that is cheaper than a vector of many."""
@@ -40,6 +48,7 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_flush_scheduled",
         "_held",
+        "_in_turn",
         "_in_work",
         "_last_moved_bytes",
         "_loop",
@@ -68,7 +77,9 @@ class Connection(asyncio.BufferedProtocol):
         self.client = client
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(server.request_memory, self)
-        self._in_work: deque[Exchange | ProduceRun] = deque()  # started, in the order of the requests, answered or not
+        self._in_work: deque[Exchange | ProduceShare] = (
+            deque()
+        )  # started, in the order of the requests, answered or not
         self._request_count = 0  # in work
         self._held: Exchange | None = None  # read, but not to be started yet
         self._processing = False
@@ -77,8 +88,9 @@ class Connection(asyncio.BufferedProtocol):
         self._outgoing: list[WireBuffer] = []  # answers to be written
         self._outgoing_bytes = 0
         self._flush_scheduled = False
-        self._unsent: list[Exchange | ProduceRun] = []  # answered; their record batches may still be in the transport
+        self._unsent: list[Exchange | ProduceShare] = []  # answered; their record batches may still be in the transport
         self._stopping = False
+        self._in_turn = 0  # so often something has come that was not worked on yet
         self._turn_left = TURN_BYTES
         self._next_turn = False  # the turn is used up, the next one is scheduled
         self._written_bytes = 0
@@ -110,15 +122,37 @@ class Connection(asyncio.BufferedProtocol):
         self._server.disconnected(self)
 
     def get_buffer(self, size_hint: int) -> memoryview:
-        return self._reader.get_buffer()
+        """In the middle of a read: nothing may be worked on here, and least of all may reading be paused."""
+        return self._server.request_memory.room() if self._in_turn else self._reader.get_buffer()
 
     def buffer_updated(self, count: int) -> None:
         self._turn_left -= count
+        server = self._server
+        if self._reader.receives_in_place:
+            self._work(None, 0, count)
+            server.runs.begin()
+            return
+        self._in_turn += 1
+        server.turn.add(self, *server.request_memory.filled(count))
+        if count >= MUCH_BYTES:  # maybe the beginning of a frame, whose rest is received in place then
+            server.turn.work()
+
+    def work_on(self, arena: Arena, position: int, end: int) -> None:
+        """See `Receiving`."""
+        self._in_turn -= 1
+        if self._transport is not None:
+            self._work(arena, position, end)
+
+    def _work(self, arena: Arena | None, position: int, end: int) -> None:
+        """On what lies there; None: so many bytes of the frame under way."""
         self._processing = True
         try:
-            self._reader.received(count)
-        except BadFrame as error:
-            self.hang_up(str(error))
+            if arena is None:
+                self._reader.received_in_place(end)
+            else:
+                self._reader.received(arena, position, end)
+        except Exception as error:
+            self._fail(error)
         finally:
             self._processing = False
         if self._outgoing:
@@ -126,6 +160,8 @@ class Connection(asyncio.BufferedProtocol):
         self._update_reading()
 
     def eof_received(self) -> bool:
+        if self._in_turn:  # what was sent before it counts
+            self._server.turn.work()
         return False  # as Kafka: whoever closes its half wants no more answers
 
     def pause_writing(self) -> None:
@@ -197,27 +233,20 @@ class Connection(asyncio.BufferedProtocol):
 
     # Requests
 
-    def deliver_run(self, run: Run, size_bytes: int) -> bool:
-        """See `Receiver`."""
-        server = self._server
-        self.active_at = server.now
-        produce = server.dispatcher.produce(run, self.client, self, server.request_memory, size_bytes)
-        if produce is None:
-            return False
-        self._in_work.append(produce)
-        if server.monotonic() - produce.started_at > TURN_S:
-            self._turn_left = 0
-        self._request_count += produce.request_count
-        self._turn_left -= produce.request_count * REQUEST_TURN_BYTES
-        return True
-
-    @property
-    def run_room(self) -> int:
+    def take_plain(self, arena: Arena, position: int, end: int, *, is_whole: bool = False) -> tuple[int, int]:
         """See `Receiver`. What may not start now goes the general way, which knows how to wait."""
-        in_work = self._in_work
-        if self._write_paused or (in_work and in_work[-1].api_key != _PRODUCE):
-            return 0
-        return MAX_PIPELINED_REQUESTS - self._request_count
+        in_work, room = self._in_work, MAX_PIPELINED_REQUESTS - self._request_count
+        if self._write_paused or room <= 0 or (in_work and in_work[-1].api_key != _PRODUCE):
+            return position, position
+        server = self._server
+        most = 0 if is_whole else room
+        share, taken_until, looked_until = server.runs.take(arena, position, end, most, self.client, self)
+        if share is not None:
+            self.active_at = server.now
+            in_work.append(share)
+            self._request_count += share.request_count
+            self._turn_left -= share.request_count * REQUEST_TURN_BYTES
+        return taken_until, looked_until
 
     @property
     def wants_more(self) -> bool:
@@ -254,8 +283,8 @@ class Connection(asyncio.BufferedProtocol):
         if not in_work:
             return True
         return (
-            exchange.api_key == _PRODUCE
-            and in_work[-1].api_key == _PRODUCE
+            exchange.api_key == in_work[-1].api_key
+            and exchange.api_key in _TOGETHER
             and self._request_count < MAX_PIPELINED_REQUESTS
         )
 
@@ -305,20 +334,28 @@ class Connection(asyncio.BufferedProtocol):
                     self._reader.proceed()
                 else:
                     break
-        except BadFrame as error:
-            self.hang_up(str(error))
+        except Exception as error:
+            self._fail(error)
         finally:
             self._processing = False
+        self._server.runs.begin()
         self._flush()
         self._update_reading()
 
+    def _fail(self, error: Exception) -> None:
+        """What was received cannot be worked on. If that is our fault, those who share the turn or a run get on all the
+        same.
+        """
+        if isinstance(error, BadFrame):
+            self.hang_up(str(error))
+        else:
+            self._server.dispatcher.log_crash("connection", error)
+            self.close()
+
     def _update_reading(self) -> None:
+        wanted = not self._must_wait() and self._reader.takes_more
         transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        reader = self._reader
-        wanted = not self._must_wait() and reader.takes_more
-        if wanted is not self._reading:
+        if wanted is not self._reading and transport is not None and not transport.is_closing():
             self._reading = wanted
             if wanted:
                 transport.resume_reading()
@@ -327,7 +364,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # Answers
 
-    def _send(self, work: Exchange | ProduceRun) -> None:
+    def _send(self, work: Exchange | ProduceShare) -> None:
         """Puts an answer into the next write."""
         self._request_count -= work.request_count
         answer = work.answer

@@ -3,7 +3,7 @@
 Owns no behaviour. node/broker.py builds the one `Broker`; connection.py builds a `RequestContext` for each request.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ ANONYMOUS = "User:ANONYMOUS"
 class Traffic:
     """Record batches in and out by topic, in bytes as they are on the wire; how long requests take."""
 
-    __slots__ = ("_in", "_out", "bytes_in", "bytes_out", "durations")
+    __slots__ = ("_in", "_out", "bytes_in", "bytes_out", "durations", "near_answers", "near_bytes_out")
 
     def __init__(self, metrics: Metrics) -> None:
         self.durations = metrics.histograms(
@@ -49,6 +49,8 @@ class Traffic:
         self._out = metrics.counters("bytemq_topic_bytes_out_total", "Bytes of record batches fetched", "topic")
         self.bytes_in: dict[str, Counter] = {}
         self.bytes_out: dict[str, Counter] = {}
+        self.near_bytes_out = self.near_answers = 0
+        """To consumers who come here because it is their zone, and would if somebody else owned what they read."""
 
     def count_in(self, topic: str, size_bytes: int) -> None:
         counter = self.bytes_in.get(topic)
@@ -61,6 +63,13 @@ class Traffic:
         if counter is None:
             counter = self.bytes_out[topic] = self._out.labels(topic)
         counter.value += size_bytes
+
+    def forget(self, topics: Iterable[str]) -> None:
+        """They are deleted."""
+        for topic in topics:
+            for counters, family in ((self.bytes_in, self._in), (self.bytes_out, self._out)):
+                if counters.pop(topic, None) is not None:
+                    family.remove(topic)
 
 
 @dataclass(slots=True)
@@ -118,6 +127,8 @@ class ClientInfo:
     principal: str = ANONYMOUS
     software_name: str = "unknown"
     software_version: str = "unknown"
+    zone: str = ""
+    """Where it is by `bytemq.zone.networks`; "" where that is not known."""
 
 
 class RequestContext:

@@ -1,7 +1,7 @@
 """Which of the partitions that are wished elsewhere their owner hands over now.
 
-Owns: waiting, a moment, until the next owner is prepared, and the pace: of a thousand partitions most are served on
-while the first ones are opened elsewhere. Must not: hand over anything.
+Owns: waiting, a moment, until the next owner is prepared, or while its session is in doubt, and the pace: of a thousand
+partitions most are served on while the first ones are opened elsewhere. Must not: hand over anything.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Departures:
         for pid in unwanted:
             opened = is_open(pid)
             patience_ends_at = self._since[pid] + PATIENCE_S
-            if opened and now < patience_ends_at and not _is_prepared(image, pid):
+            if _is_doubtful(image, pid):  # if it lives it says so within a second; else somebody else is wished for
+                look_at = min(look_at, now + PATIENCE_S)
+            elif opened and now < patience_ends_at and not _is_prepared(image, pid):
                 look_at = min(look_at, patience_ends_at)
             elif left[opened]:
                 left[opened] -= 1
@@ -62,6 +64,12 @@ class Departures:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._clock.call_later(look_at - now, self._wake) if look_at < float("inf") else None
+
+
+def _is_doubtful(image: ClusterImage, pid: PartitionId) -> bool:
+    """Whether the broker that is wished to have it next may be dead."""
+    topic = image.topics_by_id.get(pid.topic_id)
+    return topic is not None and image.doubt_in(topic.partitions[pid.index].assigned) is not None
 
 
 def _is_prepared(image: ClusterImage, pid: PartitionId) -> bool:

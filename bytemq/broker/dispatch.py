@@ -24,19 +24,16 @@ from importlib import import_module
 from types import CoroutineType, ModuleType
 from typing import Any
 
-from bytemq.broker.context import Broker, ClientInfo, RequestContext
+from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.error_responses import error_response
-from bytemq.broker.exchange import Exchange, Owner
-from bytemq.broker.frame_reader import RequestMemory
+from bytemq.broker.exchange import Exchange
 from bytemq.broker.limits import LARGE_REQUEST_BYTES
-from bytemq.broker.produce_run import ProduceRun
 from bytemq.errors import BytemqError, Corrupt, Fenced, Invalid, NotFound, Unavailable
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.protocol.api_versions import API_VERSIONS
 from bytemq.protocol.codec import decode, encode
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.api_versions import ApiVersion, ApiVersionsResponse
-from bytemq.protocol.plain_produce import Run
 from bytemq.protocol.primitives import MalformedMessage
 from bytemq.protocol.schema import Message
 from bytemq.runtime.clock import Clock
@@ -55,6 +52,7 @@ HANDLERS: dict[ApiKey, str] = {
     ApiKey.DESCRIBE_CLUSTER: "describe_cluster",
     ApiKey.DESCRIBE_QUORUM: "describe_quorum",
     ApiKey.DESCRIBE_TOPIC_PARTITIONS: "describe_topic_partitions",
+    ApiKey.UPDATE_FEATURES: "update_features",
     ApiKey.GET_TELEMETRY_SUBSCRIPTIONS: "get_telemetry_subscriptions",
     ApiKey.PUSH_TELEMETRY: "push_telemetry",
     # configs
@@ -249,7 +247,6 @@ class Dispatcher:
             int(key): Handler(key, name, durations.labels(key.name), broker.clock, self.log_crash)
             for key, name in handlers.items()
         }
-        self._produce_duration = durations.labels(ApiKey.PRODUCE.name)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._crash_gate = LogGate(broker.clock.monotonic)
@@ -270,20 +267,6 @@ class Dispatcher:
             self._broker.turns.call(partial(self._run, handler, exchange))  # to decode it alone takes milliseconds
         else:
             self._run(handler, exchange)
-
-    def produce(
-        self, run: Run, client: ClientInfo, owner: Owner, memory: RequestMemory, size_bytes: int
-    ) -> ProduceRun | None:
-        """Starts to work on plain requests: what is answered, or its owner told to hang up, later. None if nothing of
-        them is taken that way; then nothing has happened.
-        """
-        started = ProduceRun(self._broker, client, owner, memory, run, size_bytes, self._produce_duration)
-        try:
-            return started if started.start() else None
-        except Exception as error:
-            self.log_crash("produce", error)
-            started.hang_up("internal error")
-            return started
 
     def _run(self, handler: Handler, exchange: Exchange) -> None:
         if exchange.abandoned:

@@ -1,8 +1,8 @@
 """An error answer to any request, from the schemas of request and response alone.
 
 Owns the convention: where the response has an error code of its own, that is set and all lists stay empty; else the
-response's lists mirror the request's (same topics, same partitions), with the code in each innermost element. Handlers
-whose API wants something else export `error_response` (broker/dispatch.py).
+response's lists that can say a code mirror the request's (same topics, same partitions), with the code in each
+innermost element. Handlers whose API wants something else export `error_response` (broker/dispatch.py).
 """
 
 from typing import Any, TypeVar
@@ -40,8 +40,16 @@ def _fill(target: Struct, source: object, version: int, code: ErrorCode, message
             value = _named(source, name)
             if value is not None:
                 setattr(target, name, value)
-        elif field.is_array and not isinstance(field.type, str) and "error_code" not in fields:
+        elif (
+            field.is_array and not isinstance(field.type, str) and "error_code" not in fields and _says_code(field.type)
+        ):
             setattr(target, name, [_mirror(field.type, item, version, code, message) for item in _list(source, name)])
+
+
+def _says_code(of: type[Struct]) -> bool:
+    """Whether it or what is in it has an error code: brokers and endpoints have none, and are nobody's mirror."""
+    nested = (field.type for field in of.FIELDS.values() if field.is_array and not isinstance(field.type, str))
+    return "error_code" in of.FIELDS or any(map(_says_code, nested))
 
 
 def _mirror(of: type[Struct], item: object, version: int, code: ErrorCode, message: str) -> Struct:

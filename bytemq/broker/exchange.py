@@ -4,6 +4,7 @@ Owns the frame's memory and the rule that an exchange is answered once. It knows
 it, and nothing of the order among exchanges, which is the connection's.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -33,7 +34,25 @@ class Owner(Protocol):
     def hang_up(self, reason: str) -> None: ...
 
 
-class Exchange(RequestContext):
+class Received(ABC):
+    """What has come of a connection and is in work, in memory of its own, for `owner` until it is abandoned."""
+
+    __slots__ = ()
+    owner: Owner | None
+
+    def hang_up(self, reason: str) -> None:
+        """Closes the connection instead of answering; `reason` goes to the log."""
+        owner = self.owner
+        self.release_frame()
+        if owner is not None:
+            owner.hang_up(reason)
+
+    @abstractmethod
+    def release_frame(self) -> None:
+        """Nobody will look at what was received again. Harmless when repeated."""
+
+
+class Exchange(Received, RequestContext):
     """`body` is the request without its header, a writable view that stays valid until `release_frame`.
 
     `answer` is None until `respond` was called; empty when no answer is to be sent. With a `standing`, the answer is
@@ -43,12 +62,12 @@ class Exchange(RequestContext):
     __slots__ = (
         "_buffer",
         "_memory",
-        "_owner",
         "_size_bytes",
         "answer",
         "answer_bytes",
         "body",
         "on_abandon",
+        "owner",
         "response_reserved_bytes",
         "standing",
         "timing",
@@ -65,7 +84,7 @@ class Exchange(RequestContext):
     ) -> None:
         self.api_key, self.api_version, self.correlation_id, self.client_id, self.body = header
         self.client = client
-        self._owner: Owner | None = owner
+        self.owner: Owner | None = owner
         self._memory = memory
         self._buffer: Buffer | None = buffer
         self._size_bytes = size_bytes
@@ -81,7 +100,7 @@ class Exchange(RequestContext):
     @property
     def abandoned(self) -> bool:
         """The connection is gone: nobody waits for the answer."""
-        return self._owner is None
+        return self.owner is None
 
     def respond(self, *parts: WireBuffer, keep_frame: bool = False) -> None:
         """Answers with a body in parts, none of which may change afterwards. A second answer is ignored.
@@ -104,16 +123,9 @@ class Exchange(RequestContext):
         if self.answer is None:
             self._finish((), False)
 
-    def hang_up(self, reason: str) -> None:
-        """Closes the connection instead of answering; `reason` goes to the log."""
-        owner = self._owner
-        self.release_frame()
-        if owner is not None:
-            owner.hang_up(reason)
-
     def abandon(self) -> None:
         """The connection is closed. Whoever works on this finds `abandoned`; what waits is called off."""
-        self._owner = None
+        self.owner = None
         callback, self.on_abandon = self.on_abandon, None
         if callback is not None:
             callback()
@@ -139,8 +151,8 @@ class Exchange(RequestContext):
         self.on_abandon = None
         if not keep_frame:
             self.release_frame()
-        if self._owner is not None:
-            self._owner.answered(self)
+        if self.owner is not None:
+            self.owner.answered(self)
 
 
 _NOTHING = memoryview(b"")

@@ -53,6 +53,8 @@ class WantedPartition:
 
     def has_news(self, answer: PartitionData) -> bool:
         """Whether an incremental answer must mention the partition; remembers what the client then knows."""
+        if answer.high_watermark < 0 and not answer.error_code:
+            return False  # it is not open yet
         news = bool(answer.records) or answer.preferred_read_replica >= 0
         if answer.high_watermark != self.sent_high_watermark:
             self.sent_high_watermark = answer.high_watermark
@@ -80,9 +82,7 @@ class FetchSession:
         self.partitions: dict[Key, WantedPartition] = {}
 
     def update(self, request: FetchRequest) -> None:
-        for name, topic_id, indexes in request.forgotten_topics:
-            for index in indexes:
-                self.partitions.pop((_topic_key(name, topic_id), index), None)
+        """What is wanted and forgotten by one request is forgotten, as in Kafka."""
         for name, topic_id, wanted_partitions in request.topics:
             for wanted in wanted_partitions:
                 key = (_topic_key(name, topic_id), wanted.partition)
@@ -91,6 +91,9 @@ class FetchSession:
                     self.partitions[key] = WantedPartition(name, topic_id, wanted)
                 else:
                     known.update(wanted)
+        for name, topic_id, indexes in request.forgotten_topics:
+            for index in indexes:
+                self.partitions.pop((_topic_key(name, topic_id), index), None)
 
     def move_to_end(self, wanted: WantedPartition) -> None:
         key = (_topic_key(wanted.name, wanted.topic_id), wanted.index)
@@ -189,7 +192,7 @@ class FetchSessions:
 
     def create(self, wanted: Sequence[WantedPartition], uses_topic_ids: bool, now_ms: int) -> FetchSession | None:
         """A new session; None when the cache is full of sessions that deserve their place more."""
-        if not wanted or self.partition_count + len(wanted) > MAX_PARTITIONS:
+        if self.partition_count + len(wanted) > MAX_PARTITIONS:
             return None
         if len(self._by_id) >= self.max_sessions and not self._evict_for(len(wanted), now_ms):
             return None

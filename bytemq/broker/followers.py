@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from bytemq.broker.log.followed_partition import FollowedPartition
+from bytemq.broker.log.waiters import Awaited
 from bytemq.errors import BytemqError, Unavailable
 from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
 from bytemq.metadata.standing import Standing
@@ -27,18 +28,13 @@ IDLE_S = 60.0
 """So long after its last reader a partition is followed no more."""
 LOOK_S = 5.0
 
-Begun = Callable[["FollowedPartition | ErrorCode"], None]
 
-
-class Beginning:
-    """A partition that is being looked up in the storage. `then` as that of `partitions.Opening`."""
+class Beginning(Awaited["FollowedPartition | ErrorCode"]):
+    """A partition that is being looked up in the storage."""
 
     def __init__(self, is_read: bool) -> None:
+        super().__init__()
         self.is_read = is_read
-        self.waiting: list[Begun] = []
-
-    def then(self, begun: Begun) -> None:
-        self.waiting.append(begun)
 
 
 class Followers:
@@ -93,7 +89,7 @@ class Followers:
         found = [self.get(topic, index, is_read=False) for index in indexes]
         if self._logs is None or None in found:
             raise Unavailable(f"what other brokers own of {topic.name} cannot be read here")
-        outcomes = await asyncio.gather(*[_begun(one) for one in found if isinstance(one, Beginning)])
+        outcomes = await asyncio.gather(*[one.future() for one in found if isinstance(one, Beginning)])
         if any(isinstance(outcome, ErrorCode) for outcome in outcomes):
             raise Unavailable(f"what other brokers own of {topic.name} cannot be looked up now")
         sessions = {PartitionId(topic.topic_id, index): topic.partitions[index].session for index in indexes}
@@ -144,8 +140,7 @@ class Followers:
             self._followed[pid] = outcome
         else:
             del self._followed[pid]
-        for begun in beginning.waiting:
-            begun(outcome)
+        beginning.tell(outcome)
 
     def _epoch_of(self, pid: PartitionId) -> int:
         topic = self._image().topics_by_id.get(pid.topic_id)
@@ -157,10 +152,3 @@ class Followers:
         if isinstance(followed, FollowedPartition):
             self._logs.unfollow(pid)
             followed.close()
-
-
-def _begun(beginning: Beginning) -> asyncio.Future[FollowedPartition | ErrorCode]:
-    """Asked for before this returns: nobody is told twice."""
-    begun: asyncio.Future[FollowedPartition | ErrorCode] = asyncio.get_running_loop().create_future()
-    beginning.then(lambda outcome: None if begun.done() else begun.set_result(outcome))
-    return begun

@@ -14,7 +14,7 @@ what they do must not disturb the brokers' clients either.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -57,6 +57,7 @@ class StreamedAnswer(NamedTuple):
 
     content_type: str
     parts: AsyncGenerator[bytes, None]
+    headers: Sequence[tuple[str, str]] = ()
 
 
 class Request(NamedTuple):
@@ -175,7 +176,7 @@ class HttpServer:
         import h11
 
         async def send() -> None:
-            headers = [("content-type", answer.content_type), ("connection", "close")]
+            headers = [("content-type", answer.content_type), ("connection", "close"), *answer.headers]
             writer.write(connection.send(h11.Response(status_code=200, headers=headers)) or b"")
             async for part in answer.parts:
                 for start in range(0, len(part), STREAM_STEP_BYTES):

@@ -5,8 +5,10 @@ Owns names and defaults, no enforcement. Most are Kafka's broker configs; the ot
 
 from dataclasses import dataclass
 
+from bytemq.broker.zone_networks import NO_NETWORKS, ZoneNetworks
+
 MAX_PIPELINED_REQUESTS = 128
-"""Produce requests of one connection in work at a time; further ones stay in the socket."""
+"""Requests of one connection in work at a time, where that may be several; further ones stay in the socket."""
 
 TURN_BYTES = 1024 * 1024
 """What one connection may receive and send before the others get their turn: a busy socket must not starve them."""
@@ -39,6 +41,8 @@ class ServerLimits:
     max_connections_per_ip_overrides: tuple[tuple[str, int], ...] = ()
     connections_max_idle_s: float = 600.0
     """connections.max.idle.ms; negative: never."""
+    zone_networks: ZoneNetworks = NO_NETWORKS
+    """bytemq.zone.networks"""
     listen_backlog: int = 512
     socket_send_buffer_bytes: int = -1
     socket_receive_buffer_bytes: int = -1

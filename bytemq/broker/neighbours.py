@@ -1,15 +1,17 @@
 """A connection to each of the other brokers, on which nothing is ever said: it breaks when its process dies.
 
-That is no proof, and nobody loses anything by it: a session ends with its lease alone. But until the lease has run out
-there is time to read the log that somebody will have to take over, and then it has been read.
+That is no proof. Until the lease has run out there is time to read the log that somebody will have to take over, and
+then it has been read. And where a process had been, and a connection is refused now, as a machine does for ports that
+nobody listens on, the session is doubted (`metadata/doubts.py`): whoever lives has time to object.
 
-Owns: these connections, and having logs looked ahead in. Must not: tell anybody that a broker is dead.
+Owns: these connections, having logs looked ahead in, and whom to doubt. Must not: end a session.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from bytemq.errors import BytemqError
 from bytemq.metadata.follower import ImageFollower
@@ -26,7 +28,9 @@ MOST_BYTES = 4096
 
 
 class Neighbours:
-    """`look_ahead` takes a session id; `listener` is the one whose addresses brokers use among themselves."""
+    """`look_ahead` takes a session id; `doubt` ends a session unless its broker objects; `listener` is the one whose
+    addresses brokers use among themselves.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class Neighbours:
         listener: str,
         follower: ImageFollower,
         look_ahead: Callable[[int], Awaitable[None]],
+        doubt: Callable[[BrokerImage], Coroutine[Any, Any, object]],
         clock: Clock,
         supervisor: Supervisor,
     ) -> None:
@@ -42,6 +47,7 @@ class Neighbours:
         self._listener = listener
         self._follower = follower
         self._look_ahead = look_ahead
+        self._doubt = doubt
         self._clock = clock
         self._supervisor = supervisor
         self._watched: dict[int, asyncio.Task[object]] = {}
@@ -63,34 +69,45 @@ class Neighbours:
     async def _watch(self, broker: BrokerImage) -> None:
         """Until it is cancelled, as the session has ended."""
         address = broker.endpoints.get(self._listener)
-        if address is None:
-            return
-        was_there = False
-        is_told = False
-        while True:
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    reader, writer = await asyncio.open_connection(*address)
-            except (OSError, TimeoutError):
-                if was_there:  # else it has not begun to listen
-                    if not is_told:
-                        log.info("a broker cannot be reached: its log is read ahead", broker=broker.id)
-                    is_told = True
-                    await self._prepare_for_the_end_of(broker)
-                await self._clock.sleep(RETRY_S)
-                continue
-            was_there, is_told = True, False
-            connected_at = self._clock.monotonic()
-            try:
-                while await reader.read(MOST_BYTES):  # nothing is said; whatever it is, is not kept
-                    pass
-            except OSError:
+        doubting: asyncio.Task[object] | None = None
+        was_there = is_told = False
+        try:
+            while address is not None:
+                try:
+                    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                        reader, writer = await asyncio.open_connection(*address)
+                except (OSError, TimeoutError) as error:
+                    if was_there:  # else it has not begun to listen
+                        if not is_told:
+                            log.info("a broker cannot be reached: its log is read ahead", broker=broker.id)
+                        is_told = True
+                        if doubting is None and isinstance(error, ConnectionRefusedError):
+                            doubting = self._supervisor.start("doubt", self._doubt(broker))
+                        await self._prepare_for_the_end_of(broker)
+                    await self._clock.sleep(RETRY_S)
+                    continue
+                was_there, is_told = True, False
+                if doubting is not None and doubting.done():
+                    doubting = None  # it lives, and may die some other time
+                peer = writer.get_extra_info("peername")  # None: it has been reset already
+                address = address if peer is None else peer[:2]  # of all that the name may stand for, this is the one
+                await self._until_it_breaks(reader, writer)
+        finally:
+            if doubting is not None:
+                doubting.cancel()
+
+    async def _until_it_breaks(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected_at = self._clock.monotonic()
+        try:
+            while await reader.read(MOST_BYTES):  # nothing is said; whatever it is, is not kept
                 pass
-            finally:
-                writer.close()
-            # Whoever only closes what is idle too long is there when it is asked again; who takes nobody is left alone.
-            if self._clock.monotonic() - connected_at < RETRY_S:
-                await self._clock.sleep(RETRY_S)
+        except OSError:
+            pass
+        finally:
+            writer.close()
+        # Whoever only closes what is idle too long is there when it is asked again; who takes nobody is left alone.
+        if self._clock.monotonic() - connected_at < RETRY_S:
+            await self._clock.sleep(RETRY_S)
 
     async def _prepare_for_the_end_of(self, broker: BrokerImage) -> None:
         try:

@@ -2,17 +2,19 @@
 
 Owns: the broker's side of ownership. It claims what the planner wishes it to own, opens what it holds, tells the
 coordinators, releases what the planner wishes elsewhere, and closes or deletes what it no longer holds. Must not: plan,
-or serve. A partition is opened only after the metadata says that this session owns it, it is released only when nothing
-of it can be committed any more, and only one step works at a time.
+or serve. What is held of a partition, and what follows from that, is in `holding`; what may be claimed, and what a
+release says, in `metadata.claims`. A partition is opened only after the metadata says that this session owns it, it is
+released only when nothing of it can be committed any more, and only one step works at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from bytemq.broker.departures import Departures
+from bytemq.broker.holding import Holding, State, Step, fact_of, next_step
 from bytemq.broker.preparation import Preparation
 from bytemq.errors import BytemqError, Unavailable
 from bytemq.metadata.claims import Change, Ending, claims, releases
@@ -40,7 +42,9 @@ class Coordinators(Protocol):
     """Who follows the ownership of one internal topic's partitions: they hold what it coordinates."""
 
     def own(self, partition: Partition) -> None: ...
+    async def leave(self, index: int) -> None: ...
     def release(self, index: int) -> None: ...
+    def expect_nothing(self) -> None: ...
 
 
 class Ownership:
@@ -67,14 +71,7 @@ class Ownership:
         self._coordinators = coordinators
         self._topic_config = topic_config
         self._clock = clock
-        self._open: dict[TopicId, dict[int, TopicImage]] = {}
-        """Open partitions, each with the topic as it was when last (re)configured."""
-        self._leaving: dict[PartitionId, Ending] = {}
-        """Closed here and still ours in the metadata."""
-        self._uncoordinated: list[PartitionId] = []
-        """Taken, of topics that are coordinated here, and nobody was told."""
-        self._stuck: set[PartitionId] = set()
-        """Closed, but storage could not let go of them when it was last tried: others go first."""
+        self._held: dict[TopicId, dict[int, Holding]] = {}
         self._dirty: set[TopicId] = set(follower.image.topics_by_id)
         self._changed = asyncio.Event()
         self._departures = Departures(clock, self._changed.set)
@@ -112,46 +109,26 @@ class Ownership:
                 retry_delay_s = min(2 * retry_delay_s, MAX_RETRY_DELAY_S)
 
     async def settle(self) -> bool:
-        """Brings what is open to what the image says; False when something failed that may work later."""
+        """Brings what is held to what the image says; False when something failed that may work later."""
         async with self._working:
-            return await self._step()
-
-    async def _step(self) -> bool:
-        topics, self._dirty = self._dirty, set()
-        try:
-            image = self._follower.image
-            claimed = await self._commit(claims(image, self._broker_id, self._session_id, topics))
-            # One after the other: taking a partition opens nothing, and ten thousand tasks would cost more than it.
-            failed = [topic_id for topic_id in topics if not await self._reconcile(topic_id)]
-            failed += await self._release(topics) if claimed else topics
-            failed += await self._coordinate_what_is_new()  # last: it opens logs, and nobody else waits for these
-        except Unavailable as error:
-            log.warning("ownership waits for the metadata store", reason=str(error))
-            self._dirty |= topics
-            return False
-        except BaseException:
-            self._dirty |= topics  # whoever runs this again has it all to do
-            self._changed.set()
-            raise
-        self._dirty.update(failed)
-        settled, self._settled = self._settled, asyncio.get_running_loop().create_future()
-        settled.set_result(None)
-        return not failed
+            return await self._work()
 
     def reconfigure_all(self) -> None:
-        """The broker's defaults have changed: every open partition takes its config anew."""
-        for partitions in self._open.values():
-            for index, topic in partitions.items():
-                self._reconfigure(PartitionId(topic.topic_id, index), topic)
+        """The broker's defaults have changed: every partition takes its config anew."""
+        for held in self._held.values():
+            for holding in held.values():
+                self._partitions.reconfigure(holding.pid, self._topic_config(holding.topic))
 
     def is_settled(self, topic_id: TopicId) -> bool:
-        """Every partition has a live owner, and those of this broker are open; of a topic that is gone, none is."""
+        """Every partition has a live owner, and those of this broker are served; of a topic that is gone, nothing is
+        held.
+        """
         topic = self._follower.image.topics_by_id.get(topic_id)
+        held = self._held.get(topic_id, {})
         if topic is None:
-            return topic_id not in self._open
-        mine = self._open.get(topic_id, {})
+            return not held
         return all(
-            index in mine if partition.owner == self._broker_id else partition.owner >= 0
+            index in held and held[index].is_served if partition.owner == self._broker_id else partition.owner >= 0
             for index, partition in enumerate(topic.partitions)
         )
 
@@ -160,16 +137,175 @@ class Ownership:
             await asyncio.shield(self._settled)
 
     async def close_all(self) -> None:
-        """Closes every open partition; nothing is taken any more. The session's end then releases them all."""
+        """Closes every partition; nothing is taken any more. The session's end then releases them all."""
         self._dirty.clear()
         self._partitions.expect_nothing()
-        for topic_id in list(self._open):
-            await self._close(topic_id, self._open.get(topic_id, {}).copy())
+        for coordinators in self._coordinators.values():
+            coordinators.expect_nothing()
+        for held in list(self._held.values()):
+            for holding in list(held.values()):
+                self._stop_coordinating(holding)
+                await self._partitions.release(holding.pid)
+        self._held.clear()
 
     def _on_change(self, change: ImageChange) -> None:
         self._dirty |= change.topics
         if self._dirty and (change.topics or change.prepared):
             self._changed.set()
+
+    async def _work(self) -> bool:
+        topics, self._dirty = self._dirty, set()
+        try:
+            claims_hold = await self._commit(claims(self._follower.image, self._broker_id, self._session_id, topics))
+            unfinished = self._unfinished(topics)
+            self._forget_what_is_over(unfinished)
+            await asyncio.gather(*map(self._close, self._due(unfinished, Step.CLOSE)))
+            self._reconfigure(topics)
+            unfinished += await self._take(topics, unfinished)
+            await self._leave(unfinished)
+            self._forget_what_is_over(unfinished)
+            # Last: they wait for storage, and nobody else waits for these.
+            deletions = map(self._delete, self._due(unfinished, Step.DELETE))
+            await asyncio.gather(*deletions, *map(self._coordinate, self._due(unfinished, Step.COORDINATE)))
+        except Unavailable as error:
+            log.warning("ownership waits for the metadata store", reason=str(error))
+            self._dirty |= topics
+            return False
+        except BaseException:
+            self._dirty |= topics  # whoever runs this again has it all to do
+            self._changed.set()
+            raise
+        left = self._unfinished(topics)
+        self._dirty.update(holding.pid.topic_id for holding in left)
+        if not claims_hold:  # what was made of an image that is out of date is told of again by nobody
+            self._dirty |= topics
+        settled, self._settled = self._settled, asyncio.get_running_loop().create_future()
+        settled.set_result(None)
+        return claims_hold and all(holding.is_served and self._step(holding) is Step.LEAVE for holding in left)
+
+    def _step(self, holding: Holding) -> Step:
+        return next_step(holding, *fact_of(self._follower.image, holding.pid, self._session_id))
+
+    def _unfinished(self, topics: Iterable[TopicId]) -> list[Holding]:
+        return [
+            holding
+            for topic_id in topics
+            for holding in self._held.get(topic_id, {}).values()
+            if self._step(holding) is not Step.NOTHING
+        ]
+
+    def _due(self, holdings: Iterable[Holding], step: Step) -> list[Holding]:
+        return [holding for holding in holdings if self._step(holding) is step]
+
+    # The steps.
+
+    async def _take(self, topics: Iterable[TopicId], unfinished: Iterable[Holding]) -> list[Holding]:
+        """Returns those that were not among the unfinished."""
+        for holding in self._due(unfinished, Step.TAKE):
+            await self._own(holding)
+        # One after the other: taking a partition opens nothing, and ten thousand tasks would cost more than it.
+        return [await self._own(holding) for topic_id in topics for holding in self._not_held(topic_id)]
+
+    def _not_held(self, topic_id: TopicId) -> Iterator[Holding]:
+        topic, held = self._follower.image.topics_by_id.get(topic_id), self._held.get(topic_id, {})
+        if topic is None:
+            return
+        for index, partition in enumerate(topic.partitions):
+            if index not in held and partition.session == self._session_id:
+                holding = Holding(PartitionId(topic_id, index), topic)
+                if self._step(holding) is Step.TAKE:
+                    yield holding
+
+    async def _own(self, holding: Holding) -> Holding:
+        pid = holding.pid
+        topic = holding.topic = self._follower.image.topics_by_id[pid.topic_id]
+        partition = topic.partitions[pid.index]
+        config = self._topic_config(topic)
+        await self._partitions.own(
+            pid, topic.name, partition.leader_epoch, config, least_end_offset=partition.end_offset
+        )
+        holding.leader_epoch = partition.leader_epoch
+        holding.state = State.TAKEN if topic.name in self._coordinators else State.SERVED
+        self._held.setdefault(pid.topic_id, {})[pid.index] = holding
+        return holding
+
+    def _reconfigure(self, topics: Iterable[TopicId]) -> None:
+        for topic_id in topics:
+            topic = self._follower.image.topics_by_id.get(topic_id)
+            for holding in self._held.get(topic_id, {}).values():
+                if topic is not None and holding.topic.configs is not topic.configs:
+                    holding.topic = topic
+                    self._partitions.reconfigure(holding.pid, self._topic_config(topic))
+
+    async def _leave(self, unfinished: Iterable[Holding]) -> None:
+        """Hands over what is wished elsewhere, so many together."""
+        unwanted = self._due(unfinished, Step.LEAVE)
+        unwanted.sort(key=lambda holding: holding.state is State.STUCK)  # the others go first
+        pids = [holding.pid for holding in unwanted]
+        now = set(self._departures.due(self._follower.image, pids, self._partitions.is_open))
+        await asyncio.gather(*(self._leave_one(holding) for holding in unwanted if holding.pid in now))
+        left = self._due(unfinished, Step.HAND_OVER)
+        endings = {one.pid: Ending(one.leader_epoch, one.end_offset) for one in left}
+        await self._commit(releases(self._follower.image, self._broker_id, self._session_id, endings))
+
+    async def _leave_one(self, holding: Holding) -> None:
+        coordinators = self._coordinators.get(holding.topic.name)
+        if coordinators is not None:
+            holding.state = State.TAKEN  # from now on nobody coordinates what it is about, also if this is called off
+            await coordinators.leave(holding.pid.index)
+        await self._let_go(holding)
+
+    async def _let_go(self, holding: Holding) -> None:
+        holding.state = State.STUCK  # until storage has let go of it; this may be called off before
+        try:
+            holding.end_offset = await self._partitions.release(holding.pid)
+            holding.state = State.LEFT
+        except BytemqError as error:
+            log.warning("partition not released yet", partition=holding.pid, reason=str(error))
+
+    async def _close(self, holding: Holding) -> None:
+        self._stop_coordinating(holding)
+        await self._let_go(holding)
+        if holding.state is State.LEFT:  # the metadata know
+            self._forget(holding)
+
+    async def _delete(self, holding: Holding) -> None:
+        self._stop_coordinating(holding)
+        async with self._deletions:
+            holding.state = State.STUCK
+            try:
+                await self._partitions.delete(holding.pid)
+                self._forget(holding)
+            except BytemqError as error:
+                topic, index = holding.topic.name, holding.pid.index
+                log.warning("partition not deleted yet", topic=topic, partition=index, reason=str(error))
+
+    async def _coordinate(self, holding: Holding) -> None:
+        """Has what the partition is about coordinated here, as soon as its log can be opened."""
+        topic, pid = holding.topic.name, holding.pid
+        try:
+            partition = await self._partitions.open_by_id(pid.topic_id, pid.index)
+        except KafkaError as error:
+            log.warning("no coordinator yet", topic=topic, partition=pid.index, reason=str(error))
+            return
+        self._coordinators[topic].own(partition)
+        holding.state = State.SERVED
+
+    def _stop_coordinating(self, holding: Holding) -> None:
+        coordinators = self._coordinators.get(holding.topic.name)
+        if coordinators is not None:
+            coordinators.release(holding.pid.index)
+
+    def _forget_what_is_over(self, unfinished: Iterable[Holding]) -> None:
+        for holding in self._due(unfinished, Step.FORGET):
+            self._forget(holding)
+
+    def _forget(self, holding: Holding) -> None:
+        holding.state = State.ABSENT
+        held = self._held[holding.pid.topic_id]
+        del held[holding.pid.index]
+        if not held:
+            del self._held[holding.pid.topic_id]
 
     async def _commit(self, changes: Iterable[Change]) -> bool:
         """False: one was made from an image that is out of date. Nothing of it holds, not even for topics that have not
@@ -180,151 +316,3 @@ class Ownership:
         if revisions:
             await self._follower.wait_for(max(revisions))
         return len(revisions) == len(written)
-
-    async def _release(self, topics: Iterable[TopicId]) -> set[TopicId]:
-        """Hands over what is wished elsewhere, so many together; the topics of which something is stuck."""
-        unwanted = [pid for topic_id in topics for pid in self._unwanted(topic_id)]
-        unwanted.sort(key=self._stuck.__contains__)
-        now = self._departures.due(self._follower.image, unwanted, self._partitions.is_open)
-        closed = await asyncio.gather(*map(self._leave, now))
-        self._stuck.difference_update(now)  # others wait, or their next owner has died: closed they are all the same
-        self._stuck.update(pid for pid, is_closed in zip(now, closed, strict=True) if not is_closed)
-        await self._commit(releases(self._follower.image, self._broker_id, self._session_id, self._leaving))
-        self._leaving = {
-            pid: ending for pid, ending in self._leaving.items() if self._epoch_of(pid) == ending.leader_epoch
-        }
-        self._dirty.update(pid.topic_id for pid in unwanted if pid not in self._stuck and self._epoch_of(pid) >= 0)
-        return {pid.topic_id for pid in (*self._stuck, *self._leaving)}
-
-    def _unwanted(self, topic_id: TopicId) -> list[PartitionId]:
-        image = self._follower.image
-        topic = image.topics_by_id.get(topic_id)
-        if topic is None:
-            return []
-        wished_elsewhere = (
-            PartitionId(topic_id, index)
-            for index, partition in enumerate(topic.partitions)
-            if partition.session == self._session_id
-            and partition.assigned != self._broker_id
-            and partition.assigned in image.brokers
-        )
-        return [pid for pid in wished_elsewhere if pid not in self._leaving]
-
-    async def _leave(self, pid: PartitionId) -> bool:
-        """Closes the partition for good; False when its storage cannot let go of it now."""
-        topic = self._open.get(pid.topic_id, {}).get(pid.index)
-        if topic is not None:
-            self._stop_coordinating(topic, pid.index)
-        leader_epoch = self._epoch_of(pid)
-        try:
-            self._leaving[pid] = Ending(leader_epoch, await self._partitions.release(pid))
-        except BytemqError as error:
-            log.warning("partition not released yet", partition=pid, reason=str(error))
-            return False
-        if topic is not None:
-            self._forget(pid.topic_id, pid.index)
-        return True
-
-    def _epoch_of(self, pid: PartitionId) -> int:
-        """The leader epoch under which it is this session's; -1: it is not."""
-        topic = self._follower.image.topics_by_id.get(pid.topic_id)
-        partition = None if topic is None else topic.partitions[pid.index]
-        return -1 if partition is None or partition.session != self._session_id else partition.leader_epoch
-
-    async def _reconcile(self, topic_id: TopicId) -> bool:
-        topic = self._follower.image.topics_by_id.get(topic_id)
-        open_ = self._open.get(topic_id, {})
-        if topic is None:
-            return await self._delete(topic_id, open_.copy())
-        mine = {
-            index
-            for index, partition in enumerate(topic.partitions)
-            if partition.session == self._session_id and partition.owner == self._broker_id
-        }
-        await self._close(topic_id, {index: open_[index] for index in open_.keys() - mine})
-        for index in open_.keys() & mine:
-            if open_[index].configs is not topic.configs:
-                self._reconfigure(PartitionId(topic_id, index), topic)
-                open_[index] = topic
-        new = sorted(index for index in mine if self._is_to_be_owned(topic, index))
-        config = self._topic_config(topic)
-        for index in new:
-            partition = topic.partitions[index]
-            await self._partitions.own(
-                PartitionId(topic_id, index),
-                topic.name,
-                partition.leader_epoch,
-                config,
-                least_end_offset=partition.end_offset,
-            )
-            self._open.setdefault(topic_id, {})[index] = topic
-            self._stuck.discard(PartitionId(topic_id, index))
-        if topic.name in self._coordinators:
-            self._uncoordinated.extend(PartitionId(topic_id, index) for index in new)
-        return True
-
-    def _is_to_be_owned(self, topic: TopicImage, index: int) -> bool:
-        """Of what is ours in the metadata: what was not taken yet, and what was closed in vain since it shall stay."""
-        pid, partition = PartitionId(topic.topic_id, index), topic.partitions[index]
-        if index in self._open.get(topic.topic_id, {}):
-            return pid in self._stuck and partition.assigned == self._broker_id
-        ending = self._leaving.get(pid)
-        return ending is None or ending.leader_epoch != partition.leader_epoch
-
-    async def _coordinate_what_is_new(self) -> set[TopicId]:
-        """The topics of which something cannot be coordinated now."""
-        new, self._uncoordinated = list(dict.fromkeys(self._uncoordinated)), []
-        coordinated = await asyncio.gather(*map(self._coordinate, new))
-        return {pid.topic_id for pid, is_coordinated in zip(new, coordinated, strict=True) if not is_coordinated}
-
-    async def _coordinate(self, pid: PartitionId) -> bool:
-        """Has what the partition is about coordinated here; False when its log cannot be opened now."""
-        index = pid.index
-        topic = self._open.get(pid.topic_id, {}).get(index)
-        if topic is None:
-            return True  # released already
-        try:
-            self._coordinators[topic.name].own(await self._partitions.open_by_id(topic.topic_id, index))
-        except KafkaError as error:
-            log.warning("no coordinator yet", topic=topic.name, partition=index, reason=str(error))
-            await self._partitions.release(PartitionId(topic.topic_id, index))
-            self._forget(topic.topic_id, index)
-            return False
-        return True
-
-    def _stop_coordinating(self, topic: TopicImage, index: int) -> None:
-        coordinators = self._coordinators.get(topic.name)
-        if coordinators is not None:
-            coordinators.release(index)
-
-    async def _close(self, topic_id: TopicId, partitions: dict[int, TopicImage]) -> None:
-        for index, topic in partitions.items():
-            self._stop_coordinating(topic, index)
-            await self._partitions.release(PartitionId(topic_id, index))
-            self._forget(topic_id, index)
-
-    async def _delete(self, topic_id: TopicId, partitions: dict[int, TopicImage]) -> bool:
-        return all(
-            await asyncio.gather(*(self._delete_one(PartitionId(topic_id, i), t) for i, t in partitions.items()))
-        )
-
-    async def _delete_one(self, pid: PartitionId, topic: TopicImage) -> bool:
-        self._stop_coordinating(topic, pid.index)
-        async with self._deletions:
-            try:
-                await self._partitions.delete(pid)
-            except BytemqError as error:
-                log.warning("partition not deleted yet", topic=topic.name, partition=pid.index, reason=str(error))
-                return False
-        self._forget(pid.topic_id, pid.index)
-        return True
-
-    def _forget(self, topic_id: TopicId, index: int) -> None:
-        self._stuck.discard(PartitionId(topic_id, index))
-        partitions = self._open[topic_id]
-        del partitions[index]
-        if not partitions:
-            del self._open[topic_id]
-
-    def _reconfigure(self, pid: PartitionId, topic: TopicImage) -> None:
-        self._partitions.reconfigure(pid, self._topic_config(topic))

@@ -18,7 +18,7 @@ from bytemq.metadata.image import TopicImage
 from bytemq.metadata.values import NO_BROKER
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.leader_hints import LeaderIdAndEpoch, NodeEndpoint
-from bytemq.types import ZERO_TOPIC_ID, TopicId
+from bytemq.types import ZERO_TOPIC_ID, Role, TopicId
 
 HINTED_ERRORS = frozenset({ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.FENCED_LEADER_EPOCH})
 """Errors that come with the current leader."""
@@ -34,10 +34,10 @@ def current_leader(broker: Broker, name: str | None, topic_id: bytes | None, ind
     if topic is None or not 0 <= index < len(topic.partitions):
         return None
     partition = topic.partitions[index]
-    is_leaving = partition.owner in (NO_BROKER, broker.node_id) and partition.assigned != broker.node_id
+    is_leaving = partition.owner == broker.node_id and partition.assigned != broker.node_id
     if is_leaving and partition.assigned in broker.image.brokers:
         return LeaderIdAndEpoch(partition.assigned, partition.leader_epoch + 1)
-    return LeaderIdAndEpoch(partition.owner, partition.leader_epoch)
+    return LeaderIdAndEpoch(*broker.image.leader_of(partition))
 
 
 def node_endpoints(broker: Broker, listener: str, leaders: Iterable[LeaderIdAndEpoch | None]) -> list[NodeEndpoint]:
@@ -68,7 +68,7 @@ def locate(broker: Broker, name: str | None, topic_id: bytes | None, index: int)
         return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if name is not None else ErrorCode.UNKNOWN_TOPIC_ID
     if not 0 <= index < len(topic.partitions):
         return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-    if topic.partitions[index].assigned == broker.node_id:
+    if broker.image.comes_soon(topic.partitions[index], broker.node_id):
         return broker.partitions.expected(topic.topic_id, index) or ErrorCode.NOT_LEADER_OR_FOLLOWER
     return ErrorCode.NOT_LEADER_OR_FOLLOWER
 
@@ -77,11 +77,18 @@ class Reader(NamedTuple):
     """Who fetches."""
 
     rack: str
+    """Empty where it has said none, or one that no broker is in: what clients make up is not kept anywhere."""
     may_be_sent_on: bool
     """A consumer whose version of Fetch knows of preferred replicas (KIP-392)."""
 
 
 Readable = Partition | FollowedPartition
+
+
+def reader_of(broker: Broker, rack: str, *, may_be_sent_on: bool) -> Reader:
+    """`rack`: as the client says."""
+    is_known = any(one.zone == rack for one in broker.image.brokers.values())
+    return Reader(rack if is_known else "", may_be_sent_on)
 
 
 def locate_to_read(
@@ -101,6 +108,19 @@ def locate_to_read(
 def reads_from_owner(broker: Broker, reader: Reader) -> bool:
     """Whether whoever owns a partition answers this reader, whatever others there are."""
     return not reader.may_be_sent_on or (not reader.rack and broker.serves_readers)
+
+
+def stays(broker: Broker, reader: Reader) -> bool:
+    """Whether this reader comes here for the zone, and not for who owns what it reads: where the zone has other brokers
+    that serve readers, it follows the owner among them.
+    """
+    brokers = broker.image.brokers
+    own = brokers.get(broker.node_id)
+    if not reader.may_be_sent_on or not reader.rack or own is None or own.zone != reader.rack:
+        return False
+    return not any(
+        other.zone == reader.rack and other is not own and Role.READ in other.roles for other in brokers.values()
+    )
 
 
 def preferred_reader(broker: Broker, reader: Reader, partition: Partition) -> int:

@@ -5,6 +5,7 @@ wait for memory. Requests are the dispatcher's business, bytes the connections'.
 """
 
 import asyncio
+import contextlib
 import errno
 import socket
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from bytemq.broker.context import Broker, ClientInfo
 from bytemq.broker.dispatch import Dispatcher
 from bytemq.broker.frame_reader import RequestMemory
 from bytemq.broker.limits import STALL_BYTES, STALL_SECONDS, ServerLimits
+from bytemq.broker.produce_run import ProduceRuns
+from bytemq.broker.receive_turn import ReceiveTurn
 from bytemq.errors import Unavailable
+from bytemq.protocol.api_keys import ApiKey
 from bytemq.runtime.clock import TimerHandle
 from bytemq.runtime.logging import LogGate, get_logger
 
@@ -23,6 +27,8 @@ log = get_logger("broker.server")
 SWEEP_INTERVAL_S = 1.0
 KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES = 60, 15, 4
 """A peer that vanished without a word is noticed within two minutes."""
+NEVER_PACES = b"reno"
+"""Congestion control, see `_do_not_pace`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,9 @@ class Server:
         self.dispatcher = Dispatcher(broker)
         self.request_memory = RequestMemory(limits.request_memory_bytes, limits.request_max_bytes)
         self.response_memory = broker.response_memory
+        produce_duration = broker.traffic.durations.labels(ApiKey.PRODUCE.name)
+        self.runs = ProduceRuns(broker, limits.request_max_bytes, produce_duration, self.dispatcher.log_crash)
+        self.turn = ReceiveTurn(self.runs)
         self.monotonic = broker.clock.monotonic
         self.now = self.monotonic()
         """A coarse clock: renewed at each sweep."""
@@ -112,6 +121,7 @@ class Server:
     def connected(self, connection: Connection, transport: asyncio.Transport) -> None:
         client = connection.client
         client.host, client.port = (transport.get_extra_info("peername") or ("", 0))[:2]
+        client.zone = self.limits.zone_networks.zone_of(client.host)
         local_host, local_port = (transport.get_extra_info("sockname") or ("", 0))[:2]
         self._sequence += 1
         client.connection_id = f"{local_host}:{local_port}-{client.host}:{client.port}-{self._sequence}"
@@ -126,7 +136,7 @@ class Server:
         elif self._stopping:
             connection.close()
         else:
-            _set_options(transport.get_extra_info("socket"), self.limits)
+            _set_options(transport.get_extra_info("socket"), self.limits, is_local=client.host == local_host)
 
     def disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)
@@ -250,9 +260,12 @@ def _why(where: str, error: OSError) -> str:
     return f"cannot listen on {where}: {error.strerror}"
 
 
-def _set_options(client: socket.socket | None, limits: ServerLimits) -> None:
+def _set_options(client: socket.socket | None, limits: ServerLimits, *, is_local: bool) -> None:
+    """`is_local`: both ends are on this machine."""
     if client is None:
         return
+    if is_local:
+        _do_not_pace(client)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
@@ -266,3 +279,13 @@ def _set_options(client: socket.socket | None, limits: ServerLimits) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.socket_send_buffer_bytes)
     if limits.socket_receive_buffer_bytes > 0:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limits.socket_receive_buffer_bytes)
+
+
+def _do_not_pace(client: socket.socket) -> None:
+    """Where the kernel's congestion control is one that paces what is sent, as BBR does, each piece of an answer waits
+    for a timer. Within a machine there is nothing to be congested; and `reno`, which does not pace, is in every kernel.
+    """
+    option = getattr(socket, "TCP_CONGESTION", None)  # not on every system
+    if option is not None:
+        with contextlib.suppress(OSError):  # nor allowed in every container
+            client.setsockopt(socket.IPPROTO_TCP, option, NEVER_PACES)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bytemq.broker.ownership import Ownership
 from bytemq.config import BrokerConfig, InvalidConfig
 from bytemq.config.topic import check_topic_config
-from bytemq.errors import Unavailable
+from bytemq.errors import Invalid, Unavailable
 from bytemq.metadata import keys, topics, values
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import ClusterImage, TopicImage
@@ -227,6 +227,8 @@ class TopicAdmin:
                 await self._follower.load()
             except Unavailable as error:
                 raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, "The metadata store did not answer.") from error
+            except Invalid as error:  # too large for it
+                raise KafkaError(ErrorCode.INVALID_REQUEST, str(error)) from error
         raise KafkaError(ErrorCode.REQUEST_TIMED_OUT, "Others kept changing the same thing.")
 
     async def _settle(self, topic_id: TopicId, timeout_s: float) -> None:

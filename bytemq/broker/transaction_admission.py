@@ -183,7 +183,7 @@ class TransactionAdmission:
                 answered(ErrorCode.NONE)
                 return
             shard = self._coordinators.shard_if_owned(writer.transactional_id)
-            if shard is not None:
+            if shard is not None and shard.is_active:
                 answered(self._verified_by(shard, writer, [partition])[partition])
                 return
         question = self._questions.setdefault((writer, implicit), _Question())
@@ -225,8 +225,11 @@ class TransactionAdmission:
     async def _asked(
         self, writer: Writer, partitions: list[TopicPartition], implicit: bool
     ) -> dict[TopicPartition, ErrorCode]:
-        shard = self._coordinators.shard_if_owned(writer.transactional_id)
-        if shard is None:
+        try:
+            shard = await self._coordinators.awaited_shard_of(writer.transactional_id)
+        except KafkaError as error:
+            if error.code is not ErrorCode.NOT_COORDINATOR:
+                return dict.fromkeys(partitions, error.code)
             return await self._remote.add(writer, partitions, verify_only=not implicit)
         if not implicit:
             return self._verified_by(shard, writer, partitions)

@@ -85,7 +85,7 @@ async def _run(plan: Plan) -> int:
     try:
         if not plan.storage and (plan.data / "wal").is_dir():
             raise Invalid(
-                f"{plan.data} holds the records of a single node. Start it with one broker, or give the brokers "
+                f"{plan.data} holds the records of a single node. Start it without --brokers, or give the brokers "
                 "another folder with --data."
             )
         store = EmbeddedStore.open(lock, "fsync")

@@ -68,9 +68,18 @@ def check_reachable(bootstrap_servers: str) -> None:
 def host_and_port(address: str) -> tuple[str, int]:
     """Raises Failed for what is no HOST:PORT."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    host = host.strip("[]")
+    if not _is_host(host) or not port.isdecimal() or int(port) > 65535:
         raise Failed(f"{address!r} is not an address: write HOST:PORT, for example 127.0.0.1:9092")
-    return host.strip("[]"), int(port)
+    return host, int(port)
+
+
+def _is_host(name: str) -> bool:
+    """Whether anybody may be asked for it: names and their parts have a longest length."""
+    try:
+        return bool(name.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def failure(error: KafkaException) -> Failed:

@@ -6,11 +6,14 @@ Owns these commands. They read and write the metadata store directly, so they wo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from bytemq.cli import pools
 from bytemq.cli.options import Commands, Failed, add_json_option, seconds
 from bytemq.cli.output import counted, show, show_json
 
@@ -32,6 +35,8 @@ examples:
   bytemq cluster partitions clicks --why    who owns what, and why
   bytemq cluster drain 2                    moves everything off broker 2; then stop, upgrade, start it, and
   bytemq cluster undrain 2
+  bytemq cluster upgrade                    once every broker runs the new version: new formats may be written
+  bytemq cluster pools                      its stores, how they are and what is in them
   bytemq cluster balance --dry-run          what the controller would move now
 """
 
@@ -39,7 +44,7 @@ examples:
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "cluster",
-        help="brokers, owners, load and moves of a cluster; drain a broker",
+        help="brokers, owners, stores, load and moves of a cluster; drain a broker or a store",
         description="A cluster, as its metadata tell it.",
         epilog=_EXAMPLES,
     )
@@ -55,6 +60,10 @@ def add_parser(commands: Commands) -> None:
     drain.add_argument("--timeout", type=seconds, default=60.0, metavar="S", help="how long to wait (default: 60)")
     undrain = _add_action(actions, "undrain", run_undrain, "let a broker take part again")
     undrain.add_argument("broker", type=int, metavar="BROKER", help="broker id")
+    upgrade = _add_action(actions, "upgrade", run_upgrade, "raise the feature level once every broker is upgraded")
+    upgrade.add_argument("--level", type=int, metavar="N", help="which one (default: the highest that all support)")
+    upgrade.add_argument("--dry-run", action="store_true", help="only tell whether that could be done")
+    pools.add_actions(actions, _add_action)
     balance = _add_action(actions, "balance", run_balance, "what the controller would move to even out the load")
     balance.add_argument("--dry-run", action="store_true", required=True, help="only tell: the controller does it")
     add_json_option(balance)
@@ -72,7 +81,8 @@ def add_metadata_option(parser: argparse.ArgumentParser) -> None:
         "--metadata",
         metavar="URL",
         default=os.environ.get(METADATA_VARIABLE),
-        help=f"metadata of the cluster, etcd://HOST:PORT/PREFIX (default: {METADATA_VARIABLE})",
+        help="metadata of the cluster, etcd://HOST:PORT/PREFIX, or unix:///DATA/metadata.sock of brokers that were "
+        f"started with --brokers (default: {METADATA_VARIABLE})",
     )
 
 
@@ -83,7 +93,10 @@ def with_store(options: argparse.Namespace, work: Callable[[MetadataStore], Awai
     from bytemq.metadata.opening import open_metadata
 
     if not options.metadata:
-        raise Failed(f"name the cluster's metadata: --metadata etcd://HOST:PORT/PREFIX, or {METADATA_VARIABLE}")
+        raise Failed(
+            "name the cluster's metadata: --metadata etcd://HOST:PORT/PREFIX, or unix:///DATA/metadata.sock of brokers "
+            f"that were started with --brokers, or {METADATA_VARIABLE}"
+        )
 
     async def run() -> int | None:
         store = await open_metadata(options.metadata, os.environ, timeout_s=TIMEOUT_S)
@@ -173,17 +186,30 @@ def run_drain(options: argparse.Namespace) -> int | None:
             raise Failed("no other broker is left that could take over; undrain one first")
         await _set_drained(store, options.broker, drained=True)
         give_up_at = time.monotonic() + options.timeout
-        while not is_empty(image := await image_of(store), options.broker):
-            if time.monotonic() > give_up_at:
-                raise Failed(
-                    f"broker {options.broker} is being drained but still owns partitions; "
-                    "`bytemq cluster partitions` shows which"
-                )
-            await asyncio.sleep(WATCH_S)
+        with goes_on_when_interrupted(f"Broker {options.broker}", f"undrain {options.broker}"):
+            while not is_empty(await image_of(store), options.broker):
+                if time.monotonic() > give_up_at:
+                    raise Failed(
+                        f"broker {options.broker} is being drained but still owns partitions; "
+                        "`bytemq cluster partitions` shows which"
+                    )
+                await asyncio.sleep(WATCH_S)
         print(f"Broker {options.broker} owns nothing any more and may be stopped.")
         return None
 
     return with_store(options, work)
+
+
+@contextlib.contextmanager
+def goes_on_when_interrupted(what: str, undo: str) -> Iterator[None]:
+    """Ctrl-C ends the waiting only, and says so."""
+    import asyncio
+
+    try:
+        yield
+    except asyncio.CancelledError:
+        print(f"{what} is drained all the same; `bytemq cluster {undo}` takes that back.", file=sys.stderr)
+        raise
 
 
 def run_undrain(options: argparse.Namespace) -> int | None:
@@ -191,6 +217,26 @@ def run_undrain(options: argparse.Namespace) -> int | None:
         await image_of(store)
         await _set_drained(store, options.broker, drained=False)
         print(f"Broker {options.broker} takes part again.")
+
+    return with_store(options, work)
+
+
+def run_upgrade(options: argparse.Namespace) -> int | None:
+    from bytemq.metadata import features
+    from bytemq.protocol.error_codes import KafkaError
+
+    async def work(store: MetadataStore) -> None:
+        before = (await image_of(store)).feature_level
+        try:
+            level = await features.change_level(store, options.level, validate_only=options.dry_run)
+        except KafkaError as error:
+            raise Failed(error.message) from error
+        if level == before:
+            print(f"The feature level is {level}, which is all that the brokers support.")
+        elif options.dry_run:
+            print(f"The feature level is {before} and could be {level}.")
+        else:
+            print(f"The feature level is {level} now. Versions that do not know it are refused at start.")
 
     return with_store(options, work)
 

@@ -52,7 +52,7 @@ def add_parser(commands: Commands) -> None:
     )
     cluster.add_argument("--brokers", type=whole_number(1, 100), default=3, metavar="N", help="how many (default: 3)")
     cluster.add_argument(
-        "--zones", type=whole_number(1, 26), default=3, metavar="N", help="zones a, b, ... (default: 3)"
+        "--zones", type=whole_number(0, 26), default=3, metavar="N", help="zones a, b, ... (default: 3; 0: none)"
     )
     cluster.add_argument("--data", metavar="DIR", default="./dev-cluster", help="its files (default: ./dev-cluster)")
     cluster.add_argument(
@@ -213,12 +213,13 @@ def _start_brokers(
     rows: list[dict[str, object]] = []
     brokers: list[Service] = []
     for broker_id in range(options.brokers):
-        zone = "abcdefghijklmnopqrstuvwxyz"[broker_id % options.zones]
+        zone = "abcdefghijklmnopqrstuvwxyz"[broker_id % options.zones] if options.zones else None
         address = f"127.0.0.1:{options.port + broker_id if options.port else _free_port()}"
         http = f"127.0.0.1:{_free_port()}"
         name = f"broker-{broker_id}"
         command = [
-            *(sys.executable, "-m", "bytemq", "start", "--id", str(broker_id), "--zone", zone, "--listen", address),
+            *(sys.executable, "-m", "bytemq", "start", "--id", str(broker_id), "--listen", address),
+            *(("--zone", zone) if zone is not None else ()),
             *("--metadata", metadata, "--storage", storage, "--scratch", str(folder / name)),
             *("--set", f"bytemq.http.listen={http}"),
             *(part for setting in options.set for part in ("--set", setting)),

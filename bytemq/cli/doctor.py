@@ -19,6 +19,7 @@ from bytemq.errors import BytemqError
 
 if TYPE_CHECKING:
     from bytemq.metadata.store import MetadataStore
+    from bytemq.scheduler.cluster_view import ClusterView
 
 OPEN_FILES = 65_536
 CLOCKS_APART_S = 60.0
@@ -68,7 +69,7 @@ async def _examine(options: argparse.Namespace) -> list[Finding]:
     else:
         findings.append(Finding("metadata", "warning", f"not looked at: no --metadata, no {METADATA_VARIABLE}"))
     if options.storage:
-        findings.append(await _storage(options.storage))
+        findings.append(await _storage("storage", options.storage))
     else:
         findings.append(Finding("storage", "warning", "not looked at: no --storage, no BYTEMQ_STORAGE"))
     return findings
@@ -114,10 +115,25 @@ async def _metadata(url: str) -> AsyncIterator[Finding]:
         yield Finding(
             "clocks", "failed" if off else "ok", "; ".join(off) or f"{len(apart)} brokers agree with this one"
         )
+        async for finding in _pools(view):
+            yield finding
     except (BytemqError, Failed) as error:
         yield Finding("cluster", "warning", str(error))
     finally:
         await store.close()
+
+
+async def _pools(view: ClusterView) -> AsyncIterator[Finding]:
+    """Each pool from here, and as brokers find all stores."""
+    from bytemq.metadata.pools import PoolUse
+
+    for name, value in sorted(view.image.pools.items()):
+        if value.url and value.use is not PoolUse.REMOVED:
+            yield await _storage(f"pool {name}", value.url)
+    for broker, report in sorted(view.reports.items()):
+        ill = [f"{pool} is {state}" for pool, state in report.pools.items() if not state.endswith("well")]
+        if ill:
+            yield Finding(f"pools at broker {broker}", "warning", "; ".join(ill))
 
 
 async def _latency(store: MetadataStore) -> Finding:
@@ -155,7 +171,7 @@ async def _members(store: MetadataStore) -> AsyncIterator[Finding]:
         yield Finding("etcd members", "warning", "one member only is named: when it is down, so is the cluster")
 
 
-async def _storage(url: str) -> Finding:
+async def _storage(what: str, url: str) -> Finding:
     import random
 
     from bytemq.runtime.clock import SystemClock
@@ -170,6 +186,5 @@ async def _storage(url: str) -> Finding:
         finally:
             await store.close()
     except BytemqError as error:
-        return Finding("storage", "failed", str(error))
-    says = ", ".join(f"{name.removesuffix('_ms')} {ms:.0f} ms" for name, ms in measured._asdict().items())
-    return Finding("storage", "ok", f"{url}: {says}")
+        return Finding(what, "failed", str(error))
+    return Finding(what, "ok", f"{url}: {measured}")

@@ -9,25 +9,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from bytemq import __version__
-from bytemq.cli import (
-    cluster,
-    consume,
-    copy,
-    dev,
-    doctor,
-    dump,
-    group,
-    log_level,
-    metadata,
-    produce,
-    sql,
-    start,
-    table,
-    topic,
-    verify,
-)
 from bytemq.cli.options import Failed, Parser
 from bytemq.errors import BytemqError
 
@@ -44,28 +28,32 @@ Each command explains itself: bytemq COMMAND --help
 
 
 COMMANDS = (
-    *(start, topic, produce, consume, group, table, sql),
-    *(cluster, metadata, copy, doctor, dev, dump, verify, log_level),
+    *("start", "topic", "produce", "consume", "group", "table", "sql"),
+    *("cluster", "metadata", "copy", "doctor", "dev", "dump", "verify", "log-level"),
 )
+"""In the order of the help. Each is a module of this package."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands. A command's namespace has `run`: what to call with it."""
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of these commands. A command's namespace has `run`: what to call with it."""
     parser = Parser(
         prog="bytemq",
         description="A Kafka-compatible message broker that keeps no data of its own, and tools for any Kafka.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("--version", action="version", version=f"bytemq {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in COMMANDS:
-        command.add_parser(commands)
+    added = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for command in commands:
+        import_module(f"bytemq.cli.{command.replace('-', '_')}").add_parser(added)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = build_parser().parse_args(arguments)
+    _open_closed_streams()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    is_named = bool(arguments) and arguments[0] in COMMANDS
+    options = build_parser(arguments[:1] if is_named else COMMANDS).parse_args(arguments)
     try:
         code: int | None = options.run(options)
         sys.stdout.flush()
@@ -77,5 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output is gone (`bytemq ... | head`): nothing is wrong, and nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_nothing_more()
         return 0
+    except OSError as error:
+        print(f"bytemq: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
+        _write_nothing_more()
+        return 1
+
+
+def _open_closed_streams() -> None:
+    """Those that whoever started us has closed (`>&-`) lead nowhere."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - until the process ends
+
+
+def _write_nothing_more() -> None:
+    """What is still in memory is written when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

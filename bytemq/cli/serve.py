@@ -12,7 +12,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from bytemq.cli.options import Failed
 from bytemq.config import BrokerConfig, Endpoint
 from bytemq.errors import Fenced, Unavailable
 from bytemq.node.node import Node
-from bytemq.runtime import garbage_collection
 from bytemq.scheduler.membership import SessionLost
 
 STOP_TIMEOUT_S = 4.0
@@ -36,11 +35,11 @@ MAX_RETRY_S = 5.0
 JOINS_ANEW = "_BYTEMQ_JOINS_ANEW"
 """In the environment of a process that has begun anew."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+Begin = Callable[[BrokerConfig, asyncio.Event], Awaitable[Node | None]]
 
 
 def serve(config: BrokerConfig) -> int:
     """Run a node until SIGTERM or SIGINT; returns the exit code. Raises Failed or BytemqError when it cannot run."""
-    garbage_collection.calm()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run_node(config))
 
@@ -58,14 +57,21 @@ async def _run_node(config: BrokerConfig) -> int:
     """A node that has lost its session joins anew, as often as it takes."""
     asked_to_stop = _stop_on_signals(asyncio.get_running_loop())
     begin = _started if os.environ.pop(JOINS_ANEW, None) is None else _joined_anew
-    node = await begin(config, asked_to_stop)
-    while node is not None:
-        failure = await _ended(node, asked_to_stop)
+    while True:
+        failure = await _lived(begin, config, asked_to_stop)
         if failure is None or asked_to_stop.is_set():
             return 0
         print(f"bytemq: {failure}; joining anew", file=sys.stderr, flush=True)
-        node = await _joined_anew(config, asked_to_stop)
-    return 0
+        begin = _joined_anew
+
+
+async def _lived(begin: Begin, config: BrokerConfig, asked_to_stop: asyncio.Event) -> SessionLost | None:
+    """One node from its start to its end: why another one has to join, None when it was asked to stop."""
+    try:
+        node = await begin(config, asked_to_stop)
+    except SessionLost as failure:  # on a slow machine, or one that stood still, before it served anybody
+        return failure
+    return None if node is None else await _ended(node, asked_to_stop)
 
 
 def _stop_on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:

@@ -71,9 +71,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--brokers",
         type=whole_number(1, 1000),
-        default=1,
         metavar="N",
-        help="so many broker processes on this machine, with ids and ports from the first one's on (default: 1)",
+        help="so many broker processes on this machine, with ids and ports from the first one's on, behind a "
+        "supervisor whose metadata `bytemq cluster` reaches at unix:///DATA/metadata.sock (default: one, without it)",
     )
     parser.add_argument(
         "--roles",
@@ -94,6 +94,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from bytemq.runtime import garbage_collection
+
+    garbage_collection.calm()  # what is imported now stays
     from bytemq.cli.serve import serve
     from bytemq.config.sources import unknown_variables
     from bytemq.runtime.logging import configure
@@ -104,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"bytemq: the setting {name} is not known and has no effect", file=sys.stderr)
     if variables := unknown_variables(os.environ, (BOOTSTRAP_VARIABLE,)):
         print(f"bytemq: no setting is known for {', '.join(variables)} in the environment", file=sys.stderr)
-    if options.brokers > 1:
+    if options.brokers is not None:
         return _run_many(options, config)
     return serve(config)
 
@@ -163,7 +166,7 @@ def _configs_of_options(options: argparse.Namespace) -> dict[str, str]:
         "bytemq.scratch.dir": options.scratch,
         "node.id": None if options.id == "auto" else options.id,
         "bytemq.node.id.auto": "true" if options.id == "auto" else None,
-        "broker.rack": options.zone,
+        "broker.rack": options.zone or None,  # a label that is not there, where it comes from one
         "bytemq.roles": options.roles,
         "bytemq.durability": options.durability,
     }

@@ -68,6 +68,7 @@ def _build(options: argparse.Namespace) -> None:
     if options.json:
         show_json(built)
         return
-    print(f"{options.topic}: {counted(built['records'], 'record')} in Parquet after {built['conversions']} conversions")
+    conversions = counted(built["conversions"], "conversion")
+    print(f"{options.topic}: {counted(built['records'], 'record')} in Parquet after {conversions}")
     if built["held_back"]:
         print(f"{counted(built['held_back'], 'offset')} held back by open transactions, or written since")

@@ -76,12 +76,12 @@ async def _run_shared(options: argparse.Namespace) -> int:
 
     from bytemq.runtime.clock import SystemClock
     from bytemq.storage.checks.audit import audit
-    from bytemq.storage.stores.by_url import open_store
+    from bytemq.storage.pools.opening import open_all_stores
 
     found = 0
     async with AsyncExitStack() as parts:
         metadata = await _open_metadata(options, parts)
-        store = await open_store(options.data, SystemClock(), SystemRandom())
+        store = await open_all_stores(options.data, metadata, SystemClock(), SystemRandom())
         parts.push_async_callback(store.close)
         outlast = None if options.outlast is None else partial(asyncio.sleep, options.outlast)
         async for finding in audit(store, metadata, outlast):

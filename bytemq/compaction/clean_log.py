@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bytemq.compaction.job import Job
 from bytemq.storage.manifests.manifest import AbortedTxn, SegmentInfo
 from bytemq.storage.tables.table_columns import TableColumns
-from bytemq.storage.tables.table_file import Codec
+from bytemq.storage.tables.table_file import CODEC_LEVEL, Codec
 
 
 class CleaningStats(NamedTuple):
@@ -44,6 +44,7 @@ class TableForm(NamedTuple):
     codec: Codec
     columns: TableColumns
     """All that the topic's table has."""
+    codec_level: int = CODEC_LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class CleanLog(Job[CleanedLog]):
     """Segments written are no larger, but for a single larger batch."""
     chunk_bytes: int
     directory: str
+    """Of the log, in the pool that its new segments go to; companions are where Parquet files are, in the primary."""
     suffix: str
     """Segments written are named `<directory><base offset><suffix>-<number>.log`, other files alike."""
     tables: TableForm | None = None

@@ -27,8 +27,9 @@ from bytemq.protocol.records.builder import build_batch
 from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.storage.parquet.record_schema import KEY_COLUMNS, SCHEMA, key_column
 from bytemq.storage.parquet.settings import ParquetSettings
-from bytemq.storage.parquet.units import TableUnit, in_order, units_of
+from bytemq.storage.parquet.units import TableUnit, in_order, opened_table
 from bytemq.storage.parquet.writing import TableWriter, described
+from bytemq.storage.pools.names import plain_name
 from bytemq.storage.tables.companion import SUFFIX as COMPANION_SUFFIX
 from bytemq.storage.tables.table_file import SUFFIX, NewNames, table_file
 
@@ -50,19 +51,28 @@ class KeptUnit(NamedTuple):
 async def put_file(over: Pass, file: SegmentInfo, end_offset: int) -> tuple[int, bool]:
     """See `cleaning.Form`. Of the columns only the keys are read."""
     with TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
-        async with local_table(file, over.space.store, Path(folder)) as source:
-            for unit in units_of(source, KEY_COLUMNS):
-                keys, offsets = key_column(unit.rows), unit.offsets
-                for part in in_order(offsets, unit.batches):
-                    if isinstance(part, RecordBatch):
-                        end_offset, is_full = over.rules.put(piece_of(part), over.transactions, end_offset)
-                    else:
-                        row = over.rules.newest.put_keys(*keys, part.start, part.stop)
-                        is_full = row < part.stop
-                        end_offset = int(offsets[row]) if is_full else int(offsets[row - 1]) + 1
+        async with local_table(file, over.space.store, Path(folder)) as local:
+            with opened_table(local.parquet, local.companion) as table:
+                for described in table.units:
+                    await local.bring(described, KEY_COLUMNS)
+                    end_offset, is_full = _put_unit(over, table.read(described, KEY_COLUMNS), end_offset)
                     if is_full:
                         return end_offset, True
     return file.last_offset + 1, False
+
+
+def _put_unit(over: Pass, unit: TableUnit, end_offset: int) -> tuple[int, bool]:
+    keys, offsets = key_column(unit.rows), unit.offsets
+    for part in in_order(offsets, unit.batches):
+        if isinstance(part, RecordBatch):
+            end_offset, is_full = over.rules.put(piece_of(part), over.transactions, end_offset)
+        else:
+            row = over.rules.newest.put_keys(*keys, part.start, part.stop)
+            is_full = row < part.stop
+            end_offset = int(offsets[row]) if is_full else int(offsets[row - 1]) + 1
+        if is_full:
+            return end_offset, True
+    return end_offset, False
 
 
 async def copy_files(over: Pass, files: Sequence[SegmentInfo], end_offset: int, written: list[SegmentInfo]) -> None:
@@ -72,17 +82,23 @@ async def copy_files(over: Pass, files: Sequence[SegmentInfo], end_offset: int, 
         TableOutput(over, Path(folder), files[0].base_offset, written) as output,
     ):
         for file in files:
-            async with local_table(file, over.space.store, Path(folder)) as source:
-                for unit in units_of(source):
-                    cleaned, rest = unit.split(end_offset)
-                    if cleaned is not None:
-                        await output.add(kept_unit(cleaned, over), file)
-                    if rest is not None:
-                        if output.is_cleaned:
-                            await output.end(end_offset)
-                            output.is_cleaned = False
-                        await output.add(KeptUnit(rest.base_offset, rest.rows, rest.batches), file)
+            async with local_table(file, over.space.store, Path(folder)) as local:
+                with opened_table(local.parquet, local.companion) as table:
+                    for described in table.units:
+                        await local.bring(described)
+                        await _copy_unit(over, table.read(described), end_offset, output, file)
         await output.end(files[-1].last_offset + 1)
+
+
+async def _copy_unit(over: Pass, unit: TableUnit, end_offset: int, output: TableOutput, file: SegmentInfo) -> None:
+    cleaned, rest = unit.split(end_offset)
+    if cleaned is not None:
+        await output.add(kept_unit(cleaned, over), file)
+    if rest is not None:
+        if output.is_cleaned:
+            await output.end(end_offset)
+            output.is_cleaned = False
+        await output.add(KeptUnit(rest.base_offset, rest.rows, rest.batches), file)
 
 
 def kept_unit(unit: TableUnit, over: Pass) -> KeptUnit:
@@ -155,7 +171,7 @@ class TableOutput:
             await self.end(unit.base_offset)
         if self._writer is None:
             form = self._form
-            settings = ParquetSettings(row_group_bytes=form.row_group_bytes, codec=form.codec)
+            settings = ParquetSettings(form.row_group_bytes, form.codec, form.codec_level)
             self._writer = TableWriter(self._parquet, self._base_offset, form.partition, settings, form.columns)
             self._created_ms = source.created_ms
         if source is not self._latest:
@@ -175,7 +191,7 @@ class TableOutput:
         writer.end_unit(next_offset)
         table = writer.finish(self._companion)
         stem = f"{self._base_offset:020d}{job.suffix}-{len(self._written):x}"
-        names = NewNames(f"{self._form.folder}{stem}{SUFFIX}", f"{job.directory}{stem}{COMPANION_SUFFIX}")
+        names = NewNames(f"{self._form.folder}{stem}{SUFFIX}", f"{plain_name(job.directory)}{stem}{COMPANION_SUFFIX}")
         # The companion first: a Parquet file that can be seen under tables/ is whole.
         for target, path in ((names.companion, self._companion), (names.parquet, self._parquet)):
             with mapped(path) as data:

@@ -193,7 +193,7 @@ class Cleaner:
             load_factor=settings.load_factor,
             segment_bytes=min(config.segment_bytes, settings.segment_bytes),
             chunk_bytes=settings.chunk_bytes,
-            directory=directory_of(owned.pid),
+            directory=self._storage.placed(directory_of(owned.pid)),
             suffix=f"-{self._storage.session_id:x}-c{self._runs:x}",
             tables=tables,
         )
@@ -207,6 +207,7 @@ class Cleaner:
             config.bytemq_table_row_group_bytes,
             cast(Codec, config.bytemq_table_codec),
             (await self._columns.get(pid.topic_id)).columns,
+            config.bytemq_table_codec_level,
         )
 
     def _plan(self, owned: OwnedLog) -> CleaningPlan:

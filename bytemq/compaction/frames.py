@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from bytemq import errors
 from bytemq.errors import BytemqError, Unavailable
 from bytemq.runtime.logging import LogFormat
+from bytemq.storage.pools.opening import PoolUrls
 
 LENGTH = struct.Struct("<I")
 
@@ -21,8 +22,8 @@ class Setup(NamedTuple):
     """The first message to the worker process."""
 
     store_url: str
+    pools: PoolUrls
     memory_bytes: int
-    niceness: int
     log_levels: dict[str, str]
     log_format: LogFormat
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import io
 import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 from uuid import UUID
 
@@ -42,9 +44,10 @@ from pyiceberg.types import NestedField
 
 from bytemq.compaction.iceberg_jobs import IcebergFile, IcebergMetadata, WriteIceberg
 from bytemq.compaction.job import Workspace
+from bytemq.compaction.local_files import own_file
+from bytemq.storage.parquet.partial_copy import PartialCopy
 from bytemq.storage.parquet.record_schema import SCHEMA, table_schema
 from bytemq.storage.stores.interface import ObjectStore
-from bytemq.storage.stores.local import LocalStore
 from bytemq.storage.tables.table_columns import TableColumns, paths
 
 VERSION: Final = 2
@@ -195,20 +198,21 @@ def _entry(file: IcebergFile, statistics: dict[str, Any], root: str, snapshot_id
 async def _statistics_of(file: IcebergFile, schema: Schema, store: ObjectStore) -> dict[str, Any]:
     found = _statistics.get(file.name)
     if found is None:
-        with await _footer_source(file.name, store) as source:
-            found = data_file_statistics_from_parquet_metadata(
-                pq.read_metadata(source), compute_statistics_plan(schema, {}), parquet_path_to_id_mapping(schema)
-            ).to_serialized_dict()
+        found = data_file_statistics_from_parquet_metadata(
+            await _footer(file.name, store), compute_statistics_plan(schema, {}), parquet_path_to_id_mapping(schema)
+        ).to_serialized_dict()
         if len(_statistics) >= _STATISTICS_KEPT:
             _statistics.pop(next(iter(_statistics)))
         _statistics[file.name] = found
     return found
 
 
-async def _footer_source(name: str, store: ObjectStore) -> Any:
-    if isinstance(store, LocalStore):
-        return (store.root / name).open("rb")
-    return io.BytesIO(await store.read(name))
+async def _footer(name: str, store: ObjectStore) -> pq.FileMetaData:
+    own = await own_file(name, store)
+    if own is not None:
+        return pq.read_metadata(own)
+    with TemporaryDirectory(prefix="bytemq-iceberg-") as folder:
+        return (await PartialCopy.open(store, name, Path(folder) / "footer.parquet")).metadata
 
 
 class _InMemory(OutputFile):

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import bytemq.compaction.arrow_limits  # noqa: F401
 from bytemq.compaction.job import Workspace
-from bytemq.compaction.local_files import local_input, mapped
+from bytemq.compaction.local_files import LocalTable, local_input, mapped, open_table, remove_table
 from bytemq.compaction.table_jobs import Convert, Converted, Restore
 from bytemq.storage.manifests.manifest import FileKind
-from bytemq.storage.parquet.restoring import restored
+from bytemq.storage.parquet.restoring import RESTORED_COLUMNS, restore_unit
 from bytemq.storage.parquet.settings import ParquetSettings
+from bytemq.storage.parquet.units import opened_table
 from bytemq.storage.parquet.writing import described, write_table
 from bytemq.storage.stores.interface import ObjectStore
-from bytemq.storage.stores.local import LocalStore
 from bytemq.storage.tables.restored import RestoredFile
 from bytemq.storage.tables.table_file import table_file
 
@@ -35,7 +35,7 @@ async def convert(job: Convert, space: Workspace) -> Converted:
             companion,
             partition=job.partition,
             aborted=job.aborted,
-            settings=ParquetSettings(row_group_bytes=job.row_group_bytes, codec=job.codec),
+            settings=ParquetSettings(job.row_group_bytes, job.codec, job.codec_level),
             columns=job.columns,
             formats=job.formats,
         )
@@ -59,40 +59,37 @@ async def convert(job: Convert, space: Workspace) -> Converted:
 
 
 async def restore(job: Restore, space: Workspace) -> RestoredFile:
-    parquet = await _copies.path(job.parquet, space.store)
-    companion = await _copies.path(job.companion, space.store)
-    pieces = restored(parquet, companion, job.unit, job.batch_bytes)
-    with (Path(job.folder) / job.name).open("wb") as file:  # the name is ours alone, and a crash may lose it
-        file.writelines(pieces)
-    return RestoredFile(job.name, sum(map(len, pieces[:-1])))
+    local = await _tables.get(job.parquet, job.companion, space.store)
+    with opened_table(local.parquet, local.companion) as table:
+        unit = table.units[job.unit]
+        await local.bring(unit, RESTORED_COLUMNS)
+        with (Path(job.folder) / job.name).open("wb") as file:  # the name is ours alone, and a crash may lose it
+            size_bytes = restore_unit(table, unit, job.batch_bytes, file.write)
+    return RestoredFile(job.name, size_bytes)
 
 
-class _Copies:
-    """Files of a remote store that were read last: their next unit will be wanted soon."""
+class _Tables:
+    """Copies of a remote store's files that were read last: their next unit will be wanted soon."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._paths: dict[str, Path] = {}
-        self._made = 0
+        self._known: dict[str, LocalTable] = {}
 
-    async def path(self, name: str, store: ObjectStore) -> Path:
-        if isinstance(store, LocalStore):
-            return store.root / name
-        if name in self._paths:
-            return self._paths[name]
+    async def get(self, parquet: str, companion: str, store: ObjectStore) -> LocalTable:
+        if parquet in self._known:
+            return self._known[parquet]
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="bytemq-restore-")
-        while len(self._paths) >= self._most:
-            self._paths.pop(next(iter(self._paths))).unlink()
-        self._made += 1
-        path = Path(self._folder.name) / str(self._made)
-        path.write_bytes(await store.read(name))
-        self._paths[name] = path
-        return path
+        table = await open_table(parquet, companion, store, Path(self._folder.name))
+        if table.copy is not None:
+            while len(self._known) >= self._most:
+                remove_table(self._known.pop(next(iter(self._known))))
+            self._known[parquet] = table
+        return table
 
 
-_copies = _Copies(most=8)
+_tables = _Tables(most=8)
 
 
 __all__: Sequence[str] = ("convert", "restore")

@@ -10,8 +10,8 @@ was written is garbage; two that convert the same files are harmless, one of the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from bytemq.compaction.table_jobs import Convert
@@ -28,6 +28,14 @@ from bytemq.storage.tables.table_file import new_names, table_file
 log = get_logger("compaction.tables")
 
 PASS_INTERVAL_S = 1.0
+MARKS = 16
+"""Of a log within `after_ms`: so exactly it is known when a record came."""
+LEFT_SHARE, LEFT_SHORT_SHARE, LEFT_S = 1 / 8, 1 / 4, 15.0
+"""Of `after_ms`, what is left for a mark in between and the conversion itself, so that a record is in the table when
+that is over. The start of a worker may take seconds on a busy machine: of a short time a quarter is left.
+"""
+ALONG_SHARE = 1 / 4
+"""Of `after_ms`: what has been there for so long goes along, or a busy log would become a file for each mark."""
 BUILD_PATIENCE_S = 10.0
 BUILD_POLL_S = 0.05
 
@@ -79,8 +87,7 @@ class Built(NamedTuple):
     """Offsets that are not in tables: some transaction after them is still open."""
 
 
-@dataclass(slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     """That the log had reached `offset` at `monotonic`."""
 
     offset: int
@@ -104,7 +111,7 @@ class Restructuring:
         self._clock = clock
         self._session_id = session_id
         self._made = 0
-        self._marks: dict[LogFiles, _Mark] = {}
+        self._marks: dict[LogFiles, deque[_Mark]] = {}
         self._due: dict[LogFiles, int] = {}
         self._given_up: set[str] = set()
         self.conversions = self.failures = self.kept_raw = 0
@@ -171,14 +178,22 @@ class Restructuring:
         return Built(conversions, sum(table.records for table in tables), held_back)
 
     def _is_due(self, partition: TablePartition) -> bool:
-        """Whether there is something that was there `after_ms` ago. The time of a restart counts as its arrival."""
+        """Whether there is something that has been there for long. The time of a restart counts as its arrival."""
         files, now = partition.files, self._clock.monotonic()
-        mark = self._marks.get(files)
-        if mark is None:
-            mark = self._marks[files] = _Mark(files.end_offset, now)
-        if now - mark.monotonic >= partition.settings.after_ms / 1000:
-            self._due[files] = mark.offset
-            self._marks[files] = _Mark(files.end_offset, now)
+        after_s = partition.settings.after_ms / 1000
+        done = self._due.get(files, 0)
+        marks = self._marks.get(files) or deque()
+        if files.end_offset > done and (not marks or now - marks[-1].monotonic >= after_s / MARKS):
+            marks.append(_Mark(files.end_offset, now))
+        while marks and marks[0].offset <= done:
+            marks.popleft()
+        if marks and now - marks[0].monotonic >= due_s(after_s):
+            while marks and now - marks[0].monotonic >= after_s * ALONG_SHARE:
+                self._due[files] = marks.popleft().offset
+        if marks:
+            self._marks[files] = marks
+        else:  # most partitions have nothing new, and cost nothing here
+            self._marks.pop(files, None)
         limit = min(self._due.get(files, 0), partition.stable_offset)
         return limit > 0 and (limit > _first_unconverted(files.manifest) or self._has_something_to_merge(partition))
 
@@ -217,6 +232,7 @@ class Restructuring:
             settings.codec,
             known.columns,
             settings.formats,
+            settings.codec_level,
         )
         created: list[str] = []
         began = self._clock.monotonic()
@@ -260,9 +276,14 @@ class Restructuring:
         self.retyped += after.retyped - sum(table.retyped for table in before)
 
     def _forget_all_but(self, known: set[LogFiles]) -> None:
-        for table in (self._marks, self._due):
-            for files in [files for files in table if files not in known]:
-                del table[files]
+        for files in (self._marks.keys() | self._due.keys()) - known:
+            self._marks.pop(files, None)
+            self._due.pop(files, None)
+
+
+def due_s(after_s: float) -> float:
+    """When the conversion of a record begins after it came."""
+    return after_s - max(after_s * LEFT_SHARE, min(after_s * LEFT_SHORT_SHARE, LEFT_S))
 
 
 def _first_unconverted(manifest: Manifest) -> int:

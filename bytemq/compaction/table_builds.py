@@ -4,7 +4,7 @@ Owns: the requests between brokers, which are keys of the metadata, and asking a
 by now. Must not: convert (`restructuring` does).
 
     table-builds/<broker>/<asker's session>-<number>    {"topic", "partitions", "lease"}
-        becomes {"conversions", "held_back"}, {"failed": "a sentence"} or {"moved": true}, which the asker deletes
+        becomes {"conversions", "held_back"}, {"failed": "why"} or {"moved": "why"}, which the asker deletes
 
 A request is under the lease of whoever asks, and so is its answer: nothing is left of an asker that has died.
 """
@@ -15,13 +15,12 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from bytemq.compaction.restructuring import Built
 from bytemq.errors import BytemqError, NotFound, Unavailable
 from bytemq.metadata import keys
-from bytemq.metadata.image import ClusterImage
+from bytemq.metadata.image import ClusterImage, TopicImage
 from bytemq.metadata.store import Compacted, Compare, MetadataStore, Put
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
@@ -31,10 +30,12 @@ log = get_logger("compaction.tables")
 
 POLL_S = 0.2
 RETRY_S = 1.0
+MOST_ROUNDS = 60
+"""In a row in which nobody has built anything, because partitions are between brokers, or cannot be opened."""
 
 
 class Moved(Unavailable):
-    """Not all of these partitions are ours."""
+    """Not all of these partitions are ours, or not any more."""
 
 
 class Asker(NamedTuple):
@@ -71,18 +72,28 @@ class TableBuilds:
         many conversions that took, and how many offsets were held back. Raises BytemqError for the first that cannot
         be.
         """
-        conversions = held_back = 0
-        left = set(range(len(self._partitions(topic))))
+        known = self._image().topics.get(topic)
+        if known is None:
+            raise NotFound(f"there is no topic {topic}")
+        conversions = held_back = rounds = 0
+        left = set(range(len(known.partitions)))
         while left:
             owners: dict[int, list[int]] = defaultdict(list)
             for index in sorted(left):
-                owners[self._owner(topic, index)].append(index)
-            built = await asyncio.gather(*(self._built(topic, owner, found) for owner, found in owners.items()))
-            for outcome, indexes in zip(built, owners.values(), strict=True):
-                if outcome is not None:
-                    left.difference_update(indexes)
-                    conversions += outcome.conversions
-                    held_back += outcome.held_back
+                owners[self._owner(known, index)].append(index)
+            outcomes = await asyncio.gather(*(self._built(known, owner, found) for owner, found in owners.items()))
+            rounds += 1
+            problem = ""
+            for outcome, indexes in zip(outcomes, owners.values(), strict=True):
+                if isinstance(outcome, str):
+                    problem = f"partition {indexes[0]} of {topic}: {outcome}"
+                    continue
+                left.difference_update(indexes)
+                conversions += outcome.conversions
+                held_back += outcome.held_back
+                rounds = 0
+            if rounds == MOST_ROUNDS:
+                raise Unavailable(problem)
             if left:
                 await self._clock.sleep(RETRY_S)
         return conversions, held_back
@@ -102,30 +113,27 @@ class TableBuilds:
 
     # Asking.
 
-    def _partitions(self, topic: str) -> Sequence[object]:
-        known = self._image().topics.get(topic)
-        if known is None:
-            raise NotFound(f"there is no topic {topic}")
-        return known.partitions
-
-    def _owner(self, topic: str, index: int) -> int:
-        known = self._image().topics.get(topic)
-        if known is None:
-            raise NotFound(f"{topic} was deleted")
+    def _owner(self, topic: TopicImage, index: int) -> int:
+        known = self._image().topics.get(topic.name)
+        if known is None or known.topic_id != topic.topic_id:
+            raise NotFound(f"{topic.name} was deleted")
         return known.partitions[index].owner
 
-    async def _built(self, topic: str, owner: int, indexes: Sequence[int]) -> Built | None:
-        """None: not all of them have that owner, or he is gone."""
+    async def _built(self, topic: TopicImage, owner: int, indexes: Sequence[int]) -> Built | str:
+        """Or why not: not all of them have that owner, or he is gone."""
         if owner == self._me.broker_id:
-            with suppress(Moved):
-                return await self._build_own(topic, indexes)
-            return None
-        return await self._asked_of(topic, owner, indexes) if owner in self._image().brokers else None
+            try:
+                return await self._build_own(topic.name, indexes)
+            except Moved as error:
+                return str(error)
+        if owner not in self._image().brokers:
+            return "it has no owner" if owner < 0 else f"its owner, broker {owner}, is away"
+        return await self._asked_of(topic, owner, indexes)
 
-    async def _asked_of(self, topic: str, owner: int, indexes: Sequence[int]) -> Built | None:
+    async def _asked_of(self, topic: TopicImage, owner: int, indexes: Sequence[int]) -> Built | str:
         self._asked += 1
         key = f"{keys.table_builds(owner)}{self._me.session_id}-{self._asked}"
-        request = {"topic": topic, "partitions": list(indexes), "lease": self._me.lease}
+        request = {"topic": topic.name, "partitions": list(indexes), "lease": self._me.lease}
         await self._metadata.txn([], [Put(key, json.dumps(request).encode(), self._me.lease)])
         try:
             while all(self._owner(topic, index) == owner for index in indexes):
@@ -138,9 +146,9 @@ class TableBuilds:
                 if "conversions" in answer:
                     return Built(answer["conversions"], 0, answer["held_back"])
                 if "moved" in answer:
-                    break
+                    return f"broker {owner}: {answer['moved']}"
                 await self._clock.sleep(POLL_S)
-            return None
+            return f"it moves away from broker {owner}"
         finally:
             await self._metadata.txn([], [], [key])
 
@@ -178,8 +186,8 @@ class TableBuilds:
     async def _outcome(self, topic: str, indexes: Sequence[int]) -> dict[str, Any]:
         try:
             built = await self._build_own(topic, indexes)
-        except Moved:
-            return {"moved": True}
+        except Moved as error:
+            return {"moved": str(error)}
         except BytemqError as error:
             return {"failed": str(error)}
         return {"conversions": built.conversions, "held_back": built.held_back}

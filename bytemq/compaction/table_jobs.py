@@ -9,7 +9,7 @@ from bytemq.compaction.job import Job
 from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.storage.tables.restored import RestoredFile
 from bytemq.storage.tables.table_columns import Formats, TableColumns
-from bytemq.storage.tables.table_file import Codec, NewNames
+from bytemq.storage.tables.table_file import CODEC_LEVEL, Codec, NewNames
 
 
 class Converted(NamedTuple):
@@ -38,6 +38,7 @@ class Convert(Job[Converted]):
     """That the table has. The file may need more."""
     formats: Formats = Formats()  # noqa: RUF009
     """Of what is not Parquet yet."""
+    codec_level: int = CODEC_LEVEL
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 from bytemq.storage.tables.table_columns import Formats
-from bytemq.storage.tables.table_file import Codec
+from bytemq.storage.tables.table_file import CODEC_LEVEL, Codec
 
 TIER_RATIO = 8
 SMALLEST_TIER_BYTES = 64 * 1024
@@ -37,6 +37,7 @@ class TableSettings(NamedTuple):
     row_group_bytes: int
     codec: Codec
     formats: Formats = Formats()
+    codec_level: int = CODEC_LEVEL
 
 
 def next_files(

@@ -8,18 +8,22 @@ whoever asked decides.
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from bytemq.compaction.frames import LENGTH, Created, Done, Failed, Setup, decode, encode
 from bytemq.compaction.job import Job
+from bytemq.compaction.worker_priority import IDLE, LOWEST, RAISED_BY, PriorityWatch, Range
 from bytemq.errors import Unavailable
 from bytemq.runtime import logging
 from bytemq.runtime.child_process import ChildProcess
+from bytemq.storage.pools.opening import PoolUrls
 
 Result = TypeVar("Result")
 
-IDLE_S = 30.0
-LOWEST_PRIORITY = 19
+IDLE_S = 60.0
+"""A topic that is to be in its table within a minute needs a worker every half minute."""
 ALLOCATION = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
 """For glibc: large buffers go back to the system at once, whichever thread had them; memory is limited there."""
 WORKER_PROCESS = "bytemq.compaction.worker_process"
@@ -28,15 +32,27 @@ WORKER_PROCESS = "bytemq.compaction.worker_process"
 class Worker:
     """One process, one job at a time, in the order in which they were asked for.
 
-    A node may have several: one for work that takes minutes, another one for what a reader waits for.
+    A node may have several: one for work that takes minutes, in the idle class, another one for what a reader waits
+    for.
     """
 
-    def __init__(self, name: str, store_url: str, *, memory_bytes: int, niceness: int = LOWEST_PRIORITY) -> None:
-        """`store_url`: as for `by_url.open_store`; `memory_bytes`: what a process may allocate."""
+    def __init__(
+        self,
+        name: str,
+        store_url: str,
+        *,
+        memory_bytes: int,
+        niceness: int = IDLE,
+        pools: Callable[[], PoolUrls] = tuple,
+    ) -> None:
+        """`store_url`: as for `by_url.open_store`; `memory_bytes`: what a process may allocate; `pools`: those of this
+        moment, a process that was told of others is ended before the next job.
+        """
         self.name = name
         self.starts = self.deaths = 0
         """How often a process was started, and how often one ended, or was ended, in the middle of a job."""
         self._store_url = store_url
+        self._pools = pools
         self._memory_bytes = memory_bytes
         self._niceness = niceness
         self._turn = asyncio.Lock()
@@ -82,12 +98,23 @@ class Worker:
             raise Unavailable(f"the worker {self.name} is closed")
         if self._idle is not None:
             self._idle.cancel()
+        pools = tuple(self._pools())
+        if self._process is not None and self._process.pools != pools:
+            await self._end()
         if self._process is None or self._process.has_ended:
             self.starts += 1
             setup = Setup(
-                self._store_url, self._memory_bytes, self._niceness, logging.levels(), logging.current_format()
+                self._store_url,
+                pools,
+                self._memory_bytes,
+                logging.levels(),
+                logging.current_format(),
             )
-            self._process = _Process(await ChildProcess.start(WORKER_PROCESS, ALLOCATION), setup)
+            child = await ChildProcess.start(WORKER_PROCESS, ALLOCATION, niceness=min(self._niceness, LOWEST))
+            broker = os.getpriority(os.PRIO_PROCESS, 0)
+            lowest = IDLE if self._niceness == IDLE else min(broker + self._niceness, LOWEST)
+            watch = PriorityWatch.over(child.process_id, Range(lowest, max(lowest - RAISED_BY, broker)))
+            self._process = _Process(child, setup, watch)
         return self._process
 
     async def _end(self) -> None:
@@ -105,8 +132,10 @@ class Worker:
 class _Process:
     """A process that was started, and was told how to work."""
 
-    def __init__(self, child: ChildProcess, setup: Setup) -> None:
+    def __init__(self, child: ChildProcess, setup: Setup, watch: PriorityWatch) -> None:
         self._child = child
+        self._watching = asyncio.ensure_future(watch.run())
+        self.pools = setup.pools
         child.writer.write(encode(setup))
 
     @property
@@ -132,8 +161,10 @@ class _Process:
             raise Unavailable(f"the worker process died while it did {type(job).__name__}") from error
 
     async def kill(self) -> None:
+        self._watching.cancel()
         await self._child.kill()
 
     def hang_up(self) -> None:
         """It ends by itself then."""
+        self._watching.cancel()
         self._child.writer.close()

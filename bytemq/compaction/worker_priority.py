@@ -1,6 +1,11 @@
-"""How modest a worker process is: at the lowest priority, but not so that it never gets on.
+"""How modest a worker process is: in the kernel's idle class, but not so that it never gets on.
 
-Owns: the rule, and watching over it in a thread of the worker process. Must not: know a job.
+Owns: the rule, and watching over it in the broker's process: in its own a starving worker would not come to look. Must
+not: know a job.
+
+Niceness is about shares of a processor. It does not say who comes first: Linux lets a process of niceness 19 finish its
+slice, some milliseconds, before one that has just been woken, and that one may be the broker. One of the idle class
+makes way at once, and its processor counts as free (decision 94).
 
 On a machine that is always busy, a process of the lowest priority gets next to nothing: logs that are never cleaned and
 tables that are never made grow without bound. So a job that wants to run and hardly may is given the share that the
@@ -10,10 +15,12 @@ is the time for which it waited for a processor; time spent waiting for a store 
 
 from __future__ import annotations
 
+import asyncio
 import os
-import threading
-import time
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,25 +28,28 @@ from bytemq.runtime.logging import get_logger
 
 log = get_logger("compaction.worker")
 
-LOOK_S = 5.0
-RAISED_BY = 9
-"""From 19 to 10: a ninth of the weight of an ordinary process, where 19 is a seventieth."""
+LOWEST = 19
+LOOK_S = 2.0
+IDLE = 20
+"""Stands for the idle class, below the lowest niceness, as in the kernel's own rules of who may leave it."""
+RAISED_BY = 10
+"""From the idle class to 10: a ninth of the weight of an ordinary process, where that class has a 340th."""
 STARVING_SHARE = 0.05
 ENOUGH_SHARE = 0.5
-LEAST_WANTED_S = 1.0
+LEAST_WANTED_S = 0.5
 """In the time of a look: below, it hardly wanted to run."""
 _NANOSECONDS = 1e9
 
 
 class Seen(NamedTuple):
-    """For how long the main thread has run so far, and for how long it could have, but had to wait."""
+    """For how long a process has run so far, and for how long it could have, but had to wait."""
 
     ran_s: float
     waited_s: float
 
 
 class Range(NamedTuple):
-    """Of niceness: at the lowest priority, and raised; never above the broker's own."""
+    """Of niceness: at the lowest priority, which may be IDLE, and raised; never above the broker's own."""
 
     lowest: int
     raised: int
@@ -54,35 +64,52 @@ def next_niceness(niceness: int, allowed: Range, before: Seen, now: Seen) -> int
     return allowed.raised if ran_s < STARVING_SHARE * wanted_s else niceness
 
 
-def seen_of_main_thread() -> Seen | None:
-    """As the kernel has counted; None where it does not."""
-    try:
-        ran, waited, _ = Path(f"/proc/{os.getpid()}/schedstat").read_text().split()
-    except (OSError, ValueError):
+def seen_of(process_id: int) -> Seen | None:
+    """As the kernel has counted for all its threads; None where it does not, or the process has ended."""
+    counted = []
+    for thread in _threads(process_id):
+        with suppress(OSError, ValueError):
+            ran, waited, _ = Path(f"/proc/{process_id}/task/{thread}/schedstat").read_text().split()
+            counted.append((int(ran), int(waited)))
+    if not counted:
         return None
-    return Seen(int(ran) / _NANOSECONDS, int(waited) / _NANOSECONDS)
+    return Seen(*(sum(column) / _NANOSECONDS for column in zip(*counted, strict=True)))
 
 
-def set_niceness(niceness: int) -> None:
-    """Of the main thread, which does the jobs. Raises PermissionError where it may not be raised."""
-    os.setpriority(os.PRIO_PROCESS, os.getpid(), niceness)
+def set_niceness(process_id: int, niceness: int) -> None:
+    """Of all threads of a process, and of those that they start. Raises PermissionError where it may not be raised."""
+    for thread in _threads(process_id):
+        with suppress(ProcessLookupError):
+            if sys.platform == "linux":
+                policy = os.SCHED_IDLE if niceness == IDLE else os.SCHED_OTHER
+                if os.sched_getscheduler(thread) != policy:
+                    os.sched_setscheduler(thread, policy, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, thread, min(niceness, LOWEST))
+
+
+def _threads(process_id: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{process_id}/task")]
+    except OSError:  # it has ended, or there is no /proc
+        return [process_id]
 
 
 class PriorityWatch:
     """Looks every few seconds."""
 
-    def __init__(
-        self,
-        allowed: Range,
-        seen: Callable[[], Seen | None] = seen_of_main_thread,
-        set_niceness: Callable[[int], None] = set_niceness,
-    ) -> None:
-        """The process is at the lowest priority now."""
+    def __init__(self, allowed: Range, seen: Callable[[], Seen | None], set_niceness: Callable[[int], None]) -> None:
+        """The process is at the lowest priority from now on; call `run`."""
         self._allowed = allowed
         self._niceness = allowed.lowest
         self._seen = seen
         self._set_niceness = set_niceness
         self._before = seen()
+        with suppress(PermissionError):  # started in the idle class, with all of the node
+            set_niceness(allowed.lowest)
+
+    @classmethod
+    def over(cls, process_id: int, allowed: Range) -> PriorityWatch:
+        return cls(allowed, partial(seen_of, process_id), partial(set_niceness, process_id))
 
     def look(self) -> bool:
         """Whether it is of use to look again."""
@@ -106,10 +133,7 @@ class PriorityWatch:
         self._niceness = wanted
         return True
 
-    def start(self) -> None:
-        """Watches until the process ends."""
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        while self.look():
-            time.sleep(LOOK_S)
+    async def run(self) -> None:
+        """Until the process has ended."""
+        while self.look():  # noqa: ASYNC110  # the kernel tells nobody
+            await asyncio.sleep(LOOK_S)

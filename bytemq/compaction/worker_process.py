@@ -1,6 +1,6 @@
 """The worker process: `python -m bytemq.compaction.worker_process FD`, started by `worker.Worker`.
 
-Owns: its own modesty (priority, memory, the first to be killed when the machine has no memory left) and running one job
+Owns: its own modesty (memory, the first to be killed when the machine has no memory left) and running one job
 after the other. Must not: know a job, or outlive the broker: when the socket at file descriptor FD ends, however
 that came, the process ends at once.
 """
@@ -13,22 +13,22 @@ import gc
 import importlib
 import os
 import resource
-import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import SystemRandom
+from types import ModuleType
 from typing import Any
 
 from bytemq.compaction.frames import LENGTH, Created, Done, Failed, Setup, decode, encode
 from bytemq.compaction.job import Job, Workspace
-from bytemq.compaction.worker_priority import RAISED_BY, PriorityWatch, Range
 from bytemq.runtime import logging
+from bytemq.runtime.child_process import parent
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.logging import get_logger
-from bytemq.storage.stores.by_url import open_store
+from bytemq.storage.pools.opening import open_stores
 
 log = get_logger("compaction.worker")
 
@@ -38,16 +38,13 @@ OOM_SCORE_ADJUSTMENT = "800"
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # typed at the broker's terminal, it is the broker's to stop us
-    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection = parent()
     setup: Setup = decode(_received(connection) or sys.exit(0))
     _be_modest(setup)
     asyncio.run(_work(connection, setup))
 
 
 def _be_modest(setup: Setup) -> None:
-    broker = os.nice(0)
-    lowest = os.nice(setup.niceness)
     threading.stack_size(THREAD_STACK_BYTES)  # of the limit below: by default a thread promises itself 8 MiB
     resource.setrlimit(resource.RLIMIT_DATA, (setup.memory_bytes, setup.memory_bytes))
     with contextlib.suppress(OSError):  # not on this system
@@ -55,11 +52,10 @@ def _be_modest(setup: Setup) -> None:
     logging.configure(log_format=setup.log_format)
     for part, level in setup.log_levels.items():
         logging.set_level(level, part)
-    PriorityWatch(Range(lowest, max(lowest - RAISED_BY, broker))).start()
 
 
 async def _work(connection: socket.socket, setup: Setup) -> None:
-    store = await open_store(setup.store_url, SystemClock(), SystemRandom())
+    store = await open_stores(setup.store_url, setup.pools, SystemClock(), SystemRandom())
     jobs: asyncio.Queue[Job[Any]] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
@@ -80,11 +76,23 @@ async def _work(connection: socket.socket, setup: Setup) -> None:
 async def _run(job: Job[Any], space: Workspace) -> Done | Failed:
     try:
         module, _, function = job.runs.partition(":")
-        return Done(await getattr(importlib.import_module(module), function)(job, space))
+        return Done(await getattr(_imported(module), function)(job, space))
     except Exception as error:
         failed = Failed.of(error)
         log.warning("job failed", job=type(job).__name__, reason=failed.reason)
         return failed
+
+
+def _imported(name: str) -> ModuleType:
+    """What a module brings stays as long as the process: collections need not look at it, which took longer than the
+    job itself where that was to restore a unit.
+    """
+    is_new = name not in sys.modules
+    module = importlib.import_module(name)
+    if is_new:
+        gc.collect()
+        gc.freeze()
+    return module
 
 
 def _receive(connection: socket.socket, arrived: Callable[[Job[Any]], object]) -> None:

@@ -45,6 +45,8 @@ class OwnSettings:
     bytemq_durability: str
     bytemq_http_hosts: tuple[str, ...]
     bytemq_http_listen: str
+    bytemq_iceberg_access_key_id: str
+    bytemq_iceberg_secret_access_key: str
     bytemq_log_format: str
     bytemq_log_level: str
     bytemq_decompression_memory_bytes: int
@@ -54,6 +56,7 @@ class OwnSettings:
     bytemq_response_memory_bytes: int
     bytemq_roles: tuple[str, ...]
     bytemq_scratch_dir: str
+    bytemq_zone_networks: tuple[str, ...]
     bytemq_storage: str
     bytemq_sql_concurrent: int
     bytemq_sql_max_rows: int
@@ -63,6 +66,7 @@ class OwnSettings:
     bytemq_table_after_ms: int
     bytemq_table_cache_bytes: int
     bytemq_table_codec: str
+    bytemq_table_codec_level: int
     bytemq_table_enable: bool
     bytemq_table_grace_ms: int
     bytemq_table_key_format: str
@@ -75,6 +79,7 @@ class OwnSettings:
     storage_chunk_bytes: int
     storage_garbage_grace_ms: int
     storage_open_files: int
+    storage_pool_late_ms: int
     storage_reserve_bytes: int
     storage_retry_delay_ms: int
     storage_scratch_bytes: int
@@ -87,7 +92,6 @@ class OwnSettings:
     wal_flush_interval_ms: int
     wal_inline_bytes: int
     wal_memory_bytes: int
-    wal_pending_bytes: int
     wal_retained_bytes: int
     wal_retained_flushes: int
     wal_sync_interval_ms: int
@@ -98,12 +102,14 @@ class OwnTopicSettings:
 
     bytemq_table_after_ms: int
     bytemq_table_codec: str
+    bytemq_table_codec_level: int
     bytemq_table_enable: bool
     bytemq_table_key_format: str
     bytemq_table_min_bytes: int
     bytemq_table_row_group_bytes: int
     bytemq_table_target_file_bytes: int
     bytemq_table_value_format: str
+    bytemq_skip_damage: bool
     bytemq_validate_records: bool
     bytemq_zones: tuple[str, ...]
 
@@ -137,9 +143,10 @@ _TABLE_SETTINGS = (
         "bytemq.table.after.ms",
         3_600_000,
         1000,
-        "How long a record stays in a segment before it becomes part of the table. An hour: consumers that are a bit "
-        "late read segments, which costs least; one partition makes 24 files a day at most, 1,000 partitions one file "
-        "in four seconds, a matter of milliseconds each. 60000 has data in the table within a minute.",
+        "When a record is part of the table at the latest; it stays in a segment for a quarter of that at least. An "
+        "hour: consumers that are a bit late read segments, which costs least; one partition makes 40 files a day at "
+        "most, 1,000 partitions one file in two seconds, a matter of milliseconds each. 60000 has data in the table "
+        "within a minute.",
     ),
     _size(
         "bytemq.table.min.bytes",
@@ -168,6 +175,13 @@ _TABLE_SETTINGS = (
         "zstd",
         "Compression of the Parquet files.",
         _one_of("zstd", "snappy", "lz4", "none"),
+    ),
+    OwnSetting(
+        "bytemq.table.codec.level",
+        ConfigType.INT,
+        "3",
+        "Of zstd. 9 makes files of JSON a sixth smaller and takes four times the processor for it; see decision 78.",
+        {"kind": "range", "min": 1, "max": 22},
     ),
     OwnSetting(
         "bytemq.table.value.format",
@@ -209,6 +223,13 @@ OWN_BROKER_SETTINGS = (
         "`bytemq cluster drain`.",
     ),
     OwnSetting(
+        "bytemq.zone.networks",
+        ConfigType.LIST,
+        "",
+        "Which networks are in which zone, as ZONE=NETWORK (a=10.0.0.0/20,b=10.0.16.0/20): producers are told apart by "
+        "it, and a partition whose records mostly come from one zone goes to a broker there if the load allows.",
+    ),
+    OwnSetting(
         "bytemq.durability",
         ConfigType.STRING,
         "fsync",
@@ -229,6 +250,17 @@ OWN_BROKER_SETTINGS = (
         ConfigType.STRING,
         "127.0.0.1:9464",
         "HOST:PORT of metrics, health, SQL and the Iceberg catalog over HTTP, which knows no users; empty for none.",
+    ),
+    OwnSetting(
+        "bytemq.iceberg.access.key.id",
+        ConfigType.STRING,
+        "",
+        "S3 access key that the Iceberg catalog gives to everybody who reaches it, so that engines read tables by its "
+        "URL alone; it should be good for reading PREFIX/tables and PREFIX/iceberg and nothing else. Empty: engines "
+        "bring their own.",
+    ),
+    OwnSetting(
+        "bytemq.iceberg.secret.access.key", ConfigType.PASSWORD, "", "The secret of bytemq.iceberg.access.key.id."
     ),
     OwnSetting(
         "bytemq.log.format",
@@ -321,6 +353,13 @@ OWN_BROKER_SETTINGS = (
     ),
     _size("storage.open.files", 1024, 16, "Most segment files kept open."),
     _size(
+        "storage.pool.late.ms",
+        1000,
+        50,
+        "With pools: a write that takes longer, and 250 ms longer for each MiB of it, tells against its store; after "
+        "twice that without an answer, what is new goes to another one.",
+    ),
+    _size(
         "storage.reserve.bytes",
         16 * _MIB,
         0,
@@ -349,18 +388,25 @@ OWN_BROKER_SETTINGS = (
     ),
     _size("wal.file.bytes", 64 * _MIB, _MIB, "Size of one preallocated file of the write-ahead log."),
     _size("wal.flush.bytes", 8 * _MIB, 4 * _KIB, "Most bytes of batches in one flush."),
-    _size("wal.flush.in.flight", 8, 1, "With bytemq.storage: most flushes on their way at the same time."),
+    OwnSetting(
+        "wal.flush.in.flight",
+        ConfigType.LONG,
+        "8",
+        "With bytemq.storage: most flushes on their way at the same time. At most 16.",
+        {"kind": "range", "min": 1, "max": 16},
+    ),
     _size(
         "wal.flush.interval.ms",
         100,
         0,
-        "With bytemq.storage: a flush that is not full starts no sooner than this after the one before it.",
+        "With bytemq.storage: a flush that is not full starts no sooner than this after the one before it. Where "
+        "nothing is set and the storage is a folder (file://): 5.",
     ),
     _size(
         "wal.inline.bytes",
-        64 * _KIB,
+        1 * _MIB,
         0,
-        "With page-cache durability, flushes up to this are written on the event loop.",
+        "With page-cache durability, flushes up to this are written on the event loop, as long as that is quick.",
     ),
     _size(
         "wal.memory.bytes",
@@ -368,7 +414,6 @@ OWN_BROKER_SETTINGS = (
         8 * _MIB,
         "With bytemq.storage: how much of the newest part of the write-ahead log is kept in memory for consumers.",
     ),
-    _size("wal.pending.bytes", 64 * _MIB, _MIB, "Above so many bytes not yet durable, producers wait."),
     _size("wal.retained.bytes", 1024 * _MIB, _MIB, "Write-behind to segments keeps the write-ahead log below this."),
     _size(
         "wal.retained.flushes",
@@ -386,6 +431,13 @@ OWN_TOPIC_SETTINGS = (
         ConfigType.LIST,
         "",
         "Zones whose brokers may own the topic's partitions, for as long as any of them lives; empty: all.",
+    ),
+    OwnSetting(
+        "bytemq.skip.damage",
+        ConfigType.BOOLEAN,
+        "false",
+        "Of __consumer_offsets and __transaction_state: whether coordinators go on without records whose stored bytes "
+        "are damaged. false: a partition with damage refuses its groups or transactional ids until it is mended.",
     ),
     OwnSetting(
         "bytemq.validate.records",

@@ -14,16 +14,17 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from bytemq.errors import Corrupt, Invalid
-from bytemq.metadata import keys
-from bytemq.metadata.store import Compare, KeyValue, MetadataStore, Put
+from bytemq.metadata import keys, values
+from bytemq.metadata.store import Compare, KeyValue, Listing, MetadataStore, Put
 
 FORMAT = 1
-LEFT_OUT = (keys.BROKERS, keys.CONTROLLER, keys.PREPARED, keys.LOADS, keys.TABLE_BUILDS)
+LEFT_OUT = (keys.BROKERS, keys.CONTROLLER, keys.PREPARED, keys.DOUBTS, keys.LOADS, keys.TABLE_BUILDS)
 KEYS_PER_TRANSACTION = 100
 BYTES_PER_TRANSACTION = 1024 * 1024
 MAX_RAISED = 200_000
 """Revisions that are used up one by one: some minutes of an etcd's time."""
 RAISED_AT_ONCE = 50
+LOOK_S = 0.2
 _SCRATCH = "restore/revision"
 _OF_A_START = frozenset({keys.IDENTITY, keys.FEATURE_LEVEL, _SCRATCH})
 """Keys that a broker writes which then refuses to start because these are not the metadata of its storage."""
@@ -35,9 +36,9 @@ class Backup(NamedTuple):
     entries: list[tuple[str, bytes]]
 
 
-async def export(store: MetadataStore) -> Iterator[str]:
-    """Lines of the file. Everything as it was together at one revision."""
-    entries, revision = await store.range("")
+def lines_of(listing: Listing) -> Iterator[str]:
+    """Lines of the file, of all that is in a store. Raises Invalid when that is no cluster."""
+    entries, revision = listing
     cluster_id = next((entry.value.decode() for entry in entries if entry.key == keys.IDENTITY), "")
     if not cluster_id:
         raise Invalid("there is no cluster at this address of the metadata; is the prefix right?")
@@ -47,8 +48,10 @@ async def export(store: MetadataStore) -> Iterator[str]:
 def _lines(cluster_id: str, revision: int, entries: Iterable[KeyValue]) -> Iterator[str]:
     kept = [entry for entry in entries if not entry.key.startswith(LEFT_OUT)]
     yield json.dumps({"bytemq_metadata": FORMAT, "cluster": cluster_id, "revision": revision, "keys": len(kept)})
-    for entry in kept:
-        yield json.dumps([entry.key, base64.b64encode(entry.value).decode()])
+    for key, value, changed_at in kept:
+        if key == keys.LAST_SESSION:  # its revision does not come along
+            value = values.encode_number(values.decode_last_session(value, changed_at))
+        yield json.dumps([key, base64.b64encode(value).decode()])
 
 
 def parse(lines: Iterable[str]) -> Backup:
@@ -66,11 +69,22 @@ def parse(lines: Iterable[str]) -> Backup:
         raise Corrupt(f"this is no export of metadata: {error!r}") from error
 
 
-async def restore(store: MetadataStore, backup: Backup) -> None:
-    """Into an empty store. Raises Invalid with what to do when it is not, or when its revisions are too far behind."""
-    existing, revision = await store.range("")
-    if any(entry.key not in _OF_A_START for entry in existing):
-        raise Invalid("there are metadata at this address already; an export is restored to an empty prefix")
+async def restore(store: MetadataStore, backup: Backup, *, replace: bool = False, patience_s: float = 0.0) -> None:
+    """Into an empty store, or in place of what is there. Raises Invalid with what to do when that must not be, or when
+    the store's revisions are too far behind. Sessions of brokers that are dead end within `patience_s`.
+    """
+    while True:
+        existing, revision = await store.range("")
+        if not any(entry.key.startswith(keys.BROKERS) for entry in existing):
+            break
+        if patience_s <= 0:
+            raise Invalid("a broker uses the metadata at this address; stop every broker first")
+        await asyncio.sleep(LOOK_S)
+        patience_s -= LOOK_S
+    if not replace and any(entry.key not in _OF_A_START for entry in existing):
+        raise Invalid(
+            "there are metadata at this address already; an export is restored to an empty prefix, or with --replace"
+        )
     if backup.revision - revision > MAX_RAISED:
         raise Invalid(
             f"this store is at revision {revision}, the export was made at {backup.revision}; session ids would come "
@@ -78,11 +92,21 @@ async def restore(store: MetadataStore, backup: Backup) -> None:
             f"{backup.revision - revision + MAX_RAISED} --mark-compacted (a snapshot of an empty etcd will do)."
         )
     await _raise_revision(store, revision, backup.revision)
+    if replace:
+        await _remove(store, [entry.key for entry in existing])
+        existing = []
     known = {entry.key: entry.revision for entry in existing}
     for puts in _batches(backup.entries):
         written = await store.txn([Compare(put.key, known.get(put.key, 0)) for put in puts], puts)
         if not written.succeeded:
             raise Invalid("somebody else writes metadata at this address; stop every broker first")
+
+
+async def _remove(store: MetadataStore, names: list[str]) -> None:
+    """The feature level goes first: without it the rest is not used."""
+    names.sort(key=lambda name: name != keys.FEATURE_LEVEL)
+    for start in range(0, len(names), KEYS_PER_TRANSACTION):
+        await store.txn([], deletes=names[start : start + KEYS_PER_TRANSACTION])
 
 
 async def _raise_revision(store: MetadataStore, revision: int, wanted: int) -> None:

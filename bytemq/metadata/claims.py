@@ -76,7 +76,7 @@ def releases(
                 return None
             end_offset = max(ending.end_offset, partition.end_offset)
             successor = image.brokers.get(partition.assigned)
-            if successor is None or successor.id == broker_id:
+            if successor is None or successor.id == broker_id or image.is_missed(successor.id):
                 return partition._replace(owner=values.NO_BROKER, session=values.NO_SESSION, end_offset=end_offset)
             epoch = partition.leader_epoch + 1
             return partition._replace(

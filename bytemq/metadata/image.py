@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from bytemq.errors import Corrupt
 from bytemq.metadata import keys, values
+from bytemq.metadata.pools import PoolValue, decode_pool
 from bytemq.metadata.store import Event, KeyValue
 from bytemq.metadata.topic_names import unify_collision_characters
 from bytemq.types import ALL_ROLES, Role, TopicId, parse_topic_id
@@ -64,6 +65,10 @@ class BrokerImage:
     capacity: float = 1.0
     """How much of the load it is to carry, relative to others."""
     roles: frozenset[Role] = ALL_ROLES
+    levels: values.Levels = values.UNTOLD_LEVELS
+    """Feature levels that it supports."""
+    session_timeout_s: float | None = None
+    """As in its value."""
 
     @property
     def rack(self) -> str | None:
@@ -76,8 +81,12 @@ class ImageChange:
 
     topics: set[TopicId] = field(default_factory=set)
     """Created, changed in any way, or deleted (then no longer in the image)."""
+    deleted: set[str] = field(default_factory=set)
+    """Names of the deleted ones. Others may have these names by now."""
     brokers: bool = False
     prepared: bool = False
+    pools: bool = False
+    doubts: bool = False
     configs: set[tuple[str, str]] = field(default_factory=set)
     """(kind, name) as in `keys.config`; a topic's configs count as a change of the topic."""
 
@@ -100,6 +109,8 @@ class ClusterImage:
     def __init__(self) -> None:
         self.revision = 0
         self.cluster_id = ""
+        self.feature_level = 0
+        """The one that is finalised, see `features.py`; 0: not known."""
         self.topics: dict[str, TopicImage] = {}
         self.topics_by_id: dict[TopicId, TopicImage] = {}
         self.brokers: dict[int, BrokerImage] = {}
@@ -107,8 +118,12 @@ class ClusterImage:
         """Partitions by the broker that the planner wishes to own them, alive or not."""
         self.prepared: dict[int, int] = {}
         """By broker: the wishes up to this revision it has seen, and is prepared for what they bring it."""
+        self.doubts: dict[int, values.DoubtValue] = {}
+        """By broker; of its session now or of an earlier one."""
         self.controller_id = values.NO_BROKER
         self.configs: dict[tuple[str, str], Mapping[str, str]] = {}
+        self.pools: dict[str, PoolValue] = {}
+        """What is said of stores; of the primary nothing, as a rule."""
         self._collisions: dict[str, set[str]] = {}
         self._key_revisions: dict[str, int] = {}
         self._parts: dict[TopicId, _TopicParts] = {}
@@ -128,12 +143,32 @@ class ClusterImage:
         return self.configs.get(("broker", str(broker_id)), NO_CONFIGS)
 
     def leader_of(self, partition: PartitionImage) -> tuple[int, int]:
-        """Where its clients should go, and the leader epoch there: its owner. While it has none, the live broker that
-        is to be it, at the epoch that it is going to have: who comes too early waits there, a moment. -1: nobody.
+        """Where its clients should go, and the leader epoch there: its owner. While it has none, or one that is missed,
+        the live broker that is to be it, at the epoch that it is going to have: who comes too early waits there, a
+        moment. -1: nobody.
         """
-        if partition.owner == values.NO_BROKER and partition.assigned in self.brokers:
+        owner = partition.owner
+        is_away = owner == values.NO_BROKER or self.is_missed(owner)
+        if is_away and owner != partition.assigned and partition.assigned in self.brokers:
             return partition.assigned, partition.leader_epoch + 1
-        return partition.owner, partition.leader_epoch
+        return owner, partition.leader_epoch
+
+    def comes_soon(self, partition: PartitionImage, broker_id: int) -> bool:
+        """Whether the broker is about to serve the partition, as is wished: worth waiting for. The session of an owner
+        that is missed may take longer to end.
+        """
+        owner = partition.owner
+        is_free_soon = not self.is_missed(owner) or self.doubt_in(owner) is values.DoubtStage.ENDING
+        return partition.assigned == broker_id and is_free_soon
+
+    def doubt_in(self, broker_id: int) -> values.DoubtStage | None:
+        """In the session that the broker has now."""
+        doubt, broker = self.doubts.get(broker_id), self.brokers.get(broker_id)
+        return None if doubt is None or broker is None or doubt.session != broker.epoch else doubt.stage
+
+    def is_missed(self, broker_id: int) -> bool:
+        """Whether the broker lives on paper only, as far as others can tell."""
+        return bool(self.doubts) and self.doubt_in(broker_id) in (values.DoubtStage.MISSED, values.DoubtStage.ENDING)
 
     @property
     def drained(self) -> set[int]:
@@ -188,7 +223,7 @@ class ClusterImage:
             self._forget_built_chunks()
             change.topics.update(self._parts)
         for topic_id in change.topics:
-            self._rebuild(topic_id)
+            self._rebuild(topic_id, change)
         return change
 
     def _apply_one(self, event: Event, change: ImageChange) -> None:
@@ -219,12 +254,24 @@ class ClusterImage:
             else:
                 self.prepared[broker_id] = values.decode_number(value)
             change.prepared = True
+        elif key.startswith(keys.DOUBTS):
+            broker_id = int(key[len(keys.DOUBTS) :])
+            if value is None:
+                self.doubts.pop(broker_id, None)
+            else:
+                self.doubts[broker_id] = values.decode_doubt(value)
+            change.doubts = True
         elif key.startswith(keys.CONFIGS):
             kind, _, name = key[len(keys.CONFIGS) :].partition("/")
             self._apply_configs((kind, name), value)
             change.configs.add((kind, name))
+        elif key.startswith(keys.POOLS):
+            self._apply_pool(key[len(keys.POOLS) :], value)
+            change.pools = True
         elif key == keys.IDENTITY and value is not None:
             self.cluster_id = value.decode()
+        elif key == keys.FEATURE_LEVEL and value is not None:
+            self.feature_level = values.decode_number(value)
         elif key == keys.CONTROLLER:
             self.controller_id = values.NO_BROKER if value is None else values.decode_number(value)
 
@@ -250,7 +297,14 @@ class ClusterImage:
             return
         decoded = values.decode_broker(value)
         self.brokers[broker_id] = BrokerImage(
-            broker_id, decoded.zone, decoded.endpoints, revision, decoded.capacity, decoded.roles
+            broker_id,
+            decoded.zone,
+            decoded.endpoints,
+            revision,
+            decoded.capacity,
+            decoded.roles,
+            decoded.levels,
+            decoded.session_timeout_s,
         )
 
     def _apply_configs(self, resource: tuple[str, str], value: bytes | None) -> None:
@@ -258,6 +312,12 @@ class ClusterImage:
             self.configs.pop(resource, None)
         else:
             self.configs[resource] = values.decode_configs(value)
+
+    def _apply_pool(self, name: str, value: bytes | None) -> None:
+        if value is None:
+            self.pools.pop(name, None)
+        else:
+            self.pools[name] = decode_pool(value)
 
     def _touch(self, topic_id: TopicId, chunk: int, change: ImageChange) -> _TopicParts:
         parts = self._parts.setdefault(topic_id, _TopicParts())
@@ -270,7 +330,7 @@ class ClusterImage:
         for parts in self._parts.values():
             parts.chunks.clear()
 
-    def _rebuild(self, topic_id: TopicId) -> None:
+    def _rebuild(self, topic_id: TopicId, change: ImageChange) -> None:
         old = self.topics_by_id.pop(topic_id, None)
         if old is not None:
             self.assigned_counts.subtract(partition.assigned for partition in old.partitions)
@@ -279,6 +339,8 @@ class ClusterImage:
                 self._forget_collision(old.name)
         parts = self._parts[topic_id]
         if parts.name is None or parts.value is None:
+            if old is not None:
+                change.deleted.add(old.name)
             if not parts.assignments and not parts.owners:
                 del self._parts[topic_id]
             return

@@ -3,14 +3,18 @@
 Owns: the names. Must not: know what the values look like (`values.py`; the storage's values are the storage's own).
 
     cluster/identity                       id of the cluster, made once
-    cluster/feature-level                  what the data's formats need of a node
+    cluster/feature-level                  which formats brokers may write, see `features.py`
+    cluster/last-session                   written with each session key: its revision is the newest session's id
+    cluster/storage                        the mark of the storage that the brokers share
     cluster/controller                     leased: who plans
     cluster/brokers/<id>                   leased: a broker's session
     cluster/topics/<name>                  id, number of partitions, configs
     cluster/assignments/<topic id>/<chunk> the planner's wishes: which broker should own
     cluster/owners/<topic id>/<chunk>      the owners' facts: which session owns, and the leader epoch
     cluster/prepared/<id>                  leased: up to which revision's wishes a broker is prepared
+    cluster/doubts/<id>                    leased by who doubts: the session of a broker that shall end, see `doubts.py`
     cluster/configs/<type>/<name>          dynamic configs of brokers, groups, client metrics
+    cluster/pools/<name>                   further stores of the cluster, see `pools.py`; "primary": the first one
     loads/<id>                             leased: what a broker measures, see `loads.py`
     table-builds/<broker>/<request>        leased: partitions that another broker wants to be tables now
     scheduler/moves                        the controller's last moves and why it made them
@@ -29,13 +33,17 @@ from bytemq.types import PartitionId, TopicId, format_topic_id, parse_topic_id
 CLUSTER = "cluster/"
 IDENTITY = "cluster/identity"
 FEATURE_LEVEL = "cluster/feature-level"
+LAST_SESSION = "cluster/last-session"
+STORAGE = "cluster/storage"
 CONTROLLER = "cluster/controller"
 BROKERS = "cluster/brokers/"
 TOPICS = "cluster/topics/"
 ASSIGNMENTS = "cluster/assignments/"
 OWNERS = "cluster/owners/"
 PREPARED = "cluster/prepared/"
+DOUBTS = "cluster/doubts/"
 CONFIGS = "cluster/configs/"
+POOLS = "cluster/pools/"
 LOADS = "loads/"
 MOVES = "scheduler/moves"
 PRODUCER_IDS = "allocations/producer-ids"
@@ -55,6 +63,10 @@ def broker(broker_id: int) -> str:
 
 def prepared(broker_id: int) -> str:
     return f"{PREPARED}{broker_id}"
+
+
+def doubt(broker_id: int) -> str:
+    return f"{DOUBTS}{broker_id}"
 
 
 def load(broker_id: int) -> str:
@@ -94,6 +106,10 @@ def owners_of(topic_id: TopicId) -> str:
 def config(kind: str, name: str) -> str:
     """`kind`: broker, group, client-metrics. `name` may hold any character; "" is the default of all brokers."""
     return f"{CONFIGS}{kind}/{name}"
+
+
+def pool(name: str) -> str:
+    return POOLS + name
 
 
 def manifest(partition: PartitionId) -> str:

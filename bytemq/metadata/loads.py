@@ -44,16 +44,26 @@ class LoadReport:
     wal_bytes: int = 0
     problem: str = ""
     """Why its storage refuses appends."""
+    pools: Mapping[str, str] = field(default_factory=dict)
+    """How each of several stores is, in words; what comes behind a colon are the reasons."""
+    homes: Mapping[PartitionId, str] = field(default_factory=dict)
+    """The zone from which most of what is produced to a partition comes, where there is one."""
 
     def differs_from(self, other: LoadReport) -> bool:
         """Whether the controller would decide otherwise, maybe."""
-        if self.problem != other.problem or _differs(self.total, other.total):
+        if self.problem != other.problem or _without_reasons(self.pools) != _without_reasons(other.pools):
+            return True
+        if self.homes != other.homes or _differs(self.total, other.total):
             return True
         if max(self.lag_ms, other.lag_ms) > 100 or max(self.commit_ms, other.commit_ms) > 500:
             return True
         if self.partitions.keys() != other.partitions.keys():
             return True
         return any(_differs(rates, other.partitions[partition]) for partition, rates in self.partitions.items())
+
+
+def _without_reasons(pools: Mapping[str, str]) -> dict[str, str]:
+    return {name: state.partition(":")[0] for name, state in pools.items()}
 
 
 def _differs(one: Rates, other: Rates) -> bool:
@@ -72,7 +82,13 @@ def encode_load(report: LoadReport) -> bytes:
         "commit_ms": round(report.commit_ms, 1),
         "wal_bytes": report.wal_bytes,
         "problem": report.problem,
+        "pools": dict(report.pools),
     }
+    if report.homes:
+        homes: dict[str, dict[str, list[int]]] = {}
+        for partition, zone in report.homes.items():
+            homes.setdefault(zone, {}).setdefault(format_topic_id(partition.topic_id), []).append(partition.index)
+        fields["homes"] = homes
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -92,6 +108,13 @@ def decode_load(data: bytes) -> LoadReport:
             fields["commit_ms"],
             fields["wal_bytes"],
             fields["problem"],
+            fields.get("pools", {}),
+            {
+                PartitionId(parse_topic_id(topic), index): zone
+                for zone, topics in fields.get("homes", {}).items()
+                for topic, indexes in topics.items()
+                for index in indexes
+            },
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"a broker's load cannot be read: {error!r}") from error

@@ -21,8 +21,10 @@ from bytemq.types import PartitionId, parse_topic_id
 LEFT_BEHIND = (
     keys.BROKERS,
     keys.CONTROLLER,
+    keys.LAST_SESSION,
     keys.ASSIGNMENTS,
     keys.PREPARED,
+    keys.DOUBTS,
     keys.LOADS,
     keys.MOVES,
     keys.WAL_TAILS,

@@ -17,9 +17,10 @@ PINNED_ZONES = "bytemq.zones"
 def load_of_live_brokers(image: ClusterImage) -> Counter[int]:
     """How many partitions are assigned to each live broker, for `spread` to count up.
 
-    Without those that are drained, if there are others.
+    Without those that are missed, and those that are drained, as far as there are others.
     """
-    usable = image.brokers.keys() - image.drained or image.brokers.keys()
+    there = {broker for broker in image.brokers if not image.is_missed(broker)} or image.brokers.keys()
+    usable = there - image.drained or there
     return Counter({broker: image.assigned_counts[broker] for broker in usable})
 
 

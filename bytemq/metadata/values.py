@@ -9,17 +9,35 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 from bytemq.errors import Corrupt
 from bytemq.types import ALL_ROLES, Role, TopicId, format_topic_id, parse_topic_id
 
 NO_BROKER = -1
 NO_SESSION = -1
+THIS_REVISION = b"0"
+"""The value of keys.LAST_SESSION where the id is its revision; in restored metadata the id itself is there."""
 
 _parse = json.JSONDecoder().decode
 _format = json.JSONEncoder(separators=(",", ":")).encode
 """Both made once: a broker that starts reads thousands of values."""
+
+
+class Levels(NamedTuple):
+    """Feature levels that a broker supports; see `features.py`."""
+
+    lowest: int
+    highest: int
+
+    def __str__(self) -> str:
+        """As Kafka writes ranges."""
+        return str(self.lowest) if self.lowest == self.highest else f"{self.lowest}-{self.highest}"
+
+
+UNTOLD_LEVELS = Levels(1, 2)
+"""Of brokers from before they told them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +53,28 @@ class BrokerValue:
     capacity: float = 1.0
     """How much of the load it is to carry, relative to others."""
     roles: frozenset[Role] = ALL_ROLES
+    levels: Levels = UNTOLD_LEVELS
+    session_timeout_s: float | None = None
+    """What its lease lasts; None: it is of a version that does not look for doubts in its session."""
+
+
+class DoubtStage(StrEnum):
+    RAISED = "raised"
+    MISSED = "missed"
+    """It was not taken back in time: what the broker has is wished to be others', and clients are sent there."""
+    ENDING = "ending"
+    """Missed, and the session ends within a moment: clients may wait there."""
+    FINAL = "final"
+    """It may not be taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtValue:
+    """A session that shall end, and who says so."""
+
+    session: int
+    by: int
+    stage: DoubtStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +107,8 @@ def encode_broker(value: BrokerValue) -> bytes:
             "incarnation": value.incarnation,
             "capacity": value.capacity,
             "roles": sorted(value.roles),
+            "levels": value.levels,
+            "session_timeout": value.session_timeout_s,
         }
     )
 
@@ -76,7 +118,26 @@ def decode_broker(data: bytes) -> BrokerValue:
     endpoints = {name: (str(host), int(port)) for name, (host, port) in fields["endpoints"].items()}
     capacity = float(fields.get("capacity", 1.0))
     roles = frozenset(Role(role) for role in fields.get("roles", ALL_ROLES) if role in ALL_ROLES)
-    return BrokerValue(fields["zone"], endpoints, fields["version"], fields["incarnation"], capacity, roles)
+    levels = Levels(*map(int, fields.get("levels", UNTOLD_LEVELS)))
+    return BrokerValue(
+        fields["zone"],
+        endpoints,
+        fields["version"],
+        fields["incarnation"],
+        capacity,
+        roles,
+        levels,
+        fields.get("session_timeout"),
+    )
+
+
+def encode_doubt(value: DoubtValue) -> bytes:
+    return _dump({"session": value.session, "by": value.by, "stage": value.stage})
+
+
+def decode_doubt(data: bytes) -> DoubtValue:
+    fields = _load(data)
+    return DoubtValue(fields["session"], fields["by"], DoubtStage(fields["stage"]))
 
 
 def encode_topic(value: TopicValue) -> bytes:
@@ -149,6 +210,11 @@ def decode_number(data: bytes) -> int:
         return int(data)
     except ValueError as error:
         raise Corrupt(f"metadata holds {data[:40]!r} where a number belongs") from error
+
+
+def decode_last_session(data: bytes, revision: int) -> int:
+    """The newest session's id, of the value of keys.LAST_SESSION that was written at `revision`."""
+    return decode_number(data) or revision
 
 
 def _dump(value: object) -> bytes:

@@ -17,22 +17,30 @@ from bytemq.broker.ownership import Ownership
 from bytemq.broker.whole_topics import WholeTopics
 from bytemq.compaction import cleaner_metrics, table_metrics
 from bytemq.compaction.cleaner import Cleaner
+from bytemq.compaction.table_builds import Asker, TableBuilds
 from bytemq.compaction.worker import Worker
+from bytemq.metadata.doubts import Doubts
 from bytemq.node import settings
 from bytemq.node.foundation import Foundation
-from bytemq.node.tables import Tables
+from bytemq.node.tables import Tables, refused_build
 from bytemq.scheduler import cluster_metrics
 from bytemq.scheduler.cluster_metrics import HasMembers, MemberWatch
 from bytemq.scheduler.controller import Controller
 from bytemq.storage.logs import Logs
+from bytemq.storage.pools.opening import pool_urls
+from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.tables.published_columns import ColumnStore
+
+
+def start_session(base: Foundation) -> None:
+    """What keeps the session that the node has joined under: at once, for the rest of a start may take its time."""
+    base.supervisor.start_essential("session", base.membership.run())
 
 
 def start_membership(base: Foundation, controller: Controller) -> None:
     """What keeps the node in its cluster, and the cluster in order."""
     tasks = base.supervisor
     tasks.start_essential("metadata follower", base.follower.run())
-    tasks.start_essential("session", base.membership.run())
     tasks.keep_running("controller", controller.run)
     tasks.keep_running("balance", controller.run_looks)
     cluster_metrics.register(base.metrics, lambda: base.image, base.membership, controller)
@@ -57,6 +65,7 @@ def start_housekeeping(base: Foundation, broker: Broker, ownership: Ownership) -
         listener=settings.inter_broker_listener(base.config.now),
         follower=base.follower,
         look_ahead=partitions.services.storage.look_ahead,
+        doubt=Doubts(base.store, base.clock, base.broker_id, membership.lease).end_unless_it_objects,
         clock=base.clock,
         supervisor=tasks,
     )
@@ -68,7 +77,12 @@ def start_housekeeping(base: Foundation, broker: Broker, ownership: Ownership) -
 def start_cleaner(parts: AsyncExitStack, base: Foundation, broker: Broker, logs: Logs) -> None:
     config = base.config
     memory_bytes = settings.worker_memory_bytes(config.now)
-    worker = Worker("background", settings.store_url(config.now), memory_bytes=memory_bytes)
+    worker = Worker(
+        "background",
+        settings.store_url(config.now),
+        memory_bytes=memory_bytes,
+        pools=lambda: pool_urls(base.image.pools),
+    )
     parts.push_async_callback(worker.close)
     cleaner = Cleaner(
         broker.partitions,
@@ -92,6 +106,23 @@ def start_restructuring(base: Foundation, broker: Broker, logs: Logs, tables: Ta
     base.supervisor.keep_running("tables", restructuring.run)
     base.supervisor.keep_running("untouched tables", tables.run_untouched)
     base.supervisor.keep_running("builds for others", tables.run_builds)
+
+
+def start_refusing_builds(base: Foundation) -> None:
+    """Without the extra `tables`: whoever wants a table of what is ours built is told so."""
+    me = Asker(base.broker_id, base.membership.session_id, base.membership.lease)
+    builds = TableBuilds(base.store, lambda: base.image, refused_build, me, base.clock, base.supervisor)
+    base.supervisor.keep_running("builds for others", builds.run)
+
+
+def start_exports(base: Foundation, shared: ObjectStore) -> None:
+    """What makes the storage of a cluster tell its metadata."""
+    from bytemq.storage.objects.metadata_exports import MetadataExports
+
+    grace_s = base.config.now.storage_garbage_grace_ms / 1000
+    exports = MetadataExports(shared, base.store, base.follower, base.broker_id, grace_s, base.clock, base.random)
+    base.metrics.gauge("bytemq_metadata_export_age_seconds", "On the controller", lambda: exports.age_s)
+    base.supervisor.keep_running("metadata exports", exports.run)
 
 
 async def _retain(base: Foundation, broker: Broker) -> None:

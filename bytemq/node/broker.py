@@ -57,6 +57,7 @@ def join_broker(base: Foundation, partitions: PartitionTable, peers: Peers) -> t
     """A broker that follows the metadata from now on."""
     config = base.config
     groups = GroupCoordinators(
+        broker_id=base.broker_id,
         config=lambda: config.now,
         image=lambda: base.image,
         clock=base.clock,
@@ -133,6 +134,7 @@ def _transaction_coordinators(
     base: Foundation, producer_ids: ProducerIds, markers: MarkerWriter, remote: RemoteTransactions
 ) -> TransactionCoordinators:
     return TransactionCoordinators(
+        broker_id=base.broker_id,
         config=lambda: base.config.now,
         image=lambda: base.image,
         producer_ids=producer_ids,
@@ -155,6 +157,8 @@ def _follow_image(base: Foundation, broker: Broker, ownership: Ownership) -> Non
             except SessionLost as error:
                 base.fail("session", error)
         broker.groups.on_image_change(change)
+        broker.transactions.on_image_change(change)
+        broker.traffic.forget(change.deleted)
         if broker.followers is not None:
             broker.followers.on_image_change(change)
         if mine & change.configs:

@@ -27,7 +27,7 @@ from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
 from bytemq.metadata import keys, node_copy
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
-from bytemq.metadata.identity import require_known_level
+from bytemq.metadata.features import SUPPORTED, require_supported
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.opening import open_metadata
 from bytemq.metadata.store import MetadataStore
@@ -42,7 +42,7 @@ from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of, encode_manifest
 from bytemq.storage.objects.session_log import FOLDER
 from bytemq.storage.objects.shared_garbage import TOPICS
-from bytemq.storage.objects.shared_store import MARK
+from bytemq.storage.pools.opening import CLUSTER_ID
 from bytemq.storage.stores.by_url import open_store
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.stores.local import LocalStore
@@ -127,7 +127,7 @@ async def _claimed(store: ObjectStore, url: str, cluster_id: str, clock: Clock, 
     """The storage is this copy's from now on: what is in it. Raises Invalid when it is anybody else's."""
     await self_test(store, clock, f"{random.getrandbits(64):016x}")
     try:
-        holder = (await store.read(MARK)).decode("ascii", "replace")
+        holder = (await store.read(CLUSTER_ID)).decode("ascii", "replace")
     except NotFound:
         holder = ""
     existing = {info.name: info.size_bytes for folder in (FOLDER, TOPICS, TABLES) for info in await store.list(folder)}
@@ -136,7 +136,7 @@ async def _claimed(store: ObjectStore, url: str, cluster_id: str, clock: Clock, 
     if not holder:
         if existing:
             raise Invalid(f"{url} is not empty: it holds {next(iter(existing))}. Choose another bucket or prefix.")
-        await store.create(MARK, [cluster_id.encode()])
+        await store.create(CLUSTER_ID, [cluster_id.encode()])
     if any(name.startswith(FOLDER) for name in existing):
         raise Invalid(f"{url} was used by a broker of this cluster. Choose another bucket or prefix.")
     return existing
@@ -150,7 +150,7 @@ async def _settled_source(parts: AsyncExitStack, data: Path, clock: Clock) -> So
     parts.callback(lock.release)
     metadata = EmbeddedStore.open(lock, "fsync")
     parts.push_async_callback(metadata.close)
-    require_known_level(await metadata.get(keys.FEATURE_LEVEL))
+    require_supported(await metadata.get(keys.FEATURE_LEVEL), SUPPORTED)
     identity = await metadata.get(keys.IDENTITY)
     if identity is None:
         raise Invalid(f"{data} holds no node's data yet: there is nothing to copy")
@@ -169,7 +169,7 @@ async def _settled_source(parts: AsyncExitStack, data: Path, clock: Clock) -> So
 async def _written_behind(data: Path, metadata: EmbeddedStore, clock: Clock) -> dict[PartitionId, StoredManifest]:
     """The logs of all topics, all of them in segments."""
     config = BrokerConfig({"bytemq.data.dir": str(data)})
-    value = BrokerValue(None, {}, __version__, os.urandom(8).hex())
+    value = BrokerValue(None, {}, __version__, os.urandom(8).hex(), levels=SUPPORTED)
     failures: list[BaseException] = []
     async with AsyncExitStack() as parts:
         membership = await Membership.join(metadata, clock, None, value, SESSION_TTL_S)

@@ -15,7 +15,7 @@ from bytemq.node import settings
 from bytemq.node.foundation import Foundation
 from bytemq.node.iceberg_routes import IcebergRoutes
 from bytemq.node.table_routes import TableRoutes
-from bytemq.node.tables import Tables
+from bytemq.node.tables import NOT_INSTALLED, Tables
 from bytemq.runtime.logging import get_logger
 
 log = get_logger("node")
@@ -52,9 +52,9 @@ def _routes(parts: AsyncExitStack, base: Foundation, tables: Tables | None) -> d
     queries = tables.queries(settings.sql_limits(base.config.now))
     parts.push_async_callback(queries.close)
     routes = TableRoutes(tables, queries)
-    return {"/tables": routes.tables, "/sql": routes.sql, "/iceberg": IcebergRoutes(tables).iceberg}
+    iceberg = IcebergRoutes(tables, settings.catalog_credentials(base.config.now))
+    return {"/tables": routes.tables, "/sql": routes.sql, "/iceberg": iceberg.iceberg}
 
 
 async def _not_installed(request: Request) -> Answer:
-    text = "this node has no tables and no SQL: install them with pip install 'bytemq[tables]' and start it again\n"
-    return Answer(501, text.encode())
+    return Answer(501, f"this node cannot: {NOT_INSTALLED}\n".encode())

@@ -21,6 +21,7 @@ from bytemq.broker.http import Answer, Request
 from bytemq.errors import BytemqError
 from bytemq.node.tables import Tables
 from bytemq.protocol.error_codes import KafkaError
+from bytemq.storage.tables.table_file import PUBLIC
 
 NAMESPACE = "bytemq"
 JSON = "application/json"
@@ -35,8 +36,10 @@ ENDPOINTS = [
 
 
 class IcebergRoutes:
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, credentials: Mapping[str, str]) -> None:
+        """`credentials`: for whoever asks, where the operator wants it so; never our own."""
         self._tables = tables
+        self._credentials = credentials
 
     async def iceberg(self, request: Request) -> Answer:
         """/iceberg"""
@@ -80,19 +83,25 @@ class IcebergRoutes:
         metadata = await self._tables.iceberg_metadata(topic)
         if method == "HEAD":
             return Answer(204, b"")
-        location, hints = json.dumps(metadata.location), json.dumps(_storage_hints(metadata.location, os.environ))
-        answer = f'{{"metadata-location": {location}, "metadata": {metadata.text}, "config": {hints}}}'
-        return Answer(200, answer.encode(), JSON)
+        config: dict[str, str] = {}
+        credentials = []
+        if metadata.location.startswith("s3:"):
+            config = _storage_config(os.environ) | {**self._credentials}
+            # Of one alone DuckDB takes it that it is for the folder of the rows only.
+            folders = PUBLIC if self._credentials else ()
+            credentials = [{"prefix": f"{self._tables.url}/{folder}", "config": config} for folder in folders]
+        about = json.dumps(
+            {"metadata-location": metadata.location, "config": config, "storage-credentials": credentials}
+        )
+        return Answer(200, f'{about[:-1]}, "metadata": {metadata.text}}}'.encode(), JSON)
 
 
-def _storage_hints(location: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Where an S3 server other than AWS is, as clients call it. Never how one gets in."""
-    if not location.startswith("s3:"):
-        return {}
+def _storage_config(environment: Mapping[str, str]) -> dict[str, str]:
+    """Where an S3 server other than AWS is, as clients call it."""
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    hints = {"client.region": region, "s3.region": region} if region else {}
-    return hints | ({"s3.endpoint": endpoint, "s3.path-style-access": "true"} if endpoint else {})
+    found = {"client.region": region, "s3.region": region} if region else {}
+    return found | ({"s3.endpoint": endpoint, "s3.path-style-access": "true"} if endpoint else {})
 
 
 def _json(value: Any) -> Answer:

@@ -23,13 +23,22 @@ from bytemq.config import BrokerConfig
 from bytemq.errors import BytemqError, Fenced
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
+from bytemq.metadata.features import SUPPORTED
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.identity import ensure_identity
 from bytemq.metadata.opening import open_metadata
 from bytemq.metadata.store import MetadataStore
 from bytemq.metadata.values import BrokerValue
 from bytemq.node import settings, tables
-from bytemq.node.background import start_cleaner, start_housekeeping, start_membership, start_restructuring
+from bytemq.node.background import (
+    start_cleaner,
+    start_exports,
+    start_housekeeping,
+    start_membership,
+    start_refusing_builds,
+    start_restructuring,
+    start_session,
+)
 from bytemq.node.broker import join_broker, partition_table
 from bytemq.node.foundation import Foundation
 from bytemq.node.http import start_http
@@ -42,7 +51,8 @@ from bytemq.runtime.logging import get_logger
 from bytemq.runtime.metrics import Metrics
 from bytemq.runtime.tasks import Supervisor
 from bytemq.scheduler.controller import Controller
-from bytemq.scheduler.membership import Membership, check_clock
+from bytemq.scheduler.membership import Membership, SessionLost, check_clock
+from bytemq.storage.pools.opening import pool_urls
 from bytemq.storage.stores.remote import RemoteStore
 from bytemq.types import Role
 
@@ -61,6 +71,8 @@ class Node:
         """None without the extra `tables`: nothing is converted, and what was is not read."""
         self._config = LiveConfig(config)
         self._ready = False
+        self._session_may_end = False
+        """It has joined a cluster in which sessions end with their leases."""
         self._clock = clock
         self._random = SystemRandom()
         self._metrics = Metrics()
@@ -71,10 +83,18 @@ class Node:
 
     @classmethod
     async def start(cls, config: BrokerConfig, clock: Clock | None = None) -> Node:
-        """A node that serves clients. Raises BytemqError with a sentence for the user; nothing is left open then."""
+        """A node that serves clients. Raises BytemqError with a sentence for the user; nothing is left open then.
+
+        `SessionLost`: the machine was so slow, or the process stood still, that its session ended meanwhile.
+        """
         async with AsyncExitStack() as parts:
             node = cls(config, clock or SystemClock())
-            await node._start(parts)
+            try:
+                await node._start(parts)
+            except Fenced as error:
+                if node._session_may_end:
+                    raise SessionLost(f"{error}, while the node started") from error
+                raise
             node._parts = parts.pop_all()
         return node
 
@@ -115,9 +135,14 @@ class Node:
         for _, opened in sockets:
             parts.callback(opened.close)
         base = await self._join_cluster(parts, store, sockets)
+        self._session_may_end = store.leases_time_out
+        parts.push_async_callback(self._supervisor.close)  # if the start goes no further than this
+        start_session(base)
         if tables.are_available():
-            signer = shared if isinstance(shared, RemoteStore) else None
-            self.tables = Tables(data, settings.store_url(self.config), signer)
+            primary = shared.primary if shared is not None else None
+            signer = primary if isinstance(primary, RemoteStore) else None
+            url = settings.store_url(self.config)
+            self.tables = Tables(data, url, signer, lambda: pool_urls(base.image.pools))
             parts.push_async_callback(self.tables.close)
         logs = await open_logs(parts, base, shared, None if self.tables is None else self.tables.restorer)
         partitions = partition_table(parts, base, logs)
@@ -138,8 +163,12 @@ class Node:
         controller = Controller(store, base.follower, base.membership, self._clock, may_control=may_control)
         start_membership(base, controller)
         start_housekeeping(base, self.broker, ownership)
+        if shared is not None:
+            start_exports(base, shared)
         if self.tables is not None:
             start_restructuring(base, self.broker, logs, self.tables)
+        else:
+            start_refusing_builds(base)
         await controller.stand()
         self.http_address = await start_http(parts, base, self.tables, self._why_not_ready)
         garbage_collection.settle()  # now, for coordinators begin to load
@@ -158,6 +187,7 @@ class Node:
         self, parts: AsyncExitStack, store: MetadataStore, sockets: list[BoundListener]
     ) -> Foundation:
         bound = {listener.name: opened.getsockname()[:2] for listener, opened in sockets}
+        ttl_s = self.config.broker_session_timeout_ms / 1000
         value = BrokerValue(
             self.config.broker_rack,
             settings.advertised(self.config, bound, socket.gethostname()),
@@ -165,9 +195,10 @@ class Node:
             os.urandom(8).hex(),
             self.config.bytemq_capacity / 100,
             settings.roles(self.config),
+            SUPPORTED,
+            ttl_s,
         )
         await check_clock(store, self._clock)
-        ttl_s = self.config.broker_session_timeout_ms / 1000
         wanted = None if self.config.bytemq_node_id_auto else self.config.node_id
         membership = await Membership.join(store, self._clock, wanted, value, ttl_s)
         parts.push_async_callback(membership.leave)

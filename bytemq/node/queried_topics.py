@@ -13,12 +13,14 @@ from bytemq.errors import Invalid, NotFound, Unavailable
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.protocol.error_codes import ErrorCode
-from bytemq.query.cuts import PartitionCut, cut_of
+from bytemq.query.cuts import Overtaken, PartitionCut, TopicCut, cut_of
 from bytemq.query.queries import READ_BYTES
 from bytemq.query.signed_urls import SignedUrls
+from bytemq.storage.manifests.manifest import cleaned_end
 from bytemq.storage.segments.batch_walk import walk
 from bytemq.storage.tables.published_columns import ColumnStore
 from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns
+from bytemq.types import TopicId
 
 READ_ATTEMPTS = 3
 
@@ -43,39 +45,52 @@ class QueriedTopics:
         self._column_store = columns
         self._signed = signed
 
-    async def cut(self, names: Sequence[str]) -> dict[str, list[PartitionCut]]:
+    async def cut(self, names: Sequence[str]) -> dict[str, TopicCut]:
         topics = await self._whole.at_hand([name for name in names if name not in INTERNAL_TOPICS])
-        return {name: list(map(_cut, found)) for name, found in topics.items()}
+        return {name: TopicCut(_topic_id(found[0]), list(map(_cut, found))) for name, found in topics.items()}
 
     async def urls(self, files: Sequence[str]) -> Sequence[str]:
         if self._signed is None:
             raise Invalid("SQL cannot read Parquet files from this storage")
         return await self._signed.of(files)
 
-    async def columns(self, name: str, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
-        topic = self._image().topics.get(name)
-        if topic is None:
-            raise NotFound(f"there is no topic {name}")
+    async def columns(self, name: str, topic_id: TopicId, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
+        self._check_still_there(name, topic_id)
         formats = self._formats(name)
         wanted = {root: what for root, what in seen.items() if getattr(formats, root) != "raw"}
-        return await self._column_store.grow(name, topic.topic_id, wanted), formats
+        return await self._column_store.grow(name, topic_id, wanted), formats
 
-    async def read(self, topic: str, partition: int, offset: int, end: int) -> tuple[Sequence[bytes | memoryview], int]:
+    async def read(
+        self, name: str, topic_id: TopicId, partition: int, offset: int, end: int
+    ) -> tuple[Sequence[bytes | memoryview], int]:
         problem = "it is between two brokers"
         for _ in range(READ_ATTEMPTS):
-            found = self._whole.partition(topic, partition)
+            self._check_still_there(name, topic_id)
+            found = self._whole.partition(name, partition)
             if found is not None and found.last_stable_offset >= end:
                 fetched = await found.read(offset, READ_BYTES, isolation=READ_COMMITTED)
-                if fetched.error is ErrorCode.OFFSET_OUT_OF_RANGE:  # retention was faster
-                    return (), max(offset, fetched.log_start_offset)
+                if fetched.error is ErrorCode.OFFSET_OUT_OF_RANGE:
+                    raise Overtaken(f"records of {name} expire faster than the query reads them; try again")
                 if fetched.error is ErrorCode.NONE:
+                    if cleaned_end(found.files.manifest.segments, 0) > end:  # what superseded records is not in the cut
+                        raise Overtaken(f"records of {name} are compacted faster than the query reads them; try again")
                     if not fetched.buffers:
                         return (), end
                     *_, last = walk(memoryview(fetched.buffers[-1]), verify=False)
                     return fetched.buffers, last.last_offset + 1
                 problem = fetched.error.name
-            await self._whole.at_hand([topic])  # it has moved since the cut, and has all of it where it is now
-        raise Unavailable(f"partition {partition} of {topic} cannot be read: {problem}")
+            await self._whole.at_hand([name])  # it has moved since the cut, and has all of it where it is now
+        raise Unavailable(f"partition {partition} of {name} cannot be read: {problem}")
+
+    def _check_still_there(self, name: str, topic_id: TopicId) -> None:
+        """Raises NotFound."""
+        topic = self._image().topics.get(name)
+        if topic is None or topic.topic_id != topic_id:
+            raise NotFound(f"{name} was deleted while the query ran")
+
+
+def _topic_id(partition: Readable) -> TopicId:
+    return partition.files.partition.topic_id
 
 
 def _cut(partition: Readable) -> PartitionCut:

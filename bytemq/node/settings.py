@@ -13,6 +13,7 @@ from typing import cast
 
 from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import Listener
+from bytemq.broker.zone_networks import ZoneNetworks
 from bytemq.compaction.cleaner import CleanerSettings
 from bytemq.compaction.table_planner import TableSettings
 from bytemq.config import BrokerConfig, InvalidConfig, TopicConfig
@@ -28,15 +29,22 @@ ARROW_BYTES = 128 * MIB
 """What pyarrow takes before it has read anything."""
 MOST_SQL_THREADS = 4
 """Of one query, which is there beside the broker, not in place of it."""
+FLUSH_INTERVAL_OF_FILES_MS = 5
+"""In a folder a flush costs a file and no request that anybody pays for (docs/adr/0085)."""
 
 
 def storage_config(config: BrokerConfig) -> StorageConfig:
-    """Every setting of the storage whose name is a config with the prefix "storage." or "wal."."""
+    """Every setting of the storage whose name is a config with the prefix "storage." or "wal.".
+
+    The default interval of flushes is that of object stores, unless records are in a folder.
+    """
     found: dict[str, int] = {}
     for field in fields(StorageConfig):
         for attribute in (field.name, f"storage_{field.name}"):
             if attribute in config.__dict__ and attribute.startswith(("wal_", "storage_")):
                 found[field.name] = config.__dict__[attribute]
+    if config.bytemq_storage.startswith("file:") and "wal.flush.interval.ms" not in config.effective:
+        found["wal_flush_interval_ms"] = FLUSH_INTERVAL_OF_FILES_MS
     found["restored_bytes"] = config.bytemq_table_cache_bytes
     found["table_grace_ms"] = config.bytemq_table_grace_ms
     return StorageConfig(**found)
@@ -87,6 +95,7 @@ def table_settings(config: TopicConfig, *, is_internal: bool) -> TableSettings:
         config.bytemq_table_row_group_bytes,
         cast(Codec, config.bytemq_table_codec),
         Formats(config.bytemq_table_value_format, config.bytemq_table_key_format),
+        config.bytemq_table_codec_level,
     )
 
 
@@ -103,6 +112,14 @@ def sql_limits(config: BrokerConfig) -> SqlLimits:
         scratch_bytes=config.bytemq_sql_scratch_bytes,
         threads=min(os.cpu_count() or 1, MOST_SQL_THREADS),
     )
+
+
+def catalog_credentials(config: BrokerConfig) -> dict[str, str]:
+    """What the Iceberg catalog tells everybody, by the names that Iceberg has for it. Raises InvalidConfig."""
+    key, secret = config.bytemq_iceberg_access_key_id, config.bytemq_iceberg_secret_access_key
+    if bool(key) != bool(secret):
+        raise InvalidConfig("bytemq.iceberg.access.key.id and bytemq.iceberg.secret.access.key belong together")
+    return {"s3.access-key-id": key, "s3.secret-access-key": secret} if key else {}
 
 
 def scratch_folder(config: BrokerConfig) -> Path:
@@ -124,6 +141,7 @@ def server_limits(config: BrokerConfig) -> ServerLimits:
         max_connections_per_ip=config.max_connections_per_ip,
         max_connections_per_ip_overrides=_overrides(config.max_connections_per_ip_overrides),
         connections_max_idle_s=config.connections_max_idle_ms / 1000,
+        zone_networks=ZoneNetworks(config.bytemq_zone_networks),
         listen_backlog=config.socket_listen_backlog_size if backlog else unset.listen_backlog,
         socket_send_buffer_bytes=config.socket_send_buffer_bytes if send else unset.socket_send_buffer_bytes,
         socket_receive_buffer_bytes=(

@@ -11,9 +11,10 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from bytemq.config import BrokerConfig
-from bytemq.errors import Corrupt, Fenced
+from bytemq.errors import Corrupt, Fenced, Invalid
 from bytemq.metadata import keys
 from bytemq.metadata.store import MetadataStore
 from bytemq.node import settings
@@ -23,33 +24,38 @@ from bytemq.runtime.tasks import Supervisor
 from bytemq.scheduler.membership import SessionLost
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.logs import Logs
-from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.stores.local import LocalStore
 from bytemq.storage.tables.restored import Restorer
 from bytemq.storage.wal.wal_index import newest_session
 
+if TYPE_CHECKING:
+    from bytemq.storage.pools.pooled_store import PooledStore
+
 
 async def open_shared_store(
     parts: AsyncExitStack, config: BrokerConfig, store: MetadataStore, cluster_id: str, clock: Clock, random: Random
-) -> ObjectStore | None:
-    """None: this node keeps its records in its data folder. Raises Invalid for a store that cannot be relied on."""
+) -> PooledStore | None:
+    """None: this node keeps its records in its data folder. Raises Invalid for a store that cannot be relied on, and
+    where the metadata say that the records are in another place.
+    """
     if not config.bytemq_storage:
+        if await store.get(keys.STORAGE) is not None:
+            raise Invalid(
+                "these metadata belong to brokers that share a storage: their records are there, and not in the data "
+                "folder alone. Start it as before, with --brokers N or with --storage and --metadata."
+            )
         return None
     from bytemq.storage.objects.shared_store import open_shared_store
 
-    async def revision() -> int:
-        return (await store.range(keys.CONFIGS)).revision
-
-    manifests = (await store.range(keys.MANIFESTS)).entries
     shared = await open_shared_store(
-        config.bytemq_storage, cluster_id, revision, clock, random, holds_logs=bool(manifests)
+        config.bytemq_storage, cluster_id, store, clock, random, late_ms=config.storage_pool_late_ms
     )
     parts.push_async_callback(shared.close)
     return shared
 
 
 async def open_logs(
-    parts: AsyncExitStack, base: Foundation, shared: ObjectStore | None, restorer: Restorer | None
+    parts: AsyncExitStack, base: Foundation, shared: PooledStore | None, restorer: Restorer | None
 ) -> Logs:
     """The logs in `shared`, or in the node's data folder. `restorer`: who reads Parquet back; None: nobody."""
     supervisor = Supervisor(base.clock, partial(_storage_failed, base.fail))
@@ -85,11 +91,12 @@ async def _open_shared(
     base: Foundation,
     supervisor: Supervisor,
     restorer: Restorer | None,
-    shared: ObjectStore,
+    shared: PooledStore,
 ) -> Logs:
     from bytemq.storage import storage_metrics
     from bytemq.storage.cache.scratch import ScratchBlocks
     from bytemq.storage.cluster_storage import ClusterStorage, Session
+    from bytemq.storage.pools.keeper import PoolKeeper
 
     config = settings.storage_config(base.config.now)
     parts.push_async_callback(supervisor.close)
@@ -107,6 +114,10 @@ async def _open_shared(
         restorer=restorer,
     )
     parts.push_async_callback(logs.close)
+    keeper = PoolKeeper(
+        shared, lambda: base.image.pools, base.membership.session_id, base.clock, base.random, supervisor
+    )
+    supervisor.keep_running("storage-pools", keeper.run)
     storage_metrics.register(base.metrics, logs, shared)
     return logs
 

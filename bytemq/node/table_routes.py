@@ -7,19 +7,22 @@ Owns: the routes. Must not: do anything itself.
     GET  /tables/TOPIC/files         the Parquet files of this moment
     POST /tables/TOPIC/build         converts all that is decided now, and returns when it is published
     POST /sql?format=F[&explain=1]   the body is one SELECT; F is csv, json, arrow or table
+    GET  /sql/NAME                   why the answer with the header `bytemq-query: NAME` was cut off on its way
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncGenerator
 from typing import Any
 from urllib.parse import unquote
 
 from bytemq.broker.http import Answer, Request, StreamedAnswer
-from bytemq.errors import BytemqError, Invalid
+from bytemq.errors import BytemqError, Invalid, NotFound
 from bytemq.node.tables import Tables
 from bytemq.protocol.error_codes import KafkaError
+from bytemq.query.client import QUERY_HEADER
 from bytemq.query.queries import Queries, Query
 from bytemq.storage.manifests.manifest import FileKind
 from bytemq.storage.tables.table_file import table_file
@@ -46,13 +49,17 @@ class TableRoutes:
                 described = await self._described(topic)
                 return _json(described["files"] if action else described)
         except KafkaError as error:
-            return Answer(404, f"{error}\n".encode())
+            return Answer(404, f"{error.message}\n".encode())
         except BytemqError as error:
             return _refused(error)
         return Answer(404, b"not found; there are /tables /tables/TOPIC /tables/TOPIC/files /tables/TOPIC/build\n")
 
     async def sql(self, request: Request) -> Answer | StreamedAnswer:
         """/sql"""
+        _, _, broken_off = request.path.strip("/").partition("/")
+        if broken_off and request.method == "GET":
+            error = self._queries.why_broken_off(broken_off)
+            return Answer(404, b"not known to have been cut off\n") if error is None else _refused(error)
         form = request.query.get("format", "json")
         if request.method != "POST" or form not in FORMATS:
             return Answer(400, f"POST a SELECT to /sql?format=F, F one of {', '.join(FORMATS)}\n".encode())
@@ -60,7 +67,8 @@ class TableRoutes:
             sql = request.body.decode()
         except UnicodeDecodeError:
             return Answer(400, b"the query is not UTF-8\n")
-        parts = self._result(Query(sql, form, explain="explain" in request.query))
+        name = secrets.token_hex(8)
+        parts = self._result(Query(sql, form, "explain" in request.query, name))
         try:
             content_type = (await anext(parts)).decode()
             first = await anext(parts, b"")  # most queries that fail do so before
@@ -69,7 +77,7 @@ class TableRoutes:
         except BaseException:
             await parts.aclose()
             raise
-        return StreamedAnswer(content_type, _with_first(first, parts))
+        return StreamedAnswer(content_type, _with_first(first, parts), [(QUERY_HEADER, name)])
 
     async def _result(self, query: Query) -> AsyncGenerator[bytes, None]:
         """The content type, then the bytes."""
@@ -128,4 +136,5 @@ def _json(value: object) -> Answer:
 
 
 def _refused(error: BytemqError) -> Answer:
-    return Answer(400 if isinstance(error, Invalid) else 503, f"{error}\n".encode())
+    status = 404 if isinstance(error, NotFound) else 400 if isinstance(error, Invalid) else 503
+    return Answer(status, f"{error}\n".encode())

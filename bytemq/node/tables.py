@@ -22,7 +22,7 @@ from bytemq.compaction.table_builds import Asker, Moved, TableBuilds
 from bytemq.compaction.table_planner import TableSettings
 from bytemq.compaction.worker import Worker
 from bytemq.config import TopicConfig
-from bytemq.errors import Invalid
+from bytemq.errors import Fenced, Invalid, NotFound
 from bytemq.metadata.image import TopicImage
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.node.queried_topics import QueriedTopics
@@ -33,6 +33,7 @@ from bytemq.query.signed_urls import SignedUrls, Signer
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.logs import Logs
 from bytemq.storage.manifests.manifest import AbortedTxn, FileKind, SegmentInfo
+from bytemq.storage.pools.opening import PoolUrls
 from bytemq.storage.tables.published_columns import ColumnStore
 from bytemq.storage.tables.table_columns import Formats
 from bytemq.storage.tables.table_file import table_file
@@ -53,6 +54,14 @@ NEEDED = ("pyarrow", "numpy", "duckdb", "orjson", "fsspec", "urllib3")
 def are_available() -> bool:
     """Whether the extra `tables` is installed."""
     return all(importlib.util.find_spec(name) is not None for name in NEEDED)
+
+
+NOT_INSTALLED = "it has no tables and no SQL: install them with pip install 'bytemq[tables]' and start it again"
+
+
+async def refused_build(topic: str, indexes: Sequence[int]) -> Built:
+    """What a broker without tables answers to those that want one built."""
+    raise Invalid(NOT_INSTALLED)
 
 
 class OpenedPartition:
@@ -87,16 +96,19 @@ class OpenedPartition:
 class Tables:
     """What of the node makes and reads tables."""
 
-    def __init__(self, data: Path, url: str, signer: Signer | None) -> None:
-        """`data`: the node's own folder; `url`: the storage; `signer`: that of a storage that is no folder."""
+    def __init__(self, data: Path, url: str, signer: Signer | None, pools: Callable[[], PoolUrls]) -> None:
+        """`data`: the node's own folder; `url`: the storage; `signer`: that of a storage that is no folder; `pools`:
+        those that the cluster has beside it.
+        """
         self._data = data.resolve()
         self._root = unquote(urlsplit(url).path) if url.startswith("file:") else ""
         """Where Parquet files are; "" where that is no folder of this machine."""
         self._signer = signer
-        self._reader = Worker("restore", url, memory_bytes=WORKER_MEMORY_BYTES, niceness=RESTORE_NICENESS)
+        memory_bytes = WORKER_MEMORY_BYTES
+        self._reader = Worker("restore", url, memory_bytes=memory_bytes, niceness=RESTORE_NICENESS, pools=pools)
         self.restorer = WorkerRestorer(self._reader, data / SCRATCH)
-        self._url = url
-        self._converter = Worker("tables", url, memory_bytes=WORKER_MEMORY_BYTES)
+        self._url = url.partition("?")[0]
+        self._converter = Worker("tables", url, memory_bytes=memory_bytes, pools=pools)
         self._broker: Broker | None = None
         self._whole: WholeTopics | None = None
         self._topic_config: Callable[[TopicImage], TopicConfig] | None = None
@@ -133,6 +145,11 @@ class Tables:
         return self._restructuring
 
     @property
+    def url(self) -> str:
+        """Of the storage; the names of files follow it."""
+        return self._url
+
+    @property
     def restructuring(self) -> Restructuring:
         assert self._restructuring is not None, "attached"
         return self._restructuring
@@ -158,7 +175,10 @@ class Tables:
         assert self._whole is not None
         found = (await self._whole.at_hand([topic])).get(topic)
         if found is None:
-            raise KafkaError(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {topic}")
+            raise KafkaError(
+                ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+                f"there is no topic {topic}; `bytemq topic list` shows what there is",
+            )
         config = self._config_of(topic)
         return [OpenedPartition(one, config) for one in found]
 
@@ -180,12 +200,16 @@ class Tables:
         await self._builds.run()
 
     async def _build_own(self, topic: str, indexes: Sequence[int]) -> Built:
+        """Raises Moved, BytemqError."""
         config = self._config_of(topic)
         try:
             partitions = [await self._node.partitions.open(topic, index) for index in indexes]
-        except KafkaError as error:
-            raise Moved(f"{topic} is not all here: {error}") from error
-        return await self.restructuring.build([OpenedPartition(one, config) for one in partitions])
+            built = await self.restructuring.build([OpenedPartition(one, config) for one in partitions])
+        except (KafkaError, Fenced, NotFound) as error:
+            raise Moved(str(error)) from error
+        if any(one.is_closed for one in partitions):  # what was not written behind went with it
+            raise Moved("it has moved to another broker meanwhile")
+        return built
 
     def queries(self, limits: SqlLimits) -> Queries:
         assert self._whole is not None

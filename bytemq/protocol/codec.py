@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from bytemq.protocol.primitives import DEFAULT_MAX_ELEMENTS, Buffer, MalformedMessage, Reader, Writer
 from bytemq.protocol.schema import Field, Message, Struct, parse_versions
@@ -16,6 +16,7 @@ from bytemq.protocol.schema import Field, Message, Struct, parse_versions
 _Read = Callable[[Reader], Any]
 _Write = Callable[[Writer, Any], None]
 _Plan = TypeVar("_Plan", _Read, _Write)
+_Key = TypeVarTuple("_Key")
 _M = TypeVar("_M", bound=Message)
 
 
@@ -28,10 +29,7 @@ def decode(cls: type[_M], version: int, view: Buffer, *, max_elements: int = DEF
 
     Fields of type bytes and records are views on `view`. `max_elements` bounds the elements of all arrays together.
     """
-    _check_version(cls, version)
-    message: _M = _struct_reader(cls, version, cls.FLEXIBLE.includes(version))(
-        Reader(memoryview(view), max_elements=max_elements)
-    )
+    message: _M = _message_reader(cls, version)(Reader(memoryview(view), max_elements=max_elements))
     return message
 
 
@@ -52,9 +50,7 @@ def encode_in_parts(message: Message, version: int) -> list[Buffer]:
 
 def write(writer: Writer, message: Message, version: int) -> None:
     """As `encode`, behind what the writer already holds."""
-    cls = type(message)
-    _check_version(cls, version)
-    _struct_writer(cls, version, cls.FLEXIBLE.includes(version))(writer, message)
+    _message_writer(type(message), version)(writer, message)
 
 
 def encode_element(element: Struct, version: int, *, flexible: bool) -> bytes:
@@ -64,23 +60,34 @@ def encode_element(element: Struct, version: int, *, flexible: bool) -> bytes:
     return bytes(writer.buffer)
 
 
-def _check_version(cls: type[Message], version: int) -> None:
-    if not cls.VERSIONS.includes(version):
-        raise UnsupportedVersion(f"{cls.__name__} has no version {version}")
+def _made_once(make: Callable[[*_Key], _Plan]) -> Callable[[*_Key], _Plan]:
+    """Keeps the plan of each (class, version, and for a struct whether flexible). There are a few thousand at most."""
+    made: dict[tuple[*_Key], _Plan] = {}
 
-
-def _made_once(make: Callable[[type[Struct], int, bool], _Plan]) -> Callable[[type[Struct], int, bool], _Plan]:
-    """Keeps the plan of each (struct, version, whether flexible). There are a few thousand at the most."""
-    made: dict[tuple[type[Struct], int, bool], _Plan] = {}
-
-    def get(cls: type[Struct], version: int, flexible: bool) -> _Plan:
-        key = (cls, version, flexible)
+    def get(*key: *_Key) -> _Plan:
         plan = made.get(key)
         if plan is None:
-            plan = made[key] = make(cls, version, flexible)
+            plan = made[key] = make(*key)
         return plan
 
     return get
+
+
+@_made_once
+def _message_reader(cls: type[Message], version: int) -> _Read:
+    return _struct_reader(cls, version, _is_flexible(cls, version))
+
+
+@_made_once
+def _message_writer(cls: type[Message], version: int) -> _Write:
+    return _struct_writer(cls, version, _is_flexible(cls, version))
+
+
+def _is_flexible(cls: type[Message], version: int) -> bool:
+    """Raises UnsupportedVersion."""
+    if not cls.VERSIONS.includes(version):
+        raise UnsupportedVersion(f"{cls.__name__} has no version {version}")
+    return cls.FLEXIBLE.includes(version)
 
 
 # Reading
@@ -264,6 +271,9 @@ def _nullable_struct_writer(write_struct: _Write, tagged: bool) -> _Write:
 # Data that carries its own version: keys and values of internal topics, the consumer protocol's blobs
 
 
+_NUMBER_BYTES = 2
+
+
 def encode_record(message: Message, version: int = 0) -> bytearray:
     """An int16, which is the record type of a key and the version of anything else, and the body."""
     writer = Writer()
@@ -274,7 +284,7 @@ def encode_record(message: Message, version: int = 0) -> bytearray:
 
 def record_type(key: Buffer) -> int:
     """What kind of record a key of an internal topic belongs to: the RECORD_TYPE of the class to decode it with."""
-    return Reader(memoryview(key)).read_int16()
+    return _number_in_front(key)
 
 
 def decode_record(cls: type[_M], data: Buffer, *, accept_newer: bool = False) -> _M:
@@ -282,11 +292,16 @@ def decode_record(cls: type[_M], data: Buffer, *, accept_newer: bool = False) ->
 
     With `accept_newer` a version above ours is read as our highest: such is the contract of the consumer protocol.
     """
-    view = memoryview(data)
-    number = Reader(view).read_int16()
+    number = _number_in_front(data)
     version = number if cls.RECORD_TYPE is None else 0
     if accept_newer and version > cls.VERSIONS.highest:
         version = cls.VERSIONS.highest
     if cls.RECORD_TYPE not in (None, number) or not cls.VERSIONS.includes(version):
         raise MalformedMessage(f"{number} in front is no {cls.__name__}")
-    return decode(cls, version, view[2:])
+    return decode(cls, version, memoryview(data)[_NUMBER_BYTES:])
+
+
+def _number_in_front(data: Buffer) -> int:
+    if len(data) < _NUMBER_BYTES:
+        raise MalformedMessage(f"{len(data)} bytes are no record")
+    return int.from_bytes(data[:_NUMBER_BYTES], "big", signed=True)

@@ -201,6 +201,9 @@ class PartitionData(NamedTuple):
     current_leader: LeaderIdAndEpoch | None = None
 
 
+as_partition_data: Callable[[tuple[object, ...]], PartitionData] = partial(tuple.__new__, PartitionData)
+"""As `PartitionData._make`, in one call of a function and not three: all fields, in their order."""
+
 TopicData = tuple[str | None, bytes | None, Sequence[PartitionData]]
 """(name, topic id, partitions); of name and id the one that the version speaks is needed."""
 
@@ -213,6 +216,8 @@ _PREFERRED = Struct(">i")
 _ABORTED = Struct(">qq")
 _ABORTED_FLEXIBLE = Struct(">qqb")
 _DIVERGING_EPOCH = Struct(">bbiqb")  # tag, size, epoch, end offset, no tagged fields
+
+_NO_RECORDS_NO_TAGS = b"\1\0"
 
 _TAG_DIVERGING_EPOCH = 0
 _TAG_CURRENT_LEADER = 1
@@ -286,12 +291,37 @@ def _encode_flexible(version: int, buffers: _Buffers, topics: Sequence[TopicData
         else:
             buffers.writer.write_compact_string(name or "")
         buffers.writer.write_compact_array_length(len(partitions))
-        for partition in partitions:
-            _write_flexible_partition(buffers, partition)
+        _write_flexible_partitions(buffers, partitions)
         buffers.writer.buffer.append(0)
 
 
-def _write_flexible_partition(buffers: _Buffers, partition: PartitionData) -> None:
+def _write_flexible_partitions(buffers: _Buffers, partitions: Sequence[PartitionData]) -> None:
+    """Most have records and nothing else to tell: those are written here, without a call for each field."""
+    done, buffer = buffers.done, buffers.writer.buffer
+    for partition in partitions:
+        index, error_code, high_watermark, stable, log_start, records, aborted, preferred, diverging, leader = partition
+        if aborted or diverging is not None or leader is not None:
+            buffers.writer.buffer = buffer
+            _write_unusual_partition(buffers, partition)
+            buffer = buffers.writer.buffer
+            continue
+        none = 0 if aborted is None else 1  # null, or empty, as a compact length
+        buffer += _UNABORTED_V12.pack(index, error_code, high_watermark, stable, log_start, none, preferred)
+        if not records:
+            buffer += _NO_RECORDS_NO_TAGS
+            continue
+        left = 1 + (len(records[0]) if len(records) == 1 else sum(map(len, records)))  # a varint
+        while left > 0x7F:
+            buffer.append(left & 0x7F | 0x80)
+            left >>= 7
+        buffer.append(left)
+        done.append(buffer)
+        done += records
+        buffer = bytearray(b"\0")  # no tagged fields
+    buffers.writer.buffer = buffer
+
+
+def _write_unusual_partition(buffers: _Buffers, partition: PartitionData) -> None:
     index, error_code, high_watermark, stable, log_start, records, aborted, preferred, diverging, leader = partition
     buffer = buffers.writer.buffer
     if aborted:

@@ -11,10 +11,10 @@ is heavy before it is asked for, or anything of the broker.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "http://127.0.0.1:9464"
 CHUNK_BYTES = 1 << 16
+CONNECT_TIMEOUT_S = 5.0
+QUERY_HEADER = "bytemq-query"
+"""Names a query, whose rows come before anybody knows whether all of them will."""
 
 
 class Connection:
@@ -34,10 +37,14 @@ class Connection:
 
     def __init__(self, address: str) -> None:
         """`address`: http://HOST:PORT, or HOST:PORT. Raises Invalid."""
-        parts = urlsplit(address if "//" in address else f"//{address}")
-        if parts.scheme not in ("", "http") or not parts.hostname or not parts.port:
-            raise Invalid(f"{address!r} is no address of a node's HTTP; one is http://127.0.0.1:9464")
-        self._host, self._port = parts.hostname, parts.port
+        try:
+            parts = urlsplit(address if "//" in address else f"//{address}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+        if not host or not port or parts.scheme not in ("", "http"):
+            raise Invalid(f"{address!r} is no address of a node's HTTP; one is {DEFAULT_ADDRESS}")
+        self._host, self._port = host, port
 
     def sql(self, query: str) -> Result:
         """A query, which runs anew each time that its result is asked for."""
@@ -53,23 +60,36 @@ class Connection:
         with self.answer("POST", path) as response:
             return json.loads(response.read())
 
-    @contextmanager
+    @contextlib.contextmanager
     def answer(self, method: str, path: str, body: bytes = b"") -> Iterator[http.client.HTTPResponse]:
         """Raises Invalid with the node's own sentence, NotFound, Unavailable."""
-        connection = http.client.HTTPConnection(self._host, self._port)
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=CONNECT_TIMEOUT_S)
+        query: str | None = None
+        answers = False
         try:
+            connection.connect()
+            connection.sock.settimeout(None)  # a query takes as long as the node lets it
             connection.request(method, path, body)
             response = connection.getresponse()
+            answers = True
             if response.status != http.client.OK:
                 raise _error(response.status, response.read().decode("utf-8", "replace").strip())
+            query = response.getheader(QUERY_HEADER)
             yield response
-        except http.client.HTTPException as error:
-            raise Unavailable(f"the node broke off its answer: {error!r}") from error
-        except OSError as error:
+        except (http.client.HTTPException, OSError) as error:
+            if query is not None:
+                self._explain(query)
+            if answers and isinstance(error, http.client.HTTPException):
+                raise Unavailable(f"the node broke off its answer: {error!r}") from error
             where = f"{self._host}:{self._port}"
             raise Unavailable(f"no answer from {where}: {error}; is a node's bytemq.http.listen there?") from error
         finally:
             connection.close()
+
+    def _explain(self, query: str) -> None:
+        """Raises BytemqError with the node's own sentence about a query that broke off, if it has one."""
+        with contextlib.suppress(NotFound):
+            self.get(f"/sql/{query}")
 
 
 class Result:

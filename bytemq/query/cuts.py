@@ -9,9 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from bytemq.errors import Unavailable
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import AbortedTxn, FileKind
 from bytemq.storage.tables.table_file import table_file
+from bytemq.types import TopicId
+
+
+class Overtaken(Unavailable):
+    """What the cut has named has expired, was deleted, or was compacted away by what came after the cut, before it was
+    read: a later cut shows what there is.
+    """
 
 
 class CutFile(NamedTuple):
@@ -51,6 +59,13 @@ class PartitionCut(NamedTuple):
             [(first, end) for first, end in data["ranges"]],
             [(producer_id, first, last) for producer_id, first, last in data["aborted"]],
         )
+
+
+class TopicCut(NamedTuple):
+    """Of a topic as it was then: one that is created anew under its name is another one."""
+
+    topic_id: TopicId
+    partitions: Sequence[PartitionCut]
 
 
 def cut_of(files: LogFiles, start_offset: int, stable_offset: int, aborted: Sequence[AbortedTxn]) -> PartitionCut:

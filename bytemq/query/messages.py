@@ -7,10 +7,11 @@ anything: the other side works on what users wrote.
     query -> broker   {"ask": "cut", "topics": [...]}                  answer: {"cuts": {topic: cut}}
     query -> broker   {"ask": "urls", "files": [...]}                  answer: {"urls": [...]}, of files of its cuts
     query -> broker   {"ask": "columns", "topic", "seen": {root: ...}}   answer: {"columns", "formats"}
-    query -> broker   {"ask": "read", topic, partition, offset, end}   answer: {"next_offset", "aborted"} and batches
+    query -> broker   {"ask": "read", topic, partition, offset, end}   answer: {"next_offset"} and batches
     query -> broker   {"content_type"}, then {"rows": n} with bytes    the result, as it comes
     query -> broker   {"done": {...}} or {"failed": "a sentence"}      the last message
-    broker -> query   {"failed": "a sentence", "later": true}          in place of an answer; later: it may work soon
+    broker -> query   {"failed": "a sentence", "later", "overtaken"}   in place of an answer; later: it may work soon;
+                                                                       overtaken: with a cut of now
 """
 
 from __future__ import annotations

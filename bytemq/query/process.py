@@ -13,7 +13,6 @@ import re
 import resource
 import shutil
 import socket
-import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,21 +21,26 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from bytemq.query.cuts import CutFile, PartitionCut
+from bytemq.query.cuts import CutFile, Overtaken, PartitionCut
 from bytemq.query.formats import CONTENT_TYPES, encoded
 from bytemq.query.messages import LENGTHS, Message, decode, encode
 from bytemq.query.object_files import ObjectFiles, ObjectPlace, path_of
 from bytemq.query.relations import LogPart, Relations, TopicRelation
-from bytemq.query.sandbox import NotNow, Refused, SandboxLimits, limit, lock, understood
+from bytemq.query.sandbox import NotNow, Refused, SandboxLimits, Statement, limit, lock, understood
+from bytemq.runtime.child_process import parent
 from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns, columns_from_json
 
 NICENESS = 5
 BATCH_ROWS = 8192
 URLS_AT_ONCE = 500
+CUTS = 5
+"""That are taken, one after the other, where what they name expires before it is read."""
 THREAD_STACK_BYTES = 1024 * 1024
 """By default a thread promises itself 8 MiB of the limit below."""
 OVERHEAD_BYTES = 512 * 1024 * 1024
 """Of the process beyond DuckDB's own limit: libraries, the tail in memory, the batch being encoded."""
+NO_MEMORY = "the query needs more memory or scratch space than it may use (bytemq.sql.memory.bytes, .scratch.bytes)"
+_OUT_OF_MEMORY = "Out of Memory Error"
 _NO_TABLE = re.compile("Table with name (.+) does not exist")
 
 
@@ -73,6 +77,11 @@ class Broker:
     def path(self, name: str) -> str:
         return str(self._root / name) if self._objects is None else path_of(name)
 
+    def first_gone(self, cuts: Mapping[str, Sequence[PartitionCut]]) -> str | None:
+        """A file of a folder that is there no more."""
+        names = (file.name for topic_cuts in cuts.values() for cut in topic_cuts for file in cut.files)
+        return next((name for name in names if not (self._root / name).exists()), None)
+
     def objects(self, files: Sequence[CutFile]) -> ObjectFiles | None:
         """How DuckDB is to read files that are in no folder of the machine; None: they are, or there are none."""
         if self._is_local or not files:
@@ -92,6 +101,8 @@ class Broker:
     def _ask(self, question: dict[str, Any]) -> Message:
         self.send(question)
         answer = self._received.get()
+        if answer.content.get("overtaken"):
+            raise Overtaken(answer.content["failed"])
         if "failed" in answer.content:
             raise (NotNow if answer.content.get("later") else Refused)(answer.content["failed"])
         return answer
@@ -118,10 +129,11 @@ class Broker:
 
 
 def main() -> None:
+    theirs = parent()
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     threading.stack_size(THREAD_STACK_BYTES)
-    broker = Broker(socket.socket(fileno=int(sys.argv[1])))
+    broker = Broker(theirs)
     connection = duckdb.connect()
     understood(connection, "select 1")
     request = broker.first()  # waits here, with all that takes time done, until there is a query
@@ -130,12 +142,12 @@ def main() -> None:
     try:
         _limit(request["memory_bytes"])
         answer = _answer(broker, request, scratch, connection)
-    except (Refused, OSError) as error:
+    except Refused as error:
         answer = {"failed": str(error), "later": isinstance(error, NotNow)}
-    except (duckdb.Error, ValueError) as error:
+    except (duckdb.Error, ValueError, OSError) as error:
         answer = {"failed": _sentence(error)}
     except MemoryError:
-        answer = {"failed": "the query needs more memory than it may use"}
+        answer = {"failed": NO_MEMORY}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     broker.send(answer)
@@ -151,6 +163,23 @@ def _answer(
 ) -> dict[str, Any]:
     sql = request["sql"].strip().rstrip(";")
     statement = understood(connection, sql)
+    for _ in range(CUTS):
+        try:
+            return _answer_from_a_cut(broker, sql, statement, request, scratch, connection)
+        except Overtaken as error:  # before any row
+            reason = str(error)
+            connection = duckdb.connect()
+    raise NotNow(reason)
+
+
+def _answer_from_a_cut(
+    broker: Broker,
+    sql: str,
+    statement: Statement,
+    request: dict[str, Any],
+    scratch: Path,
+    connection: duckdb.DuckDBPyConnection,
+) -> dict[str, Any]:
     cuts = broker.cuts(statement.tables)
     objects = broker.objects([file for topic_cuts in cuts.values() for cut in topic_cuts for file in cut.files])
     limits = SandboxLimits(request["memory_bytes"], request["threads"], scratch, request["scratch_bytes"])
@@ -166,9 +195,11 @@ def _answer(
         session.prepare(duckdb.connect(), cuts, None)  # it may name a field that no record had before
         return answer(session, sql, request)
     except duckdb.Error as error:
-        if objects is None or objects.failure is None:
-            raise
-        raise Refused(str(objects.failure)) from error  # DuckDB would show a traceback
+        if objects is not None and objects.failure is not None:
+            raise Refused(str(objects.failure)) from error  # DuckDB would show a traceback
+        if objects is None and (gone := broker.first_gone(cuts)):
+            raise Refused(f"{gone} is gone: the query took longer than replaced files stay") from error
+        raise
 
 
 class _Session:
@@ -179,7 +210,7 @@ class _Session:
         self.objects = objects
         self.relations: list[TopicRelation] = []
         self._limits = limits
-        self._made = Relations(broker, limits.temporary)
+        self._made = Relations(broker, limits.temporary, limits.temporary_bytes)
 
     def prepare(
         self,
@@ -189,11 +220,12 @@ class _Session:
     ) -> None:
         """In a fresh connection: once it is locked nothing can be added."""
         self.connection = connection
-        limit(connection, self._limits)
+        self._made.clear()
         if self.objects is not None:
             connection.register_filesystem(self.objects)
         added = [self._made.add(connection, topic, parts, wanted) for topic, parts in cuts.items()]
         self.relations = [relation for relation, _ in added]
+        limit(connection, self._limits._replace(temporary_bytes=self._made.left_bytes))
         lock(connection, [path for relation in self.relations for path in relation.files])
         for _, make_view in added:
             make_view()
@@ -211,9 +243,22 @@ def _rows(session: _Session, sql: str, request: dict[str, Any]) -> dict[str, Any
     return {"done": {"rows": rows}}
 
 
+def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """Raises duckdb.Error: pyarrow, which asks DuckDB for rows, has its errors as its own."""
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        except OSError as error:
+            kind = duckdb.OutOfMemoryException if str(error).startswith(_OUT_OF_MEMORY) else duckdb.Error
+            raise kind(str(error)) from error
+        yield batch
+
+
 def _at_most(reader: pa.RecordBatchReader, rows: int) -> Iterator[pa.RecordBatch]:
     seen = 0
-    for batch in reader:
+    for batch in _batches(reader):
         seen += batch.num_rows
         if seen > rows:
             raise Refused(f"the result has more than {rows} rows: add a LIMIT, or raise bytemq.sql.max.rows")
@@ -251,9 +296,13 @@ def _described(cut: PartitionCut) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """DuckDB's message without its kind, and in the words of topics."""
+    """What is shown of it: DuckDB's message without its kind, and in the words of topics."""
     if isinstance(error, duckdb.CatalogException) and (missing := _NO_TABLE.search(str(error))):
         return f"there is no topic {missing[1]}; `bytemq topic list` shows what there is"  # not what DuckDB has besides
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return NO_MEMORY  # DuckDB's advice is for who can change its settings
+    if not isinstance(error, duckdb.Error):
+        return str(error)
     kind, _, message = str(error).partition(": ")
     return (message or kind).strip()
 

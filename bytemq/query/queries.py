@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from bytemq.errors import BytemqError, Invalid, Unavailable
-from bytemq.query.cuts import PartitionCut
+from bytemq.query.cuts import Overtaken, TopicCut
 from bytemq.query.messages import LENGTHS, Message, decode, encode, lengths
 from bytemq.runtime.child_process import ChildProcess
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.tables.table_columns import ROOTS, Formats, Seen, TableColumns, columns_as_json
+from bytemq.types import TopicId
 
 log = get_logger("query")
 
@@ -27,6 +29,7 @@ _INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "LC_", "TZ", "PYTHON", "VIRTUAL_
 _CERTIFICATES = "AWS_CA_BUNDLE"
 READ_BYTES = 4 * 1024 * 1024
 MAX_TOPICS = 64
+BROKEN_OFF_KEPT = 64
 
 
 class SqlLimits(NamedTuple):
@@ -41,7 +44,7 @@ class SqlLimits(NamedTuple):
 class Topics(Protocol):
     """What queries are about."""
 
-    async def cut(self, names: Sequence[str]) -> dict[str, list[PartitionCut]]:
+    async def cut(self, names: Sequence[str]) -> dict[str, TopicCut]:
         """Of those names that are topics, all at one moment, with all that was committed before this was called.
         Raises BytemqError where one cannot be read here.
         """
@@ -51,13 +54,15 @@ class Topics(Protocol):
         BytemqError.
         """
 
-    async def columns(self, name: str, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
+    async def columns(self, name: str, topic_id: TopicId, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
         """The typed columns of a topic's table, with those for what was seen, and what records are read as. Raises
-        BytemqError."""
+        NotFound where the topic of the cut is gone, whatever has its name now; BytemqError."""
 
-    async def read(self, topic: str, partition: int, offset: int, end: int) -> tuple[Sequence[bytes | memoryview], int]:
-        """Committed batches from `offset` on, perhaps beyond `end`, which a cut has named, and the offset after them;
-        none where it is out of range. Raises BytemqError.
+    async def read(
+        self, name: str, topic_id: TopicId, partition: int, offset: int, end: int
+    ) -> tuple[Sequence[bytes | memoryview], int]:
+        """Committed batches from `offset` on, perhaps beyond `end`, that of the cut, and the offset after them.
+        Raises Overtaken, NotFound as `columns`, BytemqError.
         """
 
 
@@ -65,6 +70,8 @@ class Query(NamedTuple):
     sql: str
     format: str
     explain: bool = False
+    name: str = ""
+    """By which somebody may ask why it broke off."""
 
 
 class Result:
@@ -87,11 +94,27 @@ class Queries:
         self._made = 0
         self._spare: _Process | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._broken_off: OrderedDict[str, BytemqError] = OrderedDict()
 
     @contextlib.asynccontextmanager
     async def run(self, query: Query) -> AsyncIterator[Result]:
         """The process is gone when the block ends, however. Raises Invalid with a sentence about the query,
         Unavailable."""
+        try:
+            async with self._run(query) as result:
+                yield result
+        except BytemqError as error:
+            self._broken_off[query.name] = type(error)(*error.args)  # alone: its traceback holds rows and the request
+            if len(self._broken_off) > BROKEN_OFF_KEPT:
+                self._broken_off.popitem(last=False)
+            raise
+
+    def why_broken_off(self, name: str) -> BytemqError | None:
+        """Of one of the last queries; None: it is not known that it was."""
+        return self._broken_off.get(name)
+
+    @contextlib.asynccontextmanager
+    async def _run(self, query: Query) -> AsyncIterator[Result]:
         if self._running >= self.limits.concurrent:
             raise Unavailable(f"{self._running} queries are running, which is the limit; try again")
         self._running += 1
@@ -165,8 +188,8 @@ class _Conversation:
     def __init__(self, process: _Process, topics: Topics) -> None:
         self._process = process
         self._topics = topics
-        self._named: set[str] = set()
-        """Topics."""
+        self._named: dict[str, TopicId] = {}
+        """Topics, as they were cut."""
         self._files: set[str] = set()
 
     async def parts(self) -> AsyncIterator[bytes]:
@@ -187,30 +210,33 @@ class _Conversation:
             try:
                 answer = await self._answer(message.content)
             except (BytemqError, AttributeError, KeyError, TypeError, ValueError) as error:
-                answer = Message({"failed": str(error), "later": isinstance(error, Unavailable)})
+                later, overtaken = isinstance(error, Unavailable), isinstance(error, Overtaken)
+                answer = Message({"failed": str(error), "later": later, "overtaken": overtaken})
             await self._process.send(answer)
 
     async def _answer(self, question: dict[str, Any]) -> Message:
         if question["ask"] == "cut":
             names = [str(name) for name in question["topics"]][:MAX_TOPICS]
             cuts = await self._topics.cut(names)
-            self._named.update(cuts)
-            self._files.update(file.name for found in cuts.values() for cut in found for file in cut.files)
-            return Message({"cuts": {name: [cut.as_json() for cut in found] for name, found in cuts.items()}})
+            self._named.update((name, topic.topic_id) for name, topic in cuts.items())
+            self._files.update(file.name for topic in cuts.values() for cut in topic.partitions for file in cut.files)
+            found = {name: [cut.as_json() for cut in topic.partitions] for name, topic in cuts.items()}
+            return Message({"cuts": found})
         if question["ask"] == "urls":
             files = [str(name) for name in question["files"]]
             if not self._files.issuperset(files):
                 raise Invalid("these are not files of the topics in the query")
             return Message({"urls": list(await self._topics.urls(files))})
-        topic = str(question["topic"])
-        if topic not in self._named:
-            raise Invalid(f"{topic} is no topic of the query")
+        name = str(question["topic"])
+        topic_id = self._named.get(name)
+        if topic_id is None:
+            raise Invalid(f"{name} is no topic of the query")
         if question["ask"] == "columns":
             seen = {root: Seen.from_json(question["seen"][root]) for root in ROOTS if root in question["seen"]}
-            columns, formats = await self._topics.columns(topic, seen)
+            columns, formats = await self._topics.columns(name, topic_id, seen)
             return Message({"columns": columns_as_json(columns), "formats": formats._asdict()})
         offset, end = int(question["offset"]), int(question["end"])
-        buffers, next_offset = await self._topics.read(topic, int(question["partition"]), offset, end)
+        buffers, next_offset = await self._topics.read(name, topic_id, int(question["partition"]), offset, end)
         return Message({"next_offset": next_offset}, b"".join(buffers))
 
 

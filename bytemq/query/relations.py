@@ -28,6 +28,7 @@ from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns
 CHUNK_BYTES = 16 * 1024 * 1024
 """Of records decoded at once."""
 IN_MEMORY_BYTES = 64 * 1024 * 1024
+SPILLED = "tail-*.parquet"
 MAX_GROWTHS = 20
 """One is enough, nearly always: two, where numbers turn out not to be exact as doubles."""
 
@@ -41,7 +42,8 @@ class Source(Protocol):
     def path(self, name: str) -> str:
         """What DuckDB is to open for a Parquet file."""
 
-    def read(self, topic: str, partition: int, offset: int, end_offset: int) -> LogPart: ...
+    def read(self, topic: str, partition: int, offset: int, end_offset: int) -> LogPart:
+        """`end_offset`: of the cut."""
 
     def columns(self, topic: str, seen: Mapping[str, Seen]) -> tuple[TableColumns, Formats]:
         """The typed columns of the topic's table, with those for what was seen."""
@@ -66,10 +68,19 @@ class TopicRelation(NamedTuple):
 class Relations:
     """Made before the sandbox is locked; `tables` are then registered with it."""
 
-    def __init__(self, source: Source, scratch: Path) -> None:
+    def __init__(self, source: Source, scratch: Path, scratch_bytes: int) -> None:
         self._source = source
-        self._scratch = scratch
-        self._spilled = 0
+        self._scratch = Scratch(scratch, scratch_bytes)
+        self._added = 0
+
+    @property
+    def left_bytes(self) -> int:
+        """Of the scratch space."""
+        return self._scratch.left_bytes
+
+    def clear(self) -> None:
+        """Nobody reads any more what was added so far."""
+        self._scratch.clear()
 
     def add(
         self,
@@ -84,12 +95,12 @@ class Relations:
         are fields found that no record had before.
         """
         columns, formats = self._source.columns(topic, {})
-        collector = _Collector(self._scratch, f"{self._spilled}", TypedReader(columns, formats, wanted), wanted)
-        self._spilled += 1
+        collector = _Collector(self._scratch, f"{self._added}", TypedReader(columns, formats, wanted), wanted)
+        self._added += 1
         for cut in cuts:
             aborted = AbortedRanges(cut.aborted)
             for first, end in cut.ranges:
-                self._read_range(collector, topic, cut.partition, first, end, aborted)
+                self._read_range(collector, topic, cut, first, end, aborted)
         collector.finish()
         for _ in range(MAX_GROWTHS):
             if not collector.reader.has_grown:
@@ -127,11 +138,11 @@ class Relations:
         return relation, make_view
 
     def _read_range(
-        self, collector: _Collector, topic: str, partition: int, first: int, end: int, aborted: AbortedRanges
+        self, collector: _Collector, topic: str, cut: PartitionCut, first: int, end: int, aborted: AbortedRanges
     ) -> None:
         offset = first
         while offset < end:
-            part = self._source.read(topic, partition, offset, end)
+            part = self._source.read(topic, cut.partition, offset, cut.end_offset)
             if part.next_offset <= offset:
                 break
             for batch in split_batches(part.batches):
@@ -139,13 +150,38 @@ class Relations:
                 if not batch.is_control and not aborted.has(batch):
                     collector.add(batch)
                 if collector.pending_bytes > CHUNK_BYTES:
-                    collector.take(partition, first, end)
-            collector.take(partition, first, end)
+                    collector.take(cut.partition, first, end)
+            collector.take(cut.partition, first, end)
             offset = part.next_offset
 
 
+class Scratch:
+    """Files of the query's own, which together have at most so many bytes."""
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self._folder = folder
+        self._most_bytes = most_bytes
+
+    @property
+    def left_bytes(self) -> int:
+        return max(self._most_bytes - sum(path.stat().st_size for path in self._folder.glob(SPILLED)), 0)
+
+    def path(self, name: str) -> Path:
+        """Of a new file. Raises Refused when there is no room for more."""
+        if self.left_bytes <= 0:
+            raise Refused(
+                f"the records that are not Parquet yet need more than {self._most_bytes} bytes of scratch space "
+                "(bytemq.sql.scratch.bytes): name fewer columns, or let `bytemq table build` convert them before"
+            )
+        return self._folder / SPILLED.replace("*", name)
+
+    def clear(self) -> None:
+        for path in self._folder.glob(SPILLED):
+            path.unlink()
+
+
 class _Collector:
-    def __init__(self, scratch: Path, name: str, reader: TypedReader, wanted: Collection[str] | None) -> None:
+    def __init__(self, scratch: Scratch, name: str, reader: TypedReader, wanted: Collection[str] | None) -> None:
         self.reader = reader
         kept = {"offset", *reader.roots, *(SCHEMA.names if wanted is None else map(str.casefold, wanted))}
         self._fixed = [name for name in SCHEMA.names if name in kept]
@@ -191,7 +227,7 @@ class _Collector:
         self.reader = reader
         self._tables = [self._with_typed(table) for table in self._tables]
         for path in self.files:
-            whole, schema = path.with_suffix(".whole"), self._schema
+            whole, schema = self._scratch.path(f"{path.stem}-whole"), self._schema
             with pq.ParquetFile(path) as file, pq.ParquetWriter(whole, schema, compression="lz4") as writer:
                 for number in range(file.num_row_groups):
                     table = self._with_typed(file.read_row_group(number))
@@ -218,7 +254,7 @@ class _Collector:
         return pa.Table.from_arrays([*fixed.columns, *typed.columns], schema=self._schema)
 
     def _spill(self) -> None:
-        path = self._scratch / f"tail-{self._name}-{len(self.files)}.parquet"
+        path = self._scratch.path(f"{self._name}-{len(self.files)}")
         pq.write_table(self.in_memory(), path, compression="lz4", row_group_size=1 << 20)
         self.files.append(path)
         self._tables, self._tables_bytes = [], 0

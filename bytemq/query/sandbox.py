@@ -40,7 +40,10 @@ class Statement(NamedTuple):
 def understood(connection: duckdb.DuckDBPyConnection, sql: str) -> Statement:
     """One SELECT, as any connection parses it. Raises Refused for any other statement."""
     [(answer,)] = connection.execute("select json_serialize_sql(?::varchar)", [sql]).fetchall()
-    parsed = json.loads(answer)
+    try:
+        parsed = json.loads(answer)
+    except RecursionError:
+        raise Refused("the query is nested too deeply") from None
     if parsed.get("error"):
         problem = str(parsed.get("error_message", "not understood"))
         if parsed.get("error_type") == "not implemented":

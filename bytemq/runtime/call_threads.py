@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-_Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
+_Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[[], None] | None]
 
 
 class CallThreads:
@@ -34,9 +34,13 @@ class CallThreads:
         """Threads that wait for a job, less the jobs that wait for them. Changed on the loop only."""
         self._closed = False
 
-    async def run(self, call: Callable[[], Result]) -> Result:
-        """Calls in a thread; returns and raises what the call does. Cancelled, it is called all the same."""
+    async def run(self, call: Callable[[], Result], over: Callable[[], None] | None = None) -> Result:
+        """Calls in a thread; returns and raises what the call does. Cancelled, it is called all the same: `over` is
+        called on the loop when nothing of it is to come any more, before this returns if that waits.
+        """
         if self._closed:
+            if over is not None:
+                over()
             raise RuntimeError(f"the threads {self._name} have ended")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
@@ -47,7 +51,7 @@ class CallThreads:
             thread.start()
             self._idle += 1
         self._idle -= 1
-        self._jobs.put((call, loop, future))
+        self._jobs.put((call, loop, future, over))
         return await future
 
     def close(self) -> None:
@@ -60,7 +64,7 @@ class CallThreads:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            call, loop, future = job
+            call, loop, future, over = job
             result: Any = None
             failure: BaseException | None = None
             try:
@@ -68,11 +72,19 @@ class CallThreads:
             except BaseException as error:
                 failure = error
             with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-                loop.call_soon_threadsafe(self._done, future, result, failure)
-            del job, call, loop, future, result, failure  # what was written belongs to somebody else again
+                loop.call_soon_threadsafe(self._done, future, over, result, failure)
+            del job, call, loop, future, over, result, failure  # what was written belongs to somebody else again
 
-    def _done(self, future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
+    def _done(
+        self,
+        future: asyncio.Future[Any],
+        over: Callable[[], None] | None,
+        result: Any,
+        failure: BaseException | None,
+    ) -> None:
         self._idle += 1
+        if over is not None:
+            over()
         if future.done():
             return  # cancelled
         if failure is None:

@@ -1,6 +1,6 @@
 """A process of ours that has one end of a socket pair.
 
-Owns: starting and ending it. Must not: know what is said over the socket.
+Owns: starting and ending it, at both ends. Must not: know what is said over the socket.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -32,9 +33,12 @@ class ChildProcess:
         module: str,
         environment: Mapping[str, str] | None = None,
         inherits: Callable[[str], bool] = lambda name: True,
+        niceness: int = 0,
     ) -> ChildProcess:
         """Runs `module` with the number of its file descriptor as argument; `environment` is added to what it
-        `inherits` of ours, by name.
+        `inherits` of ours, by name. Its priority is lower than ours by `niceness` nearly from its first instruction on:
+        what it imports may keep a processor busy for half a second. It stays in our session: where the kernel groups
+        processes by sessions (sched_autogroup), priorities count within a group only.
 
         Raises Unavailable when no process can be started.
         """
@@ -50,7 +54,6 @@ class ChildProcess:
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
-                    start_new_session=True,
                     env={**{name: os.environ[name] for name in filter(inherits, os.environ)}, **(environment or {})},
                 )
             except OSError as error:
@@ -59,6 +62,8 @@ class ChildProcess:
             except BaseException:
                 writer.close()
                 raise
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, child.pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
         return cls(child, reader, writer)
 
     @property
@@ -79,3 +84,10 @@ class ChildProcess:
         self.end()
         await self._child.wait()
         self.writer.close()
+
+
+def parent() -> socket.socket:
+    """In such a process, before anything else: its end. What is typed at the broker's terminal is the broker's."""
+    os.setpgrp()
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # but what is logged may be written there
+    return socket.socket(fileno=int(sys.argv[1]))

@@ -13,7 +13,7 @@ MIDDLE_PER_FULL = 500
 
 
 def calm() -> None:
-    """Call first of all: starting makes much that stays, and little that is to be collected."""
+    """Call first of all, before a node is imported: that makes much that stays, and little that is to be collected."""
     gc.set_threshold(YOUNG_OBJECTS, YOUNG_PER_MIDDLE, MIDDLE_PER_FULL)
 
 

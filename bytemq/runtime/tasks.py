@@ -64,8 +64,7 @@ class Supervisor:
             self._tasks.discard(task)
             if work is not None:
                 work.close()  # of a task that was cancelled before its first step it never ran
-            if not task.cancelled():
-                task.exception()  # it has been logged where it happened: asyncio need not repeat it
+            retrieved(task)  # it has been logged where it happened: asyncio need not repeat it
 
         if self._closed:
             watched.close()
@@ -112,3 +111,9 @@ class Supervisor:
             log.error("background task ended", task=name, reason=str(error), crashes=self.crashes[name])
             return
         log.error("background task crashed", task=name, error=error, crashes=self.crashes[name])
+
+
+def retrieved(future: asyncio.Future[Any]) -> None:
+    """For `add_done_callback`: perhaps nobody waits for it any more, and asyncio need not tell of its failure."""
+    if not future.cancelled():
+        future.exception()

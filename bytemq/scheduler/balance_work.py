@@ -19,7 +19,8 @@ from bytemq.metadata.moves import RecordedMove, decode_moves, encode_moves
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
-from bytemq.scheduler.balance import Balancer, BrokerState, Move, Steps
+from bytemq.scheduler.balance import Balancer
+from bytemq.scheduler.board import BrokerState, Move, Steps
 from bytemq.scheduler.health import HealthWatch
 from bytemq.scheduler.planner import broker_states, placed_partitions
 from bytemq.types import PartitionId
@@ -47,6 +48,7 @@ class BalanceWork:
         self._balancer = Balancer()
         self._health = HealthWatch()
         self._rates: dict[PartitionId, Rates] = {}
+        self._homes: dict[PartitionId, str] = {}
         self._moved_at: dict[PartitionId, float] = {}
 
     async def look(self, now: float) -> list[Move]:
@@ -59,7 +61,7 @@ class BalanceWork:
         return moves
 
     def _plan(self, now: float, image: ClusterImage, brokers: Mapping[int, BrokerState]) -> Steps[list[Move]]:
-        placed = yield from placed_partitions(image, self._rates)
+        placed = yield from placed_partitions(image, self._rates, self._homes)
         return (yield from self._balancer.plan_in_steps(now, placed, brokers))
 
     async def record(self, moves: Sequence[Move]) -> None:
@@ -90,6 +92,7 @@ class BalanceWork:
         rates = {partition: rate for report in reports.values() for partition, rate in report.partitions.items()}
         rates.update((one, self._rates[one]) for one in self._moved_at if one in self._rates)
         self._rates = rates
+        self._homes = {partition: zone for report in reports.values() for partition, zone in report.homes.items()}
 
 
 async def _in_turns(steps: Steps[_T]) -> _T:

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bytemq.metadata import features
 from bytemq.metadata.image import ClusterImage, PartitionImage
 from bytemq.metadata.loads import IDLE, LoadReport, Rates
 from bytemq.metadata.moves import RecordedMove
 from bytemq.metadata.values import NO_BROKER
-from bytemq.scheduler.balance import Balancer, Limits, Move, finished
+from bytemq.scheduler.balance import Balancer
+from bytemq.scheduler.board import Limits, Move, finished
 from bytemq.scheduler.planner import broker_states, late_owners, placed_partitions
 from bytemq.types import ALL_ROLES, PartitionId
 
@@ -29,6 +31,10 @@ class ClusterView(NamedTuple):
     def rates(self) -> dict[PartitionId, Rates]:
         return {one: rates for report in self.reports.values() for one, rates in report.partitions.items()}
 
+    @property
+    def homes(self) -> dict[PartitionId, str]:
+        return {one: zone for report in self.reports.values() for one, zone in report.homes.items()}
+
 
 def status(view: ClusterView, now_ms: int) -> dict[str, Any]:
     """One number or word about each thing that matters."""
@@ -36,6 +42,8 @@ def status(view: ClusterView, now_ms: int) -> dict[str, Any]:
     partitions = [partition for topic in image.topics.values() for partition in topic.partitions]
     return {
         "cluster": image.cluster_id,
+        "feature_level": image.feature_level,
+        "feature_level_supported": features.highest_of([broker.levels for broker in image.brokers.values()]),
         "brokers": len(image.brokers),
         "zones": len({broker.zone for broker in image.brokers.values()}),
         "controller": None if image.controller_id == NO_BROKER else image.controller_id,
@@ -59,6 +67,7 @@ BROKER_COLUMNS = (
     "address",
     "session",
     "state",
+    "levels",
     "partitions",
     "bytes_in_per_s",
     "bytes_out_per_s",
@@ -91,6 +100,7 @@ def brokers(view: ClusterView) -> list[dict[str, Any]]:
                 "address": ",".join(f"{host}:{port}" for host, port in broker.endpoints.values()),
                 "session": broker.epoch,
                 "state": _state(view, broker_id, report),
+                "levels": str(broker.levels),
                 "partitions": owned[broker_id],
                 "bytes_in_per_s": round(total.bytes_in),
                 "bytes_out_per_s": round(total.bytes_out),
@@ -135,7 +145,7 @@ def partitions(view: ClusterView, names: Sequence[str], *, why: bool) -> list[di
 def proposed_moves(view: ClusterView) -> list[Move]:
     """What the controller would do now if the load stayed as it is."""
     balancer = Balancer(Limits(patience=1))
-    placed = finished(placed_partitions(view.image, view.rates))
+    placed = finished(placed_partitions(view.image, view.rates, view.homes))
     return balancer.plan(0.0, placed, broker_states(view.image, {}))
 
 

@@ -15,14 +15,15 @@ from collections.abc import Iterator, Sequence
 
 from bytemq.errors import Unavailable
 from bytemq.metadata import keys, values
+from bytemq.metadata.doubts import Doubts
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import ImageChange
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.metadata.values import NO_BROKER
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
-from bytemq.scheduler.balance import Move
 from bytemq.scheduler.balance_work import BalanceWork
+from bytemq.scheduler.board import Move
 from bytemq.scheduler.membership import Membership
 from bytemq.scheduler.planner import Wishes, homeless_moves, late_owners, plan, wishes_of
 from bytemq.types import PartitionId, TopicId
@@ -61,6 +62,7 @@ class Controller:
         self._membership = membership
         self._clock = clock
         self._balance = BalanceWork(store, follower, clock)
+        self._doubts = Doubts(store, clock, membership.broker_id, membership.lease)
         self._late_since: dict[PartitionId, float] = {}
         self._removed_at = -BETWEEN_REMOVALS_S
         self.moved = 0
@@ -120,9 +122,7 @@ class Controller:
         self._removed_at = now
         broker = image.brokers[late[overdue[0]]]
         log.error("an owner does not release its partitions: its session ends", broker=broker.id, late=len(overdue))
-        key = keys.broker(broker.id)
-        elected = Compare(keys.CONTROLLER, image.key_revision(keys.CONTROLLER))
-        await self._store.txn([elected, Compare(key, broker.epoch)], [], [key])
+        await self._doubts.end(broker, [Compare(keys.CONTROLLER, image.key_revision(keys.CONTROLLER))])
 
     async def stand(self) -> None:
         """Becomes the controller unless there is one, if it may. Clients expect to find one: a node stands before it
@@ -150,8 +150,13 @@ class Controller:
 
     def _on_change(self, change: ImageChange) -> None:
         self._seen |= self._follower.image.brokers.keys()
+        known = self._follower.image.topics_by_id
         self._unplanned |= change.topics
-        if change.topics or change.brokers or self._follower.image.key_revision(keys.CONTROLLER) == 0:
+        if change.deleted:  # who is never elected would remember them for ever
+            self._unplanned.difference_update([topic_id for topic_id in change.topics if topic_id not in known])
+        if change.doubts:
+            self._unplanned.update(known)
+        if change.topics or change.brokers or change.doubts or self._follower.image.key_revision(keys.CONTROLLER) == 0:
             self._changed.set()
 
     async def _step(self) -> None:
@@ -181,7 +186,10 @@ class Controller:
     def _is_planned(self, topic_id: TopicId) -> bool:
         image = self._follower.image
         topic = image.topics_by_id.get(topic_id)
-        return topic is None or all(partition.assigned in image.brokers for partition in topic.partitions)
+        return topic is None or all(
+            partition.assigned in image.brokers and not image.is_missed(partition.assigned)
+            for partition in topic.partitions
+        )
 
     def _transactions(self, wishes: Sequence[Wishes]) -> Iterator[tuple[list[Compare], list[Put]]]:
         image = self._follower.image

@@ -7,10 +7,12 @@ once.
 
 from __future__ import annotations
 
+import asyncio
 from typing import NamedTuple, NoReturn
 
 from bytemq.errors import Fenced, Invalid, NotFound, Unavailable
 from bytemq.metadata import keys, values
+from bytemq.metadata.features import require_supported
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.loads import decode_load
 from bytemq.metadata.standing import Standing
@@ -24,6 +26,8 @@ RENEWALS_PER_TTL = 3
 RETRIES_PER_TTL = 15
 """A renewal that had no answer is tried again soon: another member of the store may answer."""
 LEASE_CHECK_S = 0.2
+REGISTRATIONS = 5
+"""Attempts, at least, at an id that nobody has."""
 ENDED_WITHIN_TTLS = 2.5
 """A session of a dead process is gone by then: the store looks at its leases every half second or so."""
 CLOCKS_APART_S = 120.0
@@ -69,10 +73,12 @@ class Membership:
         """Registers a session under this broker id, or under the lowest free one.
 
         Where leases time out, a session that was left behind by a dead process is waited for. Raises `Unavailable`
-        while another node lives under this broker id, when nobody can tell, or when the lease ended meanwhile.
+        while another node lives under this broker id, when nobody can tell, or when the lease ended meanwhile, and
+        Invalid when the cluster is at a feature level that `broker` does not support.
         """
         give_up_at = clock.monotonic() + (ENDED_WITHIN_TTLS * ttl_s if store.leases_time_out else 0.0)
         standing = Standing(clock.monotonic)
+        attempts = 1
         sent_at = clock.monotonic()
         lease = await store.grant_lease(ttl_s)
         try:
@@ -82,11 +88,12 @@ class Membership:
                 if isinstance(registered, _Registered):
                     break
                 if broker_id is not None:
-                    if clock.monotonic() >= give_up_at:
+                    if clock.monotonic() >= give_up_at and (registered is not None or attempts == REGISTRATIONS):
                         raise Unavailable(
                             f"broker id {broker_id} is in use by another node{_addresses(registered)}. "
                             "Give this one another --id, or stop that node."
                         )
+                    attempts += 1
                     await clock.sleep(LEASE_CHECK_S)
                     sent_at = clock.monotonic()
                     await store.keep_alive(lease)
@@ -111,6 +118,7 @@ class Membership:
             sent_at = self._clock.monotonic()
             try:
                 await self._store.keep_alive(self.lease)
+                is_undoubted = not self._store.leases_time_out or await self._take_back_doubts()
             except Unavailable as error:
                 self.failed_renewals += 1
                 log.warning("session not renewed", session=self.session_id, reason=str(error))
@@ -120,8 +128,23 @@ class Membership:
             else:
                 delay_s = self._ttl_s / RENEWALS_PER_TTL
                 self.renewal_s = self._clock.monotonic() - sent_at
-                if self._store.leases_time_out:
+                if self._store.leases_time_out and is_undoubted:
                     self.standing.renew(sent_at, self._ttl_s)
+
+    async def _take_back_doubts(self) -> bool:
+        """Whether the renewal counts: see `doubts`. Raises `SessionLost`, Unavailable."""
+        session, doubt = await asyncio.gather(
+            self._store.get(keys.broker(self.broker_id)), self._store.get(keys.doubt(self.broker_id))
+        )
+        if session is None or session.revision != self.session_id:
+            self.lose()
+        value = None if doubt is None else values.decode_doubt(doubt.value)
+        if doubt is None or value is None or value.session != self.session_id:
+            return True
+        if value.stage is values.DoubtStage.FINAL:
+            self.lose()
+        log.warning("this session was in doubt", session=self.session_id, by=value.by)
+        return (await self._store.txn([Compare(doubt.key, doubt.revision)], [], [doubt.key])).succeeded
 
     def check(self, image: ClusterImage) -> None:
         """Raises `SessionLost` when the session key is gone from the metadata, whatever the lease says."""
@@ -161,13 +184,18 @@ async def check_clock(store: MetadataStore, clock: Clock) -> None:
 async def _register(
     store: MetadataStore, broker_id: int, broker: values.BrokerValue, lease: int
 ) -> _Registered | values.BrokerValue | None:
-    """The session, or who has the id (None: whoever had it is gone).
+    """The session, or who has the id (None: whoever had it is gone, or the feature level has just changed).
 
     When the answer of the transaction is lost, the key tells by its incarnation whether it is ours.
     """
     key = keys.broker(broker_id)
+    level = await store.get(keys.FEATURE_LEVEL)
+    require_supported(level, broker.levels)
     try:
-        joined = await store.txn([Compare(key, 0)], [Put(key, values.encode_broker(broker), lease)])
+        joined = await store.txn(
+            [Compare(key, 0), Compare(keys.FEATURE_LEVEL, 0 if level is None else level.revision)],
+            [Put(key, values.encode_broker(broker), lease), Put(keys.LAST_SESSION, values.THIS_REVISION)],
+        )
     except Unavailable as error:
         log.warning("registering the session had no answer", broker=broker_id, reason=str(error))
         joined = Txn(False, 0)

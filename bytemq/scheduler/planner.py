@@ -16,7 +16,7 @@ from bytemq.metadata.image import ClusterImage, PartitionImage, TopicImage
 from bytemq.metadata.loads import IDLE, Rates
 from bytemq.metadata.spread import allowed, load_of_live_brokers, owning_role, spread, zones_of
 from bytemq.metadata.values import NO_BROKER
-from bytemq.scheduler.balance import STEP_PARTITIONS, BrokerState, Move, PlacedPartition, Steps
+from bytemq.scheduler.board import STEP_PARTITIONS, BrokerState, Move, PlacedPartition, Steps
 from bytemq.types import PartitionId, TopicId
 
 
@@ -70,6 +70,8 @@ def homeless_moves(image: ClusterImage, wishes: Iterable[Wishes]) -> list[Move]:
             before = partitions[index].assigned
             if before != broker:
                 reason = "it had no broker" if before == NO_BROKER else f"broker {before} is gone"
+                if before in image.brokers:
+                    reason = f"broker {before} does not answer"
                 moves.append(Move(PartitionId(topic_id, index), before, broker, reason))
     return moves
 
@@ -84,7 +86,9 @@ def late_owners(image: ClusterImage) -> dict[PartitionId, int]:
     }
 
 
-def placed_partitions(image: ClusterImage, rates: Mapping[PartitionId, Rates]) -> Steps[list[PlacedPartition]]:
+def placed_partitions(
+    image: ClusterImage, rates: Mapping[PartitionId, Rates], homes: Mapping[PartitionId, str]
+) -> Steps[list[PlacedPartition]]:
     """Every partition where it is wished to be."""
     placed: list[PlacedPartition] = []
     looked_at = 0
@@ -96,7 +100,8 @@ def placed_partitions(image: ClusterImage, rates: Mapping[PartitionId, Rates]) -
         topic_id, is_internal = topic.topic_id, topic.is_internal
         for index, partition in enumerate(topic.partitions):
             pid = PartitionId(topic_id, index)
-            placed.append(PlacedPartition(pid, partition.assigned, rates.get(pid, IDLE), zones, is_internal))
+            home = homes.get(pid, "")
+            placed.append(PlacedPartition(pid, partition.assigned, rates.get(pid, IDLE), zones, is_internal, home))
     return placed
 
 
@@ -106,15 +111,22 @@ def broker_states(image: ClusterImage, sick: Mapping[int, str]) -> dict[int, Bro
         broker.id: BrokerState(
             broker.zone,
             broker.capacity,
-            f"broker {broker.id} is drained" if broker.id in image.drained else sick.get(broker.id, ""),
+            _why_empty(image, broker.id) or sick.get(broker.id, ""),
             broker.roles,
         )
         for broker in image.brokers.values()
     }
 
 
+def _why_empty(image: ClusterImage, broker: int) -> str:
+    if image.is_missed(broker):
+        return f"broker {broker} does not answer"
+    return f"broker {broker} is drained" if broker in image.drained else ""
+
+
 def _is_homeless(partition: PartitionImage, image: ClusterImage, awaited: Set[int]) -> bool:
-    return partition.assigned not in image.brokers and partition.assigned not in awaited
+    assigned = partition.assigned
+    return image.is_missed(assigned) or (assigned not in image.brokers and assigned not in awaited)
 
 
 def _plan_topic(topic: TopicImage, image: ClusterImage, load: Counter[int], awaited: Set[int]) -> list[Wishes]:
@@ -126,6 +138,6 @@ def _plan_topic(topic: TopicImage, image: ClusterImage, load: Counter[int], awai
     for index, broker in zip(homeless, spread(len(homeless), chosen), strict=True):
         assigned[index] = broker
     load.update({broker: chosen[broker] - load[broker] for broker in chosen})
-    chunks = sorted({keys.chunk_of(index) for index in homeless})
+    chunks = sorted({keys.chunk_of(i) for i in homeless if assigned[i] != topic.partitions[i].assigned})
     size = keys.CHUNK_PARTITIONS
     return [Wishes(topic.topic_id, chunk, assigned[chunk * size : (chunk + 1) * size]) for chunk in chunks]

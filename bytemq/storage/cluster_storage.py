@@ -15,7 +15,8 @@ Every transaction compares the session's key: what this session publishes, it pu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import NamedTuple, Self
 
@@ -28,7 +29,7 @@ from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.cache.block_cache import BlockCache, ColdBlocks
 from bytemq.storage.cache.caching_store import CachingStore
-from bytemq.storage.following.followed_logs import FollowedLogs
+from bytemq.storage.following.followed_logs import NOBODY, FollowedLogs
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import recovered_log
 from bytemq.storage.manifests.manifest import (
@@ -49,12 +50,15 @@ from bytemq.storage.objects.session_logs import SessionLogs, attach_shares
 from bytemq.storage.objects.session_tail import SessionTailKeeper
 from bytemq.storage.objects.shared_garbage import SharedGarbage
 from bytemq.storage.objects.small_segments import SmallSegments
+from bytemq.storage.objects.tail_memory import FlushBodies, TailMemory
+from bytemq.storage.pools.draining import PoolDrain
+from bytemq.storage.pools.names import shown
+from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.settings import StorageConfig
-from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.tables.published_columns import ColumnChange
 from bytemq.storage.tables.restored import NoRestorer, RestoredUnits, Restorer
-from bytemq.storage.wal.staging import OnDurable
+from bytemq.storage.wal.staging import Append, OnDurable
 from bytemq.types import PartitionId
 
 log = get_logger("storage")
@@ -79,7 +83,7 @@ class ClusterStorage:
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: PooledStore,
         metadata: MetadataStore,
         session: Session,
         config: StorageConfig,
@@ -104,19 +108,22 @@ class ClusterStorage:
         self._store = CachingStore(store, self.cache)
         segments = SegmentCache(self._store, config.open_files, config.chunk_bytes)
         self._segments = segments
-        self.garbage = SharedGarbage(self._store, metadata, segments, session.fence, config, clock, supervisor)
+        self.pools = store
+        self.garbage = SharedGarbage(self._store, store, metadata, segments, session.fence, config, clock, supervisor)
         discard = self.garbage.discard
-        self._publisher = Publisher(store, metadata, session_id, config, discard, supervisor, [session.fence])
+        place = partial(store.place, discard=discard)
+        self._publisher = Publisher(place, metadata, session_id, config, discard, supervisor, [session.fence])
         self._tail = SessionTailKeeper(
-            store, metadata, SessionTail(session.broker_id, session_id), session.fence, clock, random, supervisor
+            place, metadata, SessionTail(session.broker_id, session_id), session.fence, clock, random, supervisor
         )
-        self._objects = FlushObjects(session_id, self.cache, config.wal_memory_bytes)
+        bodies = FlushBodies()
+        self._objects = FlushObjects(session_id, self.cache, TailMemory(bodies, config.wal_memory_bytes))
         restored = RestoredUnits(self._store, restorer, config.restored_bytes, config.chunk_bytes)
         advance = self._publisher.advance_log_start
         self._files = Files(segments, restored, self._objects.by_ordinal, advance, config.segment_bytes)
         self._session_logs = SessionLogs(store, metadata)
         self._write_behind = ObjectWriteBehind(
-            store,
+            place,
             self._objects,
             self._tail,
             self._publisher,
@@ -128,19 +135,23 @@ class ClusterStorage:
             supervisor,
         )
         self._small_segments = SmallSegments(
-            store, segments, self._publisher, self._logs, discard, session_id, config.chunk_bytes
+            place, segments, self._publisher, self._logs, session_id, config.chunk_bytes
         )
         self._wal = ObjectWal(
-            store, self._tail, config, clock, random, self._objects.add_own, self._write_behind.consider, discard
+            place, self._tail, config, clock, random, self._objects.add_own, self._write_behind.consider, discard
         )
-        self.followed = FollowedLogs(store, metadata, self.cache, segments, restored, config, clock, supervisor)
+        self._drain = PoolDrain(
+            store, place, metadata, self._write_behind, self._publisher, self._logs, session_id, clock
+        )
+        others = FlushObjects(NOBODY, self.cache, TailMemory(bodies, config.wal_memory_bytes))
+        self.followed = FollowedLogs(store, metadata, others, segments, restored, config, clock, supervisor)
         """The logs that others own, for readers."""
         self._tasks: list[asyncio.Task[object]] = []
 
     @classmethod
     async def open(
         cls,
-        store: ObjectStore,
+        store: PooledStore,
         metadata: MetadataStore,
         *,
         session: Session,
@@ -161,6 +172,7 @@ class ClusterStorage:
         storage._tasks.append(supervisor.start_essential("wal", storage._wal.run()))
         storage._tasks.append(supervisor.keep_running("storage-upkeep", storage._upkeep))
         storage._tasks.append(supervisor.keep_running("storage-following", storage.followed.run))
+        storage._tasks.append(supervisor.keep_running("storage-drain", storage._drain.run))
         return storage
 
     # Logs.
@@ -188,6 +200,10 @@ class ClusterStorage:
         """See `logs`."""
         self._wal.append(files, batches, on_durable)
 
+    def append_all(self, appends: Sequence[Append]) -> None:
+        """See `logs`."""
+        self._wal.append_all(appends)
+
     def hasten(self) -> None:
         """See `logs`."""
         self._wal.hasten()
@@ -213,6 +229,15 @@ class ClusterStorage:
     def discard(self, names: Sequence[str]) -> None:
         """See `logs`."""
         self.garbage.discard(names)
+
+    def placed(self, name: str) -> str:
+        """See `logs`."""
+        return self.pools.placed(name)
+
+    @property
+    def pool_states(self) -> Mapping[str, str]:
+        """See `logs`."""
+        return {} if self.pools.is_alone else {shown(name): pool.state for name, pool in self.pools.pools.items()}
 
     @property
     def session_id(self) -> int:
@@ -263,7 +288,7 @@ class ClusterStorage:
         await self._write_behind.stop()
         await self._publisher.idle()
         await self._tail.idle()
-        await self.garbage.idle()
+        await self.garbage.stop()
         await self._files.restored.close()
         await self._segments.close()
 
@@ -274,20 +299,17 @@ class ClusterStorage:
         return self._wal.pending_bytes
 
     @property
-    def overloaded(self) -> bool:
-        return self._wal.overloaded
-
-    def notify_when_drained(self, callback: Callable[[], None]) -> None:
-        self._wal.notify_when_drained(callback)
-
-    @property
     def held_logs(self) -> Collection[PartitionId]:
-        """Logs that keep the write-ahead logs of ended sessions from going: their owners should open them."""
-        return self.garbage.held
+        """See `logs`."""
+        return self.garbage.held | self._drain.held
 
     @property
     def wal_bytes(self) -> int:
         return self._objects.own_bytes
+
+    @property
+    def wal_flushes_started(self) -> int:
+        return self._wal.flushes
 
     @property
     def wal_flushes(self) -> int:
@@ -341,17 +363,24 @@ class ClusterStorage:
     # Background.
 
     async def _upkeep(self) -> None:
-        """Writes behind what was inherited, hands over, collects garbage, and merges, now and then."""
+        """Writes behind what was inherited, hands over, collects garbage, and merges, now and then.
+
+        What cannot be done, as where a store does not answer, keeps nothing else from being done.
+        """
+        steps: tuple[Callable[[], Awaitable[object]], ...] = (
+            self._let_go_of_handed_over,
+            self._write_behind.run_inherited,
+            self._write_behind.release,
+            partial(self.garbage.collect, self._session_logs.forget),
+            self._small_segments.run,
+        )
         while True:
             await self._clock.sleep(self._config.storage_upkeep_interval_ms / 1000)
-            try:
-                await self._let_go_of_handed_over()
-                await self._write_behind.run_inherited()
-                await self._write_behind.release()
-                await self.garbage.collect(self._session_logs.forget)
-                await self._small_segments.run()
-            except (Unavailable, NotFound, Corrupt) as error:
-                log.warning("upkeep of the storage failed, it will be tried again", reason=str(error))
+            for step in steps:
+                try:
+                    await step()
+                except (Unavailable, NotFound, Corrupt) as error:
+                    log.warning("upkeep of the storage failed, it will be tried again", reason=str(error))
 
     async def _let_go_of_handed_over(self) -> None:
         """A log that was released needs this session's flushes until its next owner has written them behind."""

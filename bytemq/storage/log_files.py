@@ -76,6 +76,7 @@ class LogFiles:
 
     __slots__ = (
         "_files",
+        "_rewriting",
         "deleted",
         "is_coordinators",
         "is_urgent",
@@ -84,14 +85,15 @@ class LogFiles:
         "pending_entries",
         "recent",
         "recovered",
+        "released",
         "revision",
-        "rewriting",
         "rewritten_ms",
         "segment_bytes",
         "segment_ms",
         "snapshot_source",
         "staged_end",
         "stored",
+        "taken_back",
         "wal",
     )
 
@@ -107,25 +109,35 @@ class LogFiles:
         self.staged_end = manifest.end_offset
         """Next offset after everything handed to the write-ahead log, durable or not."""
         self.snapshot_source: Callable[[], PartitionSnapshot] | None = None
+        self.taken_back: Callable[[BytemqError], None] | None = None
+        """Tells the owner that nothing of what is on its way will be durable, before anybody's append is told so."""
         self.recovered: RecoveredLog | None = None
         self.pending_entries: list[bytes | memoryview] = []
         """Batch entries found by recovery, until the log is opened."""
         self.segment_bytes = 0
         """The topic's segment.bytes, and below its segment.ms, as the owner sets them; 0: the storage's own limits."""
         self.segment_ms = 0
-        self.rewriting = asyncio.Lock()
-        """Held by who chooses sealed files, has them rewritten and replaces them: what two chose, one did in vain."""
+        self._rewriting: asyncio.Lock | None = None
         self.rewritten_ms = 0
         """When files were last replaced so, in this session."""
         self.recent: RecentEnd | None = None
         """What memory has of the newest part, while somebody reads at the end."""
         self.deleted = False
+        self.released = False
+        """Whether it was left to the next owner: this session changes nothing of it any more."""
         self.is_urgent = False
         """Whether clients wait for each write, one after the other, as its owner says."""
         self.is_coordinators = False
         """Whether it is a coordinator's, as its owner says: whoever takes it over reads it whole before anybody is
         answered."""
         self._files = files
+
+    @property
+    def rewriting(self) -> asyncio.Lock:
+        """Held by who chooses sealed files, has them rewritten and replaces them: what two chose, one did in vain."""
+        if self._rewriting is None:
+            self._rewriting = asyncio.Lock()
+        return self._rewriting
 
     # What the log is.
 
@@ -218,7 +230,7 @@ class LogFiles:
         end_offset = self._readable_end(offset, end_offset)
         if offset >= end_offset:
             return Read([], 0, offset, offset)
-        recent = self._read_recent(offset, max_bytes, end_offset)
+        recent = self.read_in_memory(offset, max_bytes, end_offset)
         if recent is not None:
             return recent
         plan = self._plan(offset, max_bytes, end_offset, verify=False)
@@ -253,27 +265,51 @@ class LogFiles:
         if plan is None:
             await self._open_segment(self._segment_of(offset), offset)
             return await self._read_at(offset, max_bytes, end_offset, at_least_one)
-        for run in plan.runs:  # all at once: while one is read, another one's file could be released
-            run.file.pin()
         try:
-            data = await _read_all(plan.runs)
-        finally:
+            return assemble(plan, await _read_all(plan.runs), offset, max_bytes, end_offset, at_least_one)
+        except Corrupt:  # maybe not in the store
             for run in plan.runs:
-                run.file.unpin()
-        for run, view in zip(plan.runs, data, strict=True):
-            if len(view) < run.size_bytes:
-                raise Corrupt(f"{run.file.file.name} ends before position {run.position + run.size_bytes}")
-        return assemble(plan, data, offset, max_bytes, end_offset, at_least_one)
+                run.file.forget_copies()
+            return assemble(plan, await _read_all(plan.runs), offset, max_bytes, end_offset, at_least_one)
+
+    async def behind_damage(self, offset: int) -> int:
+        """Where there may be something to read again, when `read` raised Corrupt at `offset`: behind the batch there,
+        or, where not even its size can be believed, behind the chunk or the file. Always above `offset`.
+        """
+        for first, last in self.manifest.holes:
+            if first <= offset <= last:
+                return last + 1
+        try:
+            plan = self._plan(offset, 1, self.end_offset, verify=True)
+            if plan is None:
+                await self._open_segment(self._segment_of(offset), offset)
+                plan = self._plan(offset, 1, self.end_offset, verify=True)
+        except Corrupt:
+            plan = None
+        if plan is None:
+            behind = (each.last_offset + 1 for each in self.segments if each.last_offset >= offset)
+            return next(behind, self.end_offset)
+        try:
+            [view, *_] = await _read_all(plan.runs)
+            for batch in walk(view[: plan.first.size_bytes], verify=False):
+                if batch.last_offset >= offset:
+                    return min(batch.last_offset + 1, plan.first.next_offset)
+        except Corrupt:
+            pass
+        return plan.first.next_offset
 
     def read_in_memory(self, offset: int, max_bytes: int, end_offset: int) -> Read | None:
-        """As `read`, of what was just committed and need not be copied; None if `offset` is not in it."""
-        return self._read_recent(offset, max_bytes, self._readable_end(offset, end_offset))
+        """As `read`, of what was just committed and need not be copied; None if `offset` is not in it. `end_offset` is
+        a committed one.
 
-    def _read_recent(self, offset: int, max_bytes: int, end_offset: int) -> Read | None:
-        """From memory, what is part of the log still: what was written behind may have been cleaned."""
-        if self.recent is None or not self.wal.bases or offset < self.wal.bases[0]:
+        What is part of the log still: what was written behind may have been cleaned.
+        """
+        recent, bases, manifest = self.recent, self.wal.bases, self.manifest
+        if recent is None or not bases or offset < bases[0]:
             return None
-        return self.recent.read(offset, max_bytes, end_offset)
+        if self.deleted or offset < manifest.log_start_offset or manifest.holes:
+            return None
+        return recent.read(offset, max_bytes, end_offset)
 
     def _was_read_to_the_end(self) -> None:
         """Whoever did will come again, for what is committed next."""
@@ -477,8 +513,22 @@ class LogFiles:
 
 async def _read_all(runs: Sequence[Run]) -> Sequence[memoryview]:
     """At the same time: on an object store each may be an object of its own, as those of small flushes are. None is
-    being read any more when this returns or raises.
+    being read any more when this returns or raises. Raises Corrupt where a file is too short.
     """
+    for run in runs:  # all at once: while one is read, another one's file could be released
+        run.file.pin()
+    try:
+        data = await _read_each(runs)
+    finally:
+        for run in runs:
+            run.file.unpin()
+    for run, view in zip(runs, data, strict=True):
+        if len(view) < run.size_bytes:
+            raise Corrupt(f"{run.file.file.name} ends before position {run.position + run.size_bytes}")
+    return data
+
+
+async def _read_each(runs: Sequence[Run]) -> Sequence[memoryview]:
     if len(runs) == 1:
         return [await runs[0].file.read(runs[0].position, runs[0].size_bytes)]
     reads = (run.file.read(run.position, run.size_bytes) for run in runs)

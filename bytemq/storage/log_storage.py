@@ -10,7 +10,7 @@ itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -32,6 +32,7 @@ from bytemq.storage.manifests.manifest import (
 from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.manifests.unopened import segments_without_opening
+from bytemq.storage.pools.pooled_store import placing_in
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.segments.write_behind import WriteBehind
 from bytemq.storage.settings import Durability, StorageConfig
@@ -79,7 +80,7 @@ class LogStorage:
         restored = RestoredUnits(store, restorer, config.restored_bytes, config.chunk_bytes)
         self._garbage = Garbage(store, segments, restored, session_id, clock, supervisor, config.table_grace_ms)
         self._publisher = Publisher(
-            store,
+            placing_in(store),
             metadata,
             session_id,
             config,
@@ -114,6 +115,8 @@ class LogStorage:
             supervisor,
         )
         self.append = self._wal.append
+        """See `logs`."""
+        self.append_all = self._wal.append_all
         """See `logs`."""
         self._write_behind = WriteBehind(
             store,
@@ -198,6 +201,15 @@ class LogStorage:
         """See `logs`."""
         self._garbage.discard(names)
 
+    def placed(self, name: str) -> str:
+        """See `logs`."""
+        return name
+
+    @property
+    def pool_states(self) -> Mapping[str, str]:
+        """See `logs`."""
+        return {}
+
     @property
     def session_id(self) -> int:
         return self._session_id
@@ -273,15 +285,6 @@ class LogStorage:
     def pending_bytes(self) -> int:
         """Bytes appended but not durable yet."""
         return self._wal.pending_bytes
-
-    @property
-    def overloaded(self) -> bool:
-        """Whether appenders should pause until `notify_when_drained` calls back."""
-        return self._wal.overloaded
-
-    def notify_when_drained(self, callback: Callable[[], None]) -> None:
-        """Calls back once, when the storage is no longer overloaded."""
-        self._wal.notify_when_drained(callback)
 
     @property
     def wal_bytes(self) -> int:

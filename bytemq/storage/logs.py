@@ -5,7 +5,7 @@ Owns: the contract. `log_storage` honours it for one node on local files, `clust
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from bytemq.errors import BytemqError
@@ -14,7 +14,7 @@ from bytemq.storage.following.followed_logs import FollowedLogs
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.storage.tables.published_columns import ColumnChange
-from bytemq.storage.wal.staging import OnDurable
+from bytemq.storage.wal.staging import Append, OnDurable
 from bytemq.types import PartitionId
 
 
@@ -33,9 +33,13 @@ class Logs(Protocol):
 
         `on_durable` is called on the loop, never before this returns, in the order of the appends: with None when the
         bytes are durable and readable, or with an error, and then every later append in flight has failed too, and the
-        log's next offset is its `end_offset` again.
+        log's next offset is its `end_offset` again: `files.taken_back` was called for each log involved before any
+        append was told.
         Raises Invalid for batches that are not at the next offset.
         """
+
+    def append_all(self, appends: Sequence[Append]) -> None:
+        """As `append` of each, in order."""
 
     def hasten(self) -> None:
         """What was appended until now is urgent, whatever it is: somebody waits for the end of it."""
@@ -53,8 +57,8 @@ class Logs(Protocol):
         The files of `before` go when nobody reads them any more, which is the case when this returns; of `after`, those
         that are not needed after all.
         Raises Unavailable when the log's files are not those of `before`, ColumnsChanged, NotFound after deletion: the
-        files of `after` go then. Fenced, and Unavailable when it may have been published: what is left is garbage that
-        is found later.
+        files of `after` go then; so they do when it is Fenced. Unavailable when it may have been published: what is
+        left goes with the next change of the log, when that is known.
         """
 
     async def seal(self, files: LogFiles) -> None:
@@ -67,6 +71,9 @@ class Logs(Protocol):
 
     def discard(self, names: Sequence[str]) -> None:
         """Objects that somebody created for a log and that were never published: they go, with what is half made."""
+
+    def placed(self, name: str) -> str:
+        """The name of something new that is going to be created elsewhere: in the store that is best now."""
 
     @property
     def session_id(self) -> int:
@@ -101,7 +108,8 @@ class Logs(Protocol):
 
     @property
     def held_logs(self) -> Collection[PartitionId]:
-        """Logs that keep the write-ahead logs of ended sessions from going: their owners should open them."""
+        """Logs that keep something from going, the write-ahead log of an ended session or a pool that is drained: their
+        owners should open them."""
 
     @property
     def followed(self) -> FollowedLogs | None:
@@ -112,11 +120,8 @@ class Logs(Protocol):
         """Bytes appended but not durable yet."""
 
     @property
-    def overloaded(self) -> bool:
-        """Whether appenders should pause until `notify_when_drained` calls back."""
-
-    def notify_when_drained(self, callback: Callable[[], None]) -> None:
-        """Calls back once, when the storage is no longer overloaded."""
+    def pool_states(self) -> Mapping[str, str]:
+        """How each of several stores is, in words; empty where there is one."""
 
     @property
     def recovered_bytes(self) -> int:

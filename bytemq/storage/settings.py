@@ -41,17 +41,14 @@ class StorageConfig:
     recent_bytes: int = 16 * MIB
     """On a file system: memory for what was just committed and is read at the end of its log. Half of what the memory
     for requests keeps for further ones, which are received into what falls out of it."""
-    wal_inline_bytes: int = 64 * 1024
-    """With page-cache durability a flush up to this size is written on the loop: a thread would cost more than the
-    write."""
+    wal_inline_bytes: int = 1 * MIB
+    """With page-cache durability a flush up to this size is written on the loop, as long as that is quick."""
     bulk_bytes: int = 64 * 1024
     """With page-cache durability: so much of one log in one flush is written straight to a segment to be."""
     bulk_synced_bytes: int = 512 * 1024
     """The same with fsync, where another file costs another sync."""
     bulk_segment_bytes: int = 4 * MIB
     """What is less than this when it is written behind is copied to the open segment: no small segments."""
-    wal_pending_bytes: int = 64 * MIB
-    """Above so many bytes not yet durable the storage calls itself overloaded, and appenders should pause."""
     wal_retained_bytes: int = 1024 * MIB
     """Write-behind keeps the write-ahead log (whole files) below this."""
     wal_retained_extents: int = 100_000

@@ -10,17 +10,18 @@ those that were there before.
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 from bytemq.storage.stores.interface import AppendFile, ReadFile
 
 
 class SharedFile:
-    __slots__ = ("_unpinned", "file", "pins")
+    __slots__ = ("_unpinned", "file", "is_doubtful", "pins")
 
     def __init__(self, file: ReadFile) -> None:
         self.file = file
         self.pins = 0
+        self.is_doubtful = False
+        """Whether a sync of it has failed: the kernel may have dropped what was written, and not say so again."""
         self._unpinned: asyncio.Future[None] | None = None
 
     def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
@@ -29,6 +30,9 @@ class SharedFile:
     async def read(self, position: int, size_bytes: int) -> memoryview:
         """As `ReadFile.read`. The caller has pinned the file, or knows that nobody can release it meanwhile."""
         return await self.file.read(position, size_bytes)
+
+    def forget_copies(self) -> None:
+        self.file.forget_copies()
 
     def pin(self) -> None:
         self.pins += 1
@@ -51,16 +55,14 @@ class SharedFile:
 class HolderFile(SharedFile):
     """A file that extents of logs are in. They name it by its `ordinal`: in this order such files came to be."""
 
-    __slots__ = ("first_sequence", "is_doubtful", "ordinal")
+    __slots__ = ("first_sequence", "ordinal")
 
     def __init__(self, file: ReadFile, ordinal: int) -> None:
         super().__init__(file)
         self.ordinal = ordinal
         self.first_sequence = 0
         """Of the first flush that is in it, or refers to it; 0 while there is none."""
-        self.is_doubtful = False
-        """Whether a sync of it has failed: the kernel may have dropped what was written, and not say so again."""
 
     @property
     def writable(self) -> AppendFile:
-        return cast(AppendFile, self.file)
+        return self.file  # type: ignore[return-value]  # opened so by whoever writes

@@ -1,7 +1,7 @@
 """How long partitions are away when a broker dies, when etcd's leader dies, and when both die at the same moment:
 `python -m tests.chaos.failover --times 5`.
 
-By `kill -9`. From then on: until others own all that broker had, as another one tells, and until each partition
+By `kill -9`. From then on: until others are to have all that broker had, as another one tells, and until each partition
 has acknowledged a record again to an unmodified idempotent producer.
 """
 
@@ -34,7 +34,9 @@ def main() -> int:
         cluster.way(STRICT).create_topic(TOPIC, options.partitions)
         for case in CASES:
             found = [measure(cluster, case, number) for number in range(options.times)]
-            for words, column in zip(("owned by others", "acknowledging again"), zip(*found, strict=True), strict=True):
+            for words, column in zip(
+                ("others are named", "acknowledging again"), zip(*found, strict=True), strict=True
+            ):
                 print(
                     f"{case} killed, {words}: median {statistics.median(column):.2f} s,"
                     f" {min(column):.2f} to {max(column):.2f}; load {os.getloadavg()[0]:.0f}",
@@ -60,8 +62,8 @@ def measure(cluster: ChaosCluster, case: str, number: int) -> tuple[float, float
     for kill in kills[case]:
         kill()
     gone = -1 if case == "etcd's leader" else cluster.brokers.index(victim)
-    until(lambda: not {gone, -1} & set(owners(witness)), "others own everything")
-    owned_s = time.monotonic() - killed_at
+    until(lambda: not {gone, -1} & set(owners(witness)), "others are to have everything")
+    named_s = time.monotonic() - killed_at
     until(lambda: producer.acknowledged_since(killed_at) is not None, "every partition acknowledges again")
     again_at = producer.acknowledged_since(killed_at)
     assert again_at is not None
@@ -69,7 +71,7 @@ def measure(cluster: ChaosCluster, case: str, number: int) -> tuple[float, float
     cluster.heal()
     for broker in cluster.brokers:
         broker.node.wait_ready()
-    return owned_s, again_at - killed_at
+    return named_s, again_at - killed_at
 
 
 def owners(broker: ChaosBroker) -> list[int]:

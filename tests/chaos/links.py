@@ -155,7 +155,8 @@ class Link:
         except OSError:
             return
         for writer in (connection.client, connection.server):
-            writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # it has been closed meanwhile
+                writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.pumps += [
             asyncio.ensure_future(self._pump(connection, reader, connection.server, REQUESTS)),
             asyncio.ensure_future(self._pump(connection, answers, connection.client, ANSWERS)),

@@ -16,7 +16,7 @@ from tests.chaos.troubles import KINDS, plan
 from tests.simulation.broker.history import Attempt, Sent
 from tests.simulation.transcript import Violation
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 SHORT_S = 0.2
 
 

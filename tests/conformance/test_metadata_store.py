@@ -175,7 +175,7 @@ async def put(store: MetadataStore, key: str, value: bytes = b"v") -> int:
 async def take(events: AsyncIterator[list[Event]], count: int) -> list[Event]:
     taken: list[Event] = []
     while len(taken) < count:
-        taken += await asyncio.wait_for(anext(events), 5)
+        taken += await asyncio.wait_for(anext(events), 30)
     return taken
 
 
@@ -301,7 +301,7 @@ async def test_watch__resumes_after_any_revision_without_gap_or_repeat(store: Me
 async def test_watch__shows_a_transaction_whole(store: MetadataStore) -> None:
     start = (await store.range("")).revision
     await store.txn([], [Put(f"w/{i}", b"") for i in range(100)])
-    assert len(await asyncio.wait_for(anext(store.watch("w/", start)), 5)) == 100
+    assert len(await asyncio.wait_for(anext(store.watch("w/", start)), 30)) == 100
 
 
 async def test_watch__of_a_forgotten_revision_raises_compacted(under_test: StoreUnderTest) -> None:

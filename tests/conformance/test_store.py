@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 
+from bytemq.compaction.local_files import mapped
 from bytemq.errors import Invalid, NotFound
 from bytemq.runtime.clock import SystemClock
 from bytemq.storage.stores.by_url import open_store
@@ -70,6 +71,16 @@ async def test_self_test__is_passed(object_store: ObjectStore) -> None:
     measured = await self_test(object_store, SystemClock(), "run-1")
     assert min(measured) >= 0
     assert list(await object_store.list("self-test/")) == []
+
+
+async def test_create__takes_one_view_of_what_is_not_in_memory(object_store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(Random(1).randbytes(3 << 20))
+    with mapped(source) as view:
+        await object_store.create("a/large", [view])
+        with pytest.raises(Invalid):
+            await object_store.create("a/large", [view])
+    assert await object_store.read("a/large") == source.read_bytes()
 
 
 async def test_create__makes_a_whole_object_once(object_store: ObjectStore) -> None:

@@ -27,6 +27,9 @@ WAVES = (600, 300)
 BEFORE, WITHIN, END = 200, 250, 300
 """Committed offsets of three groups in each partition of `orders`: where the second wave begins, within it, its end."""
 
+COORDINATOR_IS_COMING = ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE", "COORDINATOR_LOAD_IN_PROGRESS")
+"""What a Kafka that has just started says of it."""
+
 
 def properties(source: str, target: Server) -> dict[str, Any]:
     flow = {"enabled": "true", "topics": "orders", "groups": ".*", "sync.group.offsets.enabled": "true"}
@@ -79,7 +82,7 @@ def commit(bootstrap: str, group: str, offset: int) -> None:
         try:
             consumer.commit(offsets=wanted, asynchronous=False)
         except KafkaException as error:  # a fresh Kafka finds its coordinator a little later
-            assert error.args[0].name() in ("NOT_COORDINATOR", "COORDINATOR_NOT_AVAILABLE"), error
+            assert error.args[0].name() in COORDINATOR_IS_COMING, error
             return False
         return True
 

@@ -38,7 +38,7 @@ UNORDERED = {"partitions"}
 NOW_SLACK_MS = 3_600_000
 COORDINATOR_S = 60.0
 OWN = "own-"  # what begins so is a name that a case chose itself
-SILENT_S = 3.0
+SILENT_S = 30.0
 LONG_S = 60.0
 ABSENT = "<absent>"
 SHOWN_CHARACTERS = 40
@@ -126,7 +126,7 @@ class Subject:
     def topic_named(self, name: str, partitions: int = 1, **configs: str) -> str:
         entries = [{"name": key.replace("_", "."), "value": value} for key, value in configs.items()]
         topic = {"name": name, "num_partitions": partitions, "replication_factor": 1}
-        fields = {"topics": [{**topic, "assignments": [], "configs": entries}], "timeout_ms": 10_000}
+        fields = {"topics": [{**topic, "assignments": [], "configs": entries}], "timeout_ms": 60_000}
         [created] = self.quiet(CreateTopicsRequest, 5, fields).topics
         assert created.error_code == 0, created
         self._wait_led(name)
@@ -141,7 +141,7 @@ class Subject:
         return self._known("topic_id", topic_id)
 
     def _wait_led(self, name: str) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + COORDINATOR_S
         while time.monotonic() < deadline:
             [topic] = self.quiet(MetadataRequest, 5, {"topics": [{"name": name}]}).topics
             if topic.error_code == 0 and all(self._is_led(name, row.partition_index) for row in topic.partitions):
@@ -305,9 +305,21 @@ def differences(expected: Answer, got: Answer, path: str = "") -> list[str]:
         if len(expected) == len(got):
             numbered = enumerate(zip(expected, got, strict=True))
             return [line for index, (left, right) in numbered for line in differences(left, right, f"{path}[{index}]")]
-        missing = [f"{path}: {_short(item)} -> {ABSENT}" for item in expected if item not in got]
-        return missing + [f"{path}: {ABSENT} -> {_short(item)}" for item in got if item not in expected]
+        missing = [f"{path}: {_short(item)} -> {ABSENT}" for item in _beyond(expected, got)]
+        return missing + [f"{path}: {ABSENT} -> {_short(item)}" for item in _beyond(got, expected)]
     return [] if expected == got else [f"{path}: {_short(expected)} -> {_short(got)}"]
+
+
+def _beyond(items: list[Answer], others: list[Answer]) -> list[Answer]:
+    """Those that are not among the others, or not as often."""
+    left = list(others)
+    beyond = []
+    for item in items:
+        if item in left:
+            left.remove(item)
+        else:
+            beyond.append(item)
+    return beyond
 
 
 def _short(answer: Answer) -> str:

@@ -20,6 +20,7 @@ from kafka.protocol.admin import (
     IncrementalAlterConfigsRequest,
     ListConfigResourcesRequest,
     ListPartitionReassignmentsRequest,
+    UpdateFeaturesRequest,
 )
 from kafka.protocol.metadata import MetadataRequest
 
@@ -377,6 +378,36 @@ def reassignments_and_elections(subject: Subject) -> None:
             if kind is not None:
                 fields["election_type"] = kind
             subject.call(f"v{version} election {kind}", ElectLeadersRequest, version, **fields)
+
+
+@case
+def update_features(subject: Subject) -> None:
+    """What changes nothing, and what is refused."""
+
+    def update(label: str, version: int, *updates: tuple[str, int, int], timeout_ms: int = 5_000) -> None:
+        rows = []
+        for name, level, kind in updates:
+            row: dict[str, Any] = {"feature": name, "max_version_level": level}
+            row |= {"upgrade_type": kind} if version else {"allow_downgrade": kind != 1}
+            rows.append(row)
+        fields: dict[str, Any] = {"timeout_ms": timeout_ms, "feature_updates": rows}
+        if version:
+            fields["validate_only"] = True
+        subject.call(f"v{version} {label}", UpdateFeaturesRequest, version, **fields)
+
+    for version in range(3):
+        update("nothing", version)
+        update("as it is", version, ("group.version", 1, 1))
+        update("two as they are", version, ("group.version", 1, 1), ("transaction.version", 2, 1))
+        update("too high", version, ("group.version", 7, 1))
+        update("negative", version, ("group.version", -1, 1))
+        update("lower", version, ("group.version", 0, 1))
+        update("unknown", version, ("nobodys.version", 1, 1))
+        update("one right, one wrong", version, ("group.version", 1, 1), ("transaction.version", 9, 1))
+        update("without time", version, ("group.version", 1, 1), timeout_ms=0)
+    for version in (1, 2):
+        update("as it is, downgraded", version, ("group.version", 1, 2))
+        update("no such type", version, ("group.version", 1, 9))
 
 
 @case

@@ -426,7 +426,7 @@ def _asked(subject: Subject, group: str, *names: str) -> str:
 def _wait_told(subject: Subject, group: str, member_id: str, generation: int, instance: str | None = None) -> None:
     """Until a heartbeat says that there is a rebalance."""
     fields = {"group_id": group, "generation_id": generation, "member_id": member_id, "group_instance_id": instance}
-    deadline = time.monotonic() + 30.0
+    deadline = time.monotonic() + 60.0
     while subject.quiet(HeartbeatRequest, 4, fields).error_code != 27:
         assert time.monotonic() < deadline, "no rebalance"
         time.sleep(0.02)

@@ -26,7 +26,7 @@ from tests.interop.newer_messages import ConsumerGroupDescribeRequest
 ILLEGAL_GENERATION = 22
 REBALANCE_IN_PROGRESS = 27
 MEMBER_ID_REQUIRED = 79
-WAIT_S = 30.0
+WAIT_S = 60.0
 POLL_S = 0.05
 
 

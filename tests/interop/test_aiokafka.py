@@ -15,7 +15,7 @@ from tests.interop.conftest import Server
 from tests.interop.sample import PARTITIONS, Sample, by_partition, samples
 
 NAME = Callable[[str], str]
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 async def create_topic(server: Server, topic: str) -> None:

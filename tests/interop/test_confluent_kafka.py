@@ -24,7 +24,7 @@ from tests.interop.sample import PARTITIONS, Sample, by_partition, samples
 
 NAME = Callable[[str], str]
 COMPRESSIONS = ("none", "gzip", "snappy", "lz4", "zstd")
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ OTHER_AREAS = (
     "migration",
     "produce",
     "record_rules",
+    "shapes",
 )
 TRANSACTIONAL_AREAS = ("transactions", "transactional_writes", "transactional_offsets", "endings")
 for area in (*OTHER_AREAS, *TRANSACTIONAL_AREAS):
@@ -42,9 +43,9 @@ OF_ONE_BROKER = {
     "fetch_limits",
     "fetch_sessions",
     "fetch_sessions_by_id",
+    "fetch_sessions_that_forget",
     "find_coordinator",
     "group_life",
-    "join_group_refusals",
     "list_config_resources",
     "list_groups",
     "log_dirs",
@@ -52,17 +53,33 @@ OF_ONE_BROKER = {
     "offsets_of_a_simple_group",
     "produce_several_partitions",
     "reassignments_and_elections",
+    "shapes_of_altered_configs",
+    "shapes_of_coordinators",
+    "shapes_of_created_topics",
+    "shapes_of_deleted_topics",
+    "shapes_of_described_configs",
+    "shapes_of_elections",
+    "shapes_of_log_dirs",
+    "shapes_of_log_requests",
+    "shapes_of_metadata",
+    "shapes_of_more_partitions",
+    "shapes_of_offsets",
+    "shapes_of_reassignments",
+    "shapes_of_several_altered_configs",
+    "shapes_of_topic_partitions",
     "strange_flexible_frames",
     "strange_frames",
-    "transaction_add_partitions",
     "transaction_add_partitions_from_brokers",
-    "transaction_end",
+    "transaction_describe",
     "transaction_find_coordinator",
     "transaction_list",
 }
 """Cases that look at which brokers there are, at what belongs to several of them in one request, or at requests that
 name nobody.
 """
+
+MANY_WRITES = {"epochs_used_up_by_beginning", "epochs_used_up_by_ending"}
+"""Cases that write all epochs of a producer, one after another."""
 
 HASTY = {
     "group.initial.rebalance.delay.ms": "0",
@@ -84,8 +101,9 @@ def hasty_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 def cases(names: Iterable[str]) -> list[Any]:
-    of_one = pytest.mark.one_broker
-    return [pytest.param(name, marks=of_one) if name in OF_ONE_BROKER else name for name in sorted(names)]
+    of_one, many_writes = pytest.mark.one_broker, pytest.mark.many_writes
+    marks = {**dict.fromkeys(OF_ONE_BROKER, of_one), **dict.fromkeys(MANY_WRITES, many_writes)}
+    return [pytest.param(name, marks=marks.get(name, ())) for name in sorted(names)]
 
 
 @pytest.mark.parametrize("name", cases(registry.keys() - hasty))

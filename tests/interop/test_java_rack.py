@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
+from tests.interop.conftest import PATIENT_MS
 from tests.interop.kafka_process import INTEROP
 from tests.scenarios.cluster.cluster import PATIENCE_S, Cluster
 from tests.support.etcd_process import EtcdProcess
@@ -22,7 +23,7 @@ CONSUMER = "org.apache.kafka.tools.consumer.ConsoleConsumer"
 
 def test_java_consumer__reads_committed_transactions_in_its_zone_also_when_an_owner_is_killed(tmp_path: Path) -> None:
     etcd = EtcdProcess(tmp_path / "etcd").start()
-    cluster = Cluster(tmp_path, etcd)
+    cluster = Cluster(tmp_path, etcd, options=("--set", f"broker.session.timeout.ms={PATIENT_MS}"))
     try:
         run(cluster.start(), tmp_path)
     finally:
@@ -37,7 +38,7 @@ def run(cluster: Cluster, folder: Path) -> None:
     wanted = len(committed) + 2 * 20 * PARTITIONS
     arguments = [
         *("--bootstrap-server", cluster.bootstrap, "--topic", "decided", "--from-beginning"),
-        *("--isolation-level", "read_committed", "--max-messages", str(wanted), "--timeout-ms", "60000"),
+        *("--isolation-level", "read_committed", "--max-messages", str(wanted), "--timeout-ms", "120000"),
         *("--command-property", "client.rack=c", "--command-property", "group.id=java"),
         *("--formatter-property", "print.partition=true", "--formatter-property", "print.offset=true"),
     ]
@@ -48,7 +49,7 @@ def run(cluster: Cluster, folder: Path) -> None:
             committed |= transactions.run(30)
             cluster.nodes[0].kill9()
             committed |= transactions.run(30)
-            assert consumer.wait(PATIENCE_S) == 0, (folder / "errors").read_text()
+            assert consumer.wait(2 * PATIENCE_S) == 0, (folder / "errors").read_text()
         finally:
             consumer.kill()
     lines = (folder / "out").read_text().splitlines()

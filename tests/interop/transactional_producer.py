@@ -21,7 +21,7 @@ TRANSACTIONAL = 0x10
 TIMEOUT_MS = 60_000
 NOT_YET = (14, 15, 16, 51)
 """Loading, no coordinator, not the coordinator, another step is on its way."""
-WAIT_S = 15.0
+WAIT_S = 60.0
 POLL_S = 0.02
 
 

@@ -24,6 +24,7 @@ from bytemq.storage.manifests.manifest import FileKind
 from bytemq.storage.tables.table_file import table_file
 from tests.scenarios.test_sql import ask, with_sql
 from tests.scenarios.test_tables import bootstrap, build, everything, kinds, until
+from tests.support.living_files import files_under
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
@@ -112,7 +113,8 @@ def is_clean(partition: Partition) -> bool:
 
 
 def on_disk(data: Path, topic: str) -> set[str]:
-    return {path.relative_to(data).as_posix() for path in (data / "tables" / topic).rglob("*.parquet")}
+    files = files_under(data / "tables" / topic)
+    return {path.relative_to(data).as_posix() for path in files if path.suffix == ".parquet"}
 
 
 async def test_compacted_topic__is_a_table_with_the_same_records_and_is_cleaned_as_one(tmp_path: Path) -> None:
@@ -126,6 +128,7 @@ async def test_compacted_topic__is_a_table_with_the_same_records_and_is_cleaned_
 
         # From here on nothing is dirty, so that what changes is what conversion changes.
         await asyncio.to_thread(alter, node, "c", "min.compaction.lag.ms", NEVER)
+        await until(lambda: all(one.config.min_compaction_lag_ms == int(NEVER) for one in partitions))
         await until(lambda: not any(partition.files.rewriting.locked() for partition in partitions))
         before = [await everything(partition) for partition in partitions]
         assert any(info.is_cleaned for partition in partitions for info in partition.segments)
@@ -158,7 +161,7 @@ async def readings(node: Node, sql: object, data: Path, topic: str) -> list[list
     columns = ["partition", "offset", "key", "value"]
     query = f"""select partition, "offset", key, value from '{data}/tables/{topic}/**/*.parquet' order by all"""
     by_duckdb = await asyncio.to_thread(lambda: duckdb.sql(query).fetchall())
-    files = [str(path) for path in (data / "tables" / topic).rglob("*.parquet")]
+    files = [str(data / name) for name in on_disk(data, topic)]
     table = ds.dataset(files, format="parquet").to_table(columns=columns)
     assert node.http_address is not None
     url = "http://{}:{}/iceberg".format(*node.http_address)

@@ -10,17 +10,20 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from bytemq.compaction.worker import WORKER_PROCESS
 from bytemq.metadata import keys
 from bytemq.metadata.database import Database
 from bytemq.storage.checks.verify import DATABASE, verify
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of, names_of
-from tests.support.node_process import NodeProcess
+from tests.support.living_files import files_under
+from tests.support.node_process import NodeProcess, command_of
 
 MAKE = Callable[..., NodeProcess]
 TIMEOUT_S = 180.0
@@ -69,18 +72,28 @@ def state_of(node: NodeProcess, topic: str) -> tuple[dict[bytes, bytes], int]:
 
 
 def workers_of(node: NodeProcess) -> list[int]:
-    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
-    return [
-        int(child) for child in children if "compaction.worker_process" in Path(f"/proc/{child}/cmdline").read_text()
-    ]
+    return [pid for pid in node.children() if WORKER_PROCESS in command_of(pid)]
+
+
+def kill_workers(node: NodeProcess, after_s: float) -> int:
+    """Those there are so long after there were any; how many."""
+    until(lambda: bool(workers_of(node)))
+    time.sleep(after_s)
+    killed = 0
+    for worker in workers_of(node):
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(worker, signal.SIGKILL)
+            killed += 1
+    return killed
 
 
 def referenced(data: Path) -> set[str]:
     """Everything that a manifest names, by a copy of the metadata: a node keeps its own to itself."""
     with TemporaryDirectory() as folder:
-        for name in (DATABASE, f"{DATABASE}-wal"):
-            if (data / name).exists():
-                shutil.copy(data / name, folder)
+        before = None
+        while before != (before := [(path.stat().st_mtime_ns, path.stat().st_size) for path in databases(data)]):
+            for path in databases(data):  # again, if it was written to meanwhile
+                shutil.copy(path, folder)
         database = Database(Path(folder) / DATABASE, "page-cache")
         found: set[str] = set()
         for entry in database.range(keys.MANIFESTS).entries:
@@ -90,9 +103,13 @@ def referenced(data: Path) -> set[str]:
         return found
 
 
+def databases(data: Path) -> list[Path]:
+    return [path for path in (data / DATABASE, data / f"{DATABASE}-wal") if path.exists()]
+
+
 def objects(data: Path) -> set[str]:
     folders = [data / "topics", data / "tables", data / "iceberg"]
-    return {path.relative_to(data).as_posix() for folder in folders for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(data).as_posix() for folder in folders for path in files_under(folder)}
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -126,10 +143,7 @@ def test_worker_and_node__killed_during_compaction_lose_nothing(make_node: MAKE)
             node.kill9()
             node.restart()
         else:
-            time.sleep(chance.random() / 5)
-            for worker in workers_of(node):
-                os.kill(worker, signal.SIGKILL)
-                killed_workers += 1
+            killed_workers += kill_workers(node, chance.random() / 5)
         state, _ = state_of(node, "topic")
         assert state == expected, kill
     assert killed_workers >= 3

@@ -31,7 +31,7 @@ from bytemq.protocol.records.compression import Compression
 from bytemq.protocol.schema import Message
 from tests.interop.batches import batch
 from tests.interop.wire import Wire
-from tests.support import probe
+from tests.support import machine, probe
 from tests.support.node_process import NodeProcess
 
 MAKE = Callable[..., NodeProcess]
@@ -269,7 +269,7 @@ def measured(node: NodeProcess) -> Iterator[list[float]]:
     def work() -> None:
         try:
             with probe.connect(node.address) as wire:
-                while not stop.wait(0.005):
+                while not stop.wait(0.005) or not took:
                     started = time.monotonic()
                     assert probe.produce(wire, "good")[0] == 0
                     took.append(time.monotonic() - started)
@@ -305,8 +305,9 @@ def test_node__hostile_client_does_not_disturb_the_others(
           f"worst {worst * 1e3:.1f} ms (calm node: {middle(calm_s) * 1e3:.2f} and {max(calm_s) * 1e3:.1f} ms), "
           f"memory +{grown / 2**20:.0f} MiB")  # fmt: skip
     assert node.is_running()
-    assert median < max(MEDIAN_LIMIT_S, CALM_FACTOR * middle(calm_s))
-    assert worst < max(WORST_LIMIT_S, CALM_FACTOR * max(calm_s))
+    slowness = machine.slowness()
+    assert median < max(MEDIAN_LIMIT_S * slowness, CALM_FACTOR * middle(calm_s))
+    assert worst < max(WORST_LIMIT_S * slowness, CALM_FACTOR * max(calm_s))
     assert grown < MEMORY_GROWTH_LIMIT_BYTES
     assert "Traceback" not in node.log()
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,9 @@ import bytemq
 from bytemq.errors import BytemqError
 from bytemq.metadata.topics import TopicSpec
 from bytemq.node.node import Node
+from bytemq.node.queried_topics import QueriedTopics
 from bytemq.query.client import Connection
+from bytemq.query.cuts import TopicCut
 from tests.scenarios.test_tables import bootstrap, build, produce, produce_transactions, running
 
 
@@ -102,6 +104,7 @@ REFUSED = (
     ("copy (select 1) to '/tmp/bytemq-no'", "only SELECT"),
     ("select error('boom')", "boom"),
     ("select * from range(100)", "more than 50 rows"),
+    ("select case when range = 40 then error('a: boom') end from range(50)", "a: boom"),
 )
 
 
@@ -114,11 +117,58 @@ async def test_sql__refuses_what_is_not_a_query_and_goes_on(tmp_path: Path) -> N
         assert await ask(sql, "select 1") == [(1,)]
 
 
+async def test_sql__of_a_topic_that_is_another_one_meanwhile_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleted, and created under the same name, after the cut: nothing of the new one is shown as the old one."""
+    async with with_sql(tmp_path, bytemq_table_grace_ms="0") as (node, sql):
+        await node.broker.topics.create([TopicSpec("t", configs={"bytemq.table.value.format": "json"})])
+        await asyncio.to_thread(produce, bootstrap(node), "t", iter([b'{"old": 1}'] * 10))
+        cut, answers = QueriedTopics.cut, 0
+
+        async def replaced(topics: QueriedTopics, names: Sequence[str]) -> dict[str, TopicCut]:
+            nonlocal answers
+            answers += 1
+            found = await cut(topics, names)
+            await node.broker.topics.delete(found["t"].topic_id)
+            await node.broker.topics.create([TopicSpec("t")])
+            await asyncio.to_thread(produce, bootstrap(node), "t", iter([b"new"] * 20))
+            return found
+
+        for is_in_parquet in (False, True):
+            if is_in_parquet:
+                await build(node, "t")
+            with monkeypatch.context() as patched:
+                patched.setattr(QueriedTopics, "cut", replaced)
+                with pytest.raises(BytemqError, match="t was deleted while the query ran"):
+                    await ask(sql, "select count(*) from t")
+            assert await ask(sql, "select count(*), count(*) filter (value = 'new') from t") == [(20, 20)]
+        assert answers == 2
+
+
 async def test_sql__ends_a_query_whose_time_is_over(tmp_path: Path) -> None:
     async with with_sql(tmp_path, bytemq_sql_timeout_ms="2000") as (_, sql):
         with pytest.raises(BytemqError, match="longer than 2 s"):
             await ask(sql, "select count(*) from range(100000000000) a, range(100000) b")
         await until_children(0)
+
+
+async def test_sql__that_breaks_off_says_why_to_whoever_has_taken_rows_of_it(tmp_path: Path) -> None:
+    async with with_sql(tmp_path, bytemq_sql_max_rows="20000") as (node, sql):
+        query, taken = "select range from range(30000)", bytearray()
+
+        def take() -> None:
+            for chunk in sql.sql(query).chunks("csv"):
+                taken.extend(chunk)
+
+        with pytest.raises(BytemqError, match="more than 20000 rows"):
+            await asyncio.to_thread(take)
+        assert taken.startswith(b"range\n")
+        with pytest.raises(BytemqError, match=r"^more than 10000 rows make no table"):
+            await asyncio.to_thread(lambda: list(sql.sql("from range(15000)").chunks("table")))
+        assert node.http_address is not None
+        with pytest.raises(AssertionError, match="more than 20000 rows"):
+            await command("sql", "--format", "csv", query, "--http", "{}:{}".format(*node.http_address))
 
 
 async def test_sql__in_every_form_and_for_every_frame(tmp_path: Path) -> None:
@@ -153,7 +203,7 @@ async def test_sql__a_client_that_leaves_ends_its_query(tmp_path: Path) -> None:
 
 async def until_children(busy: int) -> None:
     """So many children of this process are computing."""
-    for _ in range(300):
+    for _ in range(1200):
         if await asyncio.to_thread(busy_children) == busy:
             return
         await asyncio.sleep(0.1)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import json
 import random
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import confluent_kafka
 import duckdb
@@ -17,11 +20,15 @@ import pytest
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.results import AppendResult
 from bytemq.config import BrokerConfig
+from bytemq.errors import Fenced
+from bytemq.metadata import keys
+from bytemq.metadata.store import Put
 from bytemq.metadata.topics import TopicSpec
 from bytemq.node import tables
 from bytemq.node.node import Node
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.storage.checks.verify import verify
+from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.manifests.manifest import FileKind
 from tests.unit.storage.parquet.shapes import identities, parsed
 
@@ -228,6 +235,43 @@ async def test_tables__a_topic_of_the_same_name_has_another_folder(tmp_path: Pat
 
 def names(data: Path, pattern: str) -> list[str]:
     return glob.glob(pattern, root_dir=data, recursive=True)
+
+
+async def test_build__goes_on_when_a_partition_was_elsewhere_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest that another session has changed says that the partition is another broker's, not that all is over."""
+    async with running(tmp_path) as node:
+        await node.broker.topics.create([TopicSpec("t")])
+        await asyncio.to_thread(produce, bootstrap(node), "t", iter([b"v"] * 10))
+        replace_files, refusals = LogStorage.replace_files, iter([Fenced("it was changed by somebody else")])
+
+        async def fenced(storage: LogStorage, *given: Any) -> None:
+            for refusal in refusals:
+                raise refusal
+            await replace_files(storage, *given)
+
+        monkeypatch.setattr(LogStorage, "replace_files", fenced)
+        assert node.tables is not None
+        assert (await node.tables.build("t")).records == 10
+        assert next(refusals, None) is None
+
+
+async def test_build__is_refused_with_a_word_by_a_broker_that_has_no_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "are_available", lambda: False)
+    async with running(tmp_path) as node:
+        store = node.broker.metadata
+        asked = b'{"topic": "t", "partitions": [0], "lease": %d}' % await store.grant_lease(60)
+        request = Put(f"{keys.table_builds(node.broker.node_id)}1-1", asked)
+        await store.txn([], [request])
+        give_up_at = time.monotonic() + 60
+        while (entry := await store.get(request.key)) is not None and entry.value == asked:
+            assert time.monotonic() < give_up_at
+            await asyncio.sleep(0.1)
+        assert entry is not None
+        assert "pip install 'bytemq[tables]'" in json.loads(entry.value)["failed"]
 
 
 async def test_tables__duplicates_of_idempotent_producers_are_recognised_after_conversion_and_restart(

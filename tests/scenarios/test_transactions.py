@@ -135,11 +135,14 @@ def test_second_producer__fences_the_first_and_aborts_its_transaction(node: Node
 def test_time_out__aborts_and_fences(node: NodeProcess) -> None:
     create_topics(node, "t")
     plain = Producer({"bootstrap.servers": node.bootstrap, **FAST})
-    slow = transactional(node, "slow", transaction_timeout_ms=1_000)
+    timeout_s = 2.0
+    slow = transactional(node, "slow", transaction_timeout_ms=int(timeout_s * 1000))
+    began = time.monotonic()
     slow.begin_transaction()
     produce(slow, "t", b"too slow")
     produce(plain, "t", b"waits")
-    assert read(node, "t")[0] == []
+    early = read(node, "t")[0]
+    assert early == [] or time.monotonic() - began > timeout_s
     assert read_when(node, "t", bool) == [b"waits"]
     assert code_of(lambda: slow.commit_transaction(TIMEOUT_S)) == "_FENCED"
 
@@ -247,7 +250,7 @@ def test_exactly_once__through_kills(make_node: MAKE, seed: int) -> None:
     assert source.flush(TIMEOUT_S) == 0
     expected = [[b"%d" % number for number in range(partition, count, PARTITIONS)] for partition in range(PARTITIONS)]
     mover, dice = Transformer(node), random.Random(seed)
-    deadline = time.monotonic() + 2 * TIMEOUT_S
+    deadline = time.monotonic() + 4 * TIMEOUT_S
 
     def move_while(unfinished: Callable[[], bool]) -> None:
         while time.monotonic() < deadline and unfinished():

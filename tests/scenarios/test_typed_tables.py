@@ -160,6 +160,9 @@ async def test_typed__what_sql_has_shown_stays_when_it_becomes_parquet_and_is_me
         by_sql = await answer(sql, everything_of)
         assert rows.schema.names == by_sql.schema.names
         assert rows.to_pylist() == by_sql.to_pylist()
+        current = [f"{tmp_path}/{one['file']}" for one in await asyncio.to_thread(sql.get, "/tables/t/files")]
+        frame = polars.concat([polars.scan_parquet(one) for one in current], how="diagonal_relaxed").collect()
+        assert frame.height == len(SHAPES) and set(frame.columns) == set(by_sql.schema.names)
         assert table.schema().find_field("id").doc == '$["id"]'
         assert table.schema().find_field("user.age").field_id >= 1000
         files = sorted(glob.glob(f"{tmp_path}/tables/t/**/*.parquet", recursive=True))
@@ -246,7 +249,7 @@ async def test_typed__a_format_holds_from_now_on_and_columns_stay(tmp_path: Path
         store = node.broker.topics._store
         assert await store.get(keys.table_columns(topic_id)) is not None
         await node.broker.topics.delete(topic_id)
-        for _ in range(200):
+        for _ in range(1200):
             if await store.get(keys.table_columns(topic_id)) is None:
                 break
             await asyncio.sleep(0.05)
@@ -256,7 +259,7 @@ async def test_typed__a_format_holds_from_now_on_and_columns_stay(tmp_path: Path
 async def set_format(node: Node, form: str) -> None:
     await node.broker.topics.alter_topic_configs("t", lambda _: {"bytemq.table.value.format": form})
     partition = await node.broker.partitions.open("t", 0)
-    for _ in range(200):
+    for _ in range(1200):
         if partition.config.bytemq_table_value_format == form:
             return
         await asyncio.sleep(0.05)

@@ -31,13 +31,13 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--world", choices=WORLDS, help="only this one")
-    parser.add_argument("--seeds", type=int, help="how many of each world; as many as in CI if not given")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--seeds", type=int, default=2_000, help="how many of each world")
+    parser.add_argument("--first", type=int, help="the first; 0, or what found the planted bug before")
     parser.add_argument("--seed", type=int, help="run this one and print its transcript")
     parser.add_argument("--planted", choices=sorted(name for world in WORLDS.values() for name in world.planted))
     parser.add_argument("--all", action="store_true", help="go on after a seed that failed; its error only")
     parser.add_argument("--jobs", type=int, default=1, help="how many processes")
-    parser.add_argument("--plant-each", type=int, metavar="SEEDS", help="plant each bug in turn; within so many seeds")
+    parser.add_argument("--plant-each", type=int, metavar="SEEDS", help="plant each bug in turn, for so many")
     options = parser.parse_args()
     names = [options.world] if options.world else list(WORLDS)
     if options.planted is not None:
@@ -60,7 +60,7 @@ def prepare() -> None:
 def simulate(world: str, seed: int, planted: str | None) -> tuple[list[str], BaseException | None]:
     from tests.simulation.worlds import WORLDS
 
-    with nullcontext() if planted is None else WORLDS[world].planted[planted]():
+    with nullcontext() if planted is None else WORLDS[world].planted[planted].plant():
         return WORLDS[world].simulate(seed)
 
 
@@ -99,13 +99,13 @@ def show(world: str, seed: int, planted: str | None) -> int:
 
 def run(world: str, options: argparse.Namespace) -> int:
     """0 if every seed passed; else 1, after printing the first that did not, with its transcript."""
-    from tests.simulation.worlds import WORLDS
-
-    count = WORLDS[world].seeds_in_ci if options.seeds is None else options.seeds
+    first, count = options.first or 0, options.seeds
     started = told = time.monotonic()
     done = failed = 0
-    for seeds, failed_ones in _results(world, range(options.first, options.first + count), options, options.planted):
+    cpu_s = 0.0
+    for seeds, failed_ones in _results(world, range(first, first + count), options, options.planted):
         done += len(seeds)
+        cpu_s += failed_ones.cpu_s
         for seed, error in failed_ones.found:
             failed += 1
             print(f"{world}: seed {seed} failed: {error}", flush=True)
@@ -114,8 +114,8 @@ def run(world: str, options: argparse.Namespace) -> int:
         if time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
             print(f"{world}: {done} of {count} seeds, {done / (told - started):.0f} a second", flush=True)
-    elapsed_s = time.monotonic() - started
-    print(f"{world}: {done - failed} of {done} seeds passed, {done / elapsed_s:.0f} a second", flush=True)
+    speed = f"{time.monotonic() - started:.0f} s, {done / cpu_s:.0f} a second of a processor"
+    print(f"{world}: {done - failed} of {done} seeds passed, {speed}", flush=True)
     return min(failed, 1)
 
 
@@ -125,9 +125,10 @@ def plant_each(world: str, options: argparse.Namespace) -> int:
     """
     from tests.simulation.worlds import WORLDS
 
-    seeds = range(options.first, options.first + options.plant_each)
     missed = 0
-    for planted in WORLDS[world].planted:
+    for planted, bug in WORLDS[world].planted.items():
+        first = bug.seed if options.first is None else options.first
+        seeds = range(first, first + options.plant_each)
         found: list[tuple[int, str]] = []
         cpu_s = 0.0
         for _, of_chunk in _results(world, seeds, options, planted):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from random import Random
 
 from bytemq.errors import BytemqError, Full, Unavailable
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.types import PartitionId
 from tests.simulation.transcript import Transcript
-from tests.support.fake_log_storage import Disk, FakeLogFiles, FakeLogStorage, OnDurable
+from tests.support.fake_log_storage import Disk, FakeLogFiles, FakeLogStorage, OnDurable, fail_together
 
 
 class FailingLogStorage(FakeLogStorage):
@@ -30,7 +31,7 @@ class FailingLogStorage(FakeLogStorage):
         self._flush_due: asyncio.TimerHandle | None = None
         self._flush_size = 0
 
-    def append(self, log: FakeLogFiles, batches: list[RecordBatch], on_durable: OnDurable) -> None:
+    def append(self, log: FakeLogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
         super().append(log, batches, on_durable)
         if self._flush_due is None and not self.crashed:
             self._start_flush()
@@ -76,10 +77,7 @@ class FailingLogStorage(FakeLogStorage):
         for flight in settled:
             flight.on_durable(None)
         error: BytemqError = Full("no space") if self._random.random() < 0.3 else Unavailable("write failed")
-        for flight in failed:
-            flight.log.staged_end = flight.log.end_offset
-        for flight in failed:
-            flight.on_durable(error)
+        fail_together(failed, error)
         self._flush_due = None
         if self.in_flight and not self.crashed:
             self._start_flush()

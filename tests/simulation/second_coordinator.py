@@ -8,7 +8,7 @@ from __future__ import annotations
 from bytemq.broker.coordinator.group.environment import GroupSettings
 from bytemq.broker.coordinator.group.shard import GroupShard
 from bytemq.broker.coordinator.timers import TimerQueue
-from tests.unit.coordinator.group_world import LogRecord, replay
+from tests.unit.coordinator.group_world import LogRecord
 
 
 class SecondCoordinator:
@@ -20,6 +20,6 @@ class SecondCoordinator:
         """Takes what is new; whether there was anything."""
         if self._read_to == len(log):
             return False
-        replay(self.shard, log[self._read_to :])
+        self.shard.replay(log[self._read_to :])
         self._read_to = len(log)
         return True

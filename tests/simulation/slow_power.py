@@ -12,6 +12,8 @@ DELAYS_S = (0.001, 0.004, 0.02)
 
 
 class SlowPower(Power):
-    async def pause(self) -> None:
+    """It never goes: here it is processes that die, and the loop sees to that."""
+
+    async def step(self) -> None:
         if self.random.random() < 0.3:
             await asyncio.sleep(self.random.choice(DELAYS_S))

@@ -34,13 +34,15 @@ class LosingMember(ConsumerMember):
         )
         super().__init__(world, "late", "g", "t")
         self.coordinator = coordinator
+        self.connection = 1
         self.instead: ErrorCode | None = None
 
     async def ask(self, request: Any, *_: Any, **__: Any) -> Any:
-        [answer] = self.coordinator.heartbeat(request)
+        [answer] = self.coordinator.heartbeat(request, connection=str(self.connection))
         assert isinstance(answer, ConsumerGroupHeartbeatResponse)
         instead, self.instead = self.instead, None
         if instead is ErrorCode.NETWORK_EXCEPTION:
+            self.connection += 1
             raise Disconnected
         return answer if instead is None else ConsumerGroupHeartbeatResponse(error_code=instead)
 
@@ -55,8 +57,9 @@ class LosingMember(ConsumerMember):
     ids=lambda code: code.name,
 )
 async def test_member_whose_assignment_came_as_an_error__is_told_again(instead: ErrorCode) -> None:
-    """A coordinator tells an assignment once, when it changes, and then to those who say everything. What it has done
-    may be answered with an error: its log had it although the write was said to have failed.
+    """A coordinator tells an assignment once, when it changes, and then to those who say everything or come by another
+    connection. What it has done may be answered with an error: its log had it although the write was said to have
+    failed.
     """
     coordinator = ConsumerWorld(GroupSettings(consumer=ConsumerGroupSettings(assignment_interval_ms=0)), t=1)
     first, member = Consumer(coordinator, "first"), LosingMember(coordinator)

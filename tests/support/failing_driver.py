@@ -6,7 +6,9 @@
 - "lost": it happens, but the answer does not come;
 - "twice": it happens, a library below sends it again, and the answer is that of the second time;
 - "late": the caller gives up; it happens afterwards, when `settle` is called;
-- "cut": it happens, the answer breaks off.
+- "cut": it happens, the answer breaks off;
+- "torn": a PUT breaks off, and the store keeps what has come of it, as SeaweedFS does; of anything else the answer;
+- "silent": nothing happens, and nobody ever says so.
 """
 
 from __future__ import annotations
@@ -33,20 +35,24 @@ class FailingDriver:
         self.latency_s = 0.0
         self._late: list[Callable[[], object]] = []
 
-    async def _attempt(self, operation: str, name: str, act: Callable[[], object]) -> object:
+    async def _attempt(
+        self, operation: str, name: str, act: Callable[[], object], half: Callable[[], object] | None = None
+    ) -> object:
         self.calls.append((operation, name))
         await asyncio.sleep(self.latency_s)
         fault = self.fault(operation, name)
+        if fault == "silent":
+            await asyncio.Event().wait()
         if fault == "refused":
             raise Unavailable(f"{name}: 503 SlowDown")
         if fault == "late":
             self._late.append(act)
             raise Unavailable(f"{name}: no answer")
-        result = act()
+        result = half() if fault == "torn" and half is not None else act()
         if fault == "twice":
             result = act()
         await asyncio.sleep(0)
-        if fault in ("lost", "cut"):
+        if fault in ("lost", "cut", "torn"):
             raise Unavailable(f"{name}: connection lost")
         return result
 
@@ -68,7 +74,10 @@ class FailingDriver:
                 raise Invalid(f"{name} exists")
             self.objects[name] = (bytes(data), token)
 
-        await self._attempt("put", name, act)
+        def half() -> None:
+            self.objects.setdefault(name, (bytes(data[: len(data) // 2]), token))
+
+        await self._attempt("put", name, act, half)
 
     async def get(self, name: str, position: int, size_bytes: int | None) -> bytes:
         def act() -> bytes:

@@ -5,7 +5,7 @@ says `settle` or `fail`; a snapshot is taken when it says `checkpoint`.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -73,6 +73,7 @@ class FakeLogFiles:
         self.partition = partition
         self.stored = stored
         self.staged_end = stored.end_offset
+        self.taken_back: Callable[[BytemqError], None] | None = None
         self.snapshot_source: Callable[[], PartitionSnapshot] | None = None
         self.segment_bytes = 0
         self.segment_ms = 0
@@ -165,6 +166,9 @@ class FakeLogStorage:
     """The face of `LogStorage`, one session."""
 
     followed = None
+    healthy = None
+    wal_bytes = 0
+    pool_states: Mapping[str, str] = {}
 
     def __init__(self, disk: Disk | None = None) -> None:
         self.disk = disk or Disk()
@@ -183,11 +187,15 @@ class FakeLogStorage:
         self.opened += 1
         return FakeLogFiles(self, pid, self.disk.logs.setdefault(pid, StoredLog()))
 
-    def append(self, log: FakeLogFiles, batches: list[RecordBatch], on_durable: OnDurable) -> None:
+    def append(self, log: FakeLogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
         kept = [StoredBatch(bytes(batch.view), batch.sent_crc) for batch in batches]
         assert batches[0].base_offset == log.staged_end, "a batch is placed at the next offset"
         log.staged_end = batches[-1].next_offset
         self.in_flight.append(Flight(log, kept, on_durable))
+
+    def append_all(self, appends: Sequence[tuple[FakeLogFiles, Sequence[RecordBatch], OnDurable]]) -> None:
+        for log, batches, on_durable in appends:
+            self.append(log, batches, on_durable)
 
     def hasten(self) -> None:
         return None
@@ -201,6 +209,8 @@ class FakeLogStorage:
     async def delete_log(self, pid: PartitionId) -> None:
         await self.wait()
         self.disk.logs.pop(pid, None)
+
+    held_logs: Collection[PartitionId] = ()
 
     async def segments_of(self, pid: PartitionId) -> Sequence[SegmentInfo]:
         stored = self.disk.logs.get(pid)
@@ -224,10 +234,7 @@ class FakeLogStorage:
     def fail(self, error: BytemqError | None = None) -> None:
         """Everything in flight fails, reported in order."""
         failed, self.in_flight = self.in_flight, deque()
-        for flight in failed:
-            flight.log.staged_end = flight.log.end_offset
-        for flight in failed:
-            flight.on_durable(error or Unavailable("the disk is away"))
+        fail_together(failed, error or Unavailable("the disk is away"))
 
     def checkpoint(self, log: FakeLogFiles) -> None:
         """Take the owner's snapshot, as a checkpoint of the real storage does; it must describe the committed end."""
@@ -236,6 +243,16 @@ class FakeLogStorage:
         assert snapshot.offset == log.end_offset, "a snapshot describes exactly the committed end"
         log.stored.snapshot = snapshot
         log.stored.headers = [header for header in log.stored.headers if header.base_offset >= snapshot.offset]
+
+
+def fail_together(failed: Collection[Flight], error: BytemqError) -> None:
+    """All are taken back before anyone is told."""
+    for log in {flight.log: None for flight in failed}:
+        log.staged_end = log.end_offset
+        if log.taken_back is not None:
+            log.taken_back(error)
+    for flight in failed:
+        flight.on_durable(error)
 
 
 def _header_only(batch: RecordBatch) -> RecordBatch:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from bytemq.errors import BytemqError, NotFound, Unavailable
-from bytemq.protocol.records.batch import RecordBatch, parse_header, place, split_batches
+from bytemq.protocol.records.batch import RecordBatch, parse_header, split_batches
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.tasks import Supervisor
@@ -84,7 +84,7 @@ def small_batch(chance: random.Random, base_offset: int, epoch: int) -> RecordBa
     ]
     timestamp_ms = chance.randrange(1000)
     batch = parse_header(memoryview(build_batch(records, timestamp_ms=timestamp_ms, producer_id=chance.randrange(3))))
-    place(batch, base_offset, epoch)
+    batch.place(base_offset, epoch)
     return batch
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from bytemq.metadata import keys, values
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
+from bytemq.metadata.features import SUPPORTED
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.store import Event, Put
 from bytemq.types import Role, TopicId
@@ -20,7 +21,7 @@ def topic_id(number: int) -> TopicId:
 
 
 def broker_value(incarnation: str = "incarnation") -> values.BrokerValue:
-    return values.BrokerValue(None, {"PLAINTEXT": ("localhost", 9092)}, "0", incarnation)
+    return values.BrokerValue(None, {"PLAINTEXT": ("localhost", 9092)}, "0", incarnation, levels=SUPPORTED)
 
 
 def image_of(brokers: Iterable[int] = (), puts: Iterable[Put] = ()) -> ClusterImage:

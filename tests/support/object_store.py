@@ -20,6 +20,9 @@ class MemoryObject:
     async def read(self, position: int, size_bytes: int) -> memoryview:
         return memoryview(self._data)[position : position + size_bytes]
 
+    def forget_copies(self) -> None:
+        return None
+
     async def close(self) -> None:
         pass
 
@@ -29,6 +32,8 @@ class MemoryObjectStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.largest_read_bytes = self.ranges_bytes = 0
+        """Of the ranges that were read: of the largest, and of all."""
 
     async def create(self, name: str, data: Sequence[Buffer]) -> None:
         if name in self.objects:
@@ -37,6 +42,12 @@ class MemoryObjectStore:
 
     async def read(self, name: str) -> bytes:
         return self._found(name)
+
+    async def read_range(self, name: str, position: int, size_bytes: int) -> bytes:
+        self.largest_read_bytes = max(self.largest_read_bytes, size_bytes)
+        part = self._found(name)[position : position + size_bytes]
+        self.ranges_bytes += len(part)
+        return part
 
     async def open_read(self, name: str) -> MemoryObject:
         return MemoryObject(name, self._found(name))

@@ -109,6 +109,9 @@ class MemoryFile:
         assert not self.closed, f"{self.name} is read after it was closed"
         return memoryview(bytes(self._content.current[position : position + size_bytes]))
 
+    def forget_copies(self) -> None:
+        return None
+
     def write_now(self, buffers: Sequence[Buffer], position: int) -> None:
         self._store.check("write", self.name)
         self._store.power.step_now()
@@ -150,12 +153,11 @@ class PowerCutStore:
     async def step(self, operation: str, name: str, half_done: Callable[[], None] | None = None) -> None:
         """`half_done` is what has happened when the call fails or the power goes in its middle."""
         await self.power.step()
-        try:
-            self.check(operation, name)
-        except BytemqError:
+        error = self.fault(operation, name) if self.fault is not None else None
+        if error is not None:
             if half_done is not None:
                 half_done()
-            raise
+            raise error
         if half_done is not None and operation == "write":
             half_done()
             await self.power.step()

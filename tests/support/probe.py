@@ -17,7 +17,7 @@ from tests.interop.differential import build
 from tests.interop.wire import Wire
 
 
-def connect(address: tuple[str, int], timeout_s: float = 20.0) -> Wire:
+def connect(address: tuple[str, int], timeout_s: float = 60.0) -> Wire:
     """A connection to a server that may still be starting."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -34,13 +34,13 @@ def create_topic(wire: Wire, topic: str, partitions: int = 1, **configs: str) ->
     entries = [{"name": name.replace("_", "."), "value": value} for name, value in configs.items()]
     row = {"name": topic, "num_partitions": partitions, "replication_factor": 1}
     topics = [{**row, "assignments": [], "configs": entries}]
-    [created] = wire.call(build(CreateTopicsRequest, 5, {"topics": topics, "timeout_ms": 20_000})).topics
+    [created] = wire.call(build(CreateTopicsRequest, 5, {"topics": topics, "timeout_ms": 60_000})).topics
     return int(created.error_code)
 
 
 def produce_request(topic: str, records: bytes, *, index: int = 0, acks: int = -1) -> Any:
     data = [{"name": topic, "partition_data": [{"index": index, "records": records}]}]
-    fields = {"transactional_id": None, "acks": acks, "timeout_ms": 20_000, "topic_data": data}
+    fields = {"transactional_id": None, "acks": acks, "timeout_ms": 60_000, "topic_data": data}
     return build(ProduceRequest, 9, fields)
 
 

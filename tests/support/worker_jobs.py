@@ -36,7 +36,13 @@ class Break(Job[None]):
 
 async def describe(job: Describe, space: Workspace) -> dict[str, int]:
     score = int(Path("/proc/self/oom_score_adj").read_text())  # noqa: ASYNC240
-    return {"pid": os.getpid(), "nice": os.nice(0), "oom_score_adj": score, "memory_bytes": space.memory_bytes}
+    return {
+        "pid": os.getpid(),
+        "nice": os.nice(0),
+        "policy": os.sched_getscheduler(0),
+        "oom_score_adj": score,
+        "memory_bytes": space.memory_bytes,
+    }
 
 
 async def copy(job: Copy, space: Workspace) -> int:

@@ -146,16 +146,23 @@ class WriteQueue:
         """A batch was refused or failed, and with it everything that was decided after it. The writes, newest first."""
         return self._give_up(self._in_flight.index(batch))
 
-    def refuse(self, batch: Batch) -> list[Write]:
-        """The log refused a batch with an envelope, while it took and will take the others. The write that it is of."""
-        (part,) = batch.parts
-        given_up = [batch, *(unsent for unsent in self._unsent if unsent.parts[0].write is part.write)]
+    def refuse(self, batch: Batch) -> tuple[Write, list[Write]]:
+        """The log refused a batch with an envelope, while it took and will take the others. The write that it is of,
+        and those without records that ended with it: what else they saw is committed.
+        """
+        refused = batch.parts[0].write
+        given_up = [batch, *(unsent for unsent in self._unsent if unsent.parts[0].write is refused)]
+        followers = [part for each in given_up for part in each.parts[1:]]
         for each in given_up:
             each.failed = True
             self.size_bytes -= each.size_bytes
-        self._in_flight.remove(batch)
+        place = self._in_flight.index(batch)
+        del self._in_flight[place]
         self._unsent = deque(unsent for unsent in self._unsent if not unsent.failed)
-        return [part.write]
+        if place:
+            self._in_flight[place - 1].parts += followers
+            return refused, []
+        return refused, [part.write for part in followers]
 
     def fail_all(self) -> list[Write]:
         """Nothing that is not committed ever will be. The writes, newest first."""

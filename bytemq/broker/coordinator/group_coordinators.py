@@ -20,7 +20,7 @@ from bytemq.broker.coordinator.group.memory import MembershipMemory
 from bytemq.broker.coordinator.group.records import CommittedOffset
 from bytemq.broker.coordinator.group.shard import GroupShard
 from bytemq.broker.coordinator.owned_shards import OwnedShards
-from bytemq.broker.coordinator.runtime import ShardRuntime
+from bytemq.broker.coordinator.runtime import ShardRuntime, ShardState
 from bytemq.broker.coordinator.timers import Timers
 from bytemq.broker.log.partition import Partition
 from bytemq.config import BrokerConfig
@@ -29,6 +29,7 @@ from bytemq.metadata.image import ClusterImage, ImageChange, TopicImage
 from bytemq.metadata.replicas import replicas
 from bytemq.metadata.standing import Standing
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.primitives import MalformedMessage
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.tasks import Supervisor
@@ -52,6 +53,7 @@ class GroupCoordinators(OwnedShards[GroupShard]):
     def __init__(
         self,
         *,
+        broker_id: int,
         config: Callable[[], BrokerConfig],
         image: Callable[[], ClusterImage],
         clock: Clock,
@@ -59,9 +61,8 @@ class GroupCoordinators(OwnedShards[GroupShard]):
         supervisor: Supervisor,
         standing: Standing,
     ) -> None:
-        super().__init__(OFFSETS_TOPIC, image, supervisor, standing, self._make_runtime)
+        super().__init__(OFFSETS_TOPIC, broker_id, image, clock, supervisor, standing, self._make_runtime)
         self._config = config
-        self._clock = clock
         self._random = random
         self._memory = MembershipMemory()
         self._consumer_settings: dict[str | None, tuple[BrokerConfig, Mapping[str, str], ConsumerGroupSettings]] = {}
@@ -69,6 +70,7 @@ class GroupCoordinators(OwnedShards[GroupShard]):
 
     def on_image_change(self, change: ImageChange) -> None:
         """Offsets of deleted topics are forgotten; groups that read what changed look again."""
+        super().on_image_change(change)
         for runtime in self._shards.values():
             if change.topics and runtime.is_active:
                 runtime.machine.consumers.topics_changed()
@@ -76,6 +78,28 @@ class GroupCoordinators(OwnedShards[GroupShard]):
         if deleted:
             for runtime in self._shards.values():
                 runtime.topics_deleted(deleted)
+
+    # -- requests
+
+    def shard_of_named(self, group_id: str) -> GroupRuntime:
+        """As `shard_of`, for what needs a group with a name: INVALID_GROUP_ID, whoever would coordinate it."""
+        _check_name(group_id)
+        return self.shard_of(group_id)
+
+    async def awaited_shard_of_named(self, group_id: str) -> GroupRuntime:
+        """As `awaited_shard_of` and `shard_of_named`."""
+        _check_name(group_id)
+        return await self.awaited_shard_of(group_id)
+
+    def consumer_settings_of(self, group_id: str) -> ConsumerGroupSettings:
+        """Made once for each state of the configs: every heartbeat asks."""
+        config, overrides = self._config(), self._image().group_configs(group_id)
+        key = group_id if overrides else None
+        known = self._consumer_settings.get(key)
+        if known is None or known[0] is not config or known[1] is not overrides:
+            known = (config, overrides, consumer_settings(config, overrides))
+            self._consumer_settings[key] = known
+        return known[2]
 
     # -- figures
 
@@ -106,7 +130,7 @@ class GroupCoordinators(OwnedShards[GroupShard]):
 
     @property
     def loading_count(self) -> int:
-        return sum(1 for runtime in self._shards.values() if not runtime.is_active)
+        return sum(runtime.state is ShardState.LOADING for runtime in self._shards.values())
 
     @property
     def offset_count(self) -> int:
@@ -138,19 +162,9 @@ class GroupCoordinators(OwnedShards[GroupShard]):
             self._memory,
             self._is_gone,
             ImageTopics(self._image),
-            self._settings_of,
+            self.consumer_settings_of,
             lambda: partition.config.max_message_bytes,
         )
-
-    def _settings_of(self, group_id: str) -> ConsumerGroupSettings:
-        """Made once for each state of the configs: every heartbeat asks."""
-        config, overrides = self._config(), self._image().group_configs(group_id)
-        key = group_id if overrides else None
-        known = self._consumer_settings.get(key)
-        if known is None or known[0] is not config or known[1] is not overrides:
-            known = (config, overrides, consumer_settings(config, overrides))
-            self._consumer_settings[key] = known
-        return known[2]
 
     def _new_uuid(self) -> str:
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
@@ -158,6 +172,11 @@ class GroupCoordinators(OwnedShards[GroupShard]):
     def _is_gone(self, topic: str, topic_id: bytes) -> bool:
         present = self._image().topics.get(topic)
         return present is None or (topic_id != ZERO_TOPIC_ID and topic_id != present.topic_id)
+
+
+def _check_name(group_id: str) -> None:
+    if not group_id:
+        raise KafkaError(ErrorCode.INVALID_GROUP_ID)
 
 
 class ImageTopics:

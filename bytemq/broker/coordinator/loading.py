@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from bytemq.broker.coordinator.outcome import Envelope, Replayed
 from bytemq.broker.log.partition import Partition
+from bytemq.errors import BytemqError
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import RecordBatch, parse_header
 from bytemq.protocol.records.compression import decompress
@@ -46,20 +47,27 @@ class LoadFailed(Exception):
     """The log could not be read now. Try again later."""
 
 
+class LogDamaged(LoadFailed):
+    """Stored bytes are not what was written. Unless they are mended, or it is said that what was lost does not matter,
+    the next try fails as well.
+    """
+
+
 class UnreadableBatch(Exception):
     """Its records make no sense, however often they are read."""
 
 
 class Loaded(NamedTuple):
-    """How many records were replayed, and how many were in batches that cannot be read."""
+    """How many records were replayed, and how many were left out: in batches that cannot be read, or damaged."""
 
     records: int
     unreadable: int
 
 
 async def load(partition: Partition, machine: Replaying, clock: Clock) -> Loaded:
-    """Replays all committed records. What cannot be read is left out: the others are not lost with it, and it stays in
-    the log as it is. Raises LoadFailed.
+    """Replays all committed records. Batches that never made sense are left out. What was damaged since is left out
+    only where the topic's bytemq.skip.damage says so: it may have been the last word of a group or a transaction. It
+    stays in the log as it is. Raises LoadFailed.
     """
     near = _Near(partition)
     try:
@@ -92,8 +100,13 @@ async def _replayed(partition: Partition, machine: Replaying, clock: Clock, near
         fetched = partition.read_cached(offset, _READ_BYTES, isolation=0, at_least_one=True)
         if fetched is None:
             fetched = await partition.read(offset, _READ_BYTES, isolation=0, at_least_one=True)
+        if fetched.error is ErrorCode.CORRUPT_MESSAGE:
+            behind = await _behind_damage(partition, offset)
+            unreadable += behind - offset
+            offset = behind
+            continue
         if fetched.error is not ErrorCode.NONE:
-            raise LoadFailed(f"offset {offset} of {partition.topic}-{partition.pid.index}: {fetched.error.name}")
+            raise LoadFailed(f"offset {offset}: {fetched.error.name}")
         # A log of small writes comes in small pieces: one pass over all is cheaper than a call for each.
         data = memoryview(b"".join(fetched.buffers))
         next_offset, position = offset, 0
@@ -122,10 +135,28 @@ async def _replayed(partition: Partition, machine: Replaying, clock: Clock, near
             count += len(records)
             machine.replay(records, envelope_of(batch))
         if next_offset <= offset:
-            raise LoadFailed(f"nothing at offset {offset} of {partition.topic}-{partition.pid.index}")
+            raise LoadFailed(f"nothing at offset {offset}")
         offset = next_offset
         await clock.sleep(0)
     return Loaded(count, unreadable)
+
+
+async def _behind_damage(partition: Partition, offset: int) -> int:
+    """Where to go on. Raises LogDamaged if nobody has said that it should, LoadFailed."""
+    try:
+        behind = min(await partition.behind_damage(offset), partition.high_watermark)
+    except BytemqError as error:
+        raise LoadFailed(f"offset {offset}: {error}") from error
+    if not partition.config.bytemq_skip_damage:
+        raise LogDamaged(f"offsets {offset} to {behind - 1} are not what was written")
+    log.error(
+        "coordinator leaves out what is damaged",
+        topic=partition.topic,
+        partition=partition.pid.index,
+        first=offset,
+        last=behind - 1,
+    )
+    return behind
 
 
 def _batch_at(data: memoryview, position: int) -> RecordBatch:

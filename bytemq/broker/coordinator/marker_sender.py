@@ -22,6 +22,8 @@ from bytemq.runtime.logging import LogGate, get_logger
 
 log = get_logger("broker.coordinator")
 
+_AT_ONCE = 100
+_PAUSE_S = 0.005
 _FIRST_RETRY_S = 0.01
 _MAX_RETRY_S = 1.0
 _NEEDLESS = frozenset({ErrorCode.INVALID_PRODUCER_EPOCH, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION})
@@ -57,9 +59,12 @@ class MarkerSender:
         self._log_gate = LogGate(clock.monotonic)
 
     def send(self, ended: EndedTransaction) -> None:
-        """Begins in the next turn of the loop: the machine is in the middle of a step."""
-        for topic_partition in ended.partitions:
-            self._clock.call_later(0, partial(self._write, ended, topic_partition, _FIRST_RETRY_S))
+        """Begins in the next turn of the loop: the machine is in the middle of a step. Of a transaction in thousands of
+        partitions so many at a time: others are served in between.
+        """
+        for number, topic_partition in enumerate(ended.partitions):
+            delay_s = number // _AT_ONCE * _PAUSE_S
+            self._clock.call_later(delay_s, partial(self._write, ended, topic_partition, _FIRST_RETRY_S))
 
     def _write(self, ended: EndedTransaction, partition: TopicPartition, retry_s: float) -> None:
         if not self._coordinators.is_current(ended):

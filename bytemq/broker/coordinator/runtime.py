@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from bytemq.broker.coordinator.batches import Answer, Batch, Write, WriteQueue
-from bytemq.broker.coordinator.loading import LoadFailed, Replaying, load
+from bytemq.broker.coordinator.loading import Loaded, LoadFailed, LogDamaged, Replaying, load
 from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Envelope, Outcome, answered_error
 from bytemq.broker.coordinator.timers import TimerQueue
 from bytemq.broker.log.partition import Partition
@@ -53,6 +53,7 @@ R = TypeVar("R")
 
 class ShardState(Enum):
     LOADING = "loading"
+    DAMAGED = "damaged"
     ACTIVE = "active"
     CLOSED = "closed"
 
@@ -83,7 +84,7 @@ class ShardRuntime(Generic[M]):
 
     @property
     def damaged_records(self) -> int:
-        """Records that loading left out: those that the machine cannot understand, and those of unreadable batches."""
+        """Records that loading left out: those that the machine cannot understand, and those that cannot be read."""
         return self._unreadable_records + self.machine.damaged_records
 
     # -- life
@@ -91,39 +92,58 @@ class ShardRuntime(Generic[M]):
     async def load(self) -> None:
         """Replays the log, again after a failure until it works or the shard is closed. Then requests are served."""
         delay_s = _FIRST_RELOAD_DELAY_S
-        while self.state is ShardState.LOADING:
+        while not self._is_closed:
             started = self._clock.monotonic()
             try:
                 loaded = await load(self.partition, self.machine, self._clock)
             except LoadFailed as error:
-                log.warning("coordinator could not be loaded", partition=self.partition.pid.index, reason=str(error))
+                self._could_not_load(error)
                 await self._clock.sleep(delay_s)
                 delay_s = min(2 * delay_s, _MAX_RELOAD_DELAY_S)
                 self.machine.unloaded()
                 self._timers.clear()
                 self.machine = self._make(self._timers)
                 continue
-            if self.state is not ShardState.LOADING:
+            if not self._is_closed:
+                self._serve(loaded, round((self._clock.monotonic() - started) * 1000))
                 return
-            self.state = ShardState.ACTIVE
-            self._unreadable_records = loaded.unreadable
-            for outcome in self.machine.loaded():
-                self._submit(outcome, None)
-            self._arm()
-            if self.machine.damaged_records:
-                log.error(
-                    "coordinator left records out that make no sense",
-                    topic=self.partition.topic,
-                    partition=self.partition.pid.index,
-                    records=self.machine.damaged_records,
-                )
-            tell = log.info if loaded.records else log.debug
-            tell(
-                "coordinator loaded",
-                partition=self.partition.pid.index,
-                records=loaded.records,
-                duration_ms=round((self._clock.monotonic() - started) * 1000),
+        self.machine.unloaded()  # what was being read when it was closed came after that
+
+    def _serve(self, loaded: Loaded, duration_ms: int) -> None:
+        self.state = ShardState.ACTIVE
+        self._unreadable_records = loaded.unreadable
+        for outcome in self.machine.loaded():
+            self._submit(outcome, None)
+        self._arm()
+        topic, index = self.partition.topic, self.partition.pid.index
+        if self.machine.damaged_records:
+            log.error(
+                "coordinator left records out that make no sense",
+                topic=topic,
+                partition=index,
+                records=self.machine.damaged_records,
             )
+        tell = log.info if loaded.records else log.debug
+        tell("coordinator loaded", topic=topic, partition=index, records=loaded.records, duration_ms=duration_ms)
+
+    def _could_not_load(self, error: LoadFailed) -> None:
+        topic, index = self.partition.topic, self.partition.pid.index
+        if not isinstance(error, LogDamaged):
+            log.warning("coordinator could not be loaded", topic=topic, partition=index, reason=str(error))
+            return
+        if not self._is_closed:
+            self.state = ShardState.DAMAGED
+        log.error(
+            "coordinator refuses its groups and transactional ids: the log is damaged",
+            topic=topic,
+            partition=index,
+            reason=str(error),
+            repair=f"restore the file, or go on without: bytemq topic alter {topic} --config bytemq.skip.damage=true",
+        )
+
+    @property
+    def _is_closed(self) -> bool:
+        return self.state is ShardState.CLOSED
 
     def close(self) -> None:
         """The partition is somebody else's from now on. Who waits is told to look for the coordinator again."""
@@ -155,7 +175,13 @@ class ShardRuntime(Generic[M]):
 
     def run(self, operation: Callable[[M], Outcome[None]]) -> None:
         """An operation that answers by itself, through callbacks. Raises KafkaError with nothing done."""
-        outcome = operation(self._machine_for_writes())
+        self._carry_out(operation(self._machine_for_writes()))
+
+    def go_on(self, operation: Callable[[M], Outcome[None]]) -> None:
+        """As `run`, of what follows from an earlier decision: however much waits for the log, it is not refused."""
+        self._carry_out(operation(self.serving_machine()))
+
+    def _carry_out(self, outcome: Outcome[None]) -> None:
         if outcome.records:
             self._submit(outcome, None)
         elif outcome.on_appended is not None and not self._queue.follow(outcome, None):
@@ -191,11 +217,15 @@ class ShardRuntime(Generic[M]):
         Raises KafkaError while it does not serve.
         """
         self.serving_machine()
+        await self.drained()
+        return self.serving_machine()
+
+    async def drained(self) -> None:
+        """Returns when everything decided until now is committed or given up."""
         if self._queue:
             settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._settled.append(settled)
             await settled
-        return self.serving_machine()
 
     # -- writing
 
@@ -240,7 +270,10 @@ class ShardRuntime(Generic[M]):
             return  # given up together with an earlier one, or by close
         if result.error is not ErrorCode.NONE:
             if batch.envelope is not None and result.error in _REFUSALS:
-                self._fail(self._queue.refuse(batch), result.error)
+                refused, ended = self._queue.refuse(batch)
+                self._fail([refused], result.error)
+                for write in ended:
+                    self._ended(write.on_appended, write.answer, ErrorCode.NONE)
                 return
             log.warning("coordinator could not write", partition=self.partition.pid.index, error=result.error.name)
             self._fail(self._queue.fail_from(batch), result.error)

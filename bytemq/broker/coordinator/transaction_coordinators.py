@@ -30,6 +30,7 @@ from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.producer_ids import ProducerIds
 from bytemq.metadata.standing import Standing
 from bytemq.metadata.topic_names import TRANSACTION_TOPIC
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.tasks import Supervisor
 
@@ -43,6 +44,7 @@ class TransactionCoordinators(OwnedShards[TransactionShard]):
     def __init__(
         self,
         *,
+        broker_id: int,
         config: Callable[[], BrokerConfig],
         image: Callable[[], ClusterImage],
         producer_ids: ProducerIds,
@@ -51,11 +53,10 @@ class TransactionCoordinators(OwnedShards[TransactionShard]):
         supervisor: Supervisor,
         standing: Standing,
     ) -> None:
-        super().__init__(TRANSACTION_TOPIC, image, supervisor, standing, self._make_runtime)
+        super().__init__(TRANSACTION_TOPIC, broker_id, image, clock, supervisor, standing, self._make_runtime)
         self._config = config
         self._producer_ids = producer_ids
         self._markers = markers(self)
-        self._clock = clock
         self.timeouts = 0
         """Transactions aborted here because their time was over."""
 
@@ -81,9 +82,16 @@ class TransactionCoordinators(OwnedShards[TransactionShard]):
 
     # -- requests
 
+    def check(self, key: str) -> None:
+        """The empty id is nobody's: INVALID_REQUEST, whoever would coordinate it."""
+        if not key:
+            raise KafkaError(ErrorCode.INVALID_REQUEST)
+
     async def write(self, transactional_id: str, operation: Callable[[TransactionShard, int | None], Outcome[R]]) -> R:
-        """As the shard's `write`, for an operation that may need a producer id that nobody had. Raises KafkaError."""
-        shard = self.shard_of(transactional_id)
+        """As the shard's `write`, of one that is waited for, for an operation that may need a producer id that nobody
+        had. Raises KafkaError.
+        """
+        shard = await self.awaited_shard_of(transactional_id)
         try:
             return await shard.write(lambda machine: operation(machine, None))
         except NeedsProducerId:
@@ -97,7 +105,7 @@ class TransactionCoordinators(OwnedShards[TransactionShard]):
         if shard is None or not shard.is_active or shard.partition.is_closed:
             return
         if shard.partition.leader_epoch == ended.coordinator_epoch:
-            shard.run(lambda machine: machine.ending.marker_written(ended, partition))
+            shard.go_on(lambda machine: machine.ending.marker_written(ended, partition))
 
     def is_current(self, ended: EndedTransaction) -> bool:
         """Whether the coordinator that decided this is still the one, for all that is known here. Where its successor

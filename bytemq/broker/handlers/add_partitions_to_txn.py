@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from bytemq.broker.context import Broker, RequestContext
@@ -36,9 +37,10 @@ async def handle(
     if version >= _BATCH_VERSION:
         if not request.transactions:
             raise KafkaError(ErrorCode.INVALID_REQUEST)
+        worked_on = await asyncio.gather(*(_work_on(broker, each, version) for each in request.transactions))
         results = [
-            AddPartitionsToTxnResult(each.transactional_id, await _work_on(broker, each, version))
-            for each in request.transactions
+            AddPartitionsToTxnResult(each.transactional_id, topics)
+            for each, topics in zip(request.transactions, worked_on, strict=True)
         ]
         return AddPartitionsToTxnResponse(results_by_transaction=results)
     transaction = AddPartitionsToTxnTransaction(
@@ -76,7 +78,7 @@ async def _work_on(
     writer = Writer(transaction.transactional_id, transaction.producer_id, transaction.producer_epoch)
     try:
         if transaction.verify_only:
-            shard = broker.transactions.shard_of(writer.transactional_id)
+            shard = await broker.transactions.awaited_shard_of(writer.transactional_id)
             return _results(transaction.topics, shard.call(lambda machine: machine.adding.verify(writer, partitions)))
         client_version = EPOCH_BUMP_VERSION if version >= _BATCH_VERSION else 0
         await broker.transactions.write(

@@ -25,7 +25,7 @@ from bytemq.protocol.messages.alter_partition_reassignments import (
 def handle(
     broker: Broker, context: RequestContext, request: AlterPartitionReassignmentsRequest
 ) -> AlterPartitionReassignmentsResponse:
-    if request.timeout_ms <= 0:
+    if request.timeout_ms <= 0 and request.topics:
         raise KafkaError(ErrorCode.REQUEST_TIMED_OUT)
     factor_may_change = request.allow_replication_factor_change
     return AlterPartitionReassignmentsResponse(
@@ -35,6 +35,27 @@ def handle(
                 name=topic.name,
                 partitions=[
                     _answer(broker.image, topic.name, partition, factor_may_change) for partition in topic.partitions
+                ],
+            )
+            for topic in request.topics
+        ],
+    )
+
+
+def error_response(
+    request: AlterPartitionReassignmentsRequest, version: int, code: ErrorCode, message: str | None
+) -> AlterPartitionReassignmentsResponse:
+    """The code for the whole request and for each partition that was named."""
+    text = message or code.message
+    return AlterPartitionReassignmentsResponse(
+        error_code=code,
+        error_message=text,
+        responses=[
+            ReassignableTopicResponse(
+                name=topic.name,
+                partitions=[
+                    ReassignablePartitionResponse(partition.partition_index, code, text)
+                    for partition in topic.partitions
                 ],
             )
             for topic in request.topics

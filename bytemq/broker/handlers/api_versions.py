@@ -5,13 +5,15 @@
 - v5 (KIP-1242): a client that names the cluster and node it expects and finds another: REBOOTSTRAP_REQUIRED. A node id
   without a cluster id is not looked at, as in Kafka.
 - Of Kafka's features those are finalised here whose protocols are served: group.version (1: KIP-848), metadata.version
-  and transaction.version (2: KIP-890).
+  and transaction.version (2: KIP-890). Ours is bytemq.version: the formats of the data (metadata/features.py).
 """
 
 import re
 
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.dispatch import HANDLERS
+from bytemq.metadata import features, keys
+from bytemq.metadata.image import ClusterImage
 from bytemq.protocol.api_versions import advertised
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.api_versions import (
@@ -26,7 +28,6 @@ _SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 
 FEATURES = {"group.version": (0, 1), "metadata.version": (7, 33), "transaction.version": (0, 2)}
 """Lowest supported, highest supported and finalised level."""
-FEATURES_EPOCH = 1
 
 
 def handle(broker: Broker, context: RequestContext, request: ApiVersionsRequest) -> ApiVersionsResponse:
@@ -46,11 +47,16 @@ def handle(broker: Broker, context: RequestContext, request: ApiVersionsRequest)
         ],
         supported_features=[
             SupportedFeatureKey(name=name, min_version=lowest, max_version=highest)
-            for name, (lowest, highest) in FEATURES.items()
+            for name, (lowest, highest) in {**FEATURES, features.NAME: features.SUPPORTED}.items()
         ],
-        finalized_features_epoch=FEATURES_EPOCH,
+        finalized_features_epoch=broker.image.key_revision(keys.FEATURE_LEVEL),
         finalized_features=[
-            FinalizedFeatureKey(name=name, min_version_level=highest, max_version_level=highest)
-            for name, (_, highest) in FEATURES.items()
+            FinalizedFeatureKey(name=name, min_version_level=level, max_version_level=level)
+            for name, level in finalised(broker.image).items()
         ],
     )
+
+
+def finalised(image: ClusterImage) -> dict[str, int]:
+    """The level of each feature."""
+    return {**{name: highest for name, (_, highest) in FEATURES.items()}, features.NAME: image.feature_level}

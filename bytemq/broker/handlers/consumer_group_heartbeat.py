@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.coordinator.group.consumer.validation import check_request
 from bytemq.broker.coordinator.group.environment import RequestOrigin
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.consumer_group_heartbeat import (
@@ -23,10 +24,9 @@ async def handle(
 ) -> ConsumerGroupHeartbeatResponse:
     if _PROTOCOL not in broker.config.group_coordinator_rebalance_protocols:
         raise KafkaError(ErrorCode.UNSUPPORTED_VERSION)
-    if not request.group_id:
-        raise KafkaError(ErrorCode.INVALID_REQUEST, "GroupId can't be empty.")
-    origin = RequestOrigin(context.client_id or "", context.peer, context.api_version)
-    shard = broker.groups.shard_of(request.group_id)
+    check_request(request, context.api_version, broker.groups.consumer_settings_of(request.group_id).assignors)
+    origin = RequestOrigin(context.client_id or "", context.peer, context.api_version, context.connection_id)
+    shard = await broker.groups.awaited_shard_of(request.group_id)
     return await shard.write(lambda machine: machine.consumers.heartbeats.heartbeat(request, origin))
 
 

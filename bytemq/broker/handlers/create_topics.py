@@ -24,7 +24,6 @@ from bytemq.protocol.messages.create_topics import (
     CreateTopicsRequest,
     CreateTopicsResponse,
 )
-from bytemq.types import ZERO_TOPIC_ID
 
 CONFIGS_SINCE_VERSION = 5
 SLICE_TOPICS = 50
@@ -50,9 +49,7 @@ async def handle(broker: Broker, context: RequestContext, request: CreateTopicsR
     outcomes = await broker.topics.create(specs, validate_only=request.validate_only, timeout_ms=request.timeout_ms)
     version = context.api_version
     describe = _Configs(broker) if version >= CONFIGS_SINCE_VERSION else None
-    created = (
-        _result(spec, outcome, request.validate_only, describe) for spec, outcome in zip(specs, outcomes, strict=True)
-    )
+    created = (_result(spec, outcome, describe) for spec, outcome in zip(specs, outcomes, strict=True))
     return await encode_in_turns(broker.turns, CreateTopicsResponse, version, chain(refused, created), SLICE_TOPICS)
 
 
@@ -91,14 +88,13 @@ class _Configs:
         return known
 
 
-def _result(
-    spec: TopicSpec, outcome: TopicOutcome, validate_only: bool, describe: _Configs | None
-) -> CreatableTopicResult:
+def _result(spec: TopicSpec, outcome: TopicOutcome, describe: _Configs | None) -> CreatableTopicResult:
+    """What was only validated has an id as well, as in Kafka: one that no topic will have."""
     if outcome.topic is None:
         return _refused(spec.name, outcome.error, outcome.message)
     return CreatableTopicResult(
         name=spec.name,
-        topic_id=ZERO_TOPIC_ID if validate_only else outcome.topic.topic_id,
+        topic_id=outcome.topic.topic_id,
         error_message=None,
         num_partitions=outcome.topic.partitions,
         replication_factor=outcome.topic.replication_factor,

@@ -16,11 +16,15 @@ from bytemq.protocol.messages.delete_groups import DeletableGroupResult, DeleteG
 async def handle(broker: Broker, context: RequestContext, request: DeleteGroupsRequest) -> DeleteGroupsResponse:
     results: list[DeletableGroupResult] = []
     by_shard: dict[GroupRuntime, list[str]] = {}
-    for group_id in dict.fromkeys(request.groups_names):
-        try:
-            by_shard.setdefault(broker.groups.shard_of(group_id), []).append(group_id)
-        except KafkaError as error:
-            results.append(DeletableGroupResult(group_id=group_id, error_code=error.code))
+    group_ids = list(dict.fromkeys(request.groups_names))
+    found = await asyncio.gather(*map(broker.groups.awaited_shard_of, group_ids), return_exceptions=True)
+    for group_id, shard in zip(group_ids, found, strict=True):
+        if isinstance(shard, KafkaError):
+            results.append(DeletableGroupResult(group_id=group_id, error_code=shard.code))
+        elif isinstance(shard, BaseException):
+            raise shard
+        else:
+            by_shard.setdefault(shard, []).append(group_id)
     for deleted in await asyncio.gather(*(_delete(shard, group_ids) for shard, group_ids in by_shard.items())):
         results += deleted
     return DeleteGroupsResponse(results=results)

@@ -25,7 +25,7 @@ UNKNOWN_LOW_WATERMARK = -1
 
 
 async def handle(broker: Broker, context: RequestContext, request: DeleteRecordsRequest) -> DeleteRecordsResponse:
-    topics = await asyncio.gather(*(_delete_of_topic(broker, topic) for topic in request.topics))
+    topics = await asyncio.gather(*(_delete_of_topic(broker, topic) for topic in request.topics if topic.partitions))
     return DeleteRecordsResponse(topics=topics)
 
 

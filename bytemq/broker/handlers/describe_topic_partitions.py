@@ -2,7 +2,8 @@
 
 - No topics in the request: all. Topics come in the order of their names, each once.
 - A page has at most response_partition_limit partitions, at least one, at most max.request.partition.size.limit; the
-  cursor in the answer is the first partition that is not in it. A cursor in the request skips what is before it.
+  cursor in the answer is the first partition that is not in it. A cursor in the request skips what is before it; its
+  topic must be one of those named, if any are.
 - Unknown names: UNKNOWN_TOPIC_OR_PARTITION or INVALID_TOPIC_EXCEPTION; they do not count towards the limit.
 - Eligible leader replicas are always none: the replicas are the store's.
 """
@@ -28,10 +29,14 @@ def handle(
 ) -> DescribeTopicPartitionsResponse:
     """Never waits: a page is bounded."""
     cursor = request.cursor
+    named = {topic.name for topic in request.topics}
+    if cursor is not None and named and cursor.topic_name not in named:
+        message = f"DescribeTopicPartitionsRequest topic list should contain the cursor topic: {cursor.topic_name}"
+        raise KafkaError(ErrorCode.INVALID_REQUEST, message)
     if cursor is not None and cursor.partition_index < 0:
         raise KafkaError(ErrorCode.INVALID_REQUEST, "DescribeTopicPartitionsRequest cursor partition must be valid")
     left = max(1, min(request.response_partition_limit, broker.config.max_request_partition_size_limit))
-    names = sorted({topic.name for topic in request.topics} or broker.image.topics)
+    names = sorted(named or broker.image.topics)
     response = DescribeTopicPartitionsResponse()
     for name in names:
         first = 0

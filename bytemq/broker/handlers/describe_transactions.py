@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.protocol.error_codes import KafkaError
 from bytemq.protocol.messages.describe_transactions import (
     DescribeTransactionsRequest,
     DescribeTransactionsResponse,
@@ -21,8 +21,6 @@ def handle(
 
 def _describe(broker: Broker, transactional_id: str) -> TransactionState:
     try:
-        if not transactional_id:
-            raise KafkaError(ErrorCode.INVALID_REQUEST)
         machine = broker.transactions.shard_of(transactional_id).serving_machine()
         return machine.describing.describe(transactional_id)
     except KafkaError as error:

@@ -9,13 +9,13 @@
 - v11+: a consumer that gives its rack is sent to a broker there, if Metadata names one as a replica (KIP-392); that one
   serves what is committed. Above what it knows it waits, then answers OFFSET_NOT_AVAILABLE.
 - v9+: the client's leader epoch is checked. v12+: a last fetched epoch that ends before the offset asked for gives
-  diverging_epoch. v13+: topics by id, UNKNOWN_TOPIC_ID. v16+: the current leader with NOT_LEADER_OR_FOLLOWER.
+  diverging_epoch. v13+: topics by id, UNKNOWN_TOPIC_ID. v16+: the current leader with NOT_LEADER_OR_FOLLOWER; without a
+  session, and of a partition that was here a moment ago, the leader alone, once, before that error (Kafka: the error).
 """
 
 from bytemq.broker.context import Broker
 from bytemq.broker.exchange import Exchange
-from bytemq.broker.pending_fetch import PendingFetch
-from bytemq.broker.wide_fetch import SLICE_PARTITIONS, WideFetch
+from bytemq.broker.fetching.pending_fetch import PendingFetch
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.fetch import (
     SESSIONS_FROM,
@@ -41,8 +41,7 @@ def begin(broker: Broker, exchange: Exchange) -> None:
         exchange.respond(*encode_fetch_response(version, (), error_code=context.error))
         return
     exchange.release_frame()  # everything was copied out of it: a long poll need not hold it
-    pending = PendingFetch if len(context.wanted) <= SLICE_PARTITIONS else WideFetch
-    pending(broker, exchange, request, context).start()
+    PendingFetch(broker, exchange, request, context).start()
 
 
 def _is_valid(request: FetchRequest) -> bool:

@@ -13,11 +13,11 @@ from enum import IntEnum
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.coordinator.placement import partition_for
 from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
+from bytemq.metadata.values import NO_BROKER, DoubtStage
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.find_coordinator import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
 
 _BATCH_VERSION = 4
-_NO_NODE = -1
 
 
 class KeyType(IntEnum):
@@ -56,12 +56,14 @@ async def _find(broker: Broker, context: RequestContext, key: str, key_type: int
         if address is None:
             raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE)
     except KafkaError as error:
-        return Coordinator(key, _NO_NODE, "", _NO_NODE, error.code, error.message)
+        return Coordinator(key, NO_BROKER, "", NO_BROKER, error.code, error.message)
     return Coordinator(key, node_id, *address, ErrorCode.NONE, "")
 
 
 async def _coordinating_node(broker: Broker, context: RequestContext, key: str, key_type: int) -> int:
-    """The owner of the key's partition. Raises KafkaError."""
+    """The owner of the key's partition, or whom the planner has found when there is none any more: who comes too early
+    waits there, a moment. Raises KafkaError.
+    """
     if key_type not in _TOPICS:
         reason = _NOT_SERVED.get(KeyType(key_type)) if key_type in _NOT_SERVED else f"Unknown key type {key_type}."
         raise KafkaError(ErrorCode.INVALID_REQUEST, reason)
@@ -69,4 +71,6 @@ async def _coordinating_node(broker: Broker, context: RequestContext, key: str, 
         topic = await broker.topics.auto_create(_TOPICS[KeyType(key_type)])
     except KafkaError as error:
         raise KafkaError(ErrorCode.COORDINATOR_NOT_AVAILABLE, error.message) from error
-    return topic.partitions[partition_for(key, len(topic.partitions))].owner
+    partition = topic.partitions[partition_for(key, len(topic.partitions))]
+    is_expected = partition.owner == NO_BROKER or broker.image.doubt_in(partition.owner) is DoubtStage.ENDING
+    return partition.assigned if is_expected else partition.owner

@@ -12,7 +12,10 @@ import asyncio
 
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.coordinator.group.environment import RequestOrigin
+from bytemq.broker.coordinator.group.join import check_request, refusal
+from bytemq.broker.coordinator.group_coordinators import group_settings
 from bytemq.protocol.codec import encode_in_parts
+from bytemq.protocol.error_codes import KafkaError
 from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupResponse
 from bytemq.protocol.primitives import Buffer
 
@@ -22,7 +25,11 @@ _NULL_PROTOCOL_VERSION = 7
 async def handle(
     broker: Broker, context: RequestContext, request: JoinGroupRequest
 ) -> JoinGroupResponse | list[Buffer]:
-    shard = broker.groups.shard_of(request.group_id)
+    try:
+        check_request(request, group_settings(broker.config))
+    except KafkaError as error:
+        return _as_of(context.api_version, refusal(request, error.code))
+    shard = await broker.groups.awaited_shard_of(request.group_id)
     origin = RequestOrigin(context.client_id or "", context.peer, context.api_version)
     answered: asyncio.Future[JoinGroupResponse] = asyncio.get_running_loop().create_future()
 
@@ -31,8 +38,13 @@ async def handle(
             answered.set_result(response)
 
     shard.run(lambda machine: machine.joining.join(request, origin, reply))
+    request.protocols.clear()  # they show the frame, which would stay in memory with them
     context.release_frame()
-    response = await answered
-    if response.protocol_name is None and context.api_version < _NULL_PROTOCOL_VERSION:
-        response.protocol_name = ""
+    response = _as_of(context.api_version, await answered)
     return encode_in_parts(response, context.api_version) if response.members else response
+
+
+def _as_of(version: int, response: JoinGroupResponse) -> JoinGroupResponse:
+    if response.protocol_name is None and version < _NULL_PROTOCOL_VERSION:
+        response.protocol_name = ""
+    return response

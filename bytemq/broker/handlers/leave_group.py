@@ -6,17 +6,15 @@
 from __future__ import annotations
 
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.leave_group import LeaveGroupRequest, LeaveGroupResponse, MemberIdentity
 
 _BATCH_VERSION = 3
 
 
 async def handle(broker: Broker, context: RequestContext, request: LeaveGroupRequest) -> LeaveGroupResponse:
-    if not request.group_id:
-        raise KafkaError(ErrorCode.INVALID_GROUP_ID)
+    shard = await broker.groups.awaited_shard_of_named(request.group_id)
     is_batch = context.api_version >= _BATCH_VERSION
     if not is_batch:
         request.members = [MemberIdentity(member_id=request.member_id)]
-    response = await broker.groups.shard_of(request.group_id).write(lambda machine: machine.leaving.leave(request))
+    response = await shard.write(lambda machine: machine.leaving.leave(request))
     return response if is_batch else LeaveGroupResponse(error_code=response.members[0].error_code)

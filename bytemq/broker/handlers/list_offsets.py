@@ -4,7 +4,8 @@
   with the largest timestamp (v7), -4 earliest local (v8), -5 latest tiered (v9) and -6 earliest pending upload (v11):
   nothing is tiered in Kafka's sense, so offset -1 without an error. Any other negative number, or one that the version
   does not know: UNSUPPORTED_VERSION.
-- A partition named twice: INVALID_REQUEST for it. v4+: the client's leader epoch is checked.
+- Each topic is answered once, without partitions not at all. A partition named twice: INVALID_REQUEST for it, once.
+- v4+: the client's leader epoch is checked.
 - Looking for a time may read from files, many partitions at a time; v10+: what is not found within `timeout_ms` gets
   REQUEST_TIMED_OUT.
 """
@@ -13,7 +14,7 @@ import asyncio
 from collections import Counter
 
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.broker.log.partitions import Awaited
+from bytemq.broker.log.waiters import Awaited
 from bytemq.broker.partition_lookup import locate
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.list_offsets import (
@@ -54,15 +55,13 @@ class _Listing:
     async def run(self) -> ListOffsetsResponse:
         request = self._request
         named = Counter((topic.name, one.partition_index) for topic in request.topics for one in topic.partitions)
-        response = ListOffsetsResponse()
+        answers: dict[str, dict[int, ListOffsetsPartitionResponse]] = {}
         searches: list[asyncio.Task[None]] = []
         listed = 0
         for topic in request.topics:
-            answers: list[ListOffsetsPartitionResponse] = []
-            response.topics.append(ListOffsetsTopicResponse(name=topic.name, partitions=answers))
             for asked in topic.partitions:
                 answer = ListOffsetsPartitionResponse(partition_index=asked.partition_index)
-                answers.append(answer)
+                answers.setdefault(topic.name, {})[asked.partition_index] = answer
                 if named[(topic.name, asked.partition_index)] > 1:
                     answer.error_code = ErrorCode.INVALID_REQUEST
                 elif not self._is_known(asked.timestamp):
@@ -76,7 +75,8 @@ class _Listing:
                     await self._broker.clock.sleep(0)
         if searches:
             await self._finish(searches)
-        return response
+        topics = [ListOffsetsTopicResponse(name, partitions=list(found.values())) for name, found in answers.items()]
+        return ListOffsetsResponse(topics=topics)
 
     def _is_known(self, timestamp: int) -> bool:
         return timestamp >= 0 or self._version >= KNOWN_FROM.get(timestamp, self._version + 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.list_partition_reassignments import (
     ListPartitionReassignmentsRequest,
     ListPartitionReassignmentsResponse,
@@ -13,6 +12,4 @@ from bytemq.protocol.messages.list_partition_reassignments import (
 def handle(
     broker: Broker, context: RequestContext, request: ListPartitionReassignmentsRequest
 ) -> ListPartitionReassignmentsResponse:
-    if request.timeout_ms <= 0:
-        raise KafkaError(ErrorCode.REQUEST_TIMED_OUT)
     return ListPartitionReassignmentsResponse(topics=[])

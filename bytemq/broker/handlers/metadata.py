@@ -24,7 +24,7 @@ from bytemq.protocol.messages.metadata import (
     MetadataResponse,
     MetadataResponseBroker,
 )
-from bytemq.types import ZERO_TOPIC_ID
+from bytemq.types import ZERO_TOPIC_ID, TopicId
 
 TOPICS_BY_ID_FROM = 12
 SLICE_TOPICS = 500
@@ -47,7 +47,7 @@ async def handle(broker: Broker, context: RequestContext, request: MetadataReque
         _check_ids(request.topics, version)
         if request.allow_auto_topic_creation:
             failed = await _auto_create(broker, request.topics)
-        asked = _each_once(request.topics)
+        asked = _each_once(broker, request.topics)
     question = (version, context.listener, request.include_topic_authorized_operations)
     topics = []
     left = SLICE_TOPICS
@@ -95,9 +95,19 @@ def _check_ids(asked: Iterable[MetadataRequestTopic], version: int) -> None:
         raise KafkaError(ErrorCode.INVALID_REQUEST, f"Topic ids are not supported in version {version}.")
 
 
-def _each_once(asked: Iterable[MetadataRequestTopic]) -> Collection[Asked]:
+def _each_once(broker: Broker, asked: Collection[MetadataRequestTopic]) -> Collection[Asked]:
     """A topic asked for by its id has no name: the Java client sends an empty one along."""
-    return {(one.name if one.topic_id == ZERO_TOPIC_ID else None, bytes(one.topic_id)): None for one in asked}
+    named = {one.name for one in asked if one.topic_id == ZERO_TOPIC_ID}
+    once: dict[Asked, None] = {}
+    for one in asked:
+        topic_id = TopicId(bytes(one.topic_id))
+        if topic_id == ZERO_TOPIC_ID:
+            once[one.name, topic_id] = None
+            continue
+        topic = broker.image.topics_by_id.get(topic_id)
+        if topic is None or topic.name not in named:
+            once[None, topic_id] = None
+    return once
 
 
 async def _auto_create(broker: Broker, asked: Iterable[MetadataRequestTopic]) -> dict[str, ErrorCode]:

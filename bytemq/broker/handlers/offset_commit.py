@@ -40,18 +40,20 @@ async def handle(broker: Broker, context: RequestContext, request: OffsetCommitR
         if missing:
             answers.append(_refused(topic, missing, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
             topic.partitions = [each for each in topic.partitions if 0 <= each.partition_index < count]
-        if topic.partitions or not missing:
+        if topic.partitions:
             known.append(topic)
-    if not known and answers:
+    if not known:
         return OffsetCommitResponse(topics=answers)
     request.topics = known
     origin = RequestOrigin(context.client_id or "", context.peer, context.api_version)
     try:
-        shard = broker.groups.shard_of(request.group_id)
+        shard = await broker.groups.awaited_shard_of(request.group_id)
         response = await shard.write(lambda machine: machine.offsets.commit(request, origin))
     except KafkaError as error:
         answers += (_refused(topic, [each.partition_index for each in topic.partitions], error.code) for topic in known)
     else:
+        if not answers:
+            return response
         answers += response.topics
     return OffsetCommitResponse(topics=_merged(answers))
 

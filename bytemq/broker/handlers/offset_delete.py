@@ -33,7 +33,8 @@ async def handle(broker: Broker, context: RequestContext, request: OffsetDeleteR
     if unknown and not known:
         return OffsetDeleteResponse(topics=list(unknown.values()))
     request.topics = known
-    response = await broker.groups.shard_of(request.group_id).write(lambda machine: machine.offsets.delete(request))
+    shard = await broker.groups.awaited_shard_of(request.group_id)
+    response = await shard.write(lambda machine: machine.offsets.delete(request))
     for answered in response.topics:
         if answered.name in unknown:
             answered.partitions += unknown.pop(answered.name).partitions

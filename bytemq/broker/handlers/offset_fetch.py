@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.metadata.image import ClusterImage
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
@@ -34,8 +36,8 @@ _NO_OFFSET = -1
 async def handle(broker: Broker, context: RequestContext, request: OffsetFetchRequest) -> OffsetFetchResponse:
     version = context.api_version
     if version >= _GROUPS_VERSION:
-        groups = [await _fetch(broker, group, version, request.require_stable) for group in request.groups]
-        return OffsetFetchResponse(groups=groups)
+        fetched = (_fetch(broker, group, version, request.require_stable) for group in request.groups)
+        return OffsetFetchResponse(groups=await asyncio.gather(*fetched))
     topics = None
     if request.topics is not None:
         topics = [
@@ -52,7 +54,7 @@ async def _fetch(
     by_id = version >= _TOPIC_ID_VERSION
     unknown = _resolve(broker.image, group, by_id)
     try:
-        shard = broker.groups.shard_of(group.group_id)
+        shard = await broker.groups.awaited_shard_of(group.group_id)
         machine = await shard.settled() if require_stable else shard.serving_machine()
     except KafkaError as error:
         return OffsetFetchResponseGroup(group_id=group.group_id, error_code=error.code)

@@ -5,7 +5,7 @@ current leader epoch is checked; unknown epochs give epoch and end offset -1.
 """
 
 from bytemq.broker.context import Broker, RequestContext
-from bytemq.broker.log.partitions import Awaited
+from bytemq.broker.log.waiters import Awaited
 from bytemq.broker.partition_lookup import locate
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.offset_for_leader_epoch import (

@@ -20,8 +20,8 @@ from bytemq.broker.context import Broker
 from bytemq.broker.coordinator.transaction.adding import Writer
 from bytemq.broker.exchange import Exchange
 from bytemq.broker.log.partition import Partition
-from bytemq.broker.log.partitions import Awaited
 from bytemq.broker.log.results import AppendResult
+from bytemq.broker.log.waiters import Awaited
 from bytemq.broker.partition_lookup import HINTED_ERRORS, current_leader, find_topic, locate, node_endpoints
 from bytemq.broker.transaction_admission import Arrival, refusal
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
@@ -46,6 +46,8 @@ ZSTD_FROM = 7
 
 Done = Callable[[AppendResult], None]
 Topics = list[ProducedTopic]
+Asked = tuple[str | None, bytes | None, int, memoryview | None]
+"""(topic name, topic id, partition, payload), of one partition."""
 
 
 def begin(broker: Broker, exchange: Exchange) -> None:
@@ -96,7 +98,7 @@ class RunningProduce:
     def _append(
         self, position: int, name: str | None, topic_id: bytes | None, index: int, records: memoryview | None
     ) -> None:
-        done = partial(self._done, position, index)
+        done = partial(self._done, position, (name, topic_id, index, records))
         if self._acks not in VALID_ACKS:
             done(AppendResult(ErrorCode.INVALID_REQUIRED_ACKS))
         elif records is None:
@@ -116,6 +118,8 @@ class RunningProduce:
             done(AppendResult(ErrorCode.INVALID_TOPIC_EXCEPTION, message=message))
         else:
             self._broker.traffic.count_in(found.topic, len(records))
+            if self._exchange.client.zone:
+                found.traffic.count_zone(self._exchange.client.zone, len(records))
             zstd_allowed = self._exchange.api_version >= ZSTD_FROM
             producer = transactional_producer(records)
             if producer is not None and self._transactional_id is None:
@@ -147,12 +151,12 @@ class RunningProduce:
         writer = Writer(self._transactional_id or "", *producer)
         self._broker.admission.enter(Arrival(writer, partition, implicit, append, refuse))
 
-    def _done(self, position: int, index: int, result: AppendResult) -> None:
+    def _done(self, position: int, asked: Asked, result: AppendResult) -> None:
         """One append has its answer; called by the partition, maybe from within `append`."""
         if result.error.retriable:
-            note_refused(self._broker, *_flat(self._topics)[position])
+            note_refused(self._broker, *asked)
         if self._results[position] is None:
-            self._results[position] = ProduceResult(index, *result)
+            self._results[position] = ProduceResult(asked[2], *result)
         self._missing -= 1
         if not self._missing:
             self._answer()
@@ -230,5 +234,5 @@ def group_results(topics: Topics, results: Sequence[ProduceResult]) -> list[Topi
     return grouped
 
 
-def _flat(topics: Topics) -> list[tuple[str | None, bytes | None, int, memoryview | None]]:
+def _flat(topics: Topics) -> list[Asked]:
     return [(name, topic_id, index, records) for name, topic_id, ones in topics for index, records in ones]

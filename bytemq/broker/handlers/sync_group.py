@@ -12,7 +12,7 @@ from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupRespo
 
 
 async def handle(broker: Broker, context: RequestContext, request: SyncGroupRequest) -> SyncGroupResponse:
-    shard = broker.groups.shard_of(request.group_id)
+    shard = await broker.groups.awaited_shard_of_named(request.group_id)
     answered: asyncio.Future[SyncGroupResponse] = asyncio.get_running_loop().create_future()
 
     def reply(response: SyncGroupResponse) -> None:
@@ -20,5 +20,6 @@ async def handle(broker: Broker, context: RequestContext, request: SyncGroupRequ
             answered.set_result(response)
 
     shard.run(lambda machine: machine.syncing.sync(request, reply))
+    request.assignments.clear()  # they show the frame, which would stay in memory with them
     context.release_frame()
     return await answered

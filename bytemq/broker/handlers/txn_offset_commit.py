@@ -87,9 +87,7 @@ def _resolve(
 
 async def _commit(broker: Broker, context: RequestContext, request: TxnOffsetCommitRequest) -> TxnOffsetCommitResponse:
     """Raises KafkaError for what concerns all partitions."""
-    if not request.group_id:
-        raise KafkaError(ErrorCode.INVALID_GROUP_ID)
-    shard = broker.groups.shard_of(request.group_id)
+    shard = await broker.groups.awaited_shard_of_named(request.group_id)
     shard.serving_machine()
     writer = Writer(request.transactional_id, request.producer_id, request.producer_epoch)
     partition = (OFFSETS_TOPIC, shard.partition.pid.index)

@@ -8,6 +8,7 @@ also be opened (keys of a compacted topic, age of every record, another compress
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from bytemq.config import TopicConfig
@@ -17,6 +18,9 @@ from bytemq.protocol.records.compression import MOST_DECOMPRESSED_BYTES, Compres
 
 KEEP_COMPRESSION: Final = -1
 """compression.type=producer: batches stay as they were sent."""
+
+NOT_PLAIN: Final = -1
+"""For `plain_bytes`: more is asked of any batch."""
 
 _GZIP_DEFAULT_LEVEL: Final = -1
 _ANY_AGE_MS: Final = (1 << 63) - 1
@@ -49,9 +53,7 @@ class AppendRules(NamedTuple):
     walks_records: bool
     limits_records: bool
     plain_bytes: int
-    """Up to this size a batch is appended as it is once its header, checksum and newest timestamp were looked at; -1:
-    more is asked of any.
-    """
+    """Up to this size a batch is appended as it is once its header, checksum and newest timestamp were looked at."""
 
     @classmethod
     def of(cls, config: TopicConfig) -> AppendRules:
@@ -75,8 +77,16 @@ class AppendRules(NamedTuple):
             max_decompressed_record_bytes=config.max_decompressed_message_bytes,
             walks_records=walks_records,
             limits_records=limits_records,
-            plain_bytes=min(config.max_message_bytes, config.segment_bytes) if is_plain else -1,
+            plain_bytes=min(config.max_message_bytes, config.segment_bytes) if is_plain else NOT_PLAIN,
         )
+
+    def for_internal_topics(self) -> AppendRules:
+        """Of what coordinators write, each batch is looked at more closely."""
+        return self._replace(plain_bytes=NOT_PLAIN)
+
+    def shared(self) -> AppendRules:
+        """One object for all that are equal: ten thousand partitions of a topic have the same."""
+        return _shared(self)
 
     def check_size(self, batch: RecordBatch) -> None:
         """Raise KafkaError 18 for a batch that does not fit a segment."""
@@ -112,3 +122,8 @@ class AppendRules(NamedTuple):
             or (self.limits_records and batch.attributes & CODEC_MASK != 0)
             or not self.admits_timestamps(batch.base_timestamp, batch.max_timestamp, now_ms)
         )
+
+
+@lru_cache(256)
+def _shared(rules: AppendRules) -> AppendRules:
+    return rules

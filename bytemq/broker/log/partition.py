@@ -28,7 +28,6 @@ from bytemq.broker.log.waiters import Waiters
 from bytemq.errors import BytemqError
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.protocol.error_codes import ErrorCode
-from bytemq.protocol.plain_produce import Header
 from bytemq.storage.manifests.manifest import AbortedTxn, PartitionSnapshot, SegmentInfo
 from bytemq.types import PartitionId
 
@@ -43,22 +42,28 @@ HIGH_WATERMARK = -1
 class PartitionTraffic:
     """What has passed since the partition was opened: for the controller, which balances it between brokers."""
 
-    __slots__ = ("bytes_in", "bytes_out", "requests")
+    __slots__ = ("by_zone", "bytes_in", "bytes_out", "requests")
 
     def __init__(self) -> None:
         self.bytes_in = self.bytes_out = self.requests = 0
+        self.by_zone: dict[str, int] | None = None
+        """Of `bytes_in`, what came from where it is known; None: nothing."""
+
+    def count_zone(self, zone: str, size_bytes: int) -> None:
+        by_zone = self.by_zone = self.by_zone or {}
+        by_zone[zone] = by_zone.get(zone, 0) + size_bytes
 
 
 class Partition:
     """The owner's view of one log, made by `opening.open_partition`. Offsets are ints, times are ms since 1970."""
 
     __slots__ = (
-        "_appender",
         "_epochs",
         "_files",
         "_moving_start",
         "_services",
         "_state",
+        "appender",
         "config",
         "leader_epoch",
         "pid",
@@ -89,8 +94,10 @@ class Partition:
         self._epochs = epochs
         self._services = services
         self._moving_start: asyncio.Lock | None = None
-        self._appender = Appender(pid, topic, leader_epoch, AppendRules.of(config), files, state, services, self._grown)
-        self.reconfigure(config)
+        rules = self._rules(config)
+        self.appender = Appender(pid, topic, leader_epoch, rules, files, state, services, self._grown, self.waiters)
+        """For those who have plain batches to append; any other is appended by `append`."""
+        self._take(config)
         files.is_urgent = True  # until something is committed: whoever had it opened has waited for that already
         files.is_coordinators = topic in INTERNAL_TOPICS
         files.snapshot_source = self.snapshot
@@ -118,7 +125,7 @@ class Partition:
 
     @property
     def is_closed(self) -> bool:
-        return self._appender.refusal is not None
+        return self.appender.refusal is not None
 
     @property
     def size_bytes(self) -> int:
@@ -150,11 +157,18 @@ class Partition:
 
     def reconfigure(self, config: TopicConfig) -> None:
         """Everything from now on obeys `config`; appends on their way keep what they began with."""
+        self.appender.rules = self._rules(config)
+        self._take(config)
+
+    def _take(self, config: TopicConfig) -> None:
         self.config = config
-        self._appender.rules = AppendRules.of(config)
         self._files.segment_bytes = config.segment_bytes
         is_rolled_for_cleaning = config.is_compacted and config.max_compaction_lag_ms < config.segment_ms
         self._files.segment_ms = config.max_compaction_lag_ms if is_rolled_for_cleaning else config.segment_ms
+
+    def _rules(self, config: TopicConfig) -> AppendRules:
+        rules = AppendRules.of(config)
+        return (rules.for_internal_topics() if self.topic in INTERNAL_TOPICS else rules).shared()
 
     # Appending.
 
@@ -176,20 +190,7 @@ class Partition:
         traffic = self.traffic
         traffic.requests += 1
         traffic.bytes_in += len(payload)
-        self._appender.append(payload, done, origin, zstd_allowed)
-
-    def append_plain(self, payload: memoryview, header: Header, now_ms: int, done: Done) -> bool:
-        """The short way of `append`, for a client's batch that `plain_produce` has taken apart.
-
-        False, and nothing has happened, where `append` is to decide: whatever is refused, repeated, or looked at more
-        closely, is so there.
-        """
-        if self.topic in INTERNAL_TOPICS or not self._appender.append_plain(payload, header, now_ms, done):
-            return False
-        traffic = self.traffic
-        traffic.requests += 1
-        traffic.bytes_in += len(payload)
-        return True
+        self.appender.append(payload, done, origin, zstd_allowed)
 
     def awaits_admission(self, producer_id: int, producer_epoch: int) -> bool:
         """Whether a transactional batch of this producer would be the first of its transaction here: the transaction
@@ -211,28 +212,32 @@ class Partition:
         At most `max_bytes`, or a single larger batch if `at_least_one`. Never waits: None if the bytes are not at
         hand, then use `read`.
         """
-        if self._appender.refusal is not None:
-            return reading.failed(self._state, self._appender.refusal)
+        if self.appender.refusal is not None:
+            return reading.failed(self._state, self.appender.refusal)
         if offset == self._state.high_watermark:
             return reading.nothing_new(self._state, isolation)
         gate = self._services.unreadable
         return reading.read_cached(self._files, self._state, offset, max_bytes, isolation, at_least_one, gate)
 
     def read_in_memory(self, offset: int, max_bytes: int, *, isolation: int) -> Fetched | None:
-        """As `read_cached`, of what costs no copy, however much that is; None if that is nothing."""
-        if self._appender.refusal is not None:
+        """As `read_cached`, of what costs no copy, however much that is, or if there is nothing new; else None."""
+        if self.appender.refusal is not None:
             return None
         return reading.read_in_memory(self._files, self._state, offset, max_bytes, isolation)
 
     async def read(self, offset: int, max_bytes: int, *, isolation: int, at_least_one: bool = True) -> Fetched:
         """As `read_cached`, from wherever the bytes are."""
-        if self._appender.refusal is not None:
-            return reading.failed(self._state, self._appender.refusal)
+        if self.appender.refusal is not None:
+            return reading.failed(self._state, self.appender.refusal)
         gate = self._services.unreadable
         fetched = await reading.read(self._files, self._state, offset, max_bytes, isolation, at_least_one, gate)
-        if fetched.error is not ErrorCode.NONE and self._appender.refusal is not None:
-            return reading.failed(self._state, self._appender.refusal)  # deleted or given up meanwhile
+        if fetched.error is not ErrorCode.NONE and self.appender.refusal is not None:
+            return reading.failed(self._state, self.appender.refusal)  # deleted or given up meanwhile
         return fetched
+
+    async def behind_damage(self, offset: int) -> int:
+        """See `LogFiles.behind_damage`."""
+        return await self._files.behind_damage(offset)
 
     async def bring_near(self, offset: int, size_bytes: int) -> int:
         """See `LogFiles.bring_near`."""
@@ -243,9 +248,10 @@ class Partition:
         what is beyond `enough_bytes` is not counted. None: what is to be said to it is something else.
         """
         state = self._state
-        if self._appender.refusal is not None or not state.log_start_offset <= offset <= state.end_offset:
+        if self.appender.refusal is not None or not state.log_start_offset <= offset <= state.end_offset:
             return None
-        end_offset = reading.readable_end(state, isolation)
+        is_committed = isolation == reading.READ_COMMITTED
+        end_offset = state.last_stable_offset if is_committed else state.high_watermark
         if offset >= end_offset:
             return 0
         return 1 if enough_bytes <= 1 else max(1, self._files.bytes_between(offset, end_offset, enough_bytes))
@@ -256,8 +262,8 @@ class Partition:
 
         Any other negative number: UNSUPPORTED_VERSION. No such record: NONE with offset -1.
         """
-        if self._appender.refusal is not None:
-            return ListedOffset(self._appender.refusal)
+        if self.appender.refusal is not None:
+            return ListedOffset(self.appender.refusal)
         finder = OffsetFinder(self._files, self._state, self._epochs, self._services)
         return await finder.find(timestamp_ms, isolation, self.leader_epoch)
 
@@ -271,7 +277,7 @@ class Partition:
 
     def offset_for_leader_epoch(self, epoch: int, current_leader_epoch: int) -> EpochEnd:
         """Where `epoch` ends (KIP-101): the high watermark for the latest."""
-        error = self._appender.refusal or self.check_leader_epoch(current_leader_epoch)
+        error = self.appender.refusal or self.check_leader_epoch(current_leader_epoch)
         if error is not ErrorCode.NONE:
             return EpochEnd(error)
         return EpochEnd(ErrorCode.NONE, *self._epochs.end_offset_for(epoch, self._state.high_watermark))
@@ -282,8 +288,8 @@ class Partition:
         """Delete everything below `offset` (-1: below the high watermark). Going backwards is no error; durable
         before it returns.
         """
-        if self._appender.refusal is not None:
-            return LowWatermark(self._appender.refusal)
+        if self.appender.refusal is not None:
+            return LowWatermark(self.appender.refusal)
         if not self.config.deletes_old_data:
             return LowWatermark(ErrorCode.POLICY_VIOLATION)
         target = self._state.high_watermark if offset == HIGH_WATERMARK else offset
@@ -342,12 +348,12 @@ class Partition:
         With `drain` what is on its way is first decided by storage and answered so: nothing is appended after this
         returns.
         """
-        self._appender.refuse(ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        self.appender.refuse(ErrorCode.NOT_LEADER_OR_FOLLOWER)
         if drain:
             if self._state.pending_count:
                 self._services.storage.hasten()
-            await self._appender.drained()
-        self._appender.abandon()
+            await self.appender.drained()
+        self.appender.abandon()
         self.waiters.wake(self)
         self._state.producers.release()
 

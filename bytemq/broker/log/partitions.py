@@ -11,16 +11,18 @@ machine words.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from functools import partial
 
-from bytemq.broker.log.arrivals import Arrival, Arrivals, Opened
+from bytemq.broker.log.arrivals import Arrival, Arrivals
 from bytemq.broker.log.beginnings import Beginnings
+from bytemq.broker.log.departed import Departed
 from bytemq.broker.log.failures import append_failure
 from bytemq.broker.log.opening import open_partition
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.retention import RetentionPolicy, could_retain_less
 from bytemq.broker.log.services import LogServices
+from bytemq.broker.log.waiters import Awaited, Waiters
 from bytemq.config import TopicConfig
 from bytemq.errors import BytemqError, Corrupt
 from bytemq.metadata.standing import Standing
@@ -32,13 +34,12 @@ from bytemq.types import PartitionId, TopicId
 log = get_logger("broker.log")
 
 
-class Opening:
+class Opening(Awaited["Partition | ErrorCode"]):
     """A partition that is ours but not open yet. Hot paths use `then`; who can wait uses `PartitionTable.open`."""
 
     __slots__ = (
         "_table",
         "_task",
-        "_waiting",
         "config",
         "is_in_segments",
         "leader_epoch",
@@ -56,6 +57,7 @@ class Opening:
         config: TopicConfig,
         least_end_offset: int = -1,
     ) -> None:
+        super().__init__()
         self.pid = pid
         self.topic = topic
         self.leader_epoch = leader_epoch
@@ -65,19 +67,20 @@ class Opening:
         """Whether all that its last owner has said of it is known to be in segments."""
         self._table = table
         self._task: asyncio.Task[None] | None = None
-        self._waiting: list[Opened] = []
 
-    def then(self, opened: Opened) -> None:
-        """Call `opened` with the open partition, or with why it cannot be opened now; once, and later than this
-        returns.
-
-        Opening starts with the first call. After a failure the next call tries again.
-        """
-        self._waiting.append(opened)
+    def then(self, told: Callable[[Partition | ErrorCode], None]) -> None:
+        """As `Awaited.then`. Opening starts with the first call; after a failure the next call tries again."""
+        super().then(told)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(
                 self._open(), name=f"open {self.topic}-{self.pid.index}"
             )
+
+    def is_all_in(self, segments: Sequence[SegmentInfo]) -> bool:
+        """Whether all that its last owner has said of it is known to be in these, or was before."""
+        if not self.is_in_segments:
+            self.is_in_segments = bool(segments) and segments[-1].last_offset + 1 >= self.least_end_offset
+        return self.is_in_segments
 
     async def settled(self) -> None:
         """Return when no attempt to open is under way."""
@@ -94,15 +97,13 @@ class Opening:
         except Exception as error:  # whoever waits is told all the same, and whoever comes next tries again
             log.error("opening a partition crashed", topic=self.topic, partition=self.pid.index, error=error)
             outcome = ErrorCode.KAFKA_STORAGE_ERROR
-        waiting, self._waiting = self._waiting, []
         self._task = None
-        for opened in waiting:
-            opened(outcome)
+        self.tell(outcome)
 
 
 Entry = Partition | Opening
-_NONE: Mapping[int, Entry] = {}
-Awaited = Opening | Arrival
+Known = tuple[Mapping[str, Mapping[int, Entry]], Mapping[bytes, Mapping[int, Entry]]]
+"""By topic name and by topic id."""
 
 
 class PartitionTable:
@@ -113,6 +114,10 @@ class PartitionTable:
         self._standing = standing
         self._beginnings = Beginnings()
         self._arrivals = Arrivals(services.clock)
+        self.departed = Departed(services.clock)
+        self.newcomers: Waiters[Set[str]] = Waiters()
+        """Told the topics of which partitions have come to be ours, a turn later, all of that turn at once."""
+        self._new_in: set[str] = set()
         self._by_id: dict[bytes, dict[int, Entry]] = {}
         self._by_name: dict[str, dict[int, Entry]] = {}
         """The same inner dicts. A recreated topic takes the name from its predecessor."""
@@ -130,12 +135,15 @@ class PartitionTable:
         """As `get`."""
         return self._entry(topic_id, index) if self._standing.holds() else None
 
+    def known(self) -> Known:
+        """All that are ours at this moment: dictionaries, not to be changed."""
+        return (self._by_name, self._by_id) if self._standing.holds() else ({}, {})
+
     def of_topic(self, name: str | None, topic_id: bytes | None) -> Mapping[int, Entry]:
         """All of a topic that are ours by index, at this moment; `topic_id` counts where there is no name."""
-        if not self._standing.holds():
-            return _NONE
-        known = self._by_name.get(name) if name is not None else self._by_id.get(topic_id or b"")
-        return _NONE if known is None else known
+        by_name, by_id = self.known()
+        known = by_name.get(name) if name is not None else by_id.get(topic_id or b"")
+        return {} if known is None else known
 
     def expected(self, topic_id: TopicId, index: int) -> Arrival | None:
         """What waits for a partition that is wished to be ours and is not yet; None if we cannot know, or leave."""
@@ -157,12 +165,20 @@ class PartitionTable:
             return entry
         if entry is None:
             raise KafkaError(ErrorCode.NOT_LEADER_OR_FOLLOWER)
-        opened: asyncio.Future[Partition | ErrorCode] = asyncio.get_running_loop().create_future()
-        entry.then(lambda outcome: None if opened.done() else opened.set_result(outcome))
-        outcome = await opened
+        outcome = await entry.future()
         if isinstance(outcome, Partition):
             return outcome
         raise KafkaError(outcome)
+
+    async def size_bytes(self, entry: Entry, held: Collection[PartitionId]) -> int:
+        """Of its log. One that nobody has touched is opened only where part of it may be in another session's
+        write-ahead log, as of those that storage says are `held`. Raises KafkaError, BytemqError.
+        """
+        if isinstance(entry, Opening) and entry.pid not in held:
+            segments = await self._segments_of(entry)
+            if entry.is_all_in(segments):
+                return sum(segment.size_bytes for segment in segments)
+        return (await self.opened(entry)).size_bytes
 
     def is_open(self, pid: PartitionId) -> bool:
         """Whether somebody has used it here."""
@@ -198,11 +214,18 @@ class PartitionTable:
                 return
             await self.release(pid)
         self._ended_at.pop(pid, None)
+        self.departed.came_back(pid)
         partitions = self._by_id.setdefault(pid.topic_id, {})
         self._by_name[topic] = partitions
         opening = partitions[pid.index] = Opening(self, pid, topic, leader_epoch, config, least_end_offset)
-        for opened in self._arrivals.take(pid):
-            opening.then(opened)
+        self._arrivals.arrived(pid, opening)
+        if not self._new_in:
+            self.services.clock.call_later(0, self._tell_of_newcomers)
+        self._new_in.add(topic)
+
+    def _tell_of_newcomers(self) -> None:
+        topics, self._new_in = self._new_in, set()
+        self.newcomers.wake(topics)
 
     async def release(self, pid: PartitionId) -> int:
         """Give `pid` up: refused to everyone at once; returns when nothing more of ours can be committed to it.
@@ -210,6 +233,8 @@ class PartitionTable:
         The end offset of its log, -1 if it was not open. Raises BytemqError; then call again.
         """
         entry = self._remove(pid)
+        if entry is not None:
+            self.departed.left(pid)
         partition = None if entry is None else await self._settled(entry)
         if partition is not None:
             await partition.close(drain=True)
@@ -301,8 +326,7 @@ class PartitionTable:
                 segments = await self._segments_of(entry)
             except BytemqError:
                 continue  # the next round asks again; a manifest that is damaged is reported by whoever opens the log
-            entry.is_in_segments = bool(segments) and segments[-1].last_offset + 1 >= entry.least_end_offset
-            if not entry.is_in_segments:
+            if not entry.is_all_in(segments):
                 found.append(entry.pid)
             await asyncio.sleep(0)
         return found

@@ -29,6 +29,9 @@ RETAINED_BATCHES = 5
 MAX_AWAITED = 10_000
 """Bound on the producers whose failed beginning is remembered."""
 
+_NONE_AWAITED: dict[int, tuple[int, int]] = {}
+"""Of most partitions, which share it: empty, and never put into."""
+
 NO_SEQUENCE = -1
 NO_TRANSACTION = -1
 _MAX_SEQUENCE = 0x7FFFFFFF
@@ -89,7 +92,7 @@ class ProducerTable:
     def __init__(self, budget: ProducerBudget) -> None:
         self._current: dict[int, Producer] = {}
         self._committed: dict[int, Producer] = {}
-        self._awaited: dict[int, tuple[int, int]] = {}
+        self._awaited = _NONE_AWAITED
         """Producers of which nothing is committed because their first appends failed: epoch and sequence to begin
         with.
         """
@@ -197,6 +200,17 @@ class ProducerTable:
             elif self._current.pop(producer_id, None) is not None and producer.batches:
                 self.await_beginning(producer_id, producer.producer_epoch, producer.batches[0].first_sequence)
 
+    def take_back(self, producer: Producer, pending: Iterable[Producer | None]) -> None:
+        """The newest entry was not needed after all. `pending` are those before it, the newest first."""
+        producer_id = producer.producer_id
+        before = next((one for one in pending if one is not None and one.producer_id == producer_id), None)
+        if before is None:
+            before = self._committed.get(producer_id)
+        if before is None:
+            del self._current[producer_id]
+        else:
+            self._current[producer_id] = before
+
     def await_beginning(self, producer_id: int, producer_epoch: int, sequence: int) -> None:
         """An unknown producer may begin anywhere, but not this one: its next batch may be on the wire behind the one
         that failed, and taking it would shut out the retry of that one for ever.
@@ -207,6 +221,8 @@ class ProducerTable:
         if known is None or known[0] != producer_epoch:
             if len(self._awaited) >= MAX_AWAITED:
                 del self._awaited[next(iter(self._awaited))]
+            if self._awaited is _NONE_AWAITED:
+                self._awaited = {}
             self._awaited[producer_id] = producer_epoch, sequence
 
     def restore(self, producers: Sequence[ProducerSnapshot], aborted: Sequence[AbortedTxn]) -> None:

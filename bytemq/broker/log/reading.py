@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from bytemq.broker.log.failures import read_failure
-from bytemq.broker.log.results import Fetched
+from bytemq.broker.log.results import Fetched, as_fetched
 from bytemq.errors import BytemqError, Fenced, NotFound
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.runtime.logging import LogGate, get_logger
@@ -68,14 +68,19 @@ def read_cached(
 
 def read_in_memory(files: LogFiles, state: Visible, offset: int, max_bytes: int, isolation: int) -> Fetched | None:
     """See `Partition.read_in_memory`."""
-    end_offset = readable_end(state, isolation)
-    if not state.log_start_offset <= offset < end_offset:
+    high_watermark = state.high_watermark
+    if offset == high_watermark:
+        return nothing_new(state, isolation)
+    stable_offset, log_start_offset = state.last_stable_offset, state.log_start_offset
+    end_offset = stable_offset if isolation == READ_COMMITTED else high_watermark
+    if not log_start_offset <= offset < end_offset:
         return None
-    try:
-        read = files.read_in_memory(offset, max_bytes, end_offset)
-    except BytemqError:
+    read = files.read_in_memory(offset, max_bytes, end_offset)
+    if read is None:
         return None
-    return None if read is None else _fetched(state, offset, read, isolation)
+    buffers, size_bytes, _, next_offset = read
+    aborted = state.transactions.aborted_between(offset, next_offset) if isolation == READ_COMMITTED else None
+    return as_fetched((ErrorCode.NONE, buffers, size_bytes, high_watermark, stable_offset, log_start_offset, aborted))
 
 
 async def read(
@@ -111,7 +116,7 @@ def nothing_new(state: Visible, isolation: int) -> Fetched:
     """The answer to whoever has read everything."""
     aborted: list[tuple[int, int]] | None = [] if isolation == READ_COMMITTED else None
     watermarks = (state.high_watermark, state.last_stable_offset, state.log_start_offset)
-    return Fetched(ErrorCode.NONE, (), 0, *watermarks, aborted)
+    return as_fetched((ErrorCode.NONE, (), 0, *watermarks, aborted))
 
 
 def _without_bytes(state: Visible, offset: int, isolation: int) -> Fetched | None:
@@ -127,15 +132,8 @@ def _fetched(state: Visible, offset: int, read: Read, isolation: int) -> Fetched
     aborted = None
     if isolation == READ_COMMITTED:
         aborted = state.transactions.aborted_between(offset, read.next_offset)
-    return Fetched(
-        ErrorCode.NONE,
-        read.buffers,
-        read.size_bytes,
-        state.high_watermark,
-        state.last_stable_offset,
-        state.log_start_offset,
-        aborted,
-    )
+    watermarks = (state.high_watermark, state.last_stable_offset, state.log_start_offset)
+    return as_fetched((ErrorCode.NONE, read.buffers, read.size_bytes, *watermarks, aborted))
 
 
 def _unreadable(files: LogFiles, state: Visible, offset: int, error: BytemqError, gate: LogGate) -> Fetched:

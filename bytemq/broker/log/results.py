@@ -7,7 +7,8 @@ spoil a request for a thousand.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from bytemq.protocol.error_codes import ErrorCode
@@ -58,6 +59,10 @@ class Fetched(NamedTuple):
     last_stable_offset: int = NO_OFFSET
     log_start_offset: int = NO_OFFSET
     aborted: list[tuple[int, int]] | None = None
+
+
+as_fetched: Callable[[tuple[object, ...]], Fetched] = partial(tuple.__new__, Fetched)
+"""As `Fetched._make`, in one call of a function and not three: there are hundreds of thousands a second."""
 
 
 class ListedOffset(NamedTuple):

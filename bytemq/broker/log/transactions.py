@@ -12,6 +12,9 @@ from collections.abc import Iterable
 
 from bytemq.storage.manifests.manifest import AbortedTxn
 
+_NONE_OPEN: dict[int, int] = {}
+_NONE_ABORTED: list[AbortedTxn] = []
+
 
 class Transactions:
     """First offsets of the open ones in log order, and the index of the aborted ones by last offset."""
@@ -21,8 +24,9 @@ class Transactions:
     def __init__(self) -> None:
         self.forgotten_below = 0
         """Of aborted transactions that ended below this offset nothing is known any more."""
-        self._open: dict[int, int] = {}  # insertion order is offset order: transactions begin in the order of the log
-        self._aborted: list[AbortedTxn] = []
+        # Most partitions never see a transaction: they share these empty ones until something is put in.
+        self._open = _NONE_OPEN  # insertion order is offset order: transactions begin in the order of the log
+        self._aborted = _NONE_ABORTED
 
     @property
     def aborted(self) -> list[AbortedTxn]:
@@ -35,6 +39,8 @@ class Transactions:
     def begin(self, producer_id: int, first_offset: int) -> None:
         """Repeated for every batch of the transaction; only the first counts."""
         if producer_id not in self._open:
+            if self._open is _NONE_OPEN:
+                self._open = {}
             self._open[producer_id] = first_offset
 
     def complete(self, producer_id: int, marker_offset: int, *, aborted: bool) -> None:
@@ -43,12 +49,14 @@ class Transactions:
         if first_offset is not None and aborted:
             stable = self.first_open_offset()
             last_stable_offset = marker_offset + 1 if stable is None else stable
+            if self._aborted is _NONE_ABORTED:
+                self._aborted = []
             self._aborted.append(AbortedTxn(producer_id, first_offset, marker_offset, last_stable_offset))
 
     def restore(self, aborted: Iterable[AbortedTxn], open_first_offsets: Iterable[tuple[int, int]]) -> None:
         """From a snapshot: the aborted in log order, the open as (producer id, first offset) in any order."""
-        self._aborted = list(aborted)
-        self._open = dict(sorted(open_first_offsets, key=lambda entry: entry[1]))
+        self._aborted = list(aborted) or _NONE_ABORTED
+        self._open = dict(sorted(open_first_offsets, key=lambda entry: entry[1])) or _NONE_OPEN
 
     def aborted_between(self, offset: int, end_offset: int) -> list[tuple[int, int]]:
         """(producer id, first offset) of the aborted transactions with records in [offset, end_offset)."""

@@ -45,7 +45,10 @@ def is_etcd(url: str) -> bool:
 
 def parse_address(url: str, environment: Mapping[str, str]) -> EtcdAddress:
     """Raises Invalid with a sentence for the user."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise Invalid(f"{url!r} is no address of an etcd, which is etcd://HOST:PORT/PREFIX: {error}") from error
     if parts.scheme not in SCHEMES:
         raise Invalid(f"{parts.scheme}:// is no address of an etcd; one is etcd://HOST:PORT/PREFIX")
     credentials, _, hosts = parts.netloc.rpartition("@")

@@ -217,6 +217,12 @@ class Connection:
             return Full(f"{where} has no space: compact and defragment it, then disarm its alarm ({details})")
         if code is grpc.StatusCode.PERMISSION_DENIED:
             return Invalid(f"{where} does not let user {self._address.user!r} at {self._address.prefix}: {details}")
+        if "user name is empty" in details or "invalid user ID or password" in details:
+            user = f"user {self._address.user!r}" if self._address.user else "who gives no name"
+            return Invalid(
+                f"{where} does not let in {user} ({details}). Give user and password in the address, or by "
+                "ETCDCTL_USER and ETCDCTL_PASSWORD."
+            )
         if code in _REFUSED:
             return Invalid(f"{where} refused: {details}")
         if code is grpc.StatusCode.UNIMPLEMENTED:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from bytemq.metadata.store import MAX_TXN_OPERATIONS, KeyValue
+from bytemq.runtime.tasks import retrieved
 
 Read = Callable[[Sequence[str]], Awaitable[Sequence[KeyValue | None]]]
 
@@ -36,7 +37,7 @@ class SharedReads:
         if reading is None or len(reading.keys) == MAX_TXN_OPERATIONS:
             keys: list[str] = []
             reading = self._next = _Reading(keys, asyncio.ensure_future(self._begin(keys)))
-            reading.found.add_done_callback(_retrieved)
+            reading.found.add_done_callback(retrieved)
         reading.keys.append(key)
         place = len(reading.keys) - 1
         return (await asyncio.shield(reading.found))[place]
@@ -46,9 +47,3 @@ class SharedReads:
         if self._next is not None and self._next.keys is keys:
             self._next = None
         return await self._read(keys)
-
-
-def _retrieved(found: asyncio.Task[Sequence[KeyValue | None]]) -> None:
-    """Whoever asked may have gone."""
-    if not found.cancelled():
-        found.exception()

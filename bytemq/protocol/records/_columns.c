@@ -3,7 +3,7 @@
  *
  * Both must give the same results for every input; tests/unit/records runs one suite on both. Uses the stable ABI of Python 3.11
  * only. Columns are laid out as Apache Arrow lays them out (little-endian, 32-bit offsets, validity bitmaps), so that neither side
- * copies them again. `measure` is the only function that looks at bytes from outside; `fill` is given what `measure` passed.
+ * copies them again. `measure` and `encode` believe nothing that they are given; `fill` is given what `measure` passed.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -12,31 +12,10 @@
 #include <string.h>
 
 #include "_records.h"
+#include "_utf8.h"
 
 enum { TIMESTAMP_TYPE_FLAG = 0x08, TRANSACTIONAL_FLAG = 0x10, DELETE_HORIZON_FLAG = 0x40 };
 #define SEQUENCE_MASK 0x7FFFFFFF
-
-static int is_utf8(const uint8_t *at, int64_t length)
-{
-    const uint8_t *end = at + length;
-    while (at < end) {
-        uint8_t first = *at++;
-        if (first < 0x80)
-            continue;
-        int more = first >= 0xF0 ? 3 : first >= 0xE0 ? 2 : 1;
-        if (first < 0xC2 || first > 0xF4 || end - at < more)
-            return 0;
-        uint8_t second = at[0];
-        if ((second & 0xC0) != 0x80 || (first == 0xE0 && second < 0xA0) || (first == 0xED && second > 0x9F) ||
-            (first == 0xF0 && second < 0x90) || (first == 0xF4 && second > 0x8F))
-            return 0;
-        for (int i = 1; i < more; i++)
-            if ((at[i] & 0xC0) != 0x80)
-                return 0;
-        at += more;
-    }
-    return 1;
-}
 
 typedef struct {
     int64_t records, key_bytes, value_bytes, headers, header_key_bytes, header_value_bytes;
@@ -297,7 +276,80 @@ static uint8_t *put_slice(uint8_t *at, const Slice *slice)
 
 typedef struct {
     const uint8_t *column[COLUMNS];
+    int64_t size_bytes[COLUMNS];
 } Rows;
+
+/* How many bytes of a column its first `rows` take; those of keys, values and headers are as long as their offsets say. */
+static int64_t least_bytes(int column, int64_t rows)
+{
+    switch (column) {
+    case OFFSET:
+    case TIMESTAMP:
+    case PRODUCER_ID:
+    case HORIZON:
+        return 8 * rows;
+    case SEQUENCE:
+    case LEADER_EPOCH:
+        return 4 * rows;
+    case PRODUCER_EPOCH:
+        return 2 * rows;
+    case TIMESTAMP_TYPE:
+        return rows;
+    case KEY_VALIDITY:
+    case VALUE_VALIDITY:
+    case TRANSACTIONAL:
+    case HORIZON_VALIDITY:
+        return (rows + 7) / 8;
+    case KEY_OFFSETS:
+    case VALUE_OFFSETS:
+    case HEADERS_OFFSETS:
+        return 4 * (rows + 1);
+    default:
+        return 0;
+    }
+}
+
+static int may_be_absent(int column)
+{
+    return column == KEY_VALIDITY || column == VALUE_VALIDITY || column == HEADER_VALUE_VALIDITY || column == HORIZON_VALIDITY ||
+           column == HORIZON;
+}
+
+static int are_columns_of(const Rows *rows, int64_t count)
+{
+    for (int i = 0; i < COLUMNS; i++)
+        if (rows->column[i] == NULL ? !may_be_absent(i) : rows->size_bytes[i] < least_bytes(i, count))
+            return 0;
+    return 1;
+}
+
+static int is_within(const Rows *rows, int offsets, int64_t limit, int64_t row)
+{
+    const int32_t *at = (const int32_t *)rows->column[offsets] + row;
+    return at[0] >= 0 && at[0] <= at[1] && at[1] <= limit;
+}
+
+/* Whether all that `row` refers to is there, and its offset is one that may follow the one before it. */
+static int is_sound(const Rows *rows, int64_t first, int64_t row)
+{
+    const int64_t *offset = (const int64_t *)rows->column[OFFSET];
+    const int32_t *headers = (const int32_t *)rows->column[HEADERS_OFFSETS];
+    if (offset[row] < 0 || (row > first && offset[row] <= offset[row - 1]) ||
+        !is_within(rows, KEY_OFFSETS, rows->size_bytes[KEY_DATA], row) ||
+        !is_within(rows, VALUE_OFFSETS, rows->size_bytes[VALUE_DATA], row) || !is_within(rows, HEADERS_OFFSETS, INT32_MAX - 1, row))
+        return 0;
+    int64_t end = headers[row + 1];
+    if (end == headers[row])
+        return 1;
+    if (rows->size_bytes[HEADER_KEY_OFFSETS] < 4 * (end + 1) || rows->size_bytes[HEADER_VALUE_OFFSETS] < 4 * (end + 1) ||
+        (rows->column[HEADER_VALUE_VALIDITY] != NULL && rows->size_bytes[HEADER_VALUE_VALIDITY] < (end + 7) / 8))
+        return 0;
+    for (int64_t h = headers[row]; h < end; h++)
+        if (!is_within(rows, HEADER_KEY_OFFSETS, rows->size_bytes[HEADER_KEY_DATA], h) ||
+            !is_within(rows, HEADER_VALUE_OFFSETS, rows->size_bytes[HEADER_VALUE_DATA], h))
+            return 0;
+    return 1;
+}
 
 static Slice key_at(const Rows *rows, int64_t row)
 {
@@ -394,7 +446,13 @@ static PyObject *encode_rows(const Rows *rows, int64_t first, int64_t stop, int6
     int has_horizon;
     int64_t horizon = horizon_at(rows, first, &has_horizon);
     int64_t base_timestamp = has_horizon ? horizon : timestamp[first], max_timestamp = timestamp[first], total = 0, row;
-    for (row = first; row < stop && (row == first || belongs(rows, first, row)); row++) {
+    for (row = first; row < stop; row++) {
+        if (!is_sound(rows, first, row)) {
+            PyErr_SetString(PyExc_ValueError, "the columns contradict themselves");
+            return NULL;
+        }
+        if (row > first && !belongs(rows, first, row))
+            break;
         int64_t size = body_size(rows, row, timestamp_delta_at(rows, row, base_timestamp), offset[row] - offset[first]);
         size += unsigned_size(zigzag(size));
         if (row > first && total + size > max_bytes)
@@ -437,9 +495,10 @@ static PyObject *columns_encode(PyObject *module, PyObject *arguments)
         if (PyObject_GetBuffer(column, &buffers[held], PyBUF_SIMPLE) < 0)
             break;
         rows.column[held] = buffers[held].buf;
+        rows.size_bytes[held] = buffers[held].len;
     }
     if (held == COLUMNS) {
-        if (first < 0 || first >= stop || stop * 8 > buffers[OFFSET].len)
+        if (first < 0 || first >= stop || stop > INT32_MAX || !are_columns_of(&rows, stop))
             PyErr_SetString(PyExc_ValueError, "no such rows");
         else
             result = encode_rows(&rows, first, stop, max_bytes);

@@ -48,7 +48,6 @@ MAGIC_POSITION = 16
 _SEQUENCES = 1 << 31
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
-_PLACE = struct.Struct(">qii")
 _LENGTH_AT = struct.Struct(">8xi")
 _CRC = struct.Struct(">I")
 _ATTRIBUTES = struct.Struct(">h")
@@ -61,7 +60,7 @@ class InvalidBatch(KafkaError):
     """Bytes that are no acceptable record batch. `code` is what Kafka answers: CORRUPT_MESSAGE, ..."""
 
 
-class RecordBatch:
+class RecordBatch(plain_produce.Fields):
     """A view on one v2 batch inside a buffer.
 
     `view` is the whole batch with its 12-byte prefix (or only its header, see `parse_header`); the numbers are
@@ -70,51 +69,11 @@ class RecordBatch:
     keeps it beside the header; for control batches, which nobody sends twice, the log puts a word of its own there.
     """
 
-    __slots__ = (
-        "attributes",
-        "base_offset",
-        "base_sequence",
-        "base_timestamp",
-        "crc",
-        "last_offset_delta",
-        "leader_epoch",
-        "magic",
-        "max_timestamp",
-        "producer_epoch",
-        "producer_id",
-        "record_count",
-        "sent_crc",
-        "size_bytes",
-        "view",
-    )
-
-    def __init__(self, view: memoryview, header: tuple[int, ...]) -> None:
-        self.view = view
-        (
-            self.base_offset,
-            length,
-            self.leader_epoch,
-            self.magic,
-            self.crc,
-            self.attributes,
-            self.last_offset_delta,
-            self.base_timestamp,
-            self.max_timestamp,
-            self.producer_id,
-            self.producer_epoch,
-            self.base_sequence,
-            self.record_count,
-        ) = header
-        self.sent_crc = self.crc
-        self.size_bytes = length + PREFIX_BYTES
+    __slots__ = ()
 
     @property
     def last_offset(self) -> int:
         return self.base_offset + self.last_offset_delta
-
-    @property
-    def next_offset(self) -> int:
-        return self.base_offset + self.last_offset_delta + 1
 
     @property
     def compression(self) -> int:
@@ -324,13 +283,6 @@ def _check_consistency(batch: RecordBatch, from_client: bool) -> None:
         raise InvalidBatch(ErrorCode.INVALID_RECORD, message)
     if from_client and batch.attributes & CONTROL_FLAG:
         raise InvalidBatch(ErrorCode.INVALID_RECORD, "Clients are not allowed to write control records")
-
-
-def place(batch: RecordBatch, base_offset: int, leader_epoch: int) -> None:
-    """Patch base offset and leader epoch into the bytes: neither is under the CRC. `view` must be writable."""
-    _PLACE.pack_into(batch.view, 0, base_offset, batch.size_bytes - PREFIX_BYTES, leader_epoch)
-    batch.base_offset = base_offset
-    batch.leader_epoch = leader_epoch
 
 
 def set_max_timestamp(batch: RecordBatch, max_timestamp_ms: int, timestamp_type: int = CREATE_TIME) -> None:

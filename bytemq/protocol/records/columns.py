@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from bytemq.errors import Corrupt
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.protocol.records import batch as header
 from bytemq.protocol.records.batch import RecordBatch
@@ -133,10 +134,16 @@ class EncodedBatch(NamedTuple):
 
 
 def encode_batches(columns: Columns, first: int, stop: int, max_bytes: int) -> Iterator[EncodedBatch]:
-    """Uncompressed batches of the rows [first, stop), about `max_bytes` each; a larger record has one of its own."""
+    """Uncompressed batches of the rows [first, stop), about `max_bytes` each; a larger record has one of its own.
+
+    Raises Corrupt for columns that contradict themselves.
+    """
     offset, producer_id = memoryview(columns.offset).cast("B"), memoryview(columns.producer_id).cast("B")
     while first < stop:
-        after, base_timestamp, max_timestamp, body = encode(tuple(columns), first, stop, max_bytes)
+        try:
+            after, base_timestamp, max_timestamp, body = encode(tuple(columns), first, stop, max_bytes)
+        except ValueError as error:
+            raise Corrupt(f"row {first} and what follows it: {error}") from error
         base_offset, last_offset = _int64(offset, first), _int64(offset, after - 1)
         (sequence,) = struct.unpack_from("<i", columns.sequence, 4 * first)
         (epoch,) = struct.unpack_from("<h", columns.producer_epoch, 2 * first)

@@ -26,6 +26,11 @@ producer epoch, base sequence."""
 _SEQUENCE_MASK = 0x7FFFFFFF
 _INT64_MASK = (1 << 64) - 1
 _NOTHING: Sizes = (0, 0, 0, 0, 0, 0)
+_WIDTHS = {0: 8, 1: 8, 2: 1, 15: 8, 16: 2, 17: 4, 19: 4, 21: 8}
+"""Bytes of a row, by the number of the column."""
+_BITMAPS = frozenset({3, 6, 18, 20})
+_OFFSETS = frozenset({4, 7, 9})
+_MAY_BE_ABSENT = frozenset({3, 6, 12, 20, 21})
 
 
 def measure(data: Buffer, count: int, last_delta: int) -> tuple[int, Sizes]:
@@ -125,10 +130,11 @@ def encode(columns: Sequence[Buffer | None], first: int, stop: int, max_bytes: i
     """One batch of the rows from `first` on: those that may share a batch, within `max_bytes` but at least one.
 
     A validity may be None (no nulls), and so may the columns of delete horizons (none). Returns (row after the last
-    one in it, base timestamp, maximum timestamp, the records uncompressed).
+    one in it, base timestamp, maximum timestamp, the records uncompressed). Raises ValueError for columns that have
+    fewer rows, or that contradict themselves.
     """
     rows = _Rows(columns)
-    if not 0 <= first < stop <= rows.count:
+    if not 0 <= first < stop <= min(rows.count, _SEQUENCE_MASK):
         raise ValueError("no such rows")
     base_offset = rows.int64(0, first)
     horizon = rows.horizon(first)
@@ -136,7 +142,11 @@ def encode(columns: Sequence[Buffer | None], first: int, stop: int, max_bytes: i
     max_timestamp = rows.int64(1, first)
     out = bytearray()
     row = first
-    while row < stop and (row == first or rows.belong_together(first, row)):
+    while row < stop:
+        if not rows.is_sound(first, row):
+            raise ValueError("the columns contradict themselves")
+        if row > first and not rows.belong_together(first, row):
+            break
         record = rows.record(row, base_timestamp, base_offset)
         if row > first and len(out) + len(record) > max_bytes:
             break
@@ -167,7 +177,38 @@ class _Rows:
     def __init__(self, columns: Sequence[Buffer | None]) -> None:
         self._columns = [memoryview(b"" if column is None else column).cast("B") for column in columns]
         self._absent = [column is None for column in columns]
-        self.count = len(self._columns[0]) // 8
+        self.count = min(map(self._rows_in, range(len(columns))))
+
+    def _rows_in(self, column: int) -> int:
+        """For how many rows a column is long enough."""
+        size_bytes = len(self._columns[column])
+        if self._absent[column]:
+            return _SEQUENCE_MASK if column in _MAY_BE_ABSENT else 0
+        if column in _WIDTHS:
+            return size_bytes // _WIDTHS[column]
+        if column in _BITMAPS:
+            return 8 * size_bytes
+        return size_bytes // 4 - 1 if column in _OFFSETS else _SEQUENCE_MASK
+
+    def is_sound(self, first: int, row: int) -> bool:
+        """Whether all that a row refers to is there, and its offset is one that may follow the one before it."""
+        offset = self.int64(0, row)
+        if offset < 0 or (row > first and offset <= self.int64(0, row - 1)):
+            return False
+        if not (self._is_within(4, 5, row) and self._is_within(7, 8, row)):
+            return False
+        start, end = self.int32(9, row), self.int32(9, row + 1)
+        if not 0 <= start <= end < _SEQUENCE_MASK:
+            return False
+        is_long_enough = self._absent[12] or 8 * len(self._columns[12]) >= end
+        return start == end or (
+            is_long_enough
+            and min(len(self._columns[10]), len(self._columns[13])) >= 4 * (end + 1)
+            and all(self._is_within(10, 11, h) and self._is_within(13, 14, h) for h in range(start, end))
+        )
+
+    def _is_within(self, offsets: int, data: int, row: int) -> bool:
+        return 0 <= self.int32(offsets, row) <= self.int32(offsets, row + 1) <= len(self._columns[data])
 
     def int64(self, column: int, row: int) -> int:
         return int(struct.unpack_from("<q", self._columns[column], 8 * row)[0])

@@ -142,7 +142,7 @@ class BlockCache:
                 self._cold.put(old, dropped)
 
     def forget(self, name: str) -> None:
-        """The object is gone."""
+        """The object is gone, or what is kept of it is not what was written."""
         for key in [key for key in self._blocks if key.name == name]:
             self.size_bytes -= len(self._blocks.pop(key))
         if self._cold is not None:
@@ -163,6 +163,9 @@ class CachedFile:
 
     async def read(self, position: int, size_bytes: int) -> memoryview:
         return await self._cache.read(self.name, position, size_bytes)
+
+    def forget_copies(self) -> None:
+        self._cache.forget(self.name)
 
     async def close(self) -> None:
         return None

@@ -10,6 +10,7 @@ import asyncio
 import shutil
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,7 +89,8 @@ class ScratchBlocks:
             if not self._has_failed:
                 log.warning("scratch space cannot be written", folder=self._folder, reason=str(error))
             self._has_failed = True
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
             return -1
         return int(crc32c(data))
 

@@ -1,4 +1,4 @@
-"""Checking everything on a shared store against the metadata, while brokers run or not.
+"""Checking everything on a shared store and its pools against the metadata, while brokers run or not.
 
 Owns: what "as it was written" means over all objects together. Must not: write, or repair.
 
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
-from bytemq.errors import Corrupt, NotFound
+from bytemq.errors import Corrupt, NotFound, Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.store import MetadataStore
 from bytemq.storage.checks.verify import Finding, segment_problems
@@ -29,7 +29,6 @@ from bytemq.storage.manifests.manifest_codec import (
     names_of,
 )
 from bytemq.storage.objects.session_log import (
-    FOLDER,
     FlushRef,
     SessionTail,
     decode_index,
@@ -37,11 +36,11 @@ from bytemq.storage.objects.session_log import (
     flush_name,
     index_name,
     names_of_tail,
-    session_of,
 )
-from bytemq.storage.objects.shared_garbage import TOPICS, writer_of
+from bytemq.storage.objects.shared_garbage import FOLDERS, writer_of
+from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.stores.interface import ObjectStore
-from bytemq.storage.tables.table_file import PUBLIC, partition_folder_of
+from bytemq.storage.tables.table_file import partition_folder_of
 from bytemq.storage.wal.format import check_head, decode_header, decode_shares, payload_errors
 from bytemq.types import PartitionId
 
@@ -51,7 +50,7 @@ LOOKS = 2
 
 
 async def audit(
-    store: ObjectStore, metadata: MetadataStore, outlast_grace: Callable[[], Awaitable[None]] | None = None
+    store: PooledStore, metadata: MetadataStore, outlast_grace: Callable[[], Awaitable[None]] | None = None
 ) -> AsyncIterator[Finding]:
     """Everything that is wrong, as it is found. Raises Unavailable. `outlast_grace` returns after the time of grace; it
     is called, twice at most, when live sessions have objects that nothing names. None: these are left out.
@@ -85,7 +84,7 @@ async def audit(
             yield finding
     unborn: list[str] = []
     for name in sorted(listed - named):
-        session = session_of(name) if name.startswith(FOLDER) else writer_of(name)
+        session = writer_of(name)
         if partition_folder_of(name) in unknown:
             continue
         if session in live:
@@ -102,11 +101,14 @@ async def audit(
         yield Finding(name, "nothing refers to this object, and the broker that made it lives and leaves it there")
 
 
-async def _listed(store: ObjectStore) -> set[str]:
-    return {info.name for folder in (FOLDER, TOPICS, *PUBLIC) for info in await store.list(folder)}
+async def _listed(store: PooledStore) -> set[str]:
+    found, unseen = await store.list_everywhere(*FOLDERS)
+    if unseen:
+        raise Unavailable(f"the pool {min(unseen)} does not answer")
+    return {info.name for info in found}
 
 
-async def _named_by_nothing(store: ObjectStore, metadata: MetadataStore, names: Iterable[str]) -> list[str]:
+async def _named_by_nothing(store: PooledStore, metadata: MetadataStore, names: Iterable[str]) -> list[str]:
     """Those that are there now and that no manifest and no tail names; nothing when that cannot be known."""
     there = await _listed(store)
     named: set[str] = set()

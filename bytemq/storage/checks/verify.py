@@ -24,7 +24,7 @@ from crc32c import crc32c
 from bytemq.errors import BytemqError, Corrupt, Invalid
 from bytemq.metadata import keys
 from bytemq.metadata.database import Database, error_of
-from bytemq.metadata.identity import require_known_level
+from bytemq.metadata.features import SUPPORTED, require_supported
 from bytemq.storage.checks.verify_tables import objects_known_of, table_problems
 from bytemq.storage.checks.verify_wal import verify_session
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo, contradictions
@@ -62,7 +62,7 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
     offline: list[str] = []
     try:
         with _metadata(root) as database:
-            require_known_level(database.get(keys.FEATURE_LEVEL))
+            require_supported(database.get(keys.FEATURE_LEVEL), SUPPORTED)
             for key, problem in database.problems():
                 yield Finding(key or DATABASE, problem)
             yield from _decode_metadata(database, manifests, tails, offline)
@@ -92,7 +92,7 @@ def require_readable(path: str | os.PathLike[str]) -> None:
     for folder in Path(path).resolve().parents:
         if (folder / DATABASE).is_file():
             with _metadata(folder) as database:
-                require_known_level(database.get(keys.FEATURE_LEVEL))
+                require_supported(database.get(keys.FEATURE_LEVEL), SUPPORTED)
             return
 
 

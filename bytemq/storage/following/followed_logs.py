@@ -23,7 +23,6 @@ from bytemq.metadata.store import Compacted, MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import LogGate, get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.cache.block_cache import BlockCache
 from bytemq.storage.following.followed_session import FollowedSession
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import recovered_log
@@ -93,20 +92,22 @@ class FollowedLogs:
         self,
         store: ObjectStore,
         metadata: MetadataStore,
-        cache: BlockCache,
+        objects: FlushObjects,
         segments: SegmentCache,
         restored: RestoredUnits,
         config: StorageConfig,
         clock: Clock,
         supervisor: Supervisor,
     ) -> None:
-        """`store` is read past the cache; `segments`, `restored` and `cache` are shared with whoever else reads."""
+        """`store` is read past the cache; `segments` and `restored` are shared with whoever else reads. `objects` are
+        those of no session.
+        """
         self._store = store
         self._metadata = metadata
         self._clock = clock
         self._supervisor = supervisor
         self._session_logs = SessionLogs(store, metadata)
-        self._objects = FlushObjects(NOBODY, cache, config.wal_memory_bytes)
+        self._objects = objects
         self._files = Files(segments, restored, self._objects.by_ordinal, _not_ours, config.segment_bytes)
         self._logs: dict[PartitionId, _Followed] = {}
         self._sessions: dict[int, asyncio.Future[FollowedSession]] = {}

@@ -19,6 +19,7 @@ from bytemq.metadata import keys
 from bytemq.metadata.store import Compacted, MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import retrieved
 from bytemq.storage.objects.flush_objects import FlushObjects
 from bytemq.storage.objects.session_log import (
     FlushRef,
@@ -222,12 +223,12 @@ class FollowedSession:
             return ref, await asyncio.shield(reading)
         finally:
             self._reading.pop(sequence, None)
-            reading.add_done_callback(_retrieved)
+            reading.add_done_callback(retrieved)
 
     def _stop_reading(self) -> None:
         for _, reading in self._reading.values():
             reading.cancel()
-            reading.add_done_callback(_retrieved)
+            reading.add_done_callback(retrieved)
         self._reading.clear()
 
     def _take(self, flushes: Sequence[IndexedFlush], bodies: Mapping[int, bytes]) -> None:
@@ -249,9 +250,3 @@ class FollowedSession:
             if self.read:
                 part = read_bytes / max(1, ref.size_bytes - ref.head_bytes)
                 self._read_part += WEIGHT_OF_LAST * (part - self._read_part)
-
-
-def _retrieved(reading: asyncio.Future[bytes]) -> None:
-    """Nobody may wait for it any more: whoever needs the flush reads it again."""
-    if not reading.cancelled():
-        reading.exception()

@@ -23,6 +23,7 @@ from bytemq.storage.manifests.manifest import (
     ProducerSnapshot,
     SegmentInfo,
 )
+from bytemq.storage.pools.names import in_pool, plain_name, pool_of
 from bytemq.storage.tables.table_file import objects_of
 from bytemq.types import PartitionId, format_topic_id
 
@@ -30,6 +31,8 @@ VERSION = 2
 """Of manifests. Version 1 knew segments only, none of them cleaned; it is still read."""
 SHARED_VERSION = 3
 """Of manifests on a storage that several brokers share: they also name sessions and what is in their logs."""
+POOLS_VERSION = 4
+"""As that, and something that it names is in a pool."""
 SNAPSHOT_VERSION = 1
 _MANIFEST = struct.Struct("<BBiqIIqI")
 _SEGMENT_V1 = struct.Struct("<qqQqqBH")
@@ -49,6 +52,8 @@ _NO_TRANSACTION = -1
 _SEALED, _CLEANED = 1, 2
 _ELSEWHERE = "/"
 """What the stored name of an object outside its partition's directory begins with."""
+_IN_POOL = "@"
+"""What one in a pool begins with: the pool and a "/" follow, then the name as it is stored elsewhere."""
 
 
 class StoredManifest(NamedTuple):
@@ -73,10 +78,11 @@ def encode_manifest(stored: StoredManifest, directory: str) -> bytes:
         kind, snapshot = _OBJECT, _stored_name(stored.snapshot_name, directory)
     else:
         kind, snapshot = _INLINE if stored.snapshot else _NO_SNAPSHOT, stored.snapshot
-    is_shared = bool(manifest.owner_session or manifest.inherited)
+    is_pooled = any(pool_of(name) for name in (stored.snapshot_name, *(one.name for one in manifest.segments)))
+    is_shared = is_pooled or bool(manifest.owner_session or manifest.inherited)
     parts = [
         _MANIFEST.pack(
-            SHARED_VERSION if is_shared else VERSION,
+            POOLS_VERSION if is_pooled else SHARED_VERSION if is_shared else VERSION,
             kind,
             manifest.leader_epoch,
             manifest.log_start_offset,
@@ -108,8 +114,8 @@ def decode_manifest(data: bytes, directory: str) -> StoredManifest:
         version, kind, epoch, start, segment_count, hole_count, snapshot_offset, snapshot_bytes = _MANIFEST.unpack_from(
             view
         )
-        if not 1 <= version <= SHARED_VERSION:
-            raise Corrupt(f"manifest of version {version}; this program reads versions 1 to {SHARED_VERSION}")
+        if not 1 <= version <= POOLS_VERSION:
+            raise Corrupt(f"manifest of version {version}; this program reads versions 1 to {POOLS_VERSION}")
         decode_segment = _decode_segment if version >= VERSION else _decode_segment_v1
         position = _MANIFEST.size
         segments = []
@@ -121,7 +127,7 @@ def decode_manifest(data: bytes, directory: str) -> StoredManifest:
             holes.append(_HOLE.unpack_from(view, position))
             position += _HOLE.size
         owner_session, inherited = 0, []
-        if version == SHARED_VERSION:
+        if version >= SHARED_VERSION:
             owner_session, range_count = _OWNER.unpack_from(view, position)
             position += _OWNER.size
             for _ in range(range_count):
@@ -178,12 +184,17 @@ def _decode_segment_v1(view: memoryview, position: int, directory: str) -> tuple
 
 
 def _stored_name(name: str, directory: str) -> bytes:
+    if pool := pool_of(name):
+        return f"{_IN_POOL}{pool}/".encode() + _stored_name(plain_name(name), directory)
     return (name[len(directory) :] if name.startswith(directory) else _ELSEWHERE + name).encode()
 
 
 def _full_name(stored: memoryview, directory: str) -> str:
     name = str(stored, "utf-8")
-    return name.removeprefix(_ELSEWHERE) if name.startswith(_ELSEWHERE) else directory + name
+    pool = ""
+    if name.startswith(_IN_POOL):
+        pool, _, name = name.removeprefix(_IN_POOL).partition("/")
+    return in_pool(pool, name.removeprefix(_ELSEWHERE) if name.startswith(_ELSEWHERE) else directory + name)
 
 
 def encode_snapshot(snapshot: PartitionSnapshot) -> bytes:

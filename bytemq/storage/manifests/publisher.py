@@ -11,7 +11,7 @@ anything else is published.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from bytemq.storage.manifests.manifest import (
     Manifest,
     PartitionSnapshot,
     SegmentInfo,
+    with_holes,
     with_log_start,
     with_replaced,
     with_snapshot,
@@ -37,9 +38,9 @@ from bytemq.storage.manifests.manifest_codec import (
     encode_snapshot,
     names_of,
 )
+from bytemq.storage.pools.pooled_store import Place
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.shared_file import SharedFile
-from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.tables.published_columns import ColumnChange, ColumnsChanged
 from bytemq.storage.tables.table_file import objects_of
 
@@ -55,6 +56,7 @@ class _Request(NamedTuple):
     """None: delete the manifest."""
     applied: Callable[[], None] | None
     columns: ColumnChange | None
+    made: Sequence[str]
     done: asyncio.Future[None]
 
 
@@ -63,11 +65,18 @@ class _Prepared(NamedTuple):
     requests: Sequence[_Request]
     stored: StoredManifest | None
     value: bytes
+    made: Sequence[str]
 
     @property
     def columns(self) -> ColumnChange | None:
         """A request with such a change is alone."""
         return self.requests[0].columns
+
+    @property
+    def names_at_stake(self) -> set[str]:
+        """What was made for it, and what would be named no more."""
+        left = () if self.stored is None else {*names_of(self.files.stored)} - {*names_of(self.stored)}
+        return {*self.made, *left}
 
 
 async def _always() -> bool:
@@ -75,12 +84,12 @@ async def _always() -> bool:
 
 
 class Publisher:
-    """`discard` is told the names that no manifest names any more. `fence` is compared by every transaction: while it
-    does not hold, nothing is published."""
+    """`discard` is told the names that no manifest names any more, and those that were made for one and came to
+    nothing. `fence` is compared by every transaction: while it does not hold, nothing is published."""
 
     def __init__(
         self,
-        store: ObjectStore,
+        place: Place,
         metadata: MetadataStore,
         session_id: int,
         config: StorageConfig,
@@ -90,7 +99,7 @@ class Publisher:
         committed_is_durable: Callable[[], Awaitable[bool]] = _always,
     ) -> None:
         """`committed_is_durable` makes it so, where it can: no snapshot may describe what could be lost yet."""
-        self._store = store
+        self._place = place
         self._fence = fence
         self._committed_is_durable = committed_is_durable
         self._metadata = metadata
@@ -98,9 +107,11 @@ class Publisher:
         self._config = config
         self._discard = discard
         self._supervisor = supervisor
-        self._released: set[LogFiles] = set()
         self._snapshots = 0
         self._requests: list[_Request] = []
+        self._in_doubt: dict[LogFiles, set[str]] = {}
+        """What a log's manifest named, or was to name, when the outcome of a transaction was unknown: the next one that
+        is applied says what of it counts."""
         self._worker: asyncio.Task[object] | None = None
 
     async def publish(
@@ -109,13 +120,15 @@ class Publisher:
         change: Change | None,
         applied: Callable[[], None] | None = None,
         columns: ColumnChange | None = None,
+        made: Sequence[str] = (),
     ) -> None:
         """Durable when it returns. `applied` is called in one step with the change of `files.manifest`; `columns`
-        change in the same transaction, or neither does.
+        change in the same transaction, or neither does. `made` are objects that were created for this change: they go
+        unless they become part of the log, as soon as that is certain.
 
         Raises Fenced, Unavailable, NotFound after deletion."""
         done = asyncio.get_running_loop().create_future()
-        self._requests.append(_Request(files, change, applied, columns, done))
+        self._requests.append(_Request(files, change, applied, columns, made, done))
         if self._worker is None:
             self._worker = self._supervisor.start("manifest-publisher", self._work())
         await done
@@ -143,33 +156,23 @@ class Publisher:
         columns: ColumnChange | None = None,
     ) -> None:
         """See `logs`."""
-        names = [name for segment in after for name in objects_of(segment)]
         read: list[SharedFile] = []
-        is_known_to_fail = True
-
-        def change(manifest: Manifest) -> Manifest:
-            nonlocal is_known_to_fail
-            changed = with_replaced(manifest, before, after)
-            is_known_to_fail = False
-            return changed
-
-        try:
+        await self.publish(
+            files,
+            lambda manifest: with_replaced(manifest, before, after),
             # In one step with the change: whoever plans a read afterwards plans it with the new files.
-            await self.publish(files, change, lambda: read.extend(files.opened(before)), columns)
-        except BytemqError as error:
-            if is_known_to_fail or isinstance(error, ColumnsChanged):
-                self._discard(names)
-            raise
-        live = set(names_of(files.stored))
-        self._discard([name for name in names if name not in live])
+            lambda: read.extend(files.opened(before)),
+            columns,
+            [name for segment in after for name in objects_of(segment)],
+        )
         for file in read:
             await file.unpinned()
 
     async def release(self, files: LogFiles) -> None:
-        """Nothing more is published for the log when this returns."""
-        self._released.add(files)
+        """Nothing more is published for the log when this returns, also by who has begun something before."""
+        files.released = True
         await self.idle()
-        self._released.discard(files)
+        self._in_doubt.pop(files, None)
 
     async def idle(self) -> None:
         """Returns when nothing is being published."""
@@ -214,34 +217,47 @@ class Publisher:
 
     async def _prepared_or_failed(self, files: LogFiles, requests: Sequence[_Request]) -> _Prepared | None:
         """None when it failed and the requests were told so: what is wrong with one log must not keep all others."""
+        made = [name for request in requests for name in request.made]
         try:
-            one = await self._prepare(files, requests)
+            one = await self._prepare(files, requests, made)
             if len(one.value) <= MAX_VALUE_BYTES:
                 return one
             raise Invalid(f"the manifest of {files.partition} has {len(one.value)} bytes, above {MAX_VALUE_BYTES}")
         except BytemqError as error:
-            _fail(requests, error)
+            self._refuse(requests, error, made)
         except Exception as error:
             log.error("a manifest could not be made", partition=files.partition, error=error)
-            _fail(requests, Unavailable(f"the manifest of {files.partition} could not be made: {error!r}"))
+            failure = Unavailable(f"the manifest of {files.partition} could not be made: {error!r}")
+            self._refuse(requests, failure, made)
         return None
 
-    async def _prepare(self, files: LogFiles, requests: Sequence[_Request]) -> _Prepared:
+    def _refuse(self, requests: Sequence[_Request], error: BytemqError, made: Sequence[str]) -> None:
+        """For certain nothing of it was published."""
+        _fail(requests, error)
+        self._discard_all(made)
+
+    def _discard_all(self, names: Iterable[str]) -> None:
+        if obsolete := list(dict.fromkeys(names)):
+            self._discard(obsolete)
+
+    async def _prepare(self, files: LogFiles, requests: Sequence[_Request], made: list[str]) -> _Prepared:
+        """What is made here is added to what was `made` for the requests."""
         if files.deleted and not any(request.change is None for request in requests):
             raise NotFound("the log was deleted")
-        if files in self._released:
+        if files.released:
             raise Fenced(f"{files.partition} is owned by this session no longer")
         await self.refresh(files)
         manifest = files.manifest
         for request in requests:
             if request.change is None:
-                return _Prepared(files, requests, None, b"")
+                return _Prepared(files, requests, None, b"", made)
             manifest = request.change(manifest)
         stored = files.stored
         if manifest.snapshot is not None and manifest.snapshot.offset >= stored.snapshot_offset:
             stored = await self._store_snapshot(files, manifest)
+            made += [stored.snapshot_name] if stored.snapshot_name else []
         stored = stored._replace(manifest=replace(manifest, snapshot=None))
-        return _Prepared(files, requests, stored, encode_manifest(stored, directory_of(files.partition)))
+        return _Prepared(files, requests, stored, encode_manifest(stored, directory_of(files.partition)), made)
 
     async def _store_snapshot(self, files: LogFiles, manifest: Manifest) -> StoredManifest:
         """A large snapshot becomes an object of its own."""
@@ -252,8 +268,7 @@ class Publisher:
         self._snapshots += 1
         directory = directory_of(files.partition)
         name = f"{directory}{offset:020d}-{self._session_id:x}-{self._snapshots:x}.snapshot"
-        await self._store.create(name, [data])
-        return StoredManifest(manifest, offset, b"", name)
+        return StoredManifest(manifest, offset, b"", await self._place(name, [data]))
 
     async def _transact(self, prepared: Sequence[_Prepared]) -> None:
         compares = [Compare(keys.manifest(one.files.partition), one.files.revision) for one in prepared]
@@ -270,6 +285,8 @@ class Publisher:
         except BytemqError as error:
             for one in prepared:
                 one.files.revision = -1
+                if names := one.names_at_stake:
+                    self._in_doubt.setdefault(one.files, set()).update(names)
                 _fail(one.requests, error)
             return
         if not outcome.succeeded and len(prepared) > 1:
@@ -285,11 +302,10 @@ class Publisher:
     async def _changed_elsewhere(self, one: _Prepared) -> None:
         """By whom? An earlier transaction of ours, whose outcome was unknown, may have been applied late."""
         files, known = one.files, one.files.stored
-        if one.columns is not None and await self._has_moved_on(one.columns):
-            _fail(one.requests, ColumnsChanged("the columns of the table changed while a file was made"))
-            return
         error: BytemqError = Fenced(f"the manifest of {files.partition} was changed by somebody else")
-        if self._fence:
+        if one.columns is not None and await self._has_moved_on(one.columns):
+            error = ColumnsChanged("the columns of the table changed while a file was made")
+        elif self._fence:
             files.revision = -1
             try:
                 await self.refresh(files)
@@ -297,7 +313,7 @@ class Publisher:
                     error = Unavailable(f"the manifest of {files.partition} was changed by an earlier attempt")
             except BytemqError as failure:
                 error = failure
-        _fail(one.requests, error)
+        self._refuse(one.requests, error, one.made)
 
     async def _has_moved_on(self, columns: ColumnChange) -> bool:
         try:
@@ -312,9 +328,8 @@ class Publisher:
         if one.stored is not None:
             files.stored, files.manifest, files.revision = one.stored, one.stored.manifest, revision
             kept.update(names_of(one.stored))
-        obsolete = [name for name in names_of(before) if name not in kept]
-        if obsolete:
-            self._discard(obsolete)
+        known = [*names_of(before), *one.made, *sorted(self._in_doubt.pop(files, ()))]
+        self._discard_all(name for name in known if name not in kept)
         for request in one.requests:
             if request.applied is not None:
                 request.applied()
@@ -330,7 +345,8 @@ class Publisher:
             files.revision = 0
             return
         files.stored = decode_manifest(entry.value, directory_of(files.partition))
-        files.manifest, files.revision = files.stored.manifest, entry.revision
+        files.revision = entry.revision
+        files.manifest = with_holes(files.stored.manifest, files.manifest.holes)  # what is lost may be known here only
         files.drop_wal_below(files.manifest.end_offset)
 
 

@@ -16,10 +16,10 @@ from bytemq.storage.shared_file import SharedFile
 
 
 class FlushObjects:
-    def __init__(self, session_id: int, cache: BlockCache, memory_bytes: int) -> None:
+    def __init__(self, session_id: int, cache: BlockCache, memory: TailMemory) -> None:
         self._session_id = session_id
         self._cache = cache
-        self._memory = TailMemory(memory_bytes)
+        self._memory = memory
         self._ordinals: dict[tuple[int, int], int] = {}
         self._own: dict[int, tuple[int, FlushRef]] = {}
         """Sequence to ordinal and reference of this session's flushes that are not released."""
@@ -28,6 +28,8 @@ class FlushObjects:
         """Session and reference by ordinal."""
         self.by_ordinal: dict[int, SharedFile] = {}
         self.own_bytes = 0
+        self._unused: set[tuple[int, int]] = set()
+        """Of other sessions, when it was last looked."""
 
     def __len__(self) -> int:
         """How many of this session's are not released."""
@@ -39,27 +41,28 @@ class FlushObjects:
 
     def add_own(self, ref: FlushRef, body: bytes) -> int:
         """Takes a flush that this session has just committed."""
-        ordinal = self._ordinal(self._session_id, ref, body)
-        self._memory.keep(self.by_ordinal[ordinal])
+        ordinal = self.ordinal_of(self._session_id, ref)
+        self._memory.keep(flush_name(self._session_id, ref), body)
         self._own[ref.sequence] = (ordinal, ref)
         self.own_bytes += ref.size_bytes
         return ordinal
 
     def keep(self, session_id: int, ref: FlushRef, body: bytes) -> None:
         """Another session's flush was read whole: its readers find it in memory, while there is room."""
-        if (session_id, ref.sequence) not in self._ordinals:
-            self._memory.keep(self.by_ordinal[self._ordinal(session_id, ref, body)])
+        self.ordinal_of(session_id, ref)
+        self._memory.keep(flush_name(session_id, ref), body)
 
     def ordinal_of(self, session_id: int, ref: FlushRef) -> int:
         """Of a flush of any session."""
         known = self._ordinals.get((session_id, ref.sequence))
-        return known if known is not None else self._ordinal(session_id, ref, None)
-
-    def _ordinal(self, session_id: int, ref: FlushRef, body: bytes | None) -> int:
+        if known is not None:
+            return known
         self._next_ordinal += 1
         ordinal = self._ordinals[session_id, ref.sequence] = self._next_ordinal
         self._places[ordinal] = (session_id, ref)
-        self.by_ordinal[ordinal] = SharedFile(FlushFile(self._cache, flush_name(session_id, ref), body))
+        name = flush_name(session_id, ref)
+        self._memory.bodies.hold(name)
+        self.by_ordinal[ordinal] = SharedFile(FlushFile(self._cache, self._memory.bodies, name))
         return ordinal
 
     def due_ordinals(self, kept_bytes: int, kept_flushes: int) -> set[int]:
@@ -90,6 +93,10 @@ class FlushObjects:
     def own_ordinals(self) -> set[int]:
         return {ordinal for ordinal, _ in self._own.values()}
 
+    def own_ordinals_through(self, sequence: int) -> set[int]:
+        """Of the flushes up to that one."""
+        return {ordinal for number, (ordinal, _) in self._own.items() if number <= sequence}
+
     def first_needed(self, logs: Iterable[LogFiles], next_sequence: int) -> int:
         """The first sequence of this session's log that a log has an extent in; `next_sequence` if none has."""
         needed = used_ordinals(logs)
@@ -108,21 +115,24 @@ class FlushObjects:
         return await self._closed(released)
 
     async def forget_unused(self, logs: Iterable[LogFiles]) -> None:
-        """Lets go of other sessions' flushes that no log has extents in. The objects are not ours to delete."""
+        """Lets go of other sessions' flushes that no log has extents in, and had none when this was last called: a log
+        that is not followed any more may be opened in a moment. The objects are not ours to delete.
+        """
         needed = used_ordinals(logs)
-        unused = [
+        unused = {
             key
             for key, ordinal in self._ordinals.items()
             if ordinal not in needed and (key[0] != self._session_id or key[1] not in self._own)
-        ]
+        }
+        going, self._unused = unused & self._unused, unused - self._unused
         # All at once: while one is waited for, a log that is opened may come to need another.
-        await self._closed([self._take_out(key) for key in unused])
+        await self._closed([self._take_out(key) for key in going])
 
     def _take_out(self, key: tuple[int, int]) -> SharedFile:
         ordinal = self._ordinals.pop(key)
         shared = self.by_ordinal.pop(ordinal)
         del self._places[ordinal]
-        self._memory.release(shared)
+        self._memory.bodies.let_go(shared.file.name)
         return shared
 
     async def _closed(self, taken_out: Sequence[SharedFile]) -> list[str]:

@@ -26,18 +26,21 @@ from bytemq.errors import BytemqError, Fenced, Invalid, Unavailable
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock, TimerHandle
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import retrieved
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.objects.session_log import FlushRef, flush_name
 from bytemq.storage.objects.session_tail import SessionTailKeeper
+from bytemq.storage.pools.names import pool_of
+from bytemq.storage.pools.pooled_store import Place
 from bytemq.storage.settings import StorageConfig
-from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.wal.extents import Chunk
 from bytemq.storage.wal.format import encode_head
-from bytemq.storage.wal.staging import Flush, OnDurable, Staging
+from bytemq.storage.wal.staging import Append, Flush, OnDurable, Staging
 
 log = get_logger("storage.wal")
 
 NEVER = -1e9
+MOST_ATTEMPTS = 0xFFFF
 
 
 class Flight(NamedTuple):
@@ -45,20 +48,26 @@ class Flight(NamedTuple):
 
     flush: Flush
     ref: FlushRef
+    """Without the pool, which is known when it is written."""
     head: bytes
     body: bytes
-    written: asyncio.Future[None]
+    written: asyncio.Future[str]
+    """Its object's name."""
+
+    @property
+    def written_ref(self) -> FlushRef:
+        return self.ref._replace(pool=pool_of(self.written.result()))
 
 
 class ObjectWal:
     """`committed(ref, body)` takes over a flush that was committed and returns the ordinal that extents refer to it by.
     `grown` is called after commits and failures: the moment to look whether something should be written behind.
-    `discard` is told of objects that may have been written and will never be committed.
+    `discard` is told of objects that were written and will never be committed.
     """
 
     def __init__(
         self,
-        store: ObjectStore,
+        place: Place,
         tail: SessionTailKeeper,
         config: StorageConfig,
         clock: Clock,
@@ -67,7 +76,7 @@ class ObjectWal:
         grown: Callable[[], None],
         discard: Callable[[Sequence[str]], None],
     ) -> None:
-        self._store = store
+        self._place = place
         self._tail = tail
         self._config = config
         self._clock = clock
@@ -81,6 +90,10 @@ class ObjectWal:
         """Whether something of a coordinator is staged."""
         self._sequence = 0
         self._link = 0
+        self._attempt = 0
+        """How often flushes have come to nothing: sequences are then used again."""
+        self.flushes = 0
+        """So many have been started."""
         self._started_at = NEVER
         self._retry_at = NEVER
         self._closing = False
@@ -95,10 +108,14 @@ class ObjectWal:
     # Appending.
 
     def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
+        self.append_all(((files, batches, on_durable),))
+
+    def append_all(self, appends: Sequence[Append]) -> None:
         if self._closing:
             raise Invalid("an append needs a storage that is open")
-        self._staging.add(files, batches, on_durable)
-        self._is_urgent = self._is_urgent or files.is_urgent or any(batch.is_control for batch in batches)
+        self._staging.add(appends)
+        for files, batches, _ in appends:
+            self._is_urgent = self._is_urgent or files.is_urgent or any(batch.is_control for batch in batches)
         if self.has_died:
             asyncio.get_running_loop().call_soon(self._refuse_all)
         self._changed.set()
@@ -111,14 +128,6 @@ class ObjectWal:
     @property
     def pending_bytes(self) -> int:
         return self._staging.pending_bytes
-
-    @property
-    def overloaded(self) -> bool:
-        return self._staging.overloaded
-
-    def notify_when_drained(self, callback: Callable[[], None]) -> None:
-        """Calls back once, when the storage is no longer overloaded."""
-        self._staging.notify_when_drained(callback)
 
     async def run(self) -> None:
         """Writes and commits until `stop` was called and nothing is left.
@@ -187,13 +196,15 @@ class ObjectWal:
         self._is_urgent = self._is_urgent and bool(self._staging)
         self._sequence += 1
         session_id = self._tail.session_id
-        head, crc = encode_head(session_id, self._sequence, self._sequence - 1, self._link, flush.shares)
+        last, attempt = self._sequence - 1, min(self._attempt, MOST_ATTEMPTS)
+        head, crc = encode_head(session_id, self._sequence, last, self._link, flush.shares, attempt=attempt)
         self._link = crc
         body = b"".join([head, *(batch.view for share in flush.shares for batch in share.batches)])
         ref = FlushRef(self._sequence, self._random.getrandbits(64), len(body), len(head), crc)
-        written = asyncio.ensure_future(self._store.create(flush_name(session_id, ref), [body]))
+        written = asyncio.ensure_future(self._place(flush_name(session_id, ref), [body]))
         self._flights.append(Flight(flush, ref, head, body, written))
         self._started_at = now
+        self.flushes += 1
         self._flown.set()
 
     # Committing.
@@ -224,7 +235,7 @@ class ObjectWal:
         return ready
 
     async def _commit(self, ready: Sequence[Flight]) -> None:
-        await self._tail.commit([(flight.ref, flight.head) for flight in ready])
+        await self._tail.commit([(flight.written_ref, flight.head) for flight in ready])
         self.failure = None
         for flight in ready:
             self._flights.popleft()
@@ -232,7 +243,7 @@ class ObjectWal:
 
     def _apply(self, flight: Flight) -> None:
         """The flush counts: makes its bytes readable, then tells the appenders, in order."""
-        ordinal = self._committed(flight.ref, flight.body)
+        ordinal = self._committed(flight.written_ref, flight.body)
         flush, position = flight.flush, len(flight.head)
         for files, (_, batches, size_bytes, newest, checksum) in zip(flush.logs, flush.shares, strict=True):
             chunk = Chunk(batches[0].base_offset, batches[-1].next_offset, position, size_bytes, newest)
@@ -258,14 +269,16 @@ class ObjectWal:
 
     def _refuse_all(self) -> None:
         """Everything pending comes to nothing; what is appended next goes on from what was committed."""
+        assert self.failure is not None
         doomed = [append for flight in self._flights for append in flight.flush.appends]
         if not self.has_died:  # else one of them may have been committed, whoever asks next finds out
-            self._discard([flush_name(self._tail.session_id, flight.ref) for flight in self._flights])
+            self._discard([flight.written.result() for flight in self._flights if _is_written(flight)])
         for flight in self._flights:
             flight.written.cancel()
-            flight.written.add_done_callback(_retrieved)
+            flight.written.add_done_callback(retrieved)
         self._flights.clear()
         self._sequence, self._link = self._tail.tail.last_sequence, self._tail.tail.last_crc
+        self._attempt += 1
         self._staging.fail([*doomed, *self._staging.take_all()], self.failure)
 
     def _die(self, error: BaseException) -> None:
@@ -275,7 +288,5 @@ class ObjectWal:
         self._refuse_all()
 
 
-def _retrieved(written: asyncio.Future[None]) -> None:
-    """Nobody waits for it any more."""
-    if not written.cancelled():
-        written.exception()
+def _is_written(flight: Flight) -> bool:
+    return flight.written.done() and not flight.written.cancelled() and flight.written.exception() is None

@@ -31,10 +31,10 @@ from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.objects.flush_objects import FlushObjects, used_ordinals
 from bytemq.storage.objects.segment_in_memory import SegmentInMemory
 from bytemq.storage.objects.session_tail import SessionTailKeeper
+from bytemq.storage.pools.pooled_store import Place
 from bytemq.storage.segments.background_passes import BackgroundPasses
 from bytemq.storage.segments.write_behind_reading import read_chunks
 from bytemq.storage.settings import StorageConfig
-from bytemq.storage.stores.interface import ObjectStore
 from bytemq.types import PartitionId
 
 LOGS_AT_ONCE = 8
@@ -57,7 +57,7 @@ class ObjectWriteBehind(BackgroundPasses):
 
     def __init__(
         self,
-        store: ObjectStore,
+        place: Place,
         objects: FlushObjects,
         tail: SessionTailKeeper,
         publisher: Publisher,
@@ -69,8 +69,8 @@ class ObjectWriteBehind(BackgroundPasses):
         supervisor: Supervisor,
     ) -> None:
         """`logs` are those that this session owns, `handed_over` those whose extents another owner still needs."""
-        super().__init__(supervisor)
-        self._store = store
+        super().__init__(supervisor, clock)
+        self._place = place
         self._objects = objects
         self._tail = tail
         self._publisher = publisher
@@ -203,12 +203,8 @@ class ObjectWriteBehind(BackgroundPasses):
         info, parts = await made.finish(snapshot.aborted if snapshot is not None else ())
         self._segments_made += 1
         session = f"{self._tail.session_id:x}-{self._segments_made:x}"
-        info = info._replace(name=f"{directory_of(files.partition)}{info.base_offset:020d}-{session}.log")
-        try:
-            await self._store.create(info.name, parts)
-        except BytemqError:
-            self._discard([info.name])  # it may be there all the same
-            raise
+        name = f"{directory_of(files.partition)}{info.base_offset:020d}-{session}.log"
+        info = info._replace(name=await self._place(name, parts))
         self.written_bytes += info.size_bytes
         return info
 
@@ -218,16 +214,21 @@ class ObjectWriteBehind(BackgroundPasses):
                 raise Unavailable("the log's segments changed while it was written behind")
             return with_inherited_from(with_segments(manifest, one.segments, one.snapshot, one.holes), one.end_offset)
 
-        names = [segment.name for segment in one.segments]
+        def applied() -> None:
+            one.files.drop_wal_below(one.end_offset)
+
         try:
-            await self._publisher.publish(one.files, change, lambda: one.files.drop_wal_below(one.end_offset))
-        except (NotFound, Fenced):
-            self._discard(names)
+            await self._publisher.publish(one.files, change, applied, made=[segment.name for segment in one.segments])
+        except (NotFound, Fenced):  # unless it was deleted or released meanwhile
             if self._logs.get(one.files.partition) is one.files and not one.files.deleted:
                 raise
-            return  # deleted or released meanwhile
-        live = {segment.name for segment in one.files.manifest.segments}
-        self._discard([name for name in names if name not in live])
+
+    async def run_from(self, pool: str) -> None:
+        """Writes behind what is in flushes of this session in that pool, and in all before them. Raises Unavailable."""
+        async with self._lock:
+            due = self._objects.own_ordinals_through(self._tail.last_in(pool))
+            if due:
+                await self._run(due, self._logs.values())
 
     async def release(self) -> None:
         """Releases what no log has extents in any more. Raises Fenced."""

@@ -10,27 +10,34 @@ flushes in a row, so that whoever opens a partition of this session reads a few 
     tail record         version, broker, session, first and last sequence, CRC of the last head, indexes, flushes
     index object        magic, version, session, first sequence, number of flushes, a reference for each, heads
 
-all big-endian, each with a CRC-32C behind it.
+all big-endian, each with a CRC-32C behind it. Where an object is in a pool, it is of version 2: the names of pools
+follow the header, and each reference ends with the places in that list of what it refers to.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from crc32c import crc32c
 
 from bytemq.errors import Corrupt
+from bytemq.storage.pools.names import PRIMARY, in_pool, plain_name
 from bytemq.storage.wal.format import FlushHeader, check_head, decode_header
 
 VERSION = 1
+POOLS_VERSION = 2
 INDEX_MAGIC = b"BMQJ"
 _TAIL = struct.Struct(">BxHiQQQIHH")
 _FLUSH = struct.Struct(">QIII")
 _INDEX = struct.Struct(">QQQII")
 _INDEX_HEADER = struct.Struct(">4sBxHQQ")
 _CRC = struct.Struct(">I")
+_PLACE = struct.Struct(">B")
+"""In the list of pools."""
+_PLACES = struct.Struct(">BI")
+"""In the list of pools: that of an index, and a bit for each that its flushes are in."""
 FOLDER = "wal/"
 
 
@@ -43,6 +50,8 @@ class FlushRef(NamedTuple):
     head_bytes: int
     crc: int
     """Of the head: its successor links to it."""
+    pool: str = PRIMARY
+    """Where its object is."""
 
 
 class IndexRef(NamedTuple):
@@ -54,6 +63,9 @@ class IndexRef(NamedTuple):
     size_bytes: int
     crc: int
     """CRC-32C of the whole object."""
+    pool: str = PRIMARY
+    holds: tuple[str, ...] = (PRIMARY,)
+    """The pools that its flushes are in, in order."""
 
 
 class SessionTail(NamedTuple):
@@ -77,11 +89,11 @@ class IndexedFlush(NamedTuple):
 
 
 def flush_name(session_id: int, flush: FlushRef) -> str:
-    return f"{FOLDER}{session_id:016x}/{flush.sequence:012x}-{flush.token:016x}.flush"
+    return in_pool(flush.pool, f"{FOLDER}{session_id:016x}/{flush.sequence:012x}-{flush.token:016x}.flush")
 
 
 def index_name(session_id: int, index: IndexRef) -> str:
-    return f"{FOLDER}{session_id:016x}/{index.first_sequence:012x}-{index.token:016x}.index"
+    return in_pool(index.pool, f"{FOLDER}{session_id:016x}/{index.first_sequence:012x}-{index.token:016x}.index")
 
 
 def folder_of(session_id: int) -> str:
@@ -90,11 +102,24 @@ def folder_of(session_id: int) -> str:
 
 def session_of(name: str) -> int | None:
     """The session whose write-ahead log an object belongs to; None for any other name."""
-    folder, _, rest = name.removeprefix(FOLDER).partition("/")
-    if not name.startswith(FOLDER) or not rest:
+    plain = plain_name(name)
+    folder, _, rest = plain.removeprefix(FOLDER).partition("/")
+    if not plain.startswith(FOLDER) or not rest:
         return None
     try:
         return int(folder, 16)
+    except ValueError:
+        return None
+
+
+def flush_of(name: str) -> tuple[int, int, int] | None:
+    """Session, sequence and token of the flush whose object has this name; None for any other name."""
+    session_id = session_of(name)
+    sequence, dash, token = name.rpartition("/")[2].removesuffix(".flush").partition("-")
+    if session_id is None or not dash or not name.endswith(".flush"):
+        return None
+    try:
+        return session_id, int(sequence, 16), int(token, 16)
     except ValueError:
         return None
 
@@ -126,22 +151,36 @@ def released_below(tail: SessionTail, sequence: int) -> SessionTail:
     )
 
 
+def pools_of_tail(tail: SessionTail) -> set[str]:
+    """The pools that hold something of the log."""
+    return {
+        *(flush.pool for flush in tail.flushes),
+        *(pool for index in tail.indexes for pool in (index.pool, *index.holds)),
+    }
+
+
 def encode_tail(tail: SessionTail) -> bytes:
-    parts = [
-        _TAIL.pack(
-            VERSION,
-            0,
-            tail.broker_id,
-            tail.session_id,
-            tail.first_sequence,
-            tail.last_sequence,
-            tail.last_crc,
-            len(tail.indexes),
-            len(tail.flushes),
-        )
-    ]
-    parts.extend(_INDEX.pack(*index) for index in tail.indexes)
-    parts.extend(_FLUSH.pack(*flush[1:]) for flush in tail.flushes)
+    pools = sorted(pools_of_tail(tail) | {PRIMARY})
+    header = (
+        0,
+        tail.broker_id,
+        tail.session_id,
+        tail.first_sequence,
+        tail.last_sequence,
+        tail.last_crc,
+        len(tail.indexes),
+        len(tail.flushes),
+    )
+    if len(pools) == 1:
+        parts = [_TAIL.pack(VERSION, *header)]
+        parts.extend(_INDEX.pack(*index[:5]) for index in tail.indexes)
+        parts.extend(_FLUSH.pack(*flush[1:5]) for flush in tail.flushes)
+    else:
+        parts = [_TAIL.pack(POOLS_VERSION, *header), _encode_pools(pools)]
+        for index in tail.indexes:
+            held = sum(1 << pools.index(pool) for pool in index.holds)
+            parts.append(_INDEX.pack(*index[:5]) + _PLACES.pack(pools.index(index.pool), held))
+        parts.extend(_encode_flush(flush, pools) for flush in tail.flushes)
     body = b"".join(parts)
     return body + _CRC.pack(crc32c(body))
 
@@ -151,27 +190,79 @@ def decode_tail(value: bytes) -> SessionTail:
     view = _checked(value, "the tail record of a write-ahead log")
     try:
         version, _, broker, session, first, last, crc, index_count, flush_count = _TAIL.unpack_from(view)
-        if version != VERSION:
-            raise Corrupt(f"a write-ahead log of version {version}; this program reads version {VERSION}")
+        if not VERSION <= version <= POOLS_VERSION:
+            raise Corrupt(
+                f"a write-ahead log of version {version}; this program reads versions {VERSION} to {POOLS_VERSION}"
+            )
         position = _TAIL.size
-        indexes = tuple(IndexRef(*_INDEX.unpack_from(view, position + n * _INDEX.size)) for n in range(index_count))
-        position += index_count * _INDEX.size
-        flushes = tuple(
-            FlushRef(last - flush_count + 1 + n, *_FLUSH.unpack_from(view, position + n * _FLUSH.size))
-            for n in range(flush_count)
-        )
-    except struct.error as error:
+        pools, position = _decode_pools(view, position) if version == POOLS_VERSION else ([PRIMARY], position)
+        indexes = []
+        for _ in range(index_count):
+            index = IndexRef(*_INDEX.unpack_from(view, position))
+            position += _INDEX.size
+            if version == POOLS_VERSION:
+                place, held = _PLACES.unpack_from(view, position)
+                holds = tuple(pool for number, pool in enumerate(pools) if held >> number & 1)
+                index = index._replace(pool=pools[place], holds=holds)
+                position += _PLACES.size
+            indexes.append(index)
+        flushes = []
+        for sequence in range(last - flush_count + 1, last + 1):
+            flush, position = _decode_flush(view, position, sequence, pools)
+            flushes.append(flush)
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise Corrupt(f"the tail record of a write-ahead log: {error}") from error
-    if position + flush_count * _FLUSH.size != len(view):
+    if position != len(view):
         raise Corrupt("the tail record of a write-ahead log has the wrong size")
-    return SessionTail(broker, session, first, last, crc, indexes, flushes)
+    return SessionTail(broker, session, first, last, crc, tuple(indexes), tuple(flushes))
+
+
+def _encode_pools(pools: Sequence[str]) -> bytes:
+    return b"".join([_PLACE.pack(len(pools)), *(_PLACE.pack(len(pool)) + pool.encode() for pool in pools)])
+
+
+def _decode_pools(view: memoryview, position: int) -> tuple[list[str], int]:
+    """And the position behind them. Raises struct.error, UnicodeDecodeError."""
+    (count,) = _PLACE.unpack_from(view, position)
+    position += _PLACE.size
+    pools = []
+    for _ in range(count):
+        (size_bytes,) = _PLACE.unpack_from(view, position)
+        position += _PLACE.size
+        pools.append(str(view[position : position + size_bytes], "ascii"))
+        position += size_bytes
+    return pools, position
+
+
+def _encode_flush(flush: FlushRef, pools: Sequence[str]) -> bytes:
+    return _FLUSH.pack(*flush[1:5]) + _PLACE.pack(pools.index(flush.pool))
+
+
+def _decode_flush(view: memoryview, position: int, sequence: int, pools: Sequence[str]) -> tuple[FlushRef, int]:
+    """And the position behind it. `pools`: the primary alone where nothing says in which one it is."""
+    flush = FlushRef(sequence, *_FLUSH.unpack_from(view, position))
+    position += _FLUSH.size
+    if len(pools) == 1:
+        return flush, position
+    (place,) = _PLACE.unpack_from(view, position)
+    return flush._replace(pool=pools[place]), position + _PLACE.size
+
+
+def pools_of(flushes: Iterable[FlushRef]) -> tuple[str, ...]:
+    return tuple(sorted({flush.pool for flush in flushes}))
 
 
 def encode_index(session_id: int, flushes: Sequence[tuple[FlushRef, bytes]]) -> bytes:
     """An index object over flushes in a row, each with its head."""
-    parts = [_INDEX_HEADER.pack(INDEX_MAGIC, VERSION, 0, session_id, flushes[0][0].sequence)]
+    pools = sorted({PRIMARY, *pools_of(flush for flush, _ in flushes)})
+    version = VERSION if len(pools) == 1 else POOLS_VERSION
+    parts = [_INDEX_HEADER.pack(INDEX_MAGIC, version, 0, session_id, flushes[0][0].sequence)]
     parts.append(_CRC.pack(len(flushes)))
-    parts.extend(_FLUSH.pack(*flush[1:]) for flush, _ in flushes)
+    if version == POOLS_VERSION:
+        parts.append(_encode_pools(pools))
+        parts.extend(_encode_flush(flush, pools) for flush, _ in flushes)
+    else:
+        parts.extend(_FLUSH.pack(*flush[1:5]) for flush, _ in flushes)
     parts.extend(head for _, head in flushes)
     body = b"".join(parts)
     return body + _CRC.pack(crc32c(body))
@@ -179,7 +270,8 @@ def encode_index(session_id: int, flushes: Sequence[tuple[FlushRef, bytes]]) -> 
 
 def index_ref(flushes: Sequence[tuple[FlushRef, bytes]], data: bytes, token: int) -> IndexRef:
     """What a tail says of the index object `data` over these flushes."""
-    return IndexRef(flushes[0][0].sequence, flushes[-1][0].sequence, token, len(data), crc32c(data))
+    first, last = flushes[0][0].sequence, flushes[-1][0].sequence
+    return IndexRef(first, last, token, len(data), crc32c(data), holds=pools_of(flush for flush, _ in flushes))
 
 
 def decode_index(data: bytes, session_id: int) -> list[IndexedFlush]:
@@ -187,17 +279,20 @@ def decode_index(data: bytes, session_id: int) -> list[IndexedFlush]:
     view = _checked(data, "the index of a write-ahead log")
     try:
         magic, version, _, session, sequence = _INDEX_HEADER.unpack_from(view)
-        if magic != INDEX_MAGIC or version != VERSION or session != session_id:
+        if magic != INDEX_MAGIC or not VERSION <= version <= POOLS_VERSION or session != session_id:
             raise Corrupt("this is no index of that write-ahead log")
         (count,) = _CRC.unpack_from(view, _INDEX_HEADER.size)
-        start = _INDEX_HEADER.size + _CRC.size
-        position = start + count * _FLUSH.size
-        found = []
+        position = _INDEX_HEADER.size + _CRC.size
+        pools, position = _decode_pools(view, position) if version == POOLS_VERSION else ([PRIMARY], position)
+        refs = []
         for number in range(count):
-            ref = FlushRef(sequence + number, *_FLUSH.unpack_from(view, start + number * _FLUSH.size))
+            ref, position = _decode_flush(view, position, sequence + number, pools)
+            refs.append(ref)
+        found = []
+        for ref in refs:
             found.append(checked_flush(ref, session_id, view[position : position + ref.head_bytes]))
             position += ref.head_bytes
-    except struct.error as error:
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise Corrupt(f"the index of a write-ahead log: {error}") from error
     if position != len(view):
         raise Corrupt("the index of a write-ahead log has the wrong size")

@@ -17,6 +17,7 @@ from bytemq.errors import Corrupt, NotFound
 from bytemq.metadata import keys
 from bytemq.metadata.store import MetadataStore
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.tasks import retrieved
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.objects.session_log import (
     FlushRef,
@@ -149,7 +150,7 @@ class SessionLogs:
         reading = self._next.get(session_id)
         if reading is None:
             reading = self._next[session_id] = asyncio.ensure_future(self._read_in_turn(session_id))
-            reading.add_done_callback(_retrieved)
+            reading.add_done_callback(retrieved)
         return await asyncio.shield(reading)
 
     async def _read_in_turn(self, session_id: int) -> _Loaded:
@@ -171,9 +172,16 @@ class SessionLogs:
             tail, revision = await self.tail_of(session_id)  # again: what it committed before its end
         if loaded is not None and loaded.revision == revision:
             return loaded._replace(is_final=is_final)
-        shares = {} if loaded is None else _not_released(loaded, tail)
-        await self._add(shares, tail, loaded.tail if loaded is not None else None)
-        return _Loaded(tail, revision, is_final, shares)
+        while True:
+            shares = {} if loaded is None else _not_released(loaded, tail)
+            try:
+                await self._add(shares, tail, loaded.tail if loaded is not None else None)
+                return _Loaded(tail, revision, is_final, shares)
+            except Corrupt:  # or released, and deleted: reading may take longer than the time of grace
+                first = tail.first_sequence
+                tail, revision = await self.tail_of(session_id)
+                if tail.first_sequence == first:
+                    raise
 
     def forget(self, session_id: int) -> None:
         """The session's log is gone."""
@@ -255,9 +263,3 @@ def _not_released(loaded: _Loaded, tail: SessionTail) -> dict[PartitionId, list[
         if left:
             kept[partition] = left
     return kept
-
-
-def _retrieved(reading: asyncio.Future[_Loaded]) -> None:
-    """Who asked may have gone."""
-    if not reading.cancelled():
-        reading.exception()

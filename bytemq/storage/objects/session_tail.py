@@ -35,7 +35,8 @@ from bytemq.storage.objects.session_log import (
     with_flushes,
     with_index,
 )
-from bytemq.storage.stores.interface import ObjectStore
+from bytemq.storage.pools.names import pool_of
+from bytemq.storage.pools.pooled_store import Place
 
 log = get_logger("storage.tail")
 
@@ -50,7 +51,7 @@ class SessionTailKeeper:
 
     def __init__(
         self,
-        store: ObjectStore,
+        place: Place,
         metadata: MetadataStore,
         tail: SessionTail,
         fence: Compare,
@@ -58,7 +59,7 @@ class SessionTailKeeper:
         random: Random,
         supervisor: Supervisor,
     ) -> None:
-        self._store = store
+        self._place = place
         self._metadata = metadata
         self._fence = fence
         self._clock = clock
@@ -105,6 +106,11 @@ class SessionTailKeeper:
             kept = set(names_of_tail(self.tail))
             return [name for name in names_of_tail(before) if name.endswith(".index") and name not in kept]
 
+    def last_in(self, pool: str) -> int:
+        """The last flush that a pool must be kept for, be it for an index; 0: there is none."""
+        indexed = [index.last_sequence for index in self.tail.indexes if pool in (index.pool, *index.holds)]
+        return max([*indexed, *(flush.sequence for flush in self.tail.flushes if flush.pool == pool)], default=0)
+
     async def idle(self) -> None:
         """Returns when no index is being written."""
         if self._indexing is not None:
@@ -145,8 +151,8 @@ class SessionTailKeeper:
             flushes = list(self._heads)
             data = encode_index(self.session_id, flushes)
             ref = index_ref(flushes, data, self._random.getrandbits(64))
-            await self._store.create(index_name(self.session_id, ref), [data])
-            self._index = ref
+            name = await self._place(index_name(self.session_id, ref), [data])
+            self._index = ref._replace(pool=pool_of(name))
         except BytemqError as error:
             log.warning("an index of the write-ahead log was not written", reason=str(error))
         finally:

@@ -13,16 +13,20 @@ compares our own session's key.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 
-from bytemq.errors import BytemqError, Corrupt
+from bytemq.errors import BytemqError
 from bytemq.metadata import keys
 from bytemq.metadata.store import Compare, MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of, names_of
+from bytemq.storage.manifests.manifest_codec import StoredManifest, directory_of, names_of
 from bytemq.storage.objects.session_log import FOLDER, session_of
+from bytemq.storage.pools.contents import manifests_of
+from bytemq.storage.pools.names import by_pool, plain_name, pool_of
+from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.stores.interface import ObjectStore
@@ -33,14 +37,16 @@ log = get_logger("storage.garbage")
 
 RETRY_S = 1.0
 """How soon what could not be deleted is tried again, at the earliest."""
-SLICE = 200
 TOPICS = "topics/"
+FOLDERS = (FOLDER, TOPICS, *PUBLIC)
+"""All that brokers have objects in."""
 
 
 class SharedGarbage:
     def __init__(
         self,
         store: ObjectStore,
+        pools: PooledStore,
         metadata: MetadataStore,
         segments: SegmentCache,
         fence: Compare,
@@ -48,16 +54,19 @@ class SharedGarbage:
         clock: Clock,
         supervisor: Supervisor,
     ) -> None:
+        """`store`: that of the pools, with what is cached of it."""
         self._store = store
+        self._pools = pools
         self._metadata = metadata
         self._segments = segments
         self._fence = fence
         self._grace_s = config.storage_garbage_grace_ms / 1000
         self._clock = clock
         self._supervisor = supervisor
-        self._waiting: list[tuple[float, Sequence[str]]] = []
-        """When objects may go, in this order."""
-        self._task: asyncio.Task[object] | None = None
+        self._waiting: dict[str, deque[tuple[float, Sequence[str]]]] = {}
+        """By pool: when objects may go, in this order. One that does not answer keeps nothing in the others."""
+        self._tasks: dict[str, asyncio.Task[object]] = {}
+        self._stopping = False
         self._suspects: dict[str, float] = {}
         """Garbage found by listing, and since when."""
         self._seen_live: set[int] | None = None
@@ -70,23 +79,27 @@ class SharedGarbage:
 
     def discard(self, names: Sequence[str]) -> None:
         """Deletes objects of this session or of logs that it owns, after the time of grace."""
-        if names:
-            self._waiting.append((self._clock.monotonic() + self._grace_s, names))
-            self._delete_due()
+        for pool, of_pool in by_pool(names).items():
+            self._waiting.setdefault(pool, deque()).append((self._clock.monotonic() + self._grace_s, of_pool))
+        self._delete_due()
 
     def _delete_due(self) -> None:
-        if self._task is None and self._waiting and self._waiting[0][0] <= self._clock.monotonic():
-            self._task = self._supervisor.start("storage-discard", self._delete_waiting())
+        if self._stopping:
+            return
+        for pool, waiting in self._waiting.items():
+            if pool not in self._tasks and waiting and waiting[0][0] <= self._clock.monotonic():
+                self._tasks[pool] = self._supervisor.start("storage-discard", self._delete_waiting(pool, waiting))
 
-    async def _delete_waiting(self) -> None:
+    async def _delete_waiting(self, pool: str, waiting: deque[tuple[float, Sequence[str]]]) -> None:
         try:
-            while self._waiting and self._waiting[0][0] <= self._clock.monotonic():
-                _, names = self._waiting.pop(0)
-                await self._delete(names)
+            while not self._stopping and waiting and waiting[0][0] <= self._clock.monotonic():
+                _, names = waiting.popleft()
+                await self._delete(pool, names)
         finally:
-            self._task = None
+            del self._tasks[pool]
 
-    async def _delete(self, names: Sequence[str]) -> None:
+    async def _delete(self, pool: str, names: Sequence[str]) -> None:
+        """All of them in that pool."""
         try:
             for name in names:
                 await self._segments.forget(name)
@@ -94,12 +107,14 @@ class SharedGarbage:
             self.deleted_objects += len(names)
         except BytemqError as error:
             log.warning("objects are not deleted yet", count=len(names), reason=str(error))
-            self._waiting.append((self._clock.monotonic() + max(self._grace_s, RETRY_S), names))
+            retry_at = self._clock.monotonic() + max(self._grace_s, RETRY_S)
+            self._waiting.setdefault(pool, deque()).append((retry_at, names))
 
-    async def idle(self) -> None:
-        """Returns when nothing is being deleted. What is still in its time of grace is left: others find it."""
-        if self._task is not None:
-            await asyncio.wait([self._task])
+    async def stop(self) -> None:
+        """Begins no deletion any more, and returns when none is under way. What is left, others find."""
+        self._stopping = True
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
 
     async def collect(self, forget_session: Callable[[int], None]) -> None:
         """One round: what waited long enough, and what ended sessions have left. Raises Unavailable, Corrupt.
@@ -120,8 +135,9 @@ class SharedGarbage:
                 forget_session(session_id)
                 self._sweep_at = self._clock.monotonic()
         if self._sweep_at is not None and self._sweep_at <= self._clock.monotonic():
-            await self.sweep()
-            self._sweep_at = self._clock.monotonic() + self._grace_s if self._suspects else None
+            has_seen_all = await self.sweep()
+            is_over = has_seen_all and not self._suspects
+            self._sweep_at = None if is_over else self._clock.monotonic() + self._grace_s
 
     async def _without_use(self, ended: set[int]) -> list[int]:
         """Those of the ended sessions whose logs no manifest needs. Sets `held`."""
@@ -139,9 +155,9 @@ class SharedGarbage:
                 self.held.add(partition)
         return sorted(ended - needed)
 
-    async def sweep(self) -> None:
-        """Deletes what was found to be garbage a time of grace ago and still is."""
-        listed = [info.name for folder in (FOLDER, TOPICS, *PUBLIC) for info in await self._store.list(folder)]
+    async def sweep(self) -> bool:
+        """Deletes what was found to be garbage a time of grace ago and still is. False: not all pools have answered."""
+        listed, unseen = await self._pools.list_everywhere(*FOLDERS)
         live = await self._live_sessions()
         tails = await self._tails()
         manifests = await self._manifests()
@@ -154,18 +170,23 @@ class SharedGarbage:
                 named.update(names_of(stored))
         now = self._clock.monotonic()
         found: dict[str, float] = {}
-        for name in listed:
-            session = session_of(name) if name.startswith(FOLDER) else writer_of(name)
+        for name, _ in listed:
+            session = writer_of(name)
             if session is None or session in live or name in named or partition_folder_of(name) in unknown:
                 continue
-            if name.startswith(FOLDER) and session in tails:
+            if session_of(name) in tails:
                 continue
             found[name] = self._suspects.get(name, now)
-        due = [name for name, since in found.items() if since + self._grace_s <= now]
-        self._suspects = {name: since for name, since in found.items() if since + self._grace_s > now}
+        found |= {name: since for name, since in self._suspects.items() if pool_of(name) in unseen}
+        due = [name for name, since in found.items() if since + self._grace_s <= now and pool_of(name) not in unseen]
+        for name in due:
+            del found[name]
+        self._suspects = found
         if due:
             log.info("garbage of ended sessions", count=len(due))
-            await self._delete(due)
+        for pool, names in by_pool(due).items():
+            await self._delete(pool, names)
+        return not unseen
 
     async def _tails(self) -> dict[int, int]:
         """Which sessions have a log, and the revisions of their tails. What is in those matters to nobody here."""
@@ -178,20 +199,13 @@ class SharedGarbage:
 
     async def _manifests(self) -> dict[PartitionId, StoredManifest | None]:
         """None for a damaged one."""
-        found: dict[PartitionId, StoredManifest | None] = {}
-        for count, entry in enumerate((await self._metadata.range(keys.MANIFESTS)).entries):
-            partition = keys.partition_of_manifest(entry.key)
-            try:
-                found[partition] = decode_manifest(entry.value, directory_of(partition))
-            except Corrupt:
-                found[partition] = None
-            if count % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-        return found
+        return {partition: stored async for partition, stored in manifests_of(self._metadata)}
 
 
 def writer_of(name: str) -> int | None:
-    """The session that made a segment or snapshot: names are <offset>-<session>-<number>.<kind>."""
+    """The session that made an object. Names outside write-ahead logs are <offset>-<session>-<number>.<kind>."""
+    if plain_name(name).startswith(FOLDER):
+        return session_of(name)
     parts = name.rpartition("/")[2].partition(".")[0].split("-")
     try:
         return int(parts[1], 16)

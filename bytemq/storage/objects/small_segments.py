@@ -10,18 +10,18 @@ thousand pieces later. No batch is looked at, so that this costs the broker read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from bytemq.errors import BytemqError, Corrupt
+from bytemq.errors import Corrupt, Fenced
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.objects.segment_in_memory import SegmentInMemory
+from bytemq.storage.pools.pooled_store import Place
 from bytemq.storage.reading import is_sound
 from bytemq.storage.segments.segment_files import SegmentCache
-from bytemq.storage.stores.interface import ObjectStore
 from bytemq.types import PartitionId
 
 log = get_logger("storage.write_behind")
@@ -53,24 +53,21 @@ def _is_small(segment: SegmentInfo) -> bool:
 
 
 class SmallSegments:
-    """`logs` are those that this session owns, as they are at any moment; `discard` is told of objects that nothing
-    names."""
+    """`logs` are those that this session owns, as they are at any moment."""
 
     def __init__(
         self,
-        store: ObjectStore,
+        place: Place,
         segments: SegmentCache,
         publisher: Publisher,
         logs: Mapping[PartitionId, LogFiles],
-        discard: Callable[[Sequence[str]], None],
         session_id: int,
         chunk_bytes: int,
     ) -> None:
-        self._store = store
+        self._place = place
         self._segments = segments
         self._publisher = publisher
         self._logs = logs
-        self._discard = discard
         self._session_id = session_id
         self._chunk_bytes = chunk_bytes
         self._made = 0
@@ -82,7 +79,11 @@ class SmallSegments:
         for files in [files for files in self._logs.values() if files.is_coordinators]:
             while self._chosen(files) and not files.rewriting.locked():
                 async with files.rewriting:
-                    await self._merge(files, self._chosen(files))
+                    try:
+                        await self._merge(files, self._chosen(files))
+                    except Fenced:
+                        if not files.released:
+                            raise
 
     def _chosen(self, files: LogFiles) -> list[SegmentInfo]:
         if files.deleted or self._logs.get(files.partition) is not files:
@@ -104,12 +105,7 @@ class SmallSegments:
         info, parts = await made.finish(aborted)
         self._made += 1
         name = f"{directory_of(files.partition)}{first.base_offset:020d}-{self._session_id:x}-m{self._made:x}.log"
-        info = info._replace(name=name, created_ms=first.created_ms)
-        try:
-            await self._store.create(name, parts)
-        except BytemqError:
-            self._discard([name])  # it may be there all the same
-            raise
+        info = info._replace(name=await self._place(name, parts), created_ms=first.created_ms)
         await self._publisher.replace_files(files, chosen, [info])
 
     async def _copy(self, info: SegmentInfo, made: SegmentInMemory) -> None:

@@ -228,12 +228,16 @@ def _array(type_: pa.DataType, length: int, *buffers: Any) -> pa.Array:
     return pa.Array.from_buffers(type_, length, wrapped)
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """As one array that begins at the start of its buffers."""
+def one_array(column: pa.ChunkedArray) -> pa.Array:
     combined = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if isinstance(combined, pa.ChunkedArray):
         combined = combined.chunk(0) if combined.num_chunks else pa.array([], column.type)
-    return _from_start(combined)
+    return combined
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """As one array that begins at the start of its buffers."""
+    return _from_start(one_array(column))
 
 
 def _from_start(array: pa.Array) -> pa.Array:

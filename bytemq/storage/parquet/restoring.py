@@ -10,62 +10,59 @@ nothing but the border told them apart.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from crc32c import crc32c
 
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.protocol.records.columns import Columns, encode_batches
 from bytemq.storage.parquet.record_schema import SCHEMA, record_columns
-from bytemq.storage.parquet.sources import companion_batches, opened_parquet, read_companion
-from bytemq.storage.parquet.units import batches_of, in_order, rows_of
+from bytemq.storage.parquet.units import OpenedTable, TableUnit, in_order
 from bytemq.storage.segments.segment_format import encode_footer
 from bytemq.storage.tables.companion import Unit
 from bytemq.storage.wal.extents import Chunk, SparseIndex
 
 Piece = tuple[memoryview | bytearray, int, int]
 """Bytes of whole batches, their first offset, their maximum timestamp."""
-_NOT_READ = ("partition", "timestamp")
-_COLUMNS = [name for name in SCHEMA.names if name not in _NOT_READ]
+RESTORED_COLUMNS = [name for name in SCHEMA.names if name not in ("partition", "timestamp")]
 
 
-def restored(
-    parquet: Path, companion: Path, unit_number: int, batch_bytes: int
-) -> list[bytes | bytearray | memoryview]:
-    """The bytes of a segment, footer and all, that holds this unit. Raises Corrupt, OSError."""
-    described, batches = read_companion(companion)
-    unit = described.units[unit_number]
-    raw = batches_of(unit, list(companion_batches(batches)))
-    pieces = list(_merged(parquet, unit, raw, batch_bytes))
+def restore_unit(
+    table: OpenedTable, unit: Unit, batch_bytes: int, write: Callable[[bytes | bytearray | memoryview], object]
+) -> int:
+    """Writes the bytes of a segment, footer and all, that holds this unit; how many there are before the footer.
+
+    Raises Corrupt, and what `write` raises. Of the segment no more than a batch is in memory at once.
+    """
     index = SparseIndex()
-    position = 0
-    for number, (data, base_offset, max_timestamp) in enumerate(pieces):
-        after = pieces[number + 1][1] if number + 1 < len(pieces) else unit.next_offset
-        index.append(Chunk(base_offset, after, position, len(data), max_timestamp), crc32c(data), verified=True)
+    position, before = 0, None
+    for data, base_offset, max_timestamp in _merged(table.read(unit, RESTORED_COLUMNS), batch_bytes):
+        if before is not None:
+            _enter(index, before, base_offset)
+        write(data)
+        before = Chunk(base_offset, base_offset, position, len(data), max_timestamp), crc32c(data)
         position += len(data)
-    return [*(piece[0] for piece in pieces), encode_footer(index, ())]
+    if before is not None:
+        _enter(index, before, unit.next_offset)
+    write(encode_footer(index, ()))
+    return position
 
 
-def _merged(parquet: Path, unit: Unit, raw: Sequence[RecordBatch], batch_bytes: int) -> Iterator[Piece]:
-    with opened_parquet(parquet) as file:
-        table = rows_of(file, unit, _COLUMNS)
-    columns = record_columns(table)
-    for part in in_order(table.column("offset").to_numpy(), raw):
+def _enter(index: SparseIndex, piece: tuple[Chunk, int], next_offset: int) -> None:
+    chunk, checksum = piece
+    index.append(chunk._replace(next_offset=next_offset), checksum, verified=True)
+
+
+def _merged(unit: TableUnit, batch_bytes: int) -> Iterator[Piece]:
+    columns = record_columns(unit.rows)
+    for part in in_order(unit.offsets, unit.batches):
         if isinstance(part, RecordBatch):
-            yield _as_it_is(part)
+            yield part.view, part.base_offset, part.max_timestamp
         else:
-            yield from _encoded(columns, part.start, part.stop, batch_bytes)
+            yield from _encoded(columns, part, batch_bytes)
 
 
-def _encoded(columns: Columns, first: int, stop: int, batch_bytes: int) -> Iterator[Piece]:
-    row = first
-    for batch in encode_batches(columns, first, stop, batch_bytes):
+def _encoded(columns: Columns, rows: range, batch_bytes: int) -> Iterator[Piece]:
+    for batch in encode_batches(columns, rows.start, rows.stop, batch_bytes):
         (base_offset,) = struct.unpack_from(">q", batch.data)
         yield batch.data, base_offset, batch.max_timestamp
-        row = batch.next_row
-    assert row == stop or first >= stop
-
-
-def _as_it_is(batch: RecordBatch) -> Piece:
-    return batch.view, batch.base_offset, batch.max_timestamp

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bytemq.protocol.records.compression import MOST_DECOMPRESSED_BYTES
-from bytemq.storage.tables.table_file import Codec
+from bytemq.storage.tables.table_file import CODEC_LEVEL, Codec
 
 
 class ParquetSettings(NamedTuple):
@@ -13,7 +13,8 @@ class ParquetSettings(NamedTuple):
     """Of columns before compression. A row group is restored at once, so this is what a consumer waits for and a
     worker holds."""
     codec: Codec = "zstd"
-    codec_level: int = 3
+    codec_level: int = CODEC_LEVEL
+    """Of zstd; other codecs have none."""
     page_bytes: int = 1024 * 1024
     max_decompressed_bytes: int = MOST_DECOMPRESSED_BYTES
     """Batches that are larger decompressed are kept as they are."""

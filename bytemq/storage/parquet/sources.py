@@ -95,9 +95,15 @@ def companion_batches(batches: memoryview) -> Iterator[RecordBatch]:
 @contextmanager
 def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """Raises Corrupt for what cannot be read, there or within the block, NotFound."""
+    with reading(path), pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+        yield file
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises Corrupt and NotFound for what reading this Parquet file raises."""
     try:
-        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
-            yield file
+        yield
     except FileNotFoundError as error:
         raise NotFound(f"{path.name} was deleted") from error
     except (OSError, pa.ArrowException) as error:

@@ -7,7 +7,7 @@ does).
 JSON is RFC 8259 as orjson reads it: no NaN, no comma too much, UTF-8 only, at most 1,024 levels. Of a key that an
 object has twice the last one counts. An integer of more than 64 bits is the nearest double. Work is by column: what
 runs once for each value is orjson, Arrow and the built-in functions of Python, as long as a column has values of one
-type, which is nearly always.
+type, which is nearly always. Documents without surprises take a shorter way (`plain_documents`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from itertools import accumulate, chain, repeat
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
-from bytemq.storage.parquet.record_schema import column_type, typed_fields
+from bytemq.storage.parquet.plain_documents import PlainDocuments, plain_documents
+from bytemq.storage.parquet.record_schema import column_type, one_array, typed_fields
 from bytemq.storage.tables.table_columns import (
     MAX_DEPTH,
     MAX_FIELDS,
@@ -114,6 +116,8 @@ class TypedReader:
         """Of what is read, in Arrow."""
         self._schema = pa.schema(self.fields)
         self._looked_at = {root: self._place_of(root) for root in self.roots}
+        self.plain = {root: plain for root in self.roots if (plain := self._plain_documents(root)) is not None}
+        """What reads most documents of a root, where there is such a way."""
         self._places_seen = 0
 
     def _wants(self, *names: str) -> bool:
@@ -132,6 +136,10 @@ class TypedReader:
             replace(column, fields=self._wanted_fields(column.fields)) if column.kind is Kind.STRUCT else column
             for column in place
         )
+
+    def _plain_documents(self, root: str) -> PlainDocuments | None:
+        is_whole = getattr(self._formats, root) == "json" and not self._is_partial(root)
+        return plain_documents(self._looked_at[root]) if is_whole else None
 
     def _wanted_fields(self, fields: Mapping[str, Place]) -> Mapping[str, Place]:
         found = {name: place for name, place in fields.items() if self._wants(*(column.name for column in place))}
@@ -152,14 +160,30 @@ class TypedReader:
         found: dict[str, pa.Array] = {}
         with _no_collection():
             for root in self.roots:
-                self._read_root(root, table.column(root), found)
+                found.update(self._read_root(root, table.column(root)))
         arrays = [
             found[field.name] if field.name in found else pa.nulls(len(table), field.type) for field in self._schema
         ]
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
-    def _read_root(self, root: str, raw: pa.ChunkedArray, found: dict[str, pa.Array]) -> None:
+    def _read_root(self, root: str, raw: pa.ChunkedArray) -> dict[str, pa.Array]:
+        """Of columns in which there is nothing some may be left out."""
+        if root not in self.plain:
+            return self._read_values(root, raw)
+        found, odd = self.plain[root].read(one_array(raw))
+        if not odd:
+            return found
+        rest = self._read_values(root, raw.take(odd))
+        order = np.arange(len(raw))
+        order[odd] = np.arange(len(raw), len(raw) + len(odd))
+        for name, array in rest.items():
+            plain = found[name] if name in found else pa.nulls(len(raw), array.type)
+            found[name] = pa.concat_arrays([plain, array]).take(order)
+        return found
+
+    def _read_values(self, root: str, raw: pa.ChunkedArray) -> dict[str, pa.Array]:
         read = _texts if getattr(self._formats, root) == "string" else _documents
+        found: dict[str, pa.Array] = {}
         values, errors = read(raw)
         self.invalid += len(errors)
         left_out = [0] * len(values)
@@ -179,6 +203,7 @@ class TypedReader:
             messages[row] = message
         found[f"{root}_error"] = pa.array(messages, pa.string())
         found[f"{root}_left_out"] = pa.array([count or None for count in left_out], pa.int32())
+        return found
 
     def _place(
         self, place: Place, values: Sequence[Any], rows: Sequence[int], left_out: list[int], seen: Seen, depth: int
@@ -281,8 +306,7 @@ class TypedReader:
         depth: int,
     ) -> None:
         for row, document in zip(rows, documents, strict=True):
-            for name in unknown.intersection(document) if len(document) > len(unknown) else document:
-                value = document[name]
+            for name, value in document.items():  # in their order, which is that of the columns that come
                 if name in unknown and not _is_nothing(value):
                     left_out[row] += 1
                     if name in seen.fields or self._has_room():
@@ -377,10 +401,17 @@ def _holds(column: Column, value: Any) -> bool:
 
 
 def _is_nothing(value: Any) -> bool:
-    """What no column could be made of: null, and objects and arrays of nothing else."""
-    if isinstance(value, dict):
-        return all(map(_is_nothing, value.values()))
-    return value is None or (isinstance(value, list) and all(map(_is_nothing, value)))
+    """What no column could be made of: null, and objects and arrays of nothing else, however deep they are."""
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, dict):
+            pending.extend(one.values())
+        elif isinstance(one, list):
+            pending.extend(one)
+        elif one is not None:
+            return False
+    return True
 
 
 def _documents(raw: pa.ChunkedArray) -> tuple[list[Any], dict[int, str]]:

@@ -6,6 +6,8 @@ Owns: what belongs together, and in which order. Must not: decode records, or wr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.storage.parquet.record_schema import SCHEMA
-from bytemq.storage.parquet.sources import ParquetInput, companion_batches, opened_parquet, read_companion
+from bytemq.storage.parquet.sources import ParquetInput, companion_batches, read_companion, reading
 from bytemq.storage.tables.companion import NO_ROW_GROUP, Unit
 
 
@@ -45,25 +47,44 @@ class TableUnit(NamedTuple):
         return below, TableUnit(offset, self.next_offset, self.rows.slice(row), self.batches[len(batches) :])
 
 
+class OpenedTable:
+    """A Parquet file with its companion, unit by unit."""
+
+    def __init__(self, path: Path, file: pq.ParquetFile, units: Sequence[Unit], batches: Sequence[RecordBatch]) -> None:
+        self.units = units
+        self._path = path
+        self._file = file
+        self._batches = batches
+
+    def read(self, unit: Unit, columns: Sequence[str] | None = None) -> TableUnit:
+        """All of it, or `columns` alone. Raises Corrupt."""
+        batches = [batch for batch in self._batches if unit.base_offset <= batch.base_offset < unit.next_offset]
+        return TableUnit(unit.base_offset, unit.next_offset, self._rows(unit, columns), batches)
+
+    def _rows(self, unit: Unit, columns: Sequence[str] | None) -> pa.Table:
+        if unit.row_group == NO_ROW_GROUP:
+            return (SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])).empty_table()
+        with reading(self._path):
+            return self._file.read_row_group(unit.row_group, columns=columns, use_threads=False)
+
+
+@contextmanager
+def opened_table(parquet: Path, companion: Path) -> Iterator[OpenedTable]:
+    """Raises Corrupt for what cannot be read, NotFound."""
+    described, data = read_companion(companion)
+    with reading(parquet):
+        file = pq.ParquetFile(parquet, memory_map=True, page_checksum_verification=True)
+    with file:
+        yield OpenedTable(parquet, file, described.units, list(companion_batches(data)))
+
+
 def units_of(source: ParquetInput, columns: Sequence[str] | None = None) -> Iterator[TableUnit]:
     """All of a file, one row group in memory at a time; of `columns` alone if they are given. Raises Corrupt,
     NotFound.
     """
-    companion, data = read_companion(source.companion)
-    batches = list(companion_batches(data))
-    with opened_parquet(source.path) as file:
-        for unit in companion.units:
-            yield TableUnit(unit.base_offset, unit.next_offset, rows_of(file, unit, columns), batches_of(unit, batches))
-
-
-def rows_of(file: pq.ParquetFile, unit: Unit, columns: Sequence[str] | None = None) -> pa.Table:
-    if unit.row_group == NO_ROW_GROUP:
-        return (SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])).empty_table()
-    return file.read_row_group(unit.row_group, columns=columns, use_threads=False)
-
-
-def batches_of(unit: Unit, batches: Sequence[RecordBatch]) -> Sequence[RecordBatch]:
-    return [batch for batch in batches if unit.base_offset <= batch.base_offset < unit.next_offset]
+    with opened_table(source.path, source.companion) as table:
+        for unit in table.units:
+            yield table.read(unit, columns)
 
 
 def in_order(offsets: npt.NDArray[np.int64], batches: Sequence[RecordBatch]) -> Iterator[range | RecordBatch]:

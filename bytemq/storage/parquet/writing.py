@@ -11,10 +11,9 @@ for most topics once in their life.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +22,7 @@ import pyarrow.parquet as pq
 from bytemq.protocol.records.batch import NO_TIMESTAMP, RecordBatch
 from bytemq.protocol.records.columns import RecordColumns
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
-from bytemq.storage.parquet.record_schema import conformed, record_table, table_schema
+from bytemq.storage.parquet.record_schema import SCHEMA, conformed, record_table, table_schema
 from bytemq.storage.parquet.settings import ParquetSettings
 from bytemq.storage.parquet.sources import (
     AbortedRanges,
@@ -40,6 +39,11 @@ from bytemq.storage.tables.table_file import NewNames, TableFile, encode_details
 _DICTIONARY = ["partition", "timestamp_type", "key", "headers.list.element.key", "producer_id", "producer_epoch"]
 _ENCODINGS = dict.fromkeys(("offset", "timestamp", "timestamp_ms", "sequence"), "DELTA_BINARY_PACKED")
 _STATISTICS = ["offset", "partition", "timestamp", "timestamp_ms"]
+_FIXED_LEAVES = [name for name in SCHEMA.names if name != "headers"] + [
+    f"headers.list.element.{name}" for name in ("key", "value")
+]
+TYPED_LEVEL = 1
+"""Of zstd: what is in typed columns is not larger than at level 3 (decision 87)."""
 
 
 class WrittenTable(NamedTuple):
@@ -69,7 +73,8 @@ def write_table(
     columns: TableColumns = TableColumns(),  # noqa: B008
     formats: Formats = Formats(),  # noqa: B008
 ) -> WrittenTable:
-    """Writes both files, durably, over what a crash may have left under these names.
+    """Writes both files, over what a crash may have left under these names. Neither is durable yet: they are copied to
+    where they are to stay.
 
     The inputs follow each other without a gap. `aborted` are (producer id, first offset, offset of the marker).
     Raises Corrupt for an input that is damaged, OSError.
@@ -126,7 +131,7 @@ class TableWriter:
             self._sink,
             self._schema,
             compression=settings.codec,
-            compression_level=settings.codec_level if settings.codec == "zstd" else None,
+            compression_level=_levels(settings, typed),
             use_dictionary=[*_DICTIONARY, *typed],
             column_encoding=_ENCODINGS,
             write_statistics=[*_STATISTICS, *typed],
@@ -183,13 +188,10 @@ class TableWriter:
         self._max_timestamp = max(self._max_timestamp, batch.max_timestamp)
 
     def finish(self, companion: Path) -> WrittenTable:
-        """Both files, durably. The last unit was ended."""
-        self._file.close()
-        _sync(self._sink)
+        """Both files. The last unit was ended."""
+        self.close()
         with companion.open("wb") as output:
-            for piece in encode_companion(self._units, self._raw):
-                output.write(piece)
-            _sync(output)
+            output.writelines(encode_companion(self._units, self._raw))
         return WrittenTable(
             self._records,
             self._target.stat().st_size,
@@ -271,6 +273,12 @@ def described(
     )
 
 
+def _levels(settings: ParquetSettings, typed: Sequence[str]) -> dict[str, int] | None:
+    if settings.codec != "zstd":
+        return None
+    return dict.fromkeys(_FIXED_LEAVES, settings.codec_level) | dict.fromkeys(typed, TYPED_LEVEL)
+
+
 def _leaves(columns: TableColumns) -> Iterator[str]:
     """What Parquet calls the columns of which it has pages and statistics."""
     for column in columns.of_table():
@@ -286,8 +294,3 @@ def _leaves_of(column: Column, path: str) -> Iterator[str]:
                 yield from _leaves_of(one, f"{path}.{one.name}")
     else:
         yield path
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -9,15 +9,17 @@ import asyncio
 from abc import ABC, abstractmethod
 
 from bytemq.errors import BytemqError
-from bytemq.runtime.logging import get_logger
+from bytemq.runtime.clock import Clock
+from bytemq.runtime.logging import LogGate, get_logger
 from bytemq.runtime.tasks import Supervisor
 
 log = get_logger("storage.write_behind")
 
 
 class BackgroundPasses(ABC):
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, clock: Clock) -> None:
         self._supervisor = supervisor
+        self._said = LogGate(clock.monotonic)
         self._lock = asyncio.Lock()
         """Held by whoever writes."""
         self._stopping = False
@@ -40,8 +42,9 @@ class BackgroundPasses(ABC):
         try:
             await self._run_due()
         except BytemqError as error:
-            if not self._stopping:
-                log.error("write-behind failed, it will be tried again", reason=str(error))
+            kept_back = None if self._stopping else self._said.allow(type(error))
+            if kept_back is not None:
+                log.error("write-behind failed, it will be tried again", reason=str(error), not_logged_since=kept_back)
         finally:
             self._task = None
 

@@ -41,7 +41,9 @@ class Segment(SharedFile):
 
 
 class SegmentCache:
-    """The segments that are open, at most `capacity` and those in use; the least recently used one is closed first."""
+    """The segments that are open, at most `capacity`, those in use and the one used last; the least recently used one
+    is closed first.
+    """
 
     def __init__(self, store: ObjectStore, capacity: int, chunk_bytes: int) -> None:
         self._store = store
@@ -63,15 +65,18 @@ class SegmentCache:
         segment = self.peek(info.name)
         if segment is not None:
             if segment.index.end_position < info.size_bytes:  # it grew while its index was being loaded
-                segment.index = await load_index(segment.file, info, self._chunk_bytes)
+                segment.pin()
+                try:
+                    segment.index = await load_index(segment.file, info, self._chunk_bytes)
+                finally:
+                    segment.unpin()
             return segment
-        file = await self._store.open_read(info.name)
-        index = await load_index(file, info, self._chunk_bytes)
+        opened = await open_segment(self._store, info, self._chunk_bytes)
         other = self.peek(info.name)  # opened by somebody else while this one waited
         if other is not None:
-            await file.close()
+            await opened.file.close()
             return other
-        segment = self._segments[info.name] = Segment(file, index)
+        segment = self._segments[info.name] = opened
         await self._shrink()
         return segment
 
@@ -95,7 +100,8 @@ class SegmentCache:
 
     async def _shrink(self) -> None:
         excess = len(self._segments) - self._capacity
-        unused = [name for name, segment in self._segments.items() if not segment.pins]
+        newest = next(reversed(self._segments))  # nobody had the time to read it
+        unused = [name for name, segment in self._segments.items() if not segment.pins and name != newest]
         for name in unused[: max(excess, 0)]:
             await self.forget(name)
 
@@ -186,6 +192,16 @@ class BulkSegmentWriter(SegmentWriter):
 
     async def close(self) -> None:
         self._shared.unpin()
+
+
+async def open_segment(store: ObjectStore, info: SegmentInfo, chunk_bytes: int) -> Segment:
+    """Raises NotFound, Unavailable; then nothing is open."""
+    file = await store.open_read(info.name)
+    try:
+        return Segment(file, await load_index(file, info, chunk_bytes))
+    except BaseException:
+        await file.close()
+        raise
 
 
 async def load_index(file: ReadFile, info: SegmentInfo, chunk_bytes: int) -> SparseIndex:

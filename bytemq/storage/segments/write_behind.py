@@ -76,7 +76,7 @@ class WriteBehind(BackgroundPasses):
         supervisor: Supervisor,
     ) -> None:
         """`logs` are all logs that have extents, as they are at any moment."""
-        super().__init__(supervisor)
+        super().__init__(supervisor, clock)
         self._store = store
         self._garbage = garbage
         self._logs = logs
@@ -347,16 +347,10 @@ class WriteBehind(BackgroundPasses):
             one.files.drop_wal_below(one.end_offset)
 
         try:
-            if not one.files.deleted:
-                await self._publisher.publish(one.files, change, applied)
+            await self._publisher.publish(one.files, change, applied, made=_names_made(one.writers))
         except (Unavailable, NotFound):
-            if not overtaken and not one.files.deleted:  # it may have been published
+            if not overtaken and not one.files.deleted:
                 raise
-            self._garbage.discard(_names_made(one.writers))
-            return
-        # Deleted, or overtaken by the log start offset, meanwhile:
-        live = set() if one.files.deleted else {segment.name for segment in one.files.manifest.segments}
-        self._garbage.discard([info.name for info in infos if info.name not in live])
 
     async def _release(self) -> None:
         """Releases the files in which no log has extents any more."""

@@ -5,11 +5,11 @@ Owns: which bytes are trusted, and what becomes of damaged ones. Must not: write
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.reading import chunk_views, is_sound, plan_extents
+from bytemq.storage.reading import Plan, chunk_views, is_sound, plan_extents
 from bytemq.storage.segments.batch_walk import salvage
 from bytemq.storage.shared_file import SharedFile
 from bytemq.storage.wal.extents import Chunk
@@ -32,14 +32,21 @@ async def read_chunks(
     data = []
     for run in plan.runs:
         view = run.file.read_cached(run.position, run.size_bytes)
-        if view is None:
+        if view is None or run.file.is_doubtful:
             trusted = False
+        if view is None:
             view = await run.file.read(run.position, run.size_bytes)
         data.append(view)
+    sound_chunks = _sound(plan, data) if not trusted else [True] * len(plan.unverified or ())
+    if not all(sound_chunks):  # nothing is given up for lost that is whole in the store
+        for run in plan.runs:
+            run.file.forget_copies()
+        data = [await run.file.read(run.position, run.size_bytes) for run in plan.runs]
+        sound_chunks = _sound(plan, data)
     chunks: list[Chunk] = []
     views: list[memoryview] = []
-    for chunk, checksum, view in chunk_views(plan, data):
-        if trusted or is_sound(view, chunk, checksum):
+    for (chunk, _, view), is_whole in zip(chunk_views(plan, data), sound_chunks, strict=True):
+        if is_whole:
             chunks.append(chunk)
             views.append(view)
             continue
@@ -53,3 +60,8 @@ async def read_chunks(
             chunks.append(Chunk(batch.base_offset, next_offset, 0, batch.size_bytes, batch.max_timestamp))
             views.append(view[batch.position : batch.position + batch.size_bytes])
     return chunks, views, plan.last.next_offset
+
+
+def _sound(plan: Plan, data: Sequence[memoryview]) -> list[bool]:
+    """Of each chunk whether it is what was written."""
+    return [is_sound(view, chunk, checksum) for chunk, checksum, view in chunk_views(plan, data)]

@@ -38,13 +38,13 @@ class FsspecDriver:
     async def prepare(self) -> None:
         """Folders are made with what is put into them."""
 
-    async def put(self, name: str, data: bytes, token: str) -> None:
+    async def put(self, name: str, data: bytes | memoryview, token: str) -> None:
         path = self._path(name)
 
         def put() -> None:
             parent = path.rpartition("/")[0]
             self._filesystem.makedirs(parent, exist_ok=True)
-            self._filesystem.pipe_file(path, data, mode="create")
+            self._filesystem.pipe_file(path, bytes(data), mode="create")
 
         try:
             await _called(name, put)

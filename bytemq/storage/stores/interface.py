@@ -34,6 +34,9 @@ class ReadFile(Protocol):
 
     async def read(self, position: int, size_bytes: int) -> memoryview: ...
 
+    def forget_copies(self) -> None:
+        """What was read is not what was written: the next read is of the file itself, of nothing that is kept of it."""
+
     async def close(self) -> None:
         """The caller answers for nobody using the file any more. Closing twice is harmless."""
 

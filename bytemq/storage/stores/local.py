@@ -14,12 +14,14 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from bytemq.errors import BytemqError, Full, Invalid, NotFound, Unavailable
 from bytemq.runtime.buffers import SMALLEST_POOLED_BYTES, BufferPool
 from bytemq.runtime.call_threads import CallThreads
+from bytemq.storage.stores.file_writer import FileWriter, Write
 from bytemq.storage.stores.interface import AppendFile, Buffer, ObjectInfo, ReadFile
 
 Result = TypeVar("Result")
@@ -50,20 +52,23 @@ class _Threads(NamedTuple):
 
     calls: CallThreads
     reads: CallThreads
-    urgent: CallThreads
+    urgent: FileWriter
 
 
 class LocalFile:
     """One open file: `ReadFile`, and `AppendFile` when opened for writing."""
 
-    __slots__ = ("_memory", "_threads", "_writes", "fd", "name")
+    __slots__ = ("_is_urgent", "_memory", "_threads", "_writes_over", "_writing", "fd", "name")
 
     def __init__(self, name: str, fd: int, threads: _Threads, memory: BufferPool, *, urgent: bool = False) -> None:
         self.name = name
         self.fd = fd
         self._threads = threads
-        self._writes = threads.urgent if urgent else threads.calls
+        self._is_urgent = urgent
         self._memory = memory
+        self._writing = 0
+        """Calls that threads have to make or are making, those among them whose caller was cancelled."""
+        self._writes_over: asyncio.Future[None] | None = None
 
     def read_cached(self, position: int, size_bytes: int) -> memoryview | None:
         if not _NOWAIT:
@@ -80,6 +85,9 @@ class LocalFile:
     async def read(self, position: int, size_bytes: int) -> memoryview:
         view = self._buffer(size_bytes)
         return await _in_thread(self._threads.reads, self.name, lambda: _read(self.fd, position, view))
+
+    def forget_copies(self) -> None:
+        """The page cache is the file to us."""
 
     def _buffer(self, size_bytes: int) -> memoryview:
         """Memory to read into. The pool gets it back at once, and gives it away when nobody has a view on it any more:
@@ -99,15 +107,36 @@ class LocalFile:
             raise translated(error, self.name) from error
 
     async def write(self, buffers: Sequence[Buffer], position: int, *, sync: bool) -> None:
-        await _in_thread(self._writes, self.name, lambda: _write(self.fd, buffers, position, sync=sync))
+        if self._is_urgent:
+            await _urgently(self._threads.urgent, self.name, [(self.fd, buffers, position)], sync=sync)
+        else:
+            await self.write_in_pool(buffers, position, sync=sync)
+
+    async def write_in_pool(self, buffers: Sequence[Buffer], position: int, *, sync: bool) -> None:
+        """As `write`, beside others."""
+        await self._in_use(lambda: _write(self.fd, buffers, position, sync))
 
     async def sync(self) -> None:
-        await _in_thread(self._threads.calls, self.name, lambda: os.fdatasync(self.fd))
+        await self._in_use(lambda: os.fdatasync(self.fd))
 
     async def close(self) -> None:
         if self.fd >= 0:
-            fd, self.fd = self.fd, -1
+            fd, self.fd = self.fd, -1  # what was cancelled may still be in work, and the number would be another file's
+            if self._is_urgent:
+                await _urgently(self._threads.urgent, self.name, (), sync=False)
+            if self._writing:
+                self._writes_over = asyncio.get_running_loop().create_future()
+                await self._writes_over
             await _in_thread(self._threads.calls, self.name, lambda: os.close(fd))
+
+    async def _in_use(self, call: Callable[[], None]) -> None:
+        self._writing += 1
+        await _in_thread(self._threads.calls, self.name, call, self._write_over)
+
+    def _write_over(self) -> None:
+        self._writing -= 1
+        if not self._writing and self._writes_over is not None and not self._writes_over.done():
+            self._writes_over.set_result(None)
 
 
 class LocalStore:
@@ -117,7 +146,7 @@ class LocalStore:
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
         self._threads = _Threads(
-            CallThreads(threads, "storage"), CallThreads(threads, "storage-reads"), CallThreads(1, "storage-urgent")
+            CallThreads(threads, "storage"), CallThreads(threads, "storage-reads"), FileWriter(_write)
         )
         self._memory = BufferPool(READ_MEMORY_BYTES)
         self._directories: set[str] = set()
@@ -143,12 +172,10 @@ class LocalStore:
     async def create_append(
         self, name: str, *, size_bytes: int = 0, zeroed: bool = False, urgent: bool = False
     ) -> AppendFile:
-        fd = await _in_thread(self._threads.calls, name, lambda: self._allocate(name, size_bytes, zeroed))
-        return LocalFile(name, fd, self._threads, self._memory, urgent=urgent)
+        return await self._opened(name, lambda: self._allocate(name, size_bytes, zeroed), urgent=urgent)
 
     async def open_append(self, name: str, *, urgent: bool = False) -> AppendFile:
-        fd = await _in_thread(self._threads.calls, name, lambda: os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC))
-        return LocalFile(name, fd, self._threads, self._memory, urgent=urgent)
+        return await self._opened(name, lambda: os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC), urgent=urgent)
 
     async def write_all(self, writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]], *, sync: bool) -> None:
         if sync:  # side by side: the device takes several at once
@@ -160,16 +187,24 @@ class LocalStore:
                 if isinstance(outcome, BaseException):
                     raise outcome
         else:  # in one go: a thread for each would cost more than the writes
-            await _in_thread(self._threads.urgent, "write", lambda: _write_files(writes))
+            await _urgently(self._threads.urgent, "write", [_of_local_file(*one) for one in writes], sync=False)
 
     async def _write_in_pool(self, file: AppendFile, buffers: Sequence[Buffer], position: int) -> None:
         assert isinstance(file, LocalFile)
-        fd = file.fd
-        await _in_thread(self._threads.calls, file.name, lambda: _write(fd, buffers, position, sync=True))
+        await file.write_in_pool(buffers, position, sync=True)
 
     async def open_read(self, name: str) -> ReadFile:
-        fd = await _in_thread(self._threads.calls, name, lambda: os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
-        return LocalFile(name, fd, self._threads, self._memory)
+        return await self._opened(name, lambda: os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
+
+    async def _opened(self, name: str, call: Callable[[], int], *, urgent: bool = False) -> LocalFile:
+        """The file of the descriptor that `call` gives; closed again if nobody waits for it any more."""
+        opening = asyncio.ensure_future(_in_thread(self._threads.calls, name, call))
+        try:
+            fd = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
+        return LocalFile(name, fd, self._threads, self._memory, urgent=urgent)
 
     async def size(self, name: str) -> int:
         return await _in_thread(self._threads.calls, name, lambda: self._path(name).stat().st_size)
@@ -186,8 +221,9 @@ class LocalStore:
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
-        for pool in self._threads:
+        for pool in (self._threads.calls, self._threads.reads):
             await loop.run_in_executor(None, pool.close)
+        await self._threads.urgent.close()
 
     # What runs in threads.
 
@@ -255,7 +291,8 @@ class LocalStore:
                 name = f"{directory}/{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(name)
-                else:
+                    continue
+                with suppress(FileNotFoundError):  # deleted meanwhile
                     found.append(ObjectInfo(name, entry.stat(follow_symlinks=False).st_size))
         return sorted(found)
 
@@ -307,11 +344,25 @@ class LocalStore:
         self._directories.add(os.fspath(self._path(name).parent))
 
 
-async def _in_thread(pool: CallThreads, what: str, call: Callable[[], Result]) -> Result:
+async def _in_thread(
+    pool: CallThreads, what: str, call: Callable[[], Result], over: Callable[[], None] | None = None
+) -> Result:
     try:
-        return await pool.run(call)
+        return await pool.run(call, over)
     except OSError as error:
         raise translated(error, what) from error
+
+
+async def _urgently(writer: FileWriter, what: str, writes: Sequence[Write], *, sync: bool) -> None:
+    try:
+        await writer.write(writes, sync=sync)
+    except OSError as error:
+        raise translated(error, what) from error
+
+
+def _close_opened(opening: asyncio.Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())
 
 
 def _read(fd: int, position: int, buffer: memoryview) -> memoryview:
@@ -324,7 +375,7 @@ def _read(fd: int, position: int, buffer: memoryview) -> memoryview:
     return buffer[:filled]
 
 
-def _write(fd: int, buffers: Sequence[Buffer], position: int, *, sync: bool = False) -> None:
+def _write(fd: int, buffers: Sequence[Buffer], position: int, sync: bool = False) -> None:
     """All of `buffers`, however many the kernel takes at once."""
     for start in range(0, len(buffers), IOV_MAX):
         part = buffers[start : start + IOV_MAX]
@@ -341,10 +392,9 @@ def _write(fd: int, buffers: Sequence[Buffer], position: int, *, sync: bool = Fa
         os.fdatasync(fd)
 
 
-def _write_files(writes: Sequence[tuple[AppendFile, Sequence[Buffer], int]]) -> None:
-    for file, buffers, position in writes:
-        assert isinstance(file, LocalFile)
-        _write(file.fd, buffers, position)
+def _of_local_file(file: AppendFile, buffers: Sequence[Buffer], position: int) -> Write:
+    assert isinstance(file, LocalFile)
+    return file.fd, buffers, position
 
 
 def _sync_directory(directory: Path) -> None:

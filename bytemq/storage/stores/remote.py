@@ -4,8 +4,9 @@ Owns: retries, what a lost answer means, and the count of requests and bytes. Mu
 drivers do), or know what is in an object.
 
 A PUT whose answer was lost may have happened, may happen later, or was sent twice by a library below. So every object
-carries a token of its writer: "the name exists" is a success when the token there is ours. Where the store keeps no
-tokens, it is one when an earlier attempt's outcome is unknown and the bytes there are ours.
+carries a token of its writer: "the name exists" is a success when the token there is ours and nothing is missing (of a
+PUT that broke off, SeaweedFS was seen to keep the name, the token and no bytes). Where the store keeps no tokens, it is
+one when an earlier attempt's outcome is unknown and the bytes there are ours.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ class Refused(Unavailable):
     """The store does not let us: at a start that is for the user to mend; later, credentials may come back."""
 
 
+class _Torn(Unavailable):
+    """A part of our object is there under its name. It stays so: to delete it, with an answer that may be lost, could
+    hit the whole one later. Another name is as good.
+    """
+
+
 class Head(NamedTuple):
     size_bytes: int
     token: str | None
@@ -46,7 +53,8 @@ class Driver(Protocol):
     async def prepare(self) -> None:
         """Whatever holds the objects is there when this returns; made, where there was none and that is allowed."""
 
-    async def put(self, name: str, data: bytes, token: str) -> None: ...
+    async def put(self, name: str, data: bytes | memoryview, token: str) -> None:
+        """A view may be of a mapped file that is larger than memory."""
 
     async def get(self, name: str, position: int, size_bytes: int | None) -> bytes:
         """A range, or from `position` to the end. Fewer bytes at the end of the object."""
@@ -112,7 +120,7 @@ class RemoteStore:
 
     async def create(self, name: str, data: Sequence[Buffer]) -> None:
         check_name(name)
-        body = b"".join(data)
+        body = data[0] if len(data) == 1 and isinstance(data[0], memoryview) else b"".join(data)
         token = f"{self._random.getrandbits(128):032x}"
         attempts = 0
 
@@ -128,10 +136,12 @@ class RemoteStore:
 
         await self._retried("put", attempt)
 
-    async def _is_ours(self, name: str, body: bytes, token: str, *, may_be_there: bool) -> bool:
-        """Whether what exists under the name is what this call has written."""
+    async def _is_ours(self, name: str, body: bytes | memoryview, token: str, *, may_be_there: bool) -> bool:
+        """Whether what exists under the name is what this call has written. Raises Unavailable."""
         try:
             head = await self._counted("head", lambda: self._driver.head(name))
+            if head.token == token and head.size_bytes != len(body):
+                raise _Torn(f"{name}: the store kept {head.size_bytes} of {len(body)} bytes, as an attempt broke off")
             if head.token is not None:
                 return head.token == token
             if not may_be_there or head.size_bytes != len(body):
@@ -185,7 +195,7 @@ class RemoteStore:
         for number in range(policy.attempts):
             try:
                 return await self._counted(operation, attempt)
-            except Full:
+            except (Full, _Torn):
                 raise
             except Unavailable:
                 if number + 1 == policy.attempts:
@@ -221,6 +231,9 @@ class RemoteFile:
 
     async def read(self, position: int, size_bytes: int) -> memoryview:
         return memoryview(await self._store.read_range(self.name, position, size_bytes))
+
+    def forget_copies(self) -> None:
+        return None
 
     async def close(self) -> None:
         return None

@@ -9,10 +9,11 @@ token as metadata. The client library's own retries are off: it would not tell u
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from bytemq.errors import BytemqError, Full, Invalid, NotFound, Unavailable
 from bytemq.runtime.logging import get_logger
@@ -43,6 +44,15 @@ _REFUSED = {
 _PAST_THE_END = {"InvalidRange", "416"}
 
 
+class S3Place(NamedTuple):
+    """What a URL says beyond bucket and prefix; "": as the usual variables and files say."""
+
+    endpoint: str = ""
+    region: str = ""
+    profile: str = ""
+    """Of the usual files: credentials, and endpoint and region where the URL names none."""
+
+
 class S3Driver:
     """Implements `remote.Driver` for the objects below `prefix` ("" or with a "/" at the end) of one bucket."""
 
@@ -54,11 +64,11 @@ class S3Driver:
         self._parts = parts
 
     @classmethod
-    async def open(cls, bucket: str, prefix: str) -> S3Driver:
+    async def open(cls, bucket: str, prefix: str, place: S3Place) -> S3Driver:
         """Asks the store for nothing yet. Raises Invalid with a sentence for the user."""
         try:
             from aiobotocore.config import AioConfig
-            from aiobotocore.session import get_session
+            from aiobotocore.session import AioSession
             from botocore.exceptions import BotoCoreError
         except ImportError as error:
             raise Invalid("storage on s3:// needs the package's extra: pip install 'bytemq[s3]'") from error
@@ -73,11 +83,13 @@ class S3Driver:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION
+        usual = "" if place.profile else os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         async with AsyncExitStack() as parts:
             try:
+                session = AioSession(profile=place.profile or None)
+                region = place.region or usual or session.get_config_variable("region") or DEFAULT_REGION
                 client = await parts.enter_async_context(
-                    get_session().create_client("s3", region_name=region, config=config)
+                    session.create_client("s3", region, endpoint_url=place.endpoint or None, config=config)
                 )
             except (BotoCoreError, ValueError) as error:
                 raise Invalid(f"the settings of S3 make no sense: {error}") from error
@@ -102,12 +114,12 @@ class S3Driver:
             async with _translated(self._bucket):
                 await self._client.head_bucket(Bucket=self._bucket)
 
-    async def put(self, name: str, data: bytes, token: str) -> None:
+    async def put(self, name: str, data: bytes | memoryview, token: str) -> None:
         async with _translated(name):
             await self._client.put_object(
                 Bucket=self._bucket,
                 Key=self._prefix + name,
-                Body=data,
+                Body=_ViewReader(data) if isinstance(data, memoryview) else data,
                 IfNoneMatch="*",
                 Metadata={TOKEN_KEY: token},
             )
@@ -163,6 +175,35 @@ class S3Driver:
 
     async def close(self) -> None:
         await self._parts.aclose()
+
+
+class _ViewReader(io.RawIOBase):
+    """What the client library takes for an open file, and sends piece by piece."""
+
+    def __init__(self, view: memoryview) -> None:
+        super().__init__()
+        self._view = view
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._view)}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        stop = len(self._view) if size < 0 else self._position + size
+        data = bytes(self._view[self._position : stop])
+        self._position += len(data)
+        return data
 
 
 class _PastTheEnd(BytemqError):

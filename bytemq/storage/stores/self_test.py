@@ -29,6 +29,9 @@ class SelfTest(NamedTuple):
     read_ms: float
     list_ms: float
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name.removesuffix('_ms')} {ms:.0f} ms" for name, ms in self._asdict().items())
+
 
 async def self_test(store: ObjectStore, clock: Clock, unique: str) -> SelfTest:
     """`unique` tells this run from every other one. Raises Invalid with a sentence for the user, Unavailable."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from bytemq.errors import NotFound, Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.store import Compare, MetadataStore, Put
+from bytemq.metadata.values import decode_topic
 from bytemq.storage.tables.table_columns import Seen, TableColumns, decode_columns, encode_columns, grown
 from bytemq.types import TopicId
 
@@ -57,8 +58,8 @@ class ColumnStore:
             if columns == known.columns:
                 return columns
             owner = await self._metadata.get(keys.topic(topic))
-            if owner is None:
-                raise NotFound(f"there is no topic {topic}")
+            if owner is None or decode_topic(owner.value).topic_id != topic_id:
+                raise NotFound(f"{topic} was deleted")
             compare, put = change_of(topic_id, known, columns)
             # The topic is compared, so that nothing is left of a table whose topic is deleted meanwhile.
             outcome = await self._metadata.txn([compare, Compare(owner.key, owner.revision)], [put])

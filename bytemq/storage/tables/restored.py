@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from bytemq.errors import BytemqError, Unavailable
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.manifests.manifest import SegmentInfo
-from bytemq.storage.segments.segment_files import Segment, load_index
+from bytemq.storage.segments.segment_files import Segment, open_segment
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.tables.companion import HEADER_BYTES, Unit, decode_companion, index_bytes
 from bytemq.storage.tables.table_file import table_file
@@ -158,7 +158,6 @@ class RestoredUnits:
 
     async def _restore(self, info: SegmentInfo, unit: Unit, number: int) -> Segment:
         made = await self._restorer.restore(info.name, table_file(info).companion, number)
-        file = await self._restorer.scratch.open_read(made.name)
         described = SegmentInfo(
             unit.base_offset,
             unit.next_offset - 1,
@@ -169,7 +168,7 @@ class RestoredUnits:
             sealed=True,
             is_cleaned=True,
         )
-        segment = Segment(file, await load_index(file, described, self._chunk_bytes))
+        segment = await open_segment(self._restorer.scratch, described, self._chunk_bytes)
         self._restored[info.name, number] = _Restored(segment, made.size_bytes)
         self.size_bytes += made.size_bytes
         await self._shrink()

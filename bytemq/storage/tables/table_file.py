@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 
 from bytemq.errors import Corrupt
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
+from bytemq.storage.pools.names import plain_name
 from bytemq.storage.tables.companion import SUFFIX as COMPANION_SUFFIX
 from bytemq.types import PartitionId, format_topic_id
 
@@ -29,6 +30,8 @@ PUBLIC = (TABLES, ICEBERG)
 SUFFIX = ".parquet"
 
 Codec = Literal["zstd", "snappy", "lz4", "none"]
+CODEC_LEVEL = 3
+"""Of zstd, unless a topic wants another one."""
 _DETAILS_V1 = struct.Struct("<BQQI")
 _DETAILS = struct.Struct("<BQQIQQQ")
 _VERSION = 2
@@ -83,9 +86,10 @@ def iceberg_folder_of(topic: str, topic_id: bytes) -> str:
 
 def partition_folder_of(name: str) -> str:
     """The folder under topics/ of the partition that an object belongs to; Parquet files themselves are elsewhere."""
-    if not name.startswith(TABLES):
-        return name[: name.rfind("/") + 1]
-    parts = name.split("/")
+    plain = plain_name(name)
+    if not plain.startswith(TABLES):
+        return plain[: plain.rfind("/") + 1]
+    parts = plain.split("/")
     return f"topics/{'/'.join(parts[2:4])}/"
 
 

@@ -13,7 +13,7 @@ the write-ahead log: that is always right, and only costs a second write.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from bytemq.errors import BytemqError, Full
@@ -226,16 +226,14 @@ class BulkFiles:
 
     async def write(self, placed: Sequence[Placed], flush: Flush, *also: Write) -> None:
         """Writes what was placed, then what is `also` to be written; with fsync it is durable when this returns."""
-        writes: list[Write] = []
-        for bulk, first, behind in placed:
-            buffers = [batch.view for share in flush.shares[first:behind] for batch in share.batches]
-            writes.append((bulk.writable, buffers, bulk.end_position))
-        writes.extend(also)
-        if not self._synced and flush.size_bytes <= self._config.wal_inline_bytes:
-            for file, data, position in writes:
-                file.write_now(data, position)
-        else:
-            await self._store.write_all(writes, sync=self._synced)
+        await self._store.write_all([*_writes(placed, flush), *also], sync=self._synced)
+
+    def write_now(self, placed: Sequence[Placed], flush: Flush, also: Write) -> None:
+        """As `write`, into the page cache, on the loop."""
+        for file, data, position in _writes(placed, flush):
+            file.write_now(data, position)
+        file, data, position = also
+        file.write_now(data, position)
 
     def hold(self, placed: Sequence[Placed]) -> None:
         """Keeps the files open until `let_go`: until the flush is decided."""
@@ -348,6 +346,12 @@ class BulkFiles:
         unused = [bulk.file.name for bulk in self.live.values() if bulk.is_own and not bulk.chunks]
         if unused:
             self._discard(unused)
+
+
+def _writes(placed: Sequence[Placed], flush: Flush) -> Iterator[Write]:
+    for bulk, first, behind in placed:
+        buffers = [batch.view for share in flush.shares[first:behind] for batch in share.batches]
+        yield bulk.writable, buffers, bulk.end_position
 
 
 def references(placed: Sequence[Placed], flush: Flush) -> dict[int, Reference]:

@@ -5,7 +5,7 @@ is valid in a file (`recovery` decides that with the functions here).
 
 A flush is
 
-    header (56 bytes)   magic, version, session, sequence, durable-through, link to its predecessor, sizes, CRC-32C
+    header (56 bytes)   magic, version, attempt, session, sequence, durable-through, link to its predecessor, sizes, CRC
     index               one share a partition: topic id, partition, leader epoch, offsets, place of the bytes, and of
     each
                         batch the 61 bytes of its header and the checksum that the client had sent
@@ -18,6 +18,9 @@ in place of the payload: its index has the name of that file then, and its place
 
 `durable_through` is a sequence up to which everything was synced before this flush was written. A broken flush at or
 below the `durable_through` of a later one is corruption; any other broken flush is the torn tail that a crash leaves.
+
+In objects a flush that could not be written is followed by another one of its sequence, and may appear later: `attempt`
+tells which came last. In files it is 0.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from bytemq.errors import Corrupt
+from bytemq.protocol.records import rows
 from bytemq.protocol.records.batch import ATTRIBUTES_POSITION, HEADER_BYTES, RecordBatch, parse_header
 from bytemq.storage.wal.extents import Chunk
 from bytemq.types import PartitionId, TopicId
@@ -61,6 +65,7 @@ class FlushHeader(NamedTuple):
     index_bytes: int
     payload_bytes: int
     crc: int
+    attempt: int = 0
 
     @property
     def head_bytes(self) -> int:
@@ -119,18 +124,14 @@ class ShareToWrite(NamedTuple):
 
 def shares_to_write(partition: PartitionId, batches: Sequence[RecordBatch], chunk_bytes: int) -> list[ShareToWrite]:
     """One partition's batches of a flush in chunks: one ends before it would exceed `chunk_bytes`."""
-    shares = []
-    start = size_bytes = checksum = 0
-    max_timestamp = -1
-    for number, batch in enumerate(batches):
-        if size_bytes and size_bytes + batch.size_bytes > chunk_bytes:
-            shares.append(ShareToWrite(partition, batches[start:number], size_bytes, max_timestamp, checksum))
-            start, size_bytes, checksum, max_timestamp = number, 0, 0, -1
-        size_bytes += batch.size_bytes
-        checksum = crc32c(batch.view, checksum)
-        if batch.max_timestamp > max_timestamp:
-            max_timestamp = batch.max_timestamp
-    shares.append(ShareToWrite(partition, batches[start:], size_bytes, max_timestamp, checksum))
+    found = rows.chunks(batches, chunk_bytes)
+    if len(found) == 1:
+        _, size_bytes, max_timestamp, checksum = found[0]
+        return [ShareToWrite(partition, batches, size_bytes, max_timestamp, checksum)]
+    shares, start = [], 0
+    for count, size_bytes, max_timestamp, checksum in found:
+        shares.append(ShareToWrite(partition, batches[start : start + count], size_bytes, max_timestamp, checksum))
+        start += count
     return shares
 
 
@@ -145,11 +146,11 @@ def encode_head(
     previous_crc: int,
     shares: Sequence[ShareToWrite],
     references: Mapping[int, Reference] = NOWHERE,
+    attempt: int = 0,
 ) -> tuple[bytes, int]:
     """Header and index of a flush, and the CRC that its successor links to. `references` are by number of the share."""
     parts: list[bytes | memoryview] = []
     position = 0
-    pack_crc = _CRC.pack
     for number, (partition, batches, size_bytes, max_timestamp, checksum) in enumerate(shares):
         first = batches[0]
         reference = references.get(number)
@@ -171,24 +172,22 @@ def encode_head(
             )
         )
         parts.append(name)
-        for batch in batches:
-            parts.append(batch.view[:HEADER_BYTES])
-            parts.append(pack_crc(batch.sent_crc))
+        parts.append(rows.entries(batches))
         if reference is None:
             position += size_bytes
     index = b"".join(parts)
     header = _HEADER.pack(
-        MAGIC, VERSION, 0, session_id, sequence, durable_through, previous_crc, len(shares), len(index), position
+        MAGIC, VERSION, attempt, session_id, sequence, durable_through, previous_crc, len(shares), len(index), position
     )
     crc = crc32c(index, crc32c(header))
-    return b"".join((header, pack_crc(crc), index)), crc
+    return b"".join((header, _CRC.pack(crc), index)), crc
 
 
 def decode_header(view: bytes | memoryview, position: int = 0) -> FlushHeader:
     """The header at `position`. Its CRC is not checked (`check_head`). Raises Corrupt if it cannot be one."""
     if len(view) - position < FLUSH_HEADER_BYTES:
         raise Corrupt("the file ends inside the header of a flush")
-    magic, version, _, session, sequence, durable, previous, shares, index_bytes, payload = _HEADER.unpack_from(
+    magic, version, attempt, session, sequence, durable, previous, shares, index_bytes, payload = _HEADER.unpack_from(
         view, position
     )
     if magic != MAGIC:
@@ -198,7 +197,7 @@ def decode_header(view: bytes | memoryview, position: int = 0) -> FlushHeader:
     if index_bytes > MAX_INDEX_BYTES or shares * _SHARE.size > index_bytes or payload >= 1 << 40:
         raise Corrupt("the sizes in the header of a flush make no sense")
     (crc,) = _CRC.unpack_from(view, position + _HEADER.size)
-    return FlushHeader(session, sequence, durable, previous, shares, index_bytes, payload, crc)
+    return FlushHeader(session, sequence, durable, previous, shares, index_bytes, payload, crc, attempt)
 
 
 def flush_prefix(session_id: int) -> bytes:

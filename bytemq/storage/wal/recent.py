@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bytemq.protocol.records.batch import RecordBatch
-from bytemq.storage.reading import Read
+from bytemq.storage.reading import Read, as_read
 from bytemq.storage.wal.extents import Chunk
 
 WANTED_CHUNKS = 64
@@ -63,7 +63,7 @@ class RecentEnd:
         if not views:
             return None
         self.wanted = WANTED_CHUNKS
-        return Read(views, size_bytes, offset, next_offset)
+        return as_read((views, size_bytes, offset, next_offset))
 
 
 class RecentChunks:

@@ -1,15 +1,16 @@
 """What was handed to a write-ahead log and is not decided yet.
 
-Owns: the checks of an append, the order of appends, gathering them into flushes, back-pressure by bytes, and telling
-the appenders. Must not: write, or know how a log is written.
+Owns: the checks of an append, the order of appends, gathering them into flushes, and telling the appenders. Must not:
+write, know how a log is written, or bound what is pending: whoever hands it over has a budget for the memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from bytemq.errors import BytemqError, Invalid
+from bytemq.protocol.records import rows
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles
@@ -21,12 +22,14 @@ log = get_logger("storage.wal")
 OnDurable = Callable[[BytemqError | None], None]
 
 
-Append = tuple[LogFiles, Sequence[RecordBatch], OnDurable, int]
-"""Where, what, whom to tell, how many bytes."""
+Append = tuple[LogFiles, Sequence[RecordBatch], OnDurable]
+"""Where, what, whom to tell."""
+Staged = tuple[LogFiles, Sequence[RecordBatch], OnDurable, int]
+"""The same, and how many bytes."""
 
 
 class Flush(NamedTuple):
-    appends: Sequence[Append]
+    appends: Sequence[Staged]
     logs: Sequence[LogFiles]
     """Of each share."""
     shares: Sequence[ShareToWrite]
@@ -36,8 +39,7 @@ class Flush(NamedTuple):
 class Staging:
     def __init__(self, config: StorageConfig) -> None:
         self._config = config
-        self._staged: list[Append] = []
-        self._drained: list[Callable[[], None]] = []
+        self._staged: list[Staged] = []
         self.staged_bytes = 0
         """Not in a flush yet."""
         self.pending_bytes = 0
@@ -46,28 +48,21 @@ class Staging:
     def __len__(self) -> int:
         return len(self._staged)
 
-    @property
-    def overloaded(self) -> bool:
-        return self.pending_bytes > self._config.wal_pending_bytes
-
-    def notify_when_drained(self, callback: Callable[[], None]) -> None:
-        """Calls back once, when no longer overloaded."""
-        self._drained.append(callback)
-
-    def add(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
-        """Raises Invalid for batches that are not at the log's next offset, for none, and for a deleted log."""
-        expected, size_bytes = files.staged_end, 0
-        for batch in batches:
-            if batch.base_offset != expected:
-                raise Invalid(f"batch placed at offset {batch.base_offset}, the log's next offset is {expected}")
-            expected += batch.last_offset_delta + 1
-            size_bytes += batch.size_bytes
-        if not size_bytes or files.deleted:
-            raise Invalid("an append needs batches, and a log that was not deleted")
-        files.staged_end = expected
-        self._staged.append((files, batches, on_durable, size_bytes))
-        self.staged_bytes += size_bytes
-        self.pending_bytes += size_bytes
+    def add(self, appends: Iterable[Append]) -> None:
+        """Raises Invalid for batches that are not at the log's next offset, for none, and for a deleted log; those
+        before it are staged.
+        """
+        for files, batches, on_durable in appends:
+            base_offset, next_offset, size_bytes = rows.extent(batches)
+            if not size_bytes or files.deleted:
+                raise Invalid("an append needs batches, and a log that was not deleted")
+            if base_offset != files.staged_end or next_offset < 0:
+                expected = files.staged_end
+                raise Invalid(f"batches placed at offset {base_offset} and on, the log's next offset is {expected}")
+            files.staged_end = next_offset
+            self._staged.append((files, batches, on_durable, size_bytes))
+            self.staged_bytes += size_bytes
+            self.pending_bytes += size_bytes
 
     def gather(self) -> Flush:
         """The oldest staged appends, up to the limit of a flush, by partition. There is at least one.
@@ -98,18 +93,22 @@ class Staging:
             shares.extend(chunks)
         return Flush(appends, logs, shares, size_bytes)
 
-    def take_all(self) -> list[Append]:
+    def take_all(self) -> list[Staged]:
         """Everything that is in no flush yet."""
         staged, self._staged, self.staged_bytes = self._staged, [], 0
         return staged
 
-    def fail(self, appends: Sequence[Append], error: BytemqError | None) -> None:
-        """Rolls back the offsets of all logs involved to what is committed, then tells the appenders."""
-        for files, _, _, _ in appends:
+    def fail(self, appends: Sequence[Staged], error: BytemqError) -> None:
+        """Takes everything of all logs involved back to what is committed, and tells their owners; then tells the
+        appenders: whoever is told first may append at once, to any log.
+        """
+        for files in {append[0]: None for append in appends}:
             files.staged_end = files.end_offset
+            if files.taken_back is not None:
+                files.taken_back(error)
         self.finish(appends, error)
 
-    def finish(self, appends: Sequence[Append], error: BytemqError | None) -> None:
+    def finish(self, appends: Sequence[Staged], error: BytemqError | None) -> None:
         """Tells the appenders, in order."""
         for _, _, on_durable, size_bytes in appends:
             self.pending_bytes -= size_bytes
@@ -118,10 +117,6 @@ class Staging:
             except Exception as failure:
                 # An appender's fault must not stop the log of all the others.
                 log.error("an appender's callback failed", error=failure)
-        if self._drained and not self.overloaded:
-            drained, self._drained = self._drained, []
-            for callback in drained:
-                callback()
 
 
 def _comes_later(files: LogFiles) -> bool:

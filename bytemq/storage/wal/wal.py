@@ -21,7 +21,7 @@ from typing import NamedTuple
 from bytemq.errors import BytemqError, Invalid, Unavailable
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.clock import Clock
-from bytemq.runtime.logging import get_logger
+from bytemq.runtime.logging import LogGate, get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.settings import Durability, StorageConfig
@@ -30,7 +30,8 @@ from bytemq.storage.stores.interface import Buffer
 from bytemq.storage.wal.bulk import BulkFile, BulkFiles, Placed, references
 from bytemq.storage.wal.extents import Chunk
 from bytemq.storage.wal.format import FLUSH_HEADER_BYTES, aligned, encode_head
-from bytemq.storage.wal.staging import Append, Flush, OnDurable, Staging
+from bytemq.storage.wal.inline_writes import InlineWrites
+from bytemq.storage.wal.staging import Append, Flush, OnDurable, Staged, Staging
 from bytemq.storage.wal.wal_files import WalFile, WalFiles
 
 log = get_logger("storage.wal")
@@ -72,11 +73,13 @@ class Wal:
         self._config = config
         self._clock = clock
         self._synced = durability == "fsync"
+        self._inline = InlineWrites(config.wal_inline_bytes if durability == "page-cache" else -1, clock)
         self._on_roll = on_roll
         self._room = room
         self._supervisor = supervisor
+        self._said = LogGate(clock.monotonic)
         self._staging = Staging(config)
-        self._in_flight: Sequence[Append] = ()
+        self._in_flight: Sequence[Staged] = ()
         self._wakeup: asyncio.Future[None] | None = None
         self._closing = False
         self._file: WalFile | None = None
@@ -95,9 +98,12 @@ class Wal:
     # Appending.
 
     def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:
+        self.append_all(((files, batches, on_durable),))
+
+    def append_all(self, appends: Sequence[Append]) -> None:
         if self._closing:
             raise Invalid("an append needs a storage that is open")
-        self._staging.add(files, batches, on_durable)
+        self._staging.add(appends)
         if self.has_died:
             asyncio.get_running_loop().call_soon(self._refuse)
         if self._wakeup is not None:
@@ -107,14 +113,6 @@ class Wal:
     @property
     def pending_bytes(self) -> int:
         return self._staging.pending_bytes
-
-    @property
-    def overloaded(self) -> bool:
-        return self._staging.overloaded
-
-    def notify_when_drained(self, callback: Callable[[], None]) -> None:
-        """Calls back once, when the storage is no longer overloaded."""
-        self._staging.notify_when_drained(callback)
 
     async def run(self) -> None:
         """Writes what is staged until `stop` was called and nothing is left.
@@ -131,6 +129,7 @@ class Wal:
 
     def _refuse(self) -> None:
         """Fails everything pending."""
+        assert self.failure is not None
         doomed = [*self._in_flight, *self._staging.take_all()]
         self._in_flight = ()
         self._staging.fail(doomed, self.failure)
@@ -285,16 +284,22 @@ class Wal:
                 self._bulk.write(placed, flush), self._write_to(file, position, encoded), return_exceptions=True
             )
         try:  # in one go; if that was the file's fault, it shows when the flush is written without bulk
-            await self._bulk.write(placed, flush, (file.writable, encoded.buffers, position))
+            also = file.writable, encoded.buffers, position
+            if self._inline.begins(flush.size_bytes):
+                self._bulk.write_now(placed, flush, also)
+                self._inline.ended()
+            else:
+                await self._bulk.write(placed, flush, also)
         except BytemqError as error:
             return error, None
         return None, None
 
     async def _write_to(self, file: WalFile, position: int, encoded: _Encoded) -> None:
-        if self._synced or encoded.total_bytes > self._config.wal_inline_bytes:
-            await file.writable.write(encoded.buffers, position, sync=self._synced)
-        else:
+        if self._inline.begins(encoded.total_bytes):
             file.writable.write_now(encoded.buffers, position)
+            self._inline.ended()
+        else:
+            await file.writable.write(encoded.buffers, position, sync=self._synced)
 
     async def _roll(self, size_bytes: int) -> WalFile:
         """Goes on in another file."""
@@ -368,8 +373,10 @@ class Wal:
 
     def _fail(self, flush: Flush, error: BytemqError) -> None:
         if error is not self.failure:
-            count = len(flush.appends) + len(self._staging)
-            log.error("appends failed", count=count, reason=str(error))
+            kept_back = self._said.allow(type(error))
+            if kept_back is not None:
+                count = len(flush.appends) + len(self._staging)
+                log.error("appends failed", count=count, reason=str(error), not_logged_since=kept_back)
             self.failure = error
             self._retry_at = self._clock.monotonic() + self._config.retry_delay_ms / 1000
             self._clock.call_later(self._config.retry_delay_ms / 1000, self._probe)

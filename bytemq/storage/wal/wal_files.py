@@ -75,6 +75,7 @@ class WalFiles:
         self._config = config
         self._supervisor = supervisor
         self._tails: dict[int, tuple[TailRecord, int]] = {}
+        """As written last, and its revision; -1 while nobody knows whether that was applied."""
         self._next_number = 0
         self._next_ordinal = 0
         self._next_spare = 0
@@ -233,7 +234,7 @@ class WalFiles:
             if file.first_sequence:
                 first.setdefault(file.session_id, file)
         next_number = self._next_to_fill(kept)
-        for session_id, (tail, _) in list(self._tails.items()):
+        for session_id, (tail, revision) in list(self._tails.items()):
             needed = first.get(session_id)
             if needed is not None:
                 change = (needed.number, needed.first_sequence, needed.first_link)
@@ -243,7 +244,7 @@ class WalFiles:
                 await self._metadata.txn([], [], [keys.wal_tail(session_id)])
                 del self._tails[session_id]
                 continue
-            if change[0] != tail.first_number:
+            if change[0] != tail.first_number or revision < 0:  # what an earlier call wrote may not be there
                 number, sequence, link_crc = change
                 tail = tail._replace(first_number=number, first_sequence=sequence, first_link=link_crc)
                 await self.publish_tail(tail)

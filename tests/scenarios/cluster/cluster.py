@@ -5,10 +5,12 @@ Owns: starting and stopping them, a producer that knows what was acknowledged, a
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.support.etcd_process import EtcdProcess
-from tests.support.node_process import NodeProcess
+from tests.support.node_process import BYTEMQ, NodeProcess
 
 PATIENCE_S = 90.0
+LONG_SESSIONS = ("--set", "broker.session.timeout.ms=10000")
+"""Where fail-over is not the matter, a busy machine is no trouble."""
 
 
 def until(seen: Callable[[], Any], what: str = "", patience_s: float = PATIENCE_S) -> Any:
@@ -29,6 +33,16 @@ def until(seen: Callable[[], Any], what: str = "", patience_s: float = PATIENCE_
         assert time.monotonic() < give_up_at, f"it never came to that: {what}"
         time.sleep(0.05)
     return found
+
+
+def bytemq(*arguments: str, code: int = 0) -> str:
+    """What the command printed, which ended with `code`."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BYTEMQ_")}
+    command = [*BYTEMQ, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
 
 
 class Reachable:
@@ -74,13 +88,17 @@ class Cluster(Reachable):
         *,
         storage: str | None = None,
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = BYTEMQ,
     ) -> None:
-        """`storage`: its URL, and `environment` what is needed to reach it; None: a folder that all brokers share."""
+        """`storage`: its URL, and `environment` what is needed to reach it; None: a folder that all brokers share.
+        `program`: what runs the brokers that are made here.
+        """
         self.folder = folder
         self.etcd = etcd
         self.options = options
         self.storage = storage or f"file://{folder / 'shared'}"
         self.environment = environment
+        self._program = program
         self.nodes = [self._node(broker_id) for broker_id in range(brokers)]
 
     def _node(self, broker_id: int) -> NodeProcess:
@@ -88,7 +106,9 @@ class Cluster(Reachable):
         options += ["--storage", self.storage, *self.options]
         folder = self.folder / f"broker-{broker_id}"
         log_path = self.folder / f"broker-{broker_id}.log"
-        return NodeProcess(folder, options=options, log_path=log_path, environment=self.environment)
+        return NodeProcess(
+            folder, options=options, log_path=log_path, environment=self.environment, program=self._program
+        )
 
     def start(self) -> Cluster:
         for node in self.nodes:
@@ -175,6 +195,12 @@ class CountingProducer:
         self._stopping.set()
         self._thread.join(PATIENCE_S)
         assert self._producer.flush(PATIENCE_S) == 0
+
+    def abandon(self) -> None:
+        """`stop` without a word about what is on its way: the cluster is gone."""
+        self._stopping.set()
+        self._thread.join(PATIENCE_S)
+        self._producer.purge()
 
     def acknowledged_since(self, when: float) -> float | None:
         """The first moment at which every partition had acknowledged something after `when`; None: not yet."""

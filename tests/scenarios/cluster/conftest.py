@@ -30,11 +30,13 @@ def etcd(make_etcd: Callable[..., EtcdProcess]) -> EtcdProcess:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three brokers in three zones, all of them running whenever a test begins and ends."""
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three brokers in three zones, with the OPTIONS of the module, all of them running whenever a test begins and
+    ends.
+    """
     folder = tmp_path_factory.mktemp("cluster")
     etcd = EtcdProcess(folder / "etcd").start()
-    made = Cluster(folder, etcd)
+    made = Cluster(folder, etcd, options=getattr(request.module, "OPTIONS", ()))
     try:
         yield made.start()
     finally:

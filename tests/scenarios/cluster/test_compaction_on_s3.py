@@ -6,24 +6,23 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from tests.interop.batches import batch
-from tests.scenarios.cluster.cluster import PATIENCE_S, Cluster, until
+from tests.scenarios.cluster.cluster import LONG_SESSIONS, PATIENCE_S, Cluster, until
+from tests.scenarios.test_compaction import kill_workers
 from tests.support import probe
 from tests.support.etcd_process import EtcdProcess
-from tests.support.node_process import NodeProcess
 from tests.support.s3_server import minio_program, running_s3
 
 OPTIONS = (
+    *LONG_SESSIONS,
     *("--set", "log.cleaner.backoff.ms=50"),
     *("--set", "log.retention.check.interval.ms=200"),
     *("--set", "storage.upkeep.interval.ms=500"),
@@ -119,22 +118,12 @@ def test_worker_and_owner__killed_during_compaction_lose_nothing(cluster: Cluste
             assert state_of(cluster, "state")[0] == expected, "told by the next owner"
             owner.restart()
         else:
-            time.sleep(chance.random())
-            for worker in workers_of(owner):
-                os.kill(worker, signal.SIGKILL)
-                killed_workers += 1
+            killed_workers += kill_workers(owner, chance.random())
         assert state_of(cluster, "state")[0] == expected, kill
     assert killed_workers
     until(lambda: state_of(cluster, "state")[1] < 12_000, "it is compacted in the end", CLEANER_PATIENCE_S)
     assert state_of(cluster, "state")[0] == expected
     audit(cluster)
-
-
-def workers_of(node: NodeProcess) -> list[int]:
-    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
-    return [
-        int(child) for child in children if "compaction.worker_process" in Path(f"/proc/{child}/cmdline").read_text()
-    ]
 
 
 def test_duplicate__is_recognised_after_compaction_delete_records_and_moves(cluster: Cluster) -> None:

@@ -17,7 +17,7 @@ from tests.support.dev_cluster import DevCluster
 
 @pytest.fixture
 def dev(tmp_path: Path) -> Iterator[DevCluster]:
-    made = DevCluster(tmp_path)
+    made = DevCluster(tmp_path, {"broker.session.timeout.ms": "15000"})  # a busy machine is no trouble of this test
     try:
         yield made.start()
     finally:

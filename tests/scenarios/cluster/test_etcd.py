@@ -119,7 +119,7 @@ async def test_txn__whose_answer_is_lost_is_told_as_unavailable_and_done_once(et
         relay.resume()
         with pytest.raises(Unavailable):
             await writing
-        assert await store.get("a") == ("a", b"1", before + 1)
+        assert await patiently(lambda: store.get("a")) == ("a", b"1", before + 1)
         assert (await store.range("")).revision == before + 1
         await store.close()
     await direct.close()

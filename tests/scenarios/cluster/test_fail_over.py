@@ -20,7 +20,7 @@ from tests.support import probe
 
 def test_cluster__goes_on_without_loss_when_a_broker_is_killed_and_when_it_is_back(cluster: Cluster) -> None:
     cluster.create_topic("killed", 12)
-    assert sorted(set(cluster.leaders("killed"))) == [0, 1, 2]
+    until(lambda: sorted(set(cluster.leaders("killed"))) == [0, 1, 2], "every broker has some")
     producer = CountingProducer(cluster, "killed")
     producer.wait_for_more(500)
     cluster.nodes[1].kill9()

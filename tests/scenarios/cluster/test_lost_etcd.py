@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.scenarios.cluster.cluster import LONG_SESSIONS, bytemq
 from tests.support import probe
 from tests.support.etcd_process import EtcdProcess
 from tests.support.node_process import NodeProcess
 
 MAKE = Callable[..., NodeProcess]
 PATIENCE_S = 60.0
-
-
-def bytemq(*arguments: str, code: int = 0) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BYTEMQ_")}
-    command = [sys.executable, "-m", "bytemq", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
 
 
 def wipe(etcd: EtcdProcess) -> None:
@@ -38,31 +27,36 @@ def test_cluster__whose_etcd_was_wiped_refuses_to_start_until_its_metadata_are_r
 ) -> None:
     url, saved = etcd.url("c"), str(tmp_path / "saved.jsonl")
     storage = f"file://{tmp_path / 'shared'}"
-    node = make_node(options=["--metadata", url, "--storage", storage]).start()
+    node = make_node(options=["--metadata", url, "--storage", storage, *LONG_SESSIONS]).start()
     with probe.connect(node.address) as wire:
         assert probe.create_topic(wire, "t", 3) == 0
         assert [probe.produce(wire, "t", index=1) for _ in range(5)] == [(0, offset) for offset in range(5)]
         assert "Exported" in bytemq("metadata", "export", saved, "--metadata", url)
+        assert [probe.produce(wire, "t", index=1) for _ in range(5)] == [(0, offset) for offset in range(5, 10)]
         wipe(etcd)
         assert node.wait_exit(PATIENCE_S) != 0
         assert "older state" in node.log() or "is the storage of cluster" in node.log(), node.log()
     node.launch()
     assert node.wait_exit(PATIENCE_S) != 0
     assert "is the storage of cluster" in node.log() and "Traceback" not in node.log()
-    assert "Restored" in bytemq("metadata", "restore", saved, "--metadata", url)
-    assert "already" in bytemq("metadata", "restore", saved, "--metadata", url, code=1)
+    assert f"run `bytemq metadata restore --storage {storage}`" in node.log()
+    restore = ("metadata", "restore", saved, "--metadata", url)
+    for loss in ((), ("--accept-loss",)):
+        assert "what was acknowledged since" in bytemq(*restore, *loss, code=1)
+    assert "Restored" in bytemq(*restore, "--storage", storage)
+    assert "already" in bytemq(*restore, "--storage", storage, code=1)
     node.start(PATIENCE_S)
     with probe.connect(node.address) as wire:
-        assert probe.produce(wire, "t", index=1) == (0, 5)
+        assert probe.produce(wire, "t", index=1) == (0, 10)
         error, batches = probe.fetch(wire, "t", 0, index=1)
-        assert error == 0 and len(batches) == 6
+        assert error == 0 and len(batches) == 11
 
 
 def test_broker__on_another_storage_than_its_cluster_is_refused(
     make_node: MAKE, etcd: EtcdProcess, tmp_path: Path
 ) -> None:
     url = etcd.url("c")
-    node = make_node(options=["--metadata", url, "--storage", f"file://{tmp_path / 'one'}"]).start()
+    node = make_node(options=["--metadata", url, "--storage", f"file://{tmp_path / 'one'}", *LONG_SESSIONS]).start()
     with probe.connect(node.address) as wire:
         assert probe.create_topic(wire, "t") == 0
         assert probe.produce(wire, "t") == (0, 0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaException, Producer
 
-from tests.scenarios.cluster.cluster import PATIENCE_S, Cluster, CountingProducer, until
+from tests.scenarios.cluster.cluster import LONG_SESSIONS, PATIENCE_S, Cluster, CountingProducer, until
 from tests.scenarios.cluster.zone_reader import ZoneReader
 
 PARTITIONS = 6
+OPTIONS = LONG_SESSIONS
 
 
 def test_reader__gets_everything_from_the_broker_of_its_zone(cluster: Cluster) -> None:

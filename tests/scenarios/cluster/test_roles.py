@@ -29,7 +29,7 @@ def test_roles__keep_the_work_apart(tmp_path: Path, etcd: EtcdProcess) -> None:
 
 def run(cluster: Cluster) -> None:
     cluster.create_topic("work", 8)
-    assert sorted(cluster.leaders("work")) == [0] * 4 + [1] * 4
+    until(lambda: sorted(cluster.leaders("work")) == [0] * 4 + [1] * 4, "who writes has all of it")
     producer = CountingProducer(cluster, "work")
     producer.wait_for_more(200)
     in_group = consume_in_a_group(cluster, 100)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from heapq import heappop, heappush
+from operator import itemgetter
 from typing import Any
 
 from tests.support.virtual_time import START_WALL_MS
@@ -26,7 +27,7 @@ from tests.support.virtual_time import START_WALL_MS
 class Process:
     """What dies at once, or stands still."""
 
-    __slots__ = ("_context", "_held", "alive", "name", "pauses", "steps_left")
+    __slots__ = ("_context", "alive", "held", "name", "pauses", "steps_left")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -34,15 +35,15 @@ class Process:
         self.steps_left: int | None = None
         """Steps until it dies by itself, or is paused if `pauses`; None: it does not."""
         self.pauses = False
-        self._held: list[_Step] | None = None
+        self.held: list[_Step] | None = None
         """What it would have done since it was paused."""
         self._context = copy_context()
         self._context.run(_PROCESS.set, self)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Calls the function as a step of this process: now, or when it goes on."""
-        if self._held is not None:
-            self._held.append(_Step(function, arguments, self._context.copy(), 0.0))
+        if self.held is not None:
+            self.held.append(_Step(function, arguments, self._context.copy(), 0.0))
         else:
             self._context.copy().run(function, *arguments)
 
@@ -51,19 +52,19 @@ class Process:
 
     @property
     def is_paused(self) -> bool:
-        return self._held is not None
+        return self.held is not None
 
     def pause(self) -> None:
-        self._held = []
+        self.held = []
 
     def hold(self, step: _Step) -> None:
         """For the loop, while it is paused."""
-        assert self._held is not None
-        self._held.append(step)
+        assert self.held is not None
+        self.held.append(step)
 
     def go_on(self) -> list[_Step]:
         """What it has to do now."""
-        held, self._held = self._held or [], None
+        held, self.held = self.held or [], None
         return held
 
 
@@ -113,6 +114,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
         self._buried: list[_Step] = []
         """What dead processes would have done. Kept, for what is thrown away has a last word: it runs its `finally`."""
         self.create_future = partial(asyncio.Future, loop=self)  # type: ignore[method-assign]
+        self.get_debug = bool  # type: ignore[method-assign]  # False, and each future asks for it
 
     def create_task(self, coro: Any, *, name: Any = None, context: Context | None = None) -> asyncio.Task[Any]:
         return asyncio.Task(coro, loop=self, name=name, context=context)
@@ -153,12 +155,17 @@ class SimulationLoop(asyncio.BaseEventLoop):
                 step = ready.popleft()
                 if step.is_cancelled:
                     continue
-                process = step.context.get(_PROCESS)
-                if process is not None and not self._may_take(process, step):
+                context = step.context
+                process = context.get(_PROCESS)
+                if (
+                    process is not None
+                    and (process.steps_left is not None or process.held is not None or not process.alive)
+                    and not self._may_take(process, step)  # of others, whose most steps are, nobody need ask
+                ):
                     continue
                 self.steps += 1
                 try:
-                    step.context.run(step.call, *step.arguments)
+                    context.run(step.call, *step.arguments)
                 except (SystemExit, KeyboardInterrupt):
                     raise
                 except BaseException as error:
@@ -215,6 +222,7 @@ class SimulationClock:
         await asyncio.sleep(seconds)
 
 
+_FIRST = itemgetter(0)
 _LEFT_BEHIND: list[SimulationLoop] = []
 """By a process that collects no garbage."""
 
@@ -241,7 +249,7 @@ def run_simulated(main: Callable[[SimulationLoop], Coroutine[Any, Any, Any]]) ->
 def _no_other_loop_than(loop: SimulationLoop) -> Iterator[None]:
     """Nobody need ask the kernel for that: Python 3.11 looks each time whether the process has forked."""
     before = events.get_running_loop
-    asyncio.get_running_loop = events.get_running_loop = lambda: loop
+    asyncio.get_running_loop = events.get_running_loop = partial(_FIRST, (loop,))
     try:
         yield
     finally:

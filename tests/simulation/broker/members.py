@@ -147,8 +147,9 @@ class ConsumerMember(_Heartbeats):
         self.epoch = 0
         self.assignment: set[int] = set()
         self._must_tell_all = True
-        """Until an answer without an error comes: the one before may have had the assignment and was lost, or an error
-        was told in its place when the coordinator moved. Only who says everything is told again.
+        """Until an answer without an error comes: an error may have been told in place of the assignment when the
+        coordinator moved. Of an answer that was lost with its connection it says nothing, as librdkafka does not: who
+        comes by another connection is told again.
         """
 
     @property
@@ -173,6 +174,7 @@ class ConsumerMember(_Heartbeats):
         try:
             answer = await self.ask(request, 1, ConsumerGroupHeartbeatResponse, at=self._coordinator)
         except Disconnected:
+            self._must_tell_all = full
             await self.pause()
             return self.assignment
         self._receive(answer, sent_at)

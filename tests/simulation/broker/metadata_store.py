@@ -109,6 +109,8 @@ class SimulatedMetadata:
         self.sickness = sickness
         self.leases: list[int] = []
         """Granted to this process: they end with it."""
+        self.deaf_until = 0.0
+        """Its watches tell nothing before, though calls get through."""
         self._random = random
 
     @property
@@ -149,6 +151,7 @@ class SimulatedMetadata:
             await changed
             if self.state.leases_time_out:
                 await asyncio.sleep(self._random.choice(_WATCH_LATENCIES_S))
+                await asyncio.sleep(max(0.0, self.deaf_until - asyncio.get_running_loop().time()))
 
     async def grant_lease(self, ttl_s: float) -> int:
         await self._call()

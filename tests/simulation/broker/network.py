@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bytemq.broker.context import ClientInfo
 from bytemq.broker.exchange import Answered, Exchange
-from bytemq.broker.produce_run import ProduceRun
-from bytemq.protocol import plain_produce
+from bytemq.broker.frame_reader import Arena
+from bytemq.broker.produce_run import ProduceShare
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.protocol.api_versions import API_VERSIONS
 from bytemq.protocol.codec import decode, encode
@@ -42,7 +42,7 @@ class _Asked:
 
     def __init__(self, answer: asyncio.Future[bytes]) -> None:
         self.answer = answer
-        self.exchange: Exchange | ProduceRun | None = None
+        self.exchange: Exchange | ProduceShare | None = None
 
 
 class Connection:
@@ -54,7 +54,9 @@ class Connection:
         self._random = random
         self._loss = loss
         self._loop = asyncio.get_running_loop()
-        self._client = ClientInfo(f"127.0.0.1:9092-127.0.0.1:1-{client}", "PLAINTEXT", "127.0.0.1", 1)
+        node.accepted += 1
+        connection_id = f"127.0.0.1:9092-127.0.0.1:1-{client}-{node.accepted}"
+        self._client = ClientInfo(connection_id, "PLAINTEXT", "127.0.0.1", 1)
         self._asked: deque[_Asked] = deque()
         self._name = client
         self._sent_at = self._answered_at = self._late_at = 0.0
@@ -149,17 +151,17 @@ class Connection:
 
     def _begin(self, asked: _Asked, frame: bytearray) -> None:
         """Within the broker: as its connections do with a frame."""
-        memory, dispatcher = self.node.request_memory, self.node.dispatcher
-        size_bytes = len(frame)
+        node, size_bytes = self.node, len(frame)
+        memory = node.request_memory
         memory.budget.reserve_anyway(size_bytes)
-        plain = plain_produce.whole(frame, size_bytes)
-        if plain is not None:
-            asked.exchange = dispatcher.produce(plain, self._client, self, memory, size_bytes)
-            if asked.exchange is not None:
-                return
+        arena = Arena(memory, frame, reserved_bytes=size_bytes)
+        asked.exchange = node.runs.take(arena, 0, size_bytes, 0, self._client, self)[0]
+        if asked.exchange is not None:
+            self._loop.call_soon(node.runs.begin)  # with what else comes in this turn
+            return
         header = split_request(memoryview(frame))
         asked.exchange = exchange = Exchange(header, self._client, self, memory, frame, size_bytes)
-        dispatcher.dispatch(exchange)
+        node.dispatcher.dispatch(exchange)
 
 
 class SimulatedPeers:

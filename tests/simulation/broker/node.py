@@ -14,10 +14,12 @@ from bytemq.broker.frame_reader import RequestMemory
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.services import LogServices
 from bytemq.broker.ownership import Ownership
+from bytemq.broker.produce_run import ProduceRuns
 from bytemq.errors import Fenced, Unavailable
+from bytemq.metadata.doubts import Doubts
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.values import BrokerValue
-from bytemq.node.background import start_housekeeping, start_membership
+from bytemq.node.background import start_housekeeping, start_membership, start_session
 from bytemq.node.broker import join_broker
 from bytemq.node.foundation import Foundation
 from bytemq.node.live_config import LiveConfig
@@ -68,6 +70,8 @@ class Node:
         self.metadata = SimulatedMetadata(world.metadata, self.random, world.metadata_sickness)
         self.storage = world.storage_of(self)
         self.connections: list[Connection] = []
+        self.accepted = 0
+        """Connections so far."""
         self.request_memory = RequestMemory(_MEMORY_BYTES, _MEMORY_BYTES)
         self.serving = False
 
@@ -86,6 +90,12 @@ class Node:
         """As its clients learn it from its metadata."""
         return self.broker.image.topics[topic].partitions[index].owner
 
+    def doubt(self, broker_id: int, *, may_object: bool) -> None:
+        """As its neighbour, if it knows of it, or as a controller."""
+        known, doubts = self.broker.image.brokers.get(broker_id), self.doubts
+        if known is not None:
+            self.process.start(doubts.end_unless_it_objects(known) if may_object else doubts.end(known, []))
+
     def crash(self) -> None:
         self.process.alive = False
         self.serving = False
@@ -94,17 +104,21 @@ class Node:
             connection.break_down()
 
     async def _start(self) -> None:
-        value = BrokerValue(None, {"PLAINTEXT": ("localhost", 9092)}, "0", f"{self.random.getrandbits(64):x}")
         ttl_s = self.world.session_ttl_s
+        incarnation = f"{self.random.getrandbits(64):x}"
+        value = BrokerValue(None, {"PLAINTEXT": ("localhost", 9092)}, "0", incarnation, session_timeout_s=ttl_s)
         membership = await Membership.join(self.metadata, self.clock, self.broker_id, value, ttl_s)
         follower = ImageFollower(self.metadata, self.clock)
         await follower.load()
         base = self._foundation(follower, membership)
         ownership = self._join_broker(base, await self.storage.open(base))
+        self.doubts = Doubts(self.metadata, self.clock, self.broker_id, membership.lease)
         await self._begin_work(base, ownership)
         while not await ownership.settle():
             await self.clock.sleep(0.01)
         self.dispatcher = Dispatcher(self.broker, _HANDLERS)
+        duration = self.broker.traffic.durations.labels(ApiKey.PRODUCE.name)
+        self.runs = ProduceRuns(self.broker, _MEMORY_BYTES, duration, self.dispatcher.log_crash)
         self.serving = True
         self.world.serves()
         self.note(f"{self.process.name} serves, session {membership.session_id}")
@@ -126,6 +140,7 @@ class Node:
     async def _begin_work(self, base: Foundation, ownership: Ownership) -> None:
         if self.world.has_controllers:
             controller = Controller(self.metadata, base.follower, base.membership, self.clock)
+            start_session(base)
             start_membership(base, controller)
             start_housekeeping(base, self.broker, ownership)
             await controller.stand()

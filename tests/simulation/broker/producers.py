@@ -346,6 +346,8 @@ _NOT_IN_GROUP = frozenset(
 class TransactionalProducer(Client):
     """A program that writes in transactions, dies now and then, and leaves a zombie behind."""
 
+    instance_class: type[TransactionalClient] = TransactionalClient
+
     def __init__(
         self, world: World, name: str, partitions: list[TopicPartition], transaction_count: int, *, bumping: bool
     ) -> None:
@@ -380,22 +382,24 @@ class TransactionalProducer(Client):
         self.instances += 1
         name = f"{self.name}.{self.instances}"
         timeout_ms = self.random.choice(self.world.transaction_timeouts_ms)
-        return TransactionalClient(self.world, name, self.name, bumping=self.bumping, timeout_ms=timeout_ms)
+        return self.instance_class(self.world, name, self.name, bumping=self.bumping, timeout_ms=timeout_ms)
 
     async def _transaction(self, client: TransactionalClient) -> None:
         client.begin()
         commit = self.random.random() < 0.7
         try:
-            for number in range(self.random.randint(1, 3)):
-                partition = self.random.choice(self.partitions)
-                values = [
-                    b"%s %d.%d" % (client.attempt.name.encode(), number, n) for n in range(self.random.randint(1, 2))
-                ]
-                await client.send(partition, values)
-                await self.idle()
+            await self._write(client)
         except MustAbort:
             commit = False
         await client.end(commit=commit)
+
+    async def _write(self, client: TransactionalClient) -> None:
+        """What a transaction consists of. Raises Fenced or MustAbort."""
+        for number in range(self.random.randint(1, 3)):
+            partition = self.random.choice(self.partitions)
+            values = [b"%s %d.%d" % (client.attempt.name.encode(), number, n) for n in range(self.random.randint(1, 2))]
+            await client.send(partition, values)
+            await self.idle()
 
     async def _zombie(self, client: TransactionalClient) -> None:
         """Goes on beside its successor, or just dies in the middle of a transaction."""

@@ -60,7 +60,7 @@ async def fetch(
     history = client.history
     if code is ErrorCode.OFFSET_OUT_OF_RANGE:
         raise history.broken(f"{client.name} at {offset} of {partition} is beyond the log, at {data.high_watermark}")
-    if code is not ErrorCode.NONE:
+    if code is not ErrorCode.NONE or data.high_watermark < 0:  # it is being opened
         return None
     history.watermarks(partition, (data.last_stable_offset, data.high_watermark), known)
     aborted = sorted((each.first_offset, each.producer_id) for each in data.aborted_transactions or ())

@@ -19,6 +19,7 @@ from bytemq.runtime.tasks import Supervisor
 from bytemq.scheduler.membership import SessionLost
 from bytemq.storage.cluster_storage import ClusterStorage, Session
 from bytemq.storage.logs import Logs
+from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.stores.remote import RemoteStore, RetryPolicy
 from tests.simulation.broker.loop import NOBODY
 from tests.simulation.failing_log_storage import FailingLogStorage
@@ -37,7 +38,7 @@ _RETRIES = RetryPolicy(attempts=3, timeout_s=2.0)
 _LATENCIES_S = (0.0, 0.001, 0.01, 0.03)
 _LATE_S = (0.05, 0.5, 4.0)
 """How long after its caller gave up a request to the store may be carried out."""
-_FAULTS = ("refused", "lost", "twice", "late", "cut")
+_FAULTS = ("refused", "torn", "twice", "late", "cut")
 Objects = dict[str, tuple[bytes, str]]
 
 
@@ -90,7 +91,7 @@ class SharedStorage:
 
     async def open(self, base: Foundation) -> Logs:
         self._logs = await ClusterStorage.open(
-            RemoteStore(self._driver, base.clock, base.random, _RETRIES),
+            PooledStore(RemoteStore(self._driver, base.clock, base.random, _RETRIES), base.clock),
             base.store,
             session=Session(base.broker_id, base.membership.session_id),
             config=_CONFIG,
@@ -123,9 +124,11 @@ class _SlowDriver(FailingDriver):
         self._random = random
         self._on_flush = on_flush
 
-    async def _attempt(self, operation: str, name: str, act: Callable[[], object]) -> object:
+    async def _attempt(
+        self, operation: str, name: str, act: Callable[[], object], half: Callable[[], object] | None = None
+    ) -> object:
         self.latency_s = self._random.choice(_LATENCIES_S)
-        result = await super()._attempt(operation, name, act)
+        result = await super()._attempt(operation, name, act, half)
         if operation == "put" and name.endswith(".flush"):
             self._on_flush()
         return result

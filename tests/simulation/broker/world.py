@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
@@ -16,8 +16,8 @@ from bytemq.metadata.topic_names import INTERNAL_TOPICS, OFFSETS_TOPIC, TRANSACT
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.types import TopicId
 from tests.simulation.broker.client import Client
-from tests.simulation.broker.history import BrokerHistory, TopicPartition
-from tests.simulation.broker.loop import NOBODY, Process, SimulationClock, SimulationLoop, run_simulated
+from tests.simulation.broker.history import TopicPartition
+from tests.simulation.broker.loop import NOBODY, Process, SimulationClock, SimulationLoop
 from tests.simulation.broker.metadata_store import MetadataState
 from tests.simulation.broker.node import Node
 from tests.simulation.broker.processors import PlainConsumer, Processor
@@ -29,13 +29,11 @@ from tests.simulation.broker.readers import (
     high_watermark,
     stable_offsets,
 )
+from tests.simulation.broker.run import Run
 from tests.simulation.broker.scope import Scope, draw
 from tests.simulation.broker.storages import IdealStorage, NodeStorage
-from tests.simulation.transcript import failure_of
 from tests.support.fake_log_storage import Disk
 
-GIVE_UP_S = 40.0
-"""Virtual seconds after which who did not get on is stuck, although all is well."""
 SOURCE, TARGET = "in", "out"
 CONFIG = BrokerConfig(
     {
@@ -49,7 +47,7 @@ CONFIG = BrokerConfig(
 )
 
 
-class World:
+class World(Run):
     """Topics, one broker or two, their clients, and the troubles that befall them."""
 
     has_controllers = False
@@ -69,15 +67,13 @@ class World:
     """
 
     def __init__(self, seed: int, loop: SimulationLoop) -> None:
+        super().__init__(loop)
         self.seed = seed
         self.random = random = Random(seed)
-        self.loop = loop
         self.clock = SimulationClock(loop)
         self.config = CONFIG
-        self.history = BrokerHistory(loop.time)
         self.metadata = MetadataState(leases_time_out=self.has_controllers)
         self.disk = Disk()
-        self.errors: list[BaseException] = []
         self._served: asyncio.Future[None] | None = None
         self.scope = self._scope()
         self.sickness = random.choice((0.0, 0.05, 0.2))
@@ -90,8 +86,6 @@ class World:
         topics = (SOURCE, TARGET, OFFSETS_TOPIC, TRANSACTION_TOPIC)
         self.partition_counts = {name: random.choice(self.scope.partitions) for name in topics}
         self.topic_ids = {name: TopicId(name.encode().ljust(16, b" ")[:16]) for name in self.partition_counts}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._zombies: list[asyncio.Task[Any]] = []
         self._background: list[asyncio.Task[Any]] = []
         """Programs that never come to an end by themselves."""
         self.is_well = False
@@ -159,7 +153,6 @@ class World:
 
     async def run(self) -> None:
         """Raises Violation."""
-        self.loop.set_exception_handler(self._note_exception)
         self.loop.died = self._process_died
         self._create_topics()
         for broker_id in range(1, self.broker_count + 1):
@@ -177,34 +170,8 @@ class World:
             await self._until(self.start(self._read_by(group)), f"group {group} does not get on")
         await self._check_the_end(groups)
 
-    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Runs beside everything else; what it finds broken ends the run."""
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
     def lingers(self, key: int) -> None:
         """A request of that kind will be on its way for long."""
-
-    def haunt(self, work: Coroutine[Any, Any, Any]) -> None:
-        """A zombie: nobody waits for it but the end of the run."""
-        self._zombies.append(self.start(work))
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.errors.append(error)
-
-    async def _until(self, done: asyncio.Future[Any], otherwise: str) -> None:
-        deadline = self.loop.time() + GIVE_UP_S
-        while not done.done():
-            await asyncio.wait([done], timeout=0.5)
-            if self.errors:
-                raise self.errors[0]
-            if self.loop.time() > deadline:
-                raise self.history.broken(otherwise)
-        done.result()
 
     def _create_topics(self) -> None:
         puts = []
@@ -428,10 +395,6 @@ class World:
         for reader, done in [(reader, self.start(reader.read_to_the_end())) for reader in readers]:
             await self._until(done, otherwise.format(reader.partition))
 
-    def _note_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception in a callback, an assertion of the broker's, is the end of the run."""
-        self.errors.append(context.get("exception") or RuntimeError(f"{context['message']} {context.get('task')}"))
-
 
 class TransactionsWorld(World):
     """Nothing but transactions over several partitions, by old clients, on two brokers of which one is often away:
@@ -466,18 +429,3 @@ class TransactionsWorld(World):
 
     def _move_coordinator(self) -> None:
         self._move_one_of(TRANSACTION_TOPIC)
-
-
-def simulate(seed: int, kind: type[World] = World) -> tuple[list[str], BaseException | None]:
-    """The transcript of this seed's run, and what went wrong in it."""
-    transcript: list[str] = []
-
-    async def main(loop: SimulationLoop) -> None:
-        world = kind(seed, loop)
-        try:
-            await world.run()
-        finally:
-            transcript.extend(world.history.transcript)  # not what those say who are thrown away now
-
-    failure = failure_of(lambda: run_simulated(main))
-    return transcript, failure

@@ -189,21 +189,22 @@ def failed_commit_kept() -> AbstractContextManager[Any]:
     return patch.object(OffsetStore, "roll_back", OffsetStore.commit)
 
 
-PLANTED: tuple[Planted, ...] = (
-    generation_not_bumped,
-    generation_assigned_twice,
-    generation_not_checked,
-    stale_generation_may_commit,
-    assigned_before_it_is_written,
-    failed_assignment_kept,
-    overtaken_assignment_heeded,
-    static_member_not_fenced,
-    take_over_not_written,
-    failed_take_over_kept,
-    displaced_request_unanswered,
-    silent_member_kept,
-    absent_member_kept,
-    left_without_a_rebalance,
-    uncommitted_offset_given,
-    failed_commit_kept,
-)
+PLANTED: dict[Planted, int] = {
+    generation_not_bumped: 1,
+    generation_assigned_twice: 47,
+    generation_not_checked: 50,
+    stale_generation_may_commit: 10,
+    assigned_before_it_is_written: 0,
+    failed_assignment_kept: 0,
+    overtaken_assignment_heeded: 10,
+    static_member_not_fenced: 0,
+    take_over_not_written: 6,
+    failed_take_over_kept: 234,
+    displaced_request_unanswered: 1,
+    silent_member_kept: 1,
+    absent_member_kept: 0,
+    left_without_a_rebalance: 6,
+    uncommitted_offset_given: 0,
+    failed_commit_kept: 0,
+}
+"""Each with a seed that finds it."""

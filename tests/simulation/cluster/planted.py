@@ -9,9 +9,10 @@ from unittest.mock import patch
 
 from bytemq.metadata.standing import Standing
 from bytemq.metadata.store import Compare
+from bytemq.scheduler.membership import Membership
 from bytemq.storage.objects.session_log import SessionTail
 from bytemq.storage.objects.session_tail import SessionTailKeeper
-from tests.simulation.cluster_storage.planted import commit_before_the_object_is_written
+from tests.simulation.cluster_storage.planted import commit_before_the_object_is_written, size_not_compared
 from tests.simulation.log.planted import watermark_early
 
 Planted = Callable[[], AbstractContextManager[Any]]
@@ -33,9 +34,21 @@ def fencing_removed() -> AbstractContextManager[Any]:
     return patch.object(SessionTailKeeper, "_publish", unfenced)
 
 
-PLANTED: tuple[Planted, ...] = (
-    lease_not_looked_at,
-    fencing_removed,
-    commit_before_the_object_is_written,
-    watermark_early,
-)
+def doubts_not_looked_at() -> AbstractContextManager[Any]:
+    """A renewal counts although somebody doubts the session, and ends it."""
+
+    async def broken(self: Membership) -> bool:
+        return True
+
+    return patch.object(Membership, "_take_back_doubts", broken)
+
+
+PLANTED: dict[Planted, int] = {
+    lease_not_looked_at: 141,
+    fencing_removed: 213,
+    commit_before_the_object_is_written: 0,
+    watermark_early: 8,
+    doubts_not_looked_at: 39,
+    size_not_compared: 1,
+}
+"""Each with a seed that finds it."""

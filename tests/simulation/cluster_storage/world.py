@@ -1,8 +1,12 @@
 """Brokers that die, pause and hand over, on a store and metadata that fail, in virtual time. One seed decides it all.
 
+Each third seed has pools beside the primary store: each is well, slow, failing or dark to each broker by itself,
+they come, are drained and take part again; at the end one is drained and must become empty.
+
 What must hold is checked at the end, on what a fresh broker finds: every acknowledged batch is where it was
 acknowledged, nothing is there that was not handed over at that offset, nothing that was certainly refused, no offset is
-missing, and what is left in the store is what metadata name.
+missing, and what is left in the store is what metadata name. In half of the seeds the metadata are lost before that,
+and made of an export and of what the store holds; what was refused at the very end may then be there.
 """
 
 from __future__ import annotations
@@ -14,18 +18,24 @@ from unittest.mock import patch
 
 from bytemq.errors import BytemqError, Corrupt, Fenced, NotFound, Unavailable
 from bytemq.metadata import keys
-from bytemq.metadata.store import Compare, Put, Txn
+from bytemq.metadata.backup import LEFT_OUT, Backup
+from bytemq.metadata.pools import PoolUse
+from bytemq.metadata.store import Compare, KeyValue, Put, Txn
+from bytemq.metadata.values import TopicValue, encode_topic
 from bytemq.protocol.records.batch import split_batches
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of, names_of
 from bytemq.storage.objects import session_tail, small_segments
-from bytemq.storage.objects.session_log import session_of
+from bytemq.storage.objects.roll_forward import roll_forward
 from bytemq.storage.objects.shared_garbage import writer_of
+from bytemq.storage.pools.contents import PoolContents, contents
+from bytemq.storage.pools.names import SHOWN_PRIMARY, in_pool, pool_shown_as, shown
 from bytemq.storage.stores.remote import RetryPolicy
 from bytemq.types import PartitionId
 from tests.simulation.broker.loop import SimulationLoop, run_simulated
 from tests.simulation.slow_power import SlowPower
 from tests.simulation.transcript import Transcript, Violation, failure_of
+from tests.support.failing_driver import Fault
 from tests.support.log_workload import snapshot_of
 from tests.support.power_cut_store import MemoryMetadata
 from tests.support.virtual_time import LoopClock
@@ -36,6 +46,8 @@ ACTIONS = (*[15] * 15, 80)
 DEADLINE_S = 100_000
 """Virtual; who has not come to an end by then never will."""
 CLEAN_WITHIN_S = 60
+DRAINED_WITHIN_S = 200
+FAULTS = ("refused", "torn", "twice", "late", "cut")
 QUICK = {"wal_flush_interval_ms": 20, "retry_delay_ms": 20}
 
 
@@ -76,6 +88,8 @@ class World:
         self.acked: dict[PartitionId, dict[int, bytes]] = {partition: {} for partition in partitions}
         self.refused: dict[PartitionId, set[bytes]] = {partition: set() for partition in partitions}
         self.owned: dict[PartitionId, tuple[Broker, LogFiles]] = {}
+        self.epochs: dict[LogFiles, int] = {}
+        """In which each was opened. The manifest of a fenced owner may be its successor's by now."""
         self.brokers: list[Broker] = []
         self.zombies: list[tuple[Broker, list[LogFiles]]] = []
         self._next_id = 0
@@ -90,18 +104,35 @@ class World:
             "storage_garbage_grace_ms": self.chance.choice((500, 3_000)),
         }
         self.index_flushes = self.chance.choice((1, 1, 2, 32))
+        self.fate = Random(f"metadata {seed}")
+        self.loses_metadata = self.fate.random() < 0.5
+        self.exports: list[tuple[float, Backup]] = []
+        """And when each was made."""
         self.coordinators: list[PartitionId] = []
         if seed % 2:
             self.coordinators = partitions[:1]
             self.settings["coordinator_extents"] = 3
+        self.pools: list[str] = []
+        """Beside the primary."""
+        self.pool_chance = Random(seed)
+        """By itself: without pools a seed is what it is."""
+        if seed % 3 == 2:
+            self.pools = ["b", "c"][: self.pool_chance.choice((1, 1, 2))]
+            self.cluster.late_ms = self.pool_chance.choice((50, 200))
+            self.cluster.fault_of_pool = lambda broker, pool: self._pool_weather(_name(broker), pool)
 
     async def run(self) -> None:
+        for pool in self.pools:
+            await self.cluster.set_pool(pool)
         for _ in range(2):
             await self._start_broker()
         if self.chance.random() < 0.5:
             self._change_weather()
         for _ in range(self.actions):
             await self._act()
+            self._export()
+            if self.pools and self.pool_chance.random() < 0.3:
+                await self._change_pools()
             await self.cluster.clock.sleep(self.chance.choice((0, 0, 0.001, 0.02, 0.1, 0.5)))
             self._raise_found()
         await self._check()
@@ -135,12 +166,38 @@ class World:
         else:
             await self._read()
 
+    async def _change_pools(self) -> None:
+        """The weather of one pool, the primary among them, as one broker sees it; or whether one is drained."""
+        if self.pool_chance.random() < 0.7:
+            broker = self.pool_chance.choice(self.brokers)
+            pool = self.pool_chance.choice(sorted(broker.drivers))
+            driver = broker.drivers[pool]
+            driver.fault = self._pool_weather(_name(broker), pool)
+            driver.latency_s = self.pool_chance.choice((0.0, 0.0, 0.05, 0.3))
+            driver.settle()
+            return
+        drained = self.pool_chance.choice((None, *self.pools, SHOWN_PRIMARY))
+        for pool in (SHOWN_PRIMARY, *self.pools):
+            await self._set_pool(pool, PoolUse.DRAINED if pool == drained else PoolUse.IN_USE)
+
+    async def _set_pool(self, pool: str, use: PoolUse) -> None:
+        rate, self.metadata.rate = self.metadata.rate, 0.0
+        await self.cluster.set_pool(pool, use)
+        self.metadata.rate = rate
+        self.history.note(f"pool {pool} is {use.value}")
+
+    def _pool_weather(self, broker: str, pool: str) -> Fault:
+        rate = self.pool_chance.choice((0.0, 0.0, 0.4, 1.0))
+        faults = self.pool_chance.choice((FAULTS, ("refused",), ("silent",)))
+        self.history.note(f"{rate:.0%} of what {broker} asks of {shown(pool)} fails: {', '.join(faults)}")
+        return lambda operation, name: self.pool_chance.choice(faults) if self.pool_chance.random() < rate else None
+
     def _change_weather(self) -> None:
         """Well again as often as not: what fails for ever proves nothing."""
         for broker in self.brokers:
             rate = self.chance.choice((0.0, 0.0, 0.3, 0.9))
             broker.driver.fault = lambda operation, name, rate=rate: (  # type: ignore[misc]
-                self.chance.choice(("refused", "lost", "twice", "late", "cut")) if self.chance.random() < rate else None
+                self.chance.choice(FAULTS) if self.chance.random() < rate else None
             )
             broker.driver.settle()
             self.history.note(f"{rate:.0%} of what {_name(broker)} asks of the store fails")
@@ -156,10 +213,11 @@ class World:
 
     async def _open(self, partition: PartitionId, broker: Broker) -> None:
         self._epoch += 1
+        epoch = self._epoch
         if self.chance.random() < 0.3:
             self.meanwhile = asyncio.ensure_future(self._write_behind(broker))
         try:
-            log = await broker.storage.open_log(partition, self._epoch)
+            log = await broker.storage.open_log(partition, epoch)
         except (Unavailable, Fenced) as error:
             self.history.note(f"{_name(broker)} cannot open {_number(partition)} now: {type(error).__name__}")
             return
@@ -168,7 +226,7 @@ class World:
         self.history.note(f"{_name(broker)} has opened {_number(partition)}, which ends at {log.end_offset}")
         log.snapshot_source = lambda: snapshot_of(log)
         log.is_coordinators = log.is_urgent = partition in self.coordinators
-        self.owned[partition] = (broker, log)
+        self.owned[partition], self.epochs[log] = (broker, log), epoch
 
     async def _write_behind(self, broker: Broker) -> None:
         """While one of its logs is being opened."""
@@ -179,6 +237,7 @@ class World:
         self._number += 1
         partition, offset = log.partition, log.staged_end
         made = batch(offset, self.chance.choice((1, 50, 900)), mark=self._number)
+        made.place(offset, self.epochs[log])
         data = bytes(made.view)
         self.handed[partition].setdefault(offset, set()).add(data)
 
@@ -250,17 +309,46 @@ class World:
         if self._found is not None:
             raise self._found
 
+    def _export(self) -> None:
+        """As `backup.lines_of` has it, with topics."""
+        if not self.loses_metadata:
+            return
+        entries = [(entry.key, entry.value) for entry in self.metadata.entries.values()]
+        kept = [(key, value) for key, value in entries if not key.startswith(LEFT_OUT)]
+        for partition in self.handed:
+            topic = TopicValue(partition.topic_id, 1, 1, {})
+            kept.append((keys.topic(_number(partition)), encode_topic(topic)))
+        self.exports.append((self.cluster.clock.monotonic(), Backup("cluster", self.metadata.revision, kept)))
+
+    async def _roll_forward(self) -> None:
+        """From an export that is younger than the time of grace, as `MetadataExports` sees to it."""
+        now, grace_s = self.cluster.clock.monotonic(), self.settings["storage_garbage_grace_ms"] / 1000
+        young = [(made_at, export) for made_at, export in self.exports if now - made_at < grace_s]
+        if not young:
+            return
+        made_at, export = self.fate.choice(young)
+        self.history.note(f"the metadata are lost; there is an export that is {now - made_at:.3f} s old")
+        found = await roll_forward(self.cluster.stores(), export)
+        if found.problems:
+            raise self.history.broken(f"not everything is found again: {found.problems}")
+        self.metadata.revision = found.backup.revision + 1
+        self.metadata.entries = {
+            key: KeyValue(key, value, self.metadata.revision) for key, value in found.backup.entries
+        }
+        self.refused = {partition: set() for partition in self.handed}
+
     async def _check(self) -> None:
         self.history.note("all is well from now on")
         self.metadata.rate = 0.0
+        self.cluster.fault_of_pool = lambda broker, pool: lambda operation, name: None
         for broker in self.brokers:
-            broker.driver.fault = lambda operation, name: None
-        await self.cluster.clock.sleep(1)
+            broker.heal()
+        await self.cluster.clock.sleep(self.fate.choice((0.01, 0.1, 0.3)) if self.loses_metadata else 1)
         for broker in [*self.brokers, *(broker for broker, _ in self.zombies)]:
-            broker.driver.fault = lambda operation, name: None
-            broker.driver.settle()
+            broker.heal()
             await broker.kill()
             self.cluster.end(broker)
+        await self._roll_forward()
         heir = await self.cluster.broker(99, **self.settings)
         self.owned = {}
         for partition in self.handed:
@@ -273,7 +361,31 @@ class World:
             await self.cluster.clock.sleep(0.5)
         for partition in self.handed:
             await self._check_partition(partition, one_by_one=False)
+        if self.pools:
+            await self._drain(heir)
         await heir.stop()
+
+    async def _drain(self, heir: Broker) -> None:
+        """One of the pools, or the primary."""
+        drained = self.pool_chance.choice((*self.pools, SHOWN_PRIMARY))
+        for pool in (SHOWN_PRIMARY, *self.pools):
+            await self._set_pool(pool, PoolUse.DRAINED if pool == drained else PoolUse.IN_USE)
+        deadline = self.cluster.clock.monotonic() + DRAINED_WITHIN_S
+        name = pool_shown_as(drained)
+        while not (left := (await contents(self.metadata)).get(name, PoolContents())).is_empty:
+            if self.cluster.clock.monotonic() > deadline:
+                raise self.history.broken(f"{drained} does not become empty: {left}")
+            await self.cluster.clock.sleep(0.5)
+        while (there := self._logs_in(name)) and self.cluster.clock.monotonic() < deadline:
+            await self.cluster.clock.sleep(0.5)
+        if there:
+            raise self.history.broken(f"{drained} is empty, and {there[:3]} are still there")
+        for partition in self.handed:
+            await self._check_partition(partition, one_by_one=False)
+
+    def _logs_in(self, pool: str) -> list[str]:
+        objects = self.cluster.pools[pool] if pool else self.cluster.objects
+        return [name for name in objects if not name.endswith(".probe")]
 
     async def _check_partition(self, partition: PartitionId, *, one_by_one: bool) -> None:
         _, log = self.owned[partition]
@@ -301,15 +413,15 @@ class World:
             if entry.key.startswith(keys.MANIFESTS):
                 partition = keys.partition_of_manifest(entry.key)
                 named.update(names_of(decode_manifest(entry.value, directory_of(partition))))
-        missing = sorted(named - set(self.cluster.objects))
+        there = [in_pool(pool, name) for pool, objects in self.cluster.all_objects for name in objects]
+        missing = sorted(named - set(there))
         if missing:
             raise self.history.broken(f"objects are missing: {missing[:3]}")
         tails = [int(key.removeprefix(keys.SESSION_LOGS)) for key in self.metadata.entries if keys.SESSION_LOGS in key]
         if tails != [live]:
             return f"logs of ended sessions are still there: {tails}"
-        for name in self.cluster.objects:
-            session = session_of(name) or writer_of(name)
-            if name not in named and session != live:
+        for name in there:
+            if name not in named and writer_of(name) != live:
                 return f"{name} is garbage, and nobody has found it"
         return None
 

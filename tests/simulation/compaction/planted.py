@@ -47,9 +47,10 @@ def replaced_files_deleted_before_the_manifest() -> AbstractContextManager[Any]:
     return patch.object(LogStorage, "replace_files", broken)
 
 
-PLANTED: tuple[Planted, ...] = (
-    tombstone_dropped_too_early,
-    aborted_records_replace_committed_ones,
-    cleaned_above_the_last_stable_offset,
-    replaced_files_deleted_before_the_manifest,
-)
+PLANTED: dict[Planted, int] = {
+    tombstone_dropped_too_early: 3,
+    aborted_records_replace_committed_ones: 1,
+    cleaned_above_the_last_stable_offset: 1,
+    replaced_files_deleted_before_the_manifest: 8,
+}
+"""Each with a seed that finds it."""

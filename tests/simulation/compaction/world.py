@@ -22,8 +22,10 @@ DELETE_RETENTION_MS = 3_000
 MAP_BYTES = (120, 4_096, 4_096, 4_096)
 """Room for a handful of keys, or for all of them."""
 LIVES = (1, 2, 2, 3)
-WRITES = (*[20] * 15, 60)
+WRITES = (*[8] * 63, 60)
 """In a life. Many short schedules and some long ones find most."""
+LOOKS_S = (0.01, 0.05, 0.1)
+"""From one look at what there is to clean to the next."""
 
 
 class _Batch(NamedTuple):
@@ -209,8 +211,8 @@ class World:
 
     async def _replacing(self) -> None:
         """What a cleaning has made is about to take the place of what it has read: a good moment to die."""
-        if self.mortal is not None and self.random.random() < 0.2:
-            self.mortal.steps_left = self.random.randint(0, 40)
+        if self.mortal is not None and self.random.random() < 0.4:
+            self.mortal.steps_left = self.random.randint(0, self.random.choice((10, 40)))
 
     async def _clean(self) -> None:
         while True:
@@ -219,7 +221,7 @@ class World:
                 self.history.note(f"cleaned up to {clean_to}")
                 await self._read_once()
             else:
-                await asyncio.sleep(self.random.choice((0.001, 0.01, 0.05)))
+                await asyncio.sleep(self.random.choice(LOOKS_S))
 
     def _note_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.errors.append(context.get("exception") or RuntimeError(context["message"]))

@@ -40,6 +40,10 @@ def former_epoch_believed_whatever_it_owns() -> AbstractContextManager[Any]:
     return patch.object(validation, "_is_within", lambda owned, assigned: True)
 
 
+def lost_assignment_not_told_again() -> AbstractContextManager[Any]:
+    return patch.object(heartbeat, "_has_changed_connection", lambda group, member_id, connection_id: False)
+
+
 def stale_epoch_may_commit() -> AbstractContextManager[Any]:
     return patch.object(offset_rules, "_check_epoch", lambda *_: None)
 
@@ -134,22 +138,24 @@ def classic_generation_written_after_migration() -> AbstractContextManager[Any]:
     return patch.object(Syncing, "_store_assignment", broken)
 
 
-PLANTED: tuple[Planted, ...] = (
-    stale_member_epoch_accepted,
-    former_epoch_believed_whatever_it_owns,
-    stale_epoch_may_commit,
-    partition_given_before_it_is_revoked,
-    revocation_not_awaited,
-    revoked_partitions_not_freed,
-    revocation_without_end,
-    silent_member_kept,
-    session_not_begun_after_restart,
-    group_epoch_not_bumped,
-    new_topics_not_looked_at,
-    failed_write_not_taken_back,
-    failed_writes_taken_back_in_the_wrong_order,
-    draft_not_taken_back,
-    static_member_not_fenced,
-    classic_member_back_with_what_it_owned,
-    classic_generation_written_after_migration,
-)
+PLANTED: dict[Planted, int] = {
+    stale_member_epoch_accepted: 51,
+    former_epoch_believed_whatever_it_owns: 51,
+    lost_assignment_not_told_again: 14,
+    stale_epoch_may_commit: 20,
+    partition_given_before_it_is_revoked: 0,
+    revocation_not_awaited: 1,
+    revoked_partitions_not_freed: 0,
+    revocation_without_end: 73,
+    silent_member_kept: 1,
+    session_not_begun_after_restart: 12,
+    group_epoch_not_bumped: 1,
+    new_topics_not_looked_at: 35,
+    failed_write_not_taken_back: 19,
+    failed_writes_taken_back_in_the_wrong_order: 19,
+    draft_not_taken_back: 0,
+    static_member_not_fenced: 140,
+    classic_member_back_with_what_it_owned: 35,
+    classic_generation_written_after_migration: 65,
+}
+"""Each with a seed that finds it."""

@@ -9,8 +9,11 @@ reads the log knows what this one knows. In the end everybody has its share, and
 
 from __future__ import annotations
 
+from functools import lru_cache
 from random import Random
+from unittest.mock import patch
 
+from bytemq.broker.coordinator.group import records
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup, ConsumerGroupState
 from bytemq.broker.coordinator.group.environment import ConsumerGroupSettings, GroupSettings
@@ -51,8 +54,6 @@ class Simulation:
         self.pending_commits: list[tuple[Answers, tuple[str, int], int]] = []
         self.late_commits: list[Sender] = []
         """Commits that are still on their way."""
-        self.unsure: set[str] = set()
-        """Consumers that have not heard the answer to their last heartbeat."""
         self.deaf: set[str] = set()
         """Consumers that hear no answers."""
         self.known = (-1, -1)
@@ -107,6 +108,8 @@ class Simulation:
                 self._do(self._one_of(consumer_verbs), self.random.choice(self.consumers))
             self.check()
         self.settle()
+        for group in self.world.shard.environment.consumer_groups.values():
+            check_size(group)
 
     def _one_of(self, verbs: dict[str, int]) -> str:
         return self.random.choices(list(verbs), list(verbs.values()))[0]
@@ -125,15 +128,12 @@ class Simulation:
             self.lag(consumer)
         elif consumer.slow and self.random.random() < 0.5:
             self.catch_up(consumer)
-        answer = consumer.heartbeat(full=self.random.random() < 0.2 or consumer.name in self.unsure)
-        self.unsure.discard(consumer.name)
-        if answer is None:
-            self.unsure.add(consumer.name)
+        consumer.heartbeat(full=self.random.random() < 0.2)
 
     def lost_answer(self, consumer: Consumer) -> None:
-        """The coordinator has done it, and the consumer does not know: next time it says everything."""
-        self.world.heartbeat(consumer.request(full=consumer.name in self.unsure), consumer.name)
-        self.unsure.add(consumer.name)
+        """The coordinator has done it, and the consumer does not know: next time it comes by another connection."""
+        consumer.send(consumer.request())
+        consumer.reconnect()
 
     def overtaken(self, consumer: Consumer) -> None:
         """Who has something more to take takes it while it is taken back: the answer that says so is lost. With what it
@@ -285,7 +285,8 @@ class Simulation:
         assert len(counted) <= 1, "two groups of one name"
         group = groups.get("g")
         known, self.known = self.known, (len(self.world.log), len(self.world.held))
-        has_changed = self.is_doubtful or known != self.known
+        is_doubtful = self.is_doubtful
+        has_changed = is_doubtful or known != self.known
         if has_changed:
             self.check_offsets()
         if not self.world.held:
@@ -297,6 +298,8 @@ class Simulation:
             return
         if has_changed:
             check_group(group, self.max_size)
+        if is_doubtful:
+            check_size(group)
         self.check_owners(group)
 
     def check_offsets(self) -> None:
@@ -323,6 +326,8 @@ class Simulation:
             for partition in consumer.owned:
                 holder = group.owners.get(partition[0], {}).get(partition[1])
                 if holder != consumer.member_id:
+                    if self.world.topics.by_id(partition[0]) is None:
+                        continue  # nobody can have it: it need not have heard
                     # Fenced already, or about to be: its epoch must be one that the coordinator does not believe.
                     assert self.refused(consumer), f"{consumer.name} reads {partition}, which {holder} has"
                     continue
@@ -385,7 +390,7 @@ class Simulation:
                     self.classic_step(classic)
                 self.check()
             for consumer in self.consumers:
-                consumer.heartbeat(full=True)
+                consumer.heartbeat()
                 if consumer.slow:  # gives nothing up before it is fenced for that
                     consumer.owned |= consumer.assigned
                     consumer.slow = consumer.epoch > 0
@@ -448,6 +453,10 @@ def facts(group: ConsumerGroup) -> tuple[object, ...]:
     )
 
 
+def check_size(group: ConsumerGroup) -> None:
+    assert group.size_bytes == GROUP_BYTES + sum(each.size_bytes for each in group.members.values()), "miscounted"
+
+
 def check_group(group: ConsumerGroup, max_size: int) -> None:
     owners: dict[bytes, dict[int, str]] = {}
     for member_id, current in group.current.items():
@@ -462,15 +471,19 @@ def check_group(group: ConsumerGroup, max_size: int) -> None:
     assert all(group.is_subscribed_to(name) == (name in topics) for name in TOPICS), "not what members say"
     static = {each.instance_id: member_id for member_id, each in group.members.items() if each.instance_id is not None}
     assert group.static_members == static, "static members are not those who are there"
-    assert group.size_bytes == GROUP_BYTES + sum(each.size_bytes for each in group.members.values())
     assert len(group.members) <= max_size
     assert group.classic_count == sum(each.classic is not None for each in group.members.values())
     targets = [(topic, index) for target in group.targets.values() for topic in target for index in target[topic]]
     assert len(set(targets)) == len(targets), "a partition is meant for two members"
 
 
+_decoded = lru_cache(maxsize=4096)(records.decode_consumer_record)
+"""They are values, and most of those that are read have been read before: by a restart, in another step or seed."""
+
+
 def simulate(seed: int) -> tuple[list[str], BaseException | None]:
     """The transcript of this seed's run, and what went wrong in it."""
     simulation = Simulation(seed)
-    failure = failure_of(simulation.run)
+    with patch.object(records, "decode_consumer_record", _decoded):
+        failure = failure_of(simulation.run)
     return simulation.transcript, failure

@@ -14,7 +14,7 @@ from bytemq.broker.log.services import LogServices
 from bytemq.config import BrokerConfig
 from bytemq.errors import BytemqError
 from bytemq.protocol import plain_produce
-from bytemq.protocol.records.batch import TIMESTAMP_TYPE_FLAG, TRANSACTIONAL_FLAG
+from bytemq.protocol.records.batch import TIMESTAMP_TYPE_FLAG, TRANSACTIONAL_FLAG, RecordBatch
 from bytemq.protocol.records.reader import iter_records
 from bytemq.types import PartitionId, TopicId
 from tests.simulation.broker.loop import SimulationLoop, run_simulated
@@ -32,7 +32,7 @@ from tests.simulation.log.history import History
 from tests.simulation.transcript import failure_of
 from tests.support.fake_log_storage import Disk
 from tests.support.virtual_time import LoopClock
-from tests.unit.log.harness import HeldExecutor
+from tests.unit.log.harness import HeldExecutor, Together, append_plain
 
 PID = PartitionId(TopicId(b"simulated topic!"), 0)
 CONFIG = BrokerConfig().topic_config()
@@ -56,6 +56,7 @@ class World:
         self.sickness = self.random.choice((0.0, 0.1, 0.4))
         self.storage = FailingLogStorage(self.disk, self.random, self.history, self.sickness)
         self.errors: list[BaseException] = []
+        self._row: list[tuple[RecordBatch, Done]] = []
 
     async def run(self) -> None:
         """Raises Violation."""
@@ -93,13 +94,35 @@ class World:
         return result
 
     def _append(self, payload: memoryview, done: Done, origin: Origin) -> None:
-        """By the short way, where it takes the batch."""
+        """By the short way, where it takes the batch: alone, or with others that come in the same turn as one row."""
         assert self.partition is not None
         header = plain_produce.batch(payload, len(payload), True) if origin is Origin.CLIENT else None
-        is_plain = header is not None and not header[5] & (TRANSACTIONAL_FLAG | TIMESTAMP_TYPE_FLAG)
-        now_ms = self.clock.wall_ms()
-        if not (header and is_plain and self.partition.append_plain(payload, header, now_ms, done)):
+        if header is None or header[5] & (TRANSACTIONAL_FLAG | TIMESTAMP_TYPE_FLAG):
+            self._append_row(self.partition)
             self.partition.append(payload, done, origin=origin)
+            return
+        if not self._row:
+            asyncio.get_running_loop().call_soon(self._append_row, self.partition)
+        self._row.append((RecordBatch(payload, header), done))
+        if self.random.random() < 0.5:
+            self._append_row(self.partition)
+
+    def _append_row(self, partition: Partition) -> None:
+        """What has come together; what is not taken so, one after the other."""
+        row, self._row = self._row, []
+        if not row or partition is not self.partition:
+            return  # the broker has died meanwhile
+        appender, now_ms = partition.appender, self.clock.wall_ms()
+        batches, answers = [batch for batch, _ in row], [done for _, done in row]
+        if self.random.random() < 0.2:  # with another partition in its request that does not take its batch
+            append = appender.prepare_plain(batches, now_ms, Together(batches, answers))
+            if append is not None:
+                appender.take_back(batches, append)
+        elif append_plain(appender, batches, now_ms, answers):
+            return
+        for batch, done in row:
+            if not append_plain(appender, [batch], now_ms, [done]):
+                partition.append(batch.view, done, origin=Origin.CLIENT)
 
     async def _race(self, working: asyncio.Future[Any], background: list[asyncio.Task[None]]) -> None:
         """Until the producers are done, or anyone finds a promise broken."""

@@ -8,12 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import machine
 from tests.support.node_process import NodeProcess, running_node
 
 
@@ -40,7 +42,7 @@ def run(node: NodeProcess, *arguments: str, send: str = "") -> subprocess.Comple
         capture_output=True,
         text=True,
         env=environment,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -78,7 +80,8 @@ def test_records__are_read_as_they_were_sent(node: NodeProcess) -> None:
     ).splitlines()
     (record,) = map(json.loads, lines)
     assert (record["offset"], record["key"], record["value"], record["headers"]) == (2, "c", None, [["h", "x"]])
-    assert bytemq(node, "consume", "records", "--from-beginning", "--timeout", "3") == "1\ntwo:2\nNULL\n\n"
+    assert bytemq(node, "consume", "records", "--from-beginning", "--max-messages", "4") == "1\ntwo:2\nNULL\n\n"
+    assert bytemq(node, "consume", "records", "--timeout", "0.5") == "", "none came"
     assert "there is no topic none" in bytemq(node, "consume", "none", code=1)
 
 
@@ -100,7 +103,8 @@ def test_produce__a_bad_line_is_named_and_those_before_are_sent(node: NodeProces
     assert sent == (
         "1 record sent to lines\nbytemq: line 2: no key separator ':' in 'x'; it and what follows was not sent\n"
     )
-    assert bytemq(node, "consume", "lines", "--from-beginning", "--timeout", "3") == "1\n"
+    bytemq(node, "produce", "lines", send="next\n")
+    assert bytemq(node, "consume", "lines", "--from-beginning", "--max-messages", "2") == "1\nnext\n"
 
 
 def test_consume__sigterm_commits_as_an_interrupt_does(node: NodeProcess) -> None:
@@ -112,7 +116,7 @@ def test_consume__sigterm_commits_as_an_interrupt_does(node: NodeProcess) -> Non
         assert consumer.stdout is not None
         assert [consumer.stdout.readline() for _ in range(2)] == ["1\n", "2\n"]
         consumer.terminate()
-        assert consumer.wait(20) == 0
+        assert consumer.wait(60) == 0
     (row,) = as_json(node, "group", "describe", "ended")
     assert (row["current_offset"], row["lag"]) == (2, 0)
 
@@ -120,7 +124,7 @@ def test_consume__sigterm_commits_as_an_interrupt_does(node: NodeProcess) -> Non
 def test_groups__offsets_lag_reset_and_deletion(node: NodeProcess) -> None:
     bytemq(node, "topic", "create", "grouped")
     bytemq(node, "produce", "grouped", send="1\n2\n3\n")
-    arguments = ("consume", "grouped", "--group", "g", "--from-beginning", "--max-messages", "3", "--timeout", "20")
+    arguments = ("consume", "grouped", "--group", "g", "--from-beginning", "--max-messages", "3", "--timeout", "60")
     assert bytemq(node, *arguments) == "1\n2\n3\n"
     bytemq(node, "produce", "grouped", send="4\n")
     (row,) = as_json(node, "group", "describe", "g")
@@ -153,7 +157,7 @@ def test_server__that_is_not_there_is_one_sentence(node: NodeProcess) -> None:
 def refused_start(*arguments: str) -> str:
     """What `bytemq start` says when it cannot: one sentence and exit code 1."""
     command = [sys.executable, "-m", "bytemq", "start", "--set", "bytemq.http.listen=", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
     return done.stderr.splitlines()[-1]
 
@@ -172,8 +176,11 @@ def test_start__says_what_is_in_the_way(node: NodeProcess, tmp_path: Path) -> No
 def test_start__stops_on_a_signal_within_five_seconds(tmp_path: Path, number: signal.Signals) -> None:
     with running_node(tmp_path / "data") as started:
         with socket.create_connection(started.address):  # an idle client does not keep it
+            began = time.monotonic()
             started.signal(number)
-            assert started.wait_exit(5.0) == 0
+            assert started.wait_exit() == 0
+            took_s = time.monotonic() - began
+        assert took_s < 5 * machine.slowness()
         ready = [line for line in started.log().splitlines() if "is ready on" in line]
     assert len(ready) == 1
     assert f"127.0.0.1:{started.port}, data in {tmp_path / 'data'}" in ready[0]
@@ -185,9 +192,9 @@ def test_dump_and_verify__tell_a_whole_folder_from_a_damaged_one(tmp_path: Path)
         bytemq(started, "topic", "create", "kept")
         bytemq(started, "produce", "kept", send="one\ntwo\n")
         command = [sys.executable, "-m", "bytemq", "verify", str(data)]
-        assert "a node is running" in subprocess.run(command, capture_output=True, text=True, timeout=30).stderr
+        assert "a node is running" in subprocess.run(command, capture_output=True, text=True, timeout=120).stderr
         assert started.terminate() == 0
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert (done.stdout, done.stderr) == ("everything is as it was written\n", "")
         left = data / "topics" / "left.log"
         left.parent.mkdir(exist_ok=True)
@@ -205,7 +212,7 @@ def test_dump_and_verify__tell_a_whole_folder_from_a_damaged_one(tmp_path: Path)
         damaged = bytearray(log.read_bytes())
         damaged[damaged.index(b"two")] ^= 1
         log.write_bytes(damaged)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert (done.returncode, "Traceback" in done.stderr) == (1, False)
         assert log.name in done.stdout and "problems found: " in done.stdout
         findings = [json.loads(line) for line in run(started, "verify", "--json", str(data)).stdout.splitlines()]

@@ -10,7 +10,7 @@ from bytemq.cli.main import main
 from bytemq.metadata import keys, values
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
-from bytemq.metadata.identity import FEATURE_LEVEL
+from bytemq.metadata.features import SUPPORTED
 from bytemq.metadata.store import Put
 
 
@@ -28,7 +28,7 @@ async def folder_of_level(data: Path, level: int) -> None:
 async def test_verify_and_dump__refuse_a_newer_feature_level(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], newer: int, code: int
 ) -> None:
-    await folder_of_level(tmp_path / "data", FEATURE_LEVEL + newer)
+    await folder_of_level(tmp_path / "data", SUPPORTED.highest + newer)
     for command in (["verify", str(tmp_path / "data")], ["dump", str(tmp_path / "data" / "wal" / "1.log")]):
         assert main(command) == code
         said = capsys.readouterr()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from bytemq.cli.main import build_parser
 from bytemq.cli.start import node_config
@@ -40,6 +44,28 @@ def test_deploy__uses_commands_that_exist(file: Path) -> None:
         action = words[:2] if words[0] == "cluster" else words[:1]
         text = _help_of(action)
         assert not [option for option in options if option not in text], found
+
+
+@pytest.mark.parametrize("version", ["1.31", "1.35", "1.37"])
+def test_manifests__are_what_kubernetes_knows(version: str) -> None:
+    manifests = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "bytemq.yaml").read_text()))
+    assert {manifest["kind"] for manifest in manifests} >= {"StatefulSet", "PodDisruptionBudget", "Service"}
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_manifests__with_a_field_that_there_is_not_are_found() -> None:
+    manifest = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "t"}, "spec": {"selectors": {"app": "t"}}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="selectors"):
+        kubernetes_validate.validate(manifest, "1.37", strict=True)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_service__is_what_systemd_knows(tmp_path: Path) -> None:
+    unit = tmp_path / "bytemq.service"
+    unit.write_text((DEPLOY / "systemd" / "bytemq.service").read_text().replace("/opt/bytemq/bin/bytemq", "/bin/true"))
+    ended = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout + ended.stderr) == (0, "")
 
 
 def _help_of(words: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from argparse import Namespace
@@ -13,6 +14,7 @@ import pytest
 
 from bytemq import __version__
 from bytemq.cli.consume import formatted
+from bytemq.cli.main import COMMANDS as ALL
 from bytemq.cli.main import build_parser, main
 from bytemq.cli.options import Failed
 from bytemq.cli.output import show
@@ -21,17 +23,13 @@ from bytemq.cli.start import node_config
 from bytemq.config import BrokerConfig, Endpoint, InvalidConfig
 
 COMMANDS = [
-    ["start"],
-    ["topic"],
+    *([command] for command in ALL),
     *(["topic", action] for action in ("create", "list", "describe", "alter", "delete")),
-    ["produce"],
-    ["consume"],
-    ["group"],
     *(["group", action] for action in ("list", "describe", "reset-offsets", "delete")),
-    ["dump"],
-    ["verify"],
-    ["copy"],
-    ["log-level"],
+    *(["table", action] for action in ("list", "describe", "files", "build")),
+    *(["metadata", action] for action in ("export", "restore")),
+    *(["cluster", action] for action in ("status", "brokers", "partitions", "drain", "undrain", "upgrade", "pools")),
+    ["dev", "cluster"],
 ]
 
 
@@ -52,6 +50,53 @@ def test_help__has_examples(command: list[str], capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main([*command, "--help"])
     assert f"  bytemq {command[0]}" in capsys.readouterr().out.partition("examples:")[2]
+
+
+def test_sql__to_where_nobody_answers_ends_soon(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def silent(address: tuple[str, int], timeout: float | None, *_: object) -> socket.socket:
+        assert timeout is not None and timeout < 10
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", silent)
+    assert main(["sql", "select 1", "--http", "192.0.2.1:9464"]) == 1
+    assert capsys.readouterr().err.startswith("bytemq: no answer from 192.0.2.1:9464: timed out")
+
+
+def test_output__that_cannot_be_written_is_told_in_a_sentence() -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run([sys.executable, "-m", "bytemq", "doctor"], stdout=full, stderr=subprocess.PIPE)
+    assert ended.returncode == 1
+    assert ended.stderr.decode() == "bytemq: the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams__that_are_closed_lead_nowhere(closed: str) -> None:
+    command = ["sh", "-c", f'"$0" -m bytemq doctor {closed}', sys.executable]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sql", "select 1", "--http", "127.0.0.1:99999"],
+        ["sql", "select 1", "--http", "[::1"],
+        ["table", "list", "--http", "https://127.0.0.1:9464"],
+        ["topic", "list", "--bootstrap-server", f"{'x' * 64}:9092"],
+        ["topic", "list", "--bootstrap-server", "127.0.0.1:99999"],
+        ["log-level", "--bootstrap-server", "one..two:9092"],
+        ["cluster", "status", "--metadata", "etcd://[::1/c"],
+        ["start", "--data", "{}/data", "--storage", "s3://[::1/c"],
+    ],
+    ids=" ".join,
+)
+def test_address__that_makes_no_sense_is_refused_with_a_sentence(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([part.format(tmp_path) for part in command]) == 1
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith("bytemq: ") and repr(command[-1]) in said
 
 
 def test_version__is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +142,17 @@ def test_help__loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     loaded = set(done.stdout.split())
     assert not loaded & {"confluent_kafka", "rich", "asyncio", "uvloop", "cramjam", "bytemq.node", "bytemq.config"}
+
+
+def test_a_command__loads_its_own_module_only() -> None:
+    program = (
+        "import contextlib, sys\nfrom bytemq.cli.main import main\n"
+        "with contextlib.suppress(SystemExit):\n    main(['start', '--help'])\n"
+        "print('\\n'.join(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    commands = {name for name in done.stdout.split() if name.startswith("bytemq.cli.")}
+    assert commands == {"bytemq.cli.main", "bytemq.cli.options", "bytemq.cli.start"}
 
 
 def config_of(*arguments: str) -> BrokerConfig:

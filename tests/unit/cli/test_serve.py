@@ -60,7 +60,7 @@ class Nodes:
         raise Replaced
 
     async def nth(self, count: int) -> FakeNode:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(self.made) < count:  # noqa: ASYNC110  (a fake tells nobody)
                 await asyncio.sleep(0.001)
         return self.made[-1]
@@ -118,12 +118,21 @@ async def test_serve__whose_node_does_not_stop_well_begins_the_process_anew(
     first.stopping = stopping
     lose(first)
     with pytest.raises(Replaced):
-        await asyncio.wait_for(running, 5)
+        await asyncio.wait_for(running, 30)
     assert nodes.replaced_with == [sys.executable, *sys.orig_argv[1:]]
     nodes.starts = [Unavailable("etcd is away")]
     running = asyncio.ensure_future(serve._run_node(CONFIG))
     await nodes.nth(2)
     assert serve.JOINS_ANEW not in os.environ, "who is started by this process joins nothing"
+    nodes.asked_to_stop.set()
+    assert await running == 0
+
+
+async def test_serve__that_loses_its_session_while_it_starts_joins_anew(nodes: Nodes) -> None:
+    nodes.starts = [SessionLost("session 7 has ended, while the node started"), Unavailable("etcd is away")]
+    running = asyncio.ensure_future(serve._run_node(CONFIG))
+    await nodes.nth(1)
+    assert nodes.starts == []
     nodes.asked_to_stop.set()
     assert await running == 0
 

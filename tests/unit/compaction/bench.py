@@ -28,14 +28,12 @@ from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
 from bytemq.protocol.records.reader import iter_records
 from bytemq.storage.manifests.manifest_codec import names_of
-from bytemq.storage.parquet.restoring import restored
 from bytemq.storage.tables.published_columns import ColumnStore
 from bytemq.storage.tables.restored import RestoredFile
 from bytemq.types import PartitionId
 from tests.support.object_store import MemoryObjectStore
 from tests.support.virtual_time import VirtualClock
-from tests.unit.log.harness import HeldExecutor, topic_config
-from tests.unit.log.test_transactions import LetIn
+from tests.unit.log.harness import HeldExecutor, LetIn, topic_config
 from tests.unit.storage.bench import CONFIG, Bench, pid
 
 SETTINGS = CleanerSettings(True, 1000, 1 << 20, 0.9, CONFIG.segment_bytes, CONFIG.chunk_bytes)
@@ -82,6 +80,8 @@ class InlineRestorer:
         self._made = 0
 
     async def restore(self, parquet: str, companion: str, unit: int) -> RestoredFile:
+        from tests.unit.storage.parquet.shapes import restored  # with pyarrow, which simulations do without
+
         self._made += 1
         with TemporaryDirectory() as folder:
             paths = [Path(folder, "parquet"), Path(folder, "companion")]
@@ -96,9 +96,11 @@ class InlineRestorer:
 class BenchTable(OpenedPartition):
     """Of small row groups, and at once."""
 
+    after_ms = 0
+
     @property
     def settings(self) -> TableSettings:
-        return super().settings._replace(after_ms=0, row_group_bytes=700)
+        return super().settings._replace(after_ms=self.after_ms, row_group_bytes=700)
 
 
 class CleanerBench(Bench):

@@ -334,7 +334,7 @@ async def test_two_workers_on_one_table__are_harmless(bench: CleanerBench) -> No
 
     async def clean_as_well() -> None:
         bench.worker.after = None
-        partition.files.rewriting = asyncio.Lock()
+        partition.files._rewriting = asyncio.Lock()
         assert await bench.cleaner.clean_filthiest()
 
     bench.worker.after = clean_as_well
@@ -343,3 +343,13 @@ async def test_two_workers_on_one_table__are_harmless(bench: CleanerBench) -> No
     assert await bench.newest() == bench.expected
     await bench.quiet()
     assert bench.unreferenced() == []
+
+
+async def test_tables__are_made_and_cleaned_at_the_level_that_the_topic_asks_for(bench: CleanerBench) -> None:
+    bench.as_tables = True
+    await bench.open(bytemq_table_codec_level="9")
+    await bench.fill(60)
+    assert await bench.clean()
+    converted = [job.codec_level for job in bench.worker.jobs if hasattr(job, "names")]
+    cleaned = [job.tables.codec_level for job in bench.worker.jobs if hasattr(job, "tables")]
+    assert set(converted) == set(cleaned) == {9}

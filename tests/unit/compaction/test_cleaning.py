@@ -335,7 +335,7 @@ EVENT = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     events=st.lists(EVENT, min_size=1, max_size=40),
     map_bytes=st.sampled_from([ROOM_FOR_FIVE, 1 << 20]),

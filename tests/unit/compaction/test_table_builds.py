@@ -9,7 +9,7 @@ import pytest
 
 from bytemq.compaction.restructuring import Built
 from bytemq.compaction.table_builds import Asker, Moved, TableBuilds
-from bytemq.errors import BytemqError, Corrupt, Unavailable
+from bytemq.errors import BytemqError, Corrupt, NotFound, Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.image import BrokerImage, ClusterImage, PartitionImage, TopicImage
 from bytemq.runtime.tasks import Supervisor
@@ -31,6 +31,7 @@ class World:
         self.built: list[tuple[int, int]] = []
         self.trouble: dict[int, BytemqError] = {}
         """By broker; it happens once."""
+        self.always: dict[int, BytemqError] = {}
         self.seconds = 1.0
         self.supervisor = Supervisor(self.clock, lambda name, error: None)
         for broker_id in range(3):
@@ -43,6 +44,8 @@ class World:
             await self.clock.sleep(self.seconds)
             if (trouble := self.trouble.pop(broker_id, None)) is not None:
                 raise trouble
+            if broker_id in self.always:
+                raise self.always[broker_id]
             owners = self.image.topics[topic].partitions
             if any(owners[index].owner != broker_id for index in indexes):
                 raise Moved("not here")
@@ -52,9 +55,9 @@ class World:
         me = Asker(broker_id, 100 + broker_id, 7)
         return TableBuilds(self.metadata, lambda: self.image, build_own, me, self.clock, self.supervisor)
 
-    def own(self, owners: Sequence[int]) -> None:
+    def own(self, owners: Sequence[int], topic_id: bytes = b"a topic") -> None:
         images = tuple(PartitionImage(owner, 1, 1, owner) for owner in owners)
-        self.image.topics["t"] = TopicImage("t", TopicId(bytes(16)), images, {}, 3, False)
+        self.image.topics["t"] = TopicImage("t", TopicId(topic_id.ljust(16)), images, {}, 3, False)
 
     @property
     def requests(self) -> list[str]:
@@ -110,6 +113,37 @@ def test_build__says_what_went_wrong_wherever_it_did(broker_id: int) -> None:
         with pytest.raises(BytemqError, match="the moon is full"):
             await world.brokers[0].build("t")
         await world.clock.sleep(5)
+
+    run(test)
+
+
+@pytest.mark.parametrize("broker_id", [0, 1])
+def test_build__of_what_does_not_come_to_rest_ends_and_says_why(broker_id: int) -> None:
+    async def test(world: World) -> None:
+        world.always = {broker_id: Moved("its storage is away")}
+        with pytest.raises(Unavailable, match=r"partition [01] of t: .*its storage is away"):
+            await world.brokers[0].build("t")
+        assert {index for index, _ in world.built} >= {3}
+
+    run(test)
+
+
+def test_build__of_a_partition_without_an_owner_ends_and_says_so() -> None:
+    async def test(world: World) -> None:
+        world.own([0, 1, 1, -1])
+        with pytest.raises(Unavailable, match="partition 3 of t: it has no owner"):
+            await world.brokers[0].build("t")
+
+    run(test)
+
+
+def test_build__of_a_topic_that_is_another_one_meanwhile_is_not_found() -> None:
+    async def test(world: World) -> None:
+        building = asyncio.ensure_future(world.brokers[0].build("t"))
+        await world.clock.sleep(0.5)
+        world.own([0, 1], b"another")
+        with pytest.raises(NotFound, match="t was deleted"):
+            await building
 
     run(test)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
+import sys
 
 import pytest
 
-from bytemq.compaction.worker_priority import PriorityWatch, Range, Seen, next_niceness, seen_of_main_thread
+from bytemq.compaction.worker_priority import IDLE, PriorityWatch, Range, Seen, next_niceness, seen_of, set_niceness
 
-ALLOWED = Range(lowest=19, raised=10)
+ALLOWED = Range(lowest=IDLE, raised=10)
 START = Seen(100.0, 50.0)
 
 
 @pytest.mark.parametrize(
     ("ran_s", "waited_s", "expected"),
-    [(0.1, 4.9, 10), (0.4, 4.6, 15), (2.6, 2.4, 19), (0.0, 0.9, 19), (0.0, 0.0, 19)],
+    [(0.1, 4.9, 10), (0.4, 4.6, 15), (2.6, 2.4, IDLE), (0.0, 0.4, IDLE), (0.0, 0.0, IDLE)],
     ids=["starving", "slow", "enough", "waits for a store", "idle"],
 )
 def test_niceness__follows_what_the_worker_gets_of_what_it_wants(ran_s: float, waited_s: float, expected: int) -> None:
@@ -27,12 +30,13 @@ def test_watch__raises_the_priority_once_and_lowers_it_when_there_is_room() -> N
     found: list[int] = []
     watch = PriorityWatch(ALLOWED, iter(looks).__next__, found.append)
     assert all(watch.look() for _ in looks[1:])
-    assert found == [10, 19]
+    assert found == [IDLE, 10, IDLE]
 
 
 def test_watch__that_may_not_says_so_and_leaves_it_at_that(caplog: pytest.LogCaptureFixture) -> None:
     def refuse(niceness: int) -> None:
-        raise PermissionError
+        if niceness != IDLE:
+            raise PermissionError
 
     watch = PriorityWatch(ALLOWED, iter([Seen(0, 0), Seen(0.1, 4.9)]).__next__, refuse)
     assert not watch.look()
@@ -40,12 +44,36 @@ def test_watch__that_may_not_says_so_and_leaves_it_at_that(caplog: pytest.LogCap
 
 
 def test_watch__ends_where_the_kernel_does_not_count() -> None:
-    assert not PriorityWatch(ALLOWED, lambda: None, pytest.fail).look()
+    assert not PriorityWatch(ALLOWED, lambda: None, lambda niceness: None).look()
 
 
 def test_seen__grows_with_the_work_where_the_kernel_counts() -> None:
-    before = seen_of_main_thread()
+    before = seen_of(os.getpid())
     sum(range(2_000_000))
-    now = seen_of_main_thread()
+    now = seen_of(os.getpid())
     assert (before is not None) == os.path.exists("/proc/self/schedstat")
     assert before is None or (now is not None and now.ran_s > before.ran_s)
+
+
+async def test_priority__is_that_of_all_threads_and_of_those_to_come() -> None:
+    """A starving thread that syncs holds up the one that waits for it."""
+    program = (
+        "import sys, threading\n"
+        "def started(): t = threading.Thread(target=threading.Event().wait, daemon=True); t.start()\n"
+        "started(); print(1, flush=True); sys.stdin.readline(); started(); print(2, flush=True); sys.stdin.readline()"
+    )
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    try:
+        await child.stdout.readline()
+        set_niceness(child.pid, IDLE)
+        child.stdin.write(b"\n")
+        await child.stdout.readline()
+        threads = [int(name) for name in os.listdir(f"/proc/{child.pid}/task")]
+        assert [os.sched_getscheduler(thread) for thread in threads] == [os.SCHED_IDLE] * 3
+    finally:
+        child.kill()
+        await child.wait()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -231,6 +232,18 @@ def test_describe__refuses_in_kafkas_words(
     assert message is None or result.error_message == message
 
 
+@pytest.mark.parametrize("operation", [APPEND, SUBTRACT])
+async def test_alter__of_long_lists_takes_work_in_proportion_to_their_length(operation: int) -> None:
+    """A list grows to a megabyte by requests of 32 KB; one more kept every client waiting for half a minute."""
+    broker = FakeBroker()
+    key = "leader.replication.throttled.replicas"
+    broker.image.topics["t"] = FakeTopic({key: ",".join(f"1:{number}" for number in range(100_000))})
+    began = time.process_time()
+    others = ",".join(f"2:{number}" for number in range(100_000))
+    assert await alter(broker, TOPIC, "t", (key, operation, others)) == (0, None)
+    assert time.process_time() - began < 20
+
+
 async def test_alter__list_operations_start_from_the_default(broker: FakeBroker) -> None:
     assert await alter(broker, TOPIC, "t", ("cleanup.policy", APPEND, "compact")) == (0, None)
     assert broker.image.topics["t"].configs["cleanup.policy"] == "delete,compact"
@@ -239,6 +252,14 @@ async def test_alter__list_operations_start_from_the_default(broker: FakeBroker)
     assert broker.image.topics["t"].configs["cleanup.policy"] == "compact"
     await alter(broker, TOPIC, "t", ("cleanup.policy", SUBTRACT, "compact"))
     assert broker.image.topics["t"].configs["cleanup.policy"] == ""
+
+
+async def test_alter__list_operations_keep_the_spaces_of_items_as_kafka_does(broker: FakeBroker) -> None:
+    """ " compact " is another item than "compact": what was appended so is subtracted so."""
+    assert await alter(broker, TOPIC, "t", ("cleanup.policy", APPEND, "compact, compact")) == (0, None)
+    assert broker.image.topics["t"].configs["cleanup.policy"] == "delete,compact, compact"
+    await alter(broker, TOPIC, "t", ("cleanup.policy", SUBTRACT, "compact,delete"))
+    assert broker.image.topics["t"].configs["cleanup.policy"] == " compact"
 
 
 async def test_alter__validate_only_changes_nothing(broker: FakeBroker) -> None:
@@ -267,6 +288,11 @@ ALTERATIONS = [
     (BROKER, "", [("log.retention.ms", SET, "0")], 42, "requirement failed: log.retention.ms must be unlimited (-1) or, greater than or equal to 1"),
     (BROKER, "1", [("min.insync.replicas", SET, "1")], 40, "Broker-level min.insync.replicas cannot be altered while ELR is enabled."),
     (BROKER, "", [("min.insync.replicas", DELETE, None)], 40, "Cluster-level min.insync.replicas cannot be removed while ELR is enabled."),
+    (BROKER, "\u00a01", [("log.retention.ms", SET, "1")], 42, "Node id must be an integer, but it is: \u00a01"),
+    (BROKER, " 1", [("log.retention.ms", SET, "1")], 42, "Node id must be an integer, but it is:  1"),
+    (BROKER, "0_1", [("log.retention.ms", SET, "1")], 42, "Node id must be an integer, but it is: 0_1"),
+    (BROKER, "+01", [("log.retention.ms", SET, "1")], 0, None),
+    (METRICS, "m", [("metrics", APPEND, "a")], 40, "Can't APPEND to key metrics because its type is not LIST."),
     (METRICS, "", [("metrics", SET, "a")], 42, "Subscription name can't be empty"),
     (METRICS, "m", [("interval.ms", SET, "1")], 42, "Invalid value 1 for interval.ms, interval must be between 100 and 3600000 (1 hour)"),
     (METRICS, "m", [("match", SET, "zzz")], 40, "Illegal client matching pattern: zzz"),

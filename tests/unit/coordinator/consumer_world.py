@@ -74,11 +74,11 @@ class ConsumerWorld(GroupWorld):
         self.shard.consumers.topics_changed()
 
     def heartbeat(
-        self, request: ConsumerGroupHeartbeatRequest, client: str = "c", version: int = 1
+        self, request: ConsumerGroupHeartbeatRequest, client: str = "c", version: int = 1, connection: str = "1"
     ) -> list[ConsumerGroupHeartbeatResponse | KafkaError]:
         """The answer, or the refusal; none while its records are held."""
         answers: list[ConsumerGroupHeartbeatResponse | KafkaError] = []
-        origin = RequestOrigin(client, "/127.0.0.1", version)
+        origin = RequestOrigin(client, "/127.0.0.1", version, connection)
         try:
             outcome = self.shard.consumers.heartbeats.heartbeat(request, origin)
         except KafkaError as error:
@@ -108,6 +108,7 @@ class Consumer:
         self.assigned: set[tuple[bytes, int]] = set()
         self.slow = False
         self.rebalance_ms = 60_000
+        self.connection = 1
 
     def request(self, *, full: bool = False) -> ConsumerGroupHeartbeatRequest:
         full = full or self.epoch == 0
@@ -125,12 +126,21 @@ class Consumer:
         )
 
     def heartbeat(self, *, full: bool = False) -> ConsumerGroupHeartbeatResponse | KafkaError | None:
-        """One heartbeat whose answer arrives, if there is one yet."""
-        answers = self.world.heartbeat(self.request(full=full), self.name)
+        """One heartbeat whose answer arrives, if there is one yet: it is not waited for."""
+        answers = self.send(self.request(full=full))
         if not answers:
+            self.reconnect()
             return None
         self.receive(answers[0])
         return answers[0]
+
+    def send(self, request: ConsumerGroupHeartbeatRequest) -> list[ConsumerGroupHeartbeatResponse | KafkaError]:
+        """What the coordinator answers; the consumer has not heard it."""
+        return self.world.heartbeat(request, self.name, connection=str(self.connection))
+
+    def reconnect(self) -> None:
+        """An answer did not come: clients give up its connection with it."""
+        self.connection += 1
 
     def leave(self, epoch: int = -1) -> ConsumerGroupHeartbeatResponse | KafkaError | None:
         request = ConsumerGroupHeartbeatRequest(

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+from bytemq.broker.coordinator.group.consumer.records import CONSUMER_GROUP_RECORDS
 from bytemq.broker.coordinator.group.environment import GroupSettings, RequestOrigin
+from bytemq.broker.coordinator.group.join import check_request, refusal
 from bytemq.broker.coordinator.group.shard import GroupShard
 from bytemq.broker.coordinator.outcome import Outcome
 from bytemq.broker.coordinator.timers import TimerQueue
@@ -37,6 +40,20 @@ def subscription(*topics: str) -> bytes:
     for topic in topics:
         body += len(topic).to_bytes(2, "big") + topic.encode()
     return body + b"\xff\xff\xff\xff"
+
+
+@lru_cache(maxsize=4096)
+def _member_key(kind: Callable[..., Any], *names: str) -> bytes:
+    key: bytes = kind(*names, None).encode_key()
+    return key
+
+
+def _key_of(record: Any) -> bytes:
+    """Those of consumer groups are names alone, and the same ones again and again."""
+    if isinstance(record, CONSUMER_GROUP_RECORDS):
+        return _member_key(type(record), *record[:-1])
+    key: bytes = record.encode_key()
+    return key
 
 
 def replay(shard: GroupShard, log: list[LogRecord]) -> None:
@@ -108,7 +125,7 @@ class GroupWorld:
         for _ in range(len(self.held) if count is None else count):
             write = self.held.pop(0)
             for record in write.outcome.records:
-                self.log.append((record.encode_key(), record.encode_value()))
+                self.log.append((_key_of(record), record.encode_value()))
                 self.shard.commit(write.sequence, record)
             self._end(write, ErrorCode.NONE)
 
@@ -177,7 +194,13 @@ class GroupWorld:
             protocols=[JoinGroupRequestProtocol(name, memoryview(data)) for name, data in offered.items()],
         )
         origin = RequestOrigin(client, "/127.0.0.1", version)
-        self.run(self.shard.joining.join(request, origin, reply or answers.append))
+        answer = reply or answers.append
+        try:
+            check_request(request, self.shard.environment.settings)
+        except KafkaError as error:
+            answer(refusal(request, error.code))
+        else:
+            self.run(self.shard.joining.join(request, origin, answer))
         return answers
 
     def sync(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from bytemq.broker.context import ClientInfo, RequestContext
+from bytemq.broker.coordinator.group.consumer.reconciliation import put_together
 from bytemq.broker.coordinator.group.environment import ConsumerGroupSettings, GroupSettings
 from bytemq.broker.coordinator.group.states import GroupState
 from bytemq.broker.coordinator.group.subscription import all_subscribed_topics
@@ -142,6 +144,13 @@ def test_heartbeat__looks_no_more_topics_up_than_there_are() -> None:
     assert counted < 200
     heartbeat(world, "m0", ["t"])
     assert world.topics.looked_up < 40
+
+
+def test_owned_partitions__of_one_topic_in_many_pieces_take_work_in_proportion() -> None:
+    """A heartbeat of a megabyte may name it fifty thousand times."""
+    began = time.process_time()
+    assert put_together((b"t", [index]) for index in range(100_000)) == {b"t": frozenset(range(100_000))}
+    assert time.process_time() - began < 15
 
 
 def test_subscriptions__of_a_consumer_group_follow_members_and_expressions() -> None:

@@ -13,8 +13,9 @@ from bytemq.broker.coordinator.group.offset_store import OffsetStore
 from bytemq.broker.coordinator.group.records import CommittedOffset, OffsetCommitRecord
 from bytemq.broker.coordinator.group.shard import GroupShard
 from bytemq.broker.coordinator.outcome import NOTHING, Outcome
-from bytemq.broker.coordinator.runtime import ShardRuntime
+from bytemq.broker.coordinator.runtime import ShardRuntime, ShardState
 from bytemq.broker.log.partition import Partition
+from bytemq.broker.log.results import AppendResult
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse
 from bytemq.protocol.messages.offset_commit import (
@@ -24,7 +25,13 @@ from bytemq.protocol.messages.offset_commit import (
     OffsetCommitResponse,
 )
 from bytemq.protocol.messages.offset_fetch import OffsetFetchRequestGroup
-from bytemq.protocol.records.batch import HEADER_BYTES, parse_header, place
+from bytemq.protocol.messages.txn_offset_commit import (
+    TxnOffsetCommitRequest,
+    TxnOffsetCommitRequestPartition,
+    TxnOffsetCommitRequestTopic,
+    TxnOffsetCommitResponse,
+)
+from bytemq.protocol.records.batch import HEADER_BYTES, parse_header
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.compression import Compression
 from tests.support.virtual_time import LoopClock, run_virtual
@@ -83,6 +90,28 @@ def test_runtime__puts_the_commits_of_one_loop_turn_into_one_batch() -> None:
         await asyncio.gather(*(commit(runtime, f"g{number}", number) for number in range(500)))
         assert partition.append_count == 1
         assert partition.batches[0].record_count == 500
+
+    run_virtual(scenario())
+
+
+def test_commit__of_a_partition_that_is_named_again_and_again_writes_the_last_offset_once() -> None:
+    """A request may name one as often as it has bytes; each record would be kept and taken off a list."""
+
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        offered = [OffsetCommitRequestPartition(0, offset, -1, "") for offset in range(1_000)]
+        request = OffsetCommitRequest(group_id="g", topics=[OffsetCommitRequestTopic("t", bytes(16), offered)])
+        response = await runtime.write(lambda machine: machine.offsets.commit(request, ORIGIN))
+        assert [one.error_code for one in response.topics[0].partitions] == [ErrorCode.NONE] * 1_000
+        assert [batch.record_count for batch in partition.batches] == [1]
+        assert committed(runtime.machine, "g") == [999]
+        in_transaction = [TxnOffsetCommitRequestPartition(0, offset) for offset in range(1_000)]
+        topics = [TxnOffsetCommitRequestTopic("t", bytes(16), in_transaction)]
+        transactional = TxnOffsetCommitRequest("app", "g", 7, 0, -1, "", None, topics)
+        answer = await runtime.write(lambda machine: machine.transactional.commit(transactional, ORIGIN))
+        assert len(answer.topics[0].partitions) == 1_000
+        assert [batch.record_count for batch in partition.batches] == [1, 1]
 
     run_virtual(scenario())
 
@@ -256,7 +285,7 @@ def test_runtime__loads_offsets_as_they_came_and_went(compression: Compression) 
         for start in range(0, len(records), 9):
             pairs = [Record(each.encode_key(), each.encode_value()) for each in records[start : start + 9]]
             batch = parse_header(memoryview(build_batch(pairs, timestamp_ms=1, compression=compression)))
-            place(batch, partition.high_watermark, 0)
+            batch.place(partition.high_watermark, 0)
             partition.batches.append(batch)
             partition.high_watermark = batch.next_offset
         store = (await started(partition)).machine.store
@@ -294,7 +323,7 @@ def test_runtime__leaves_an_unreadable_batch_out_and_serves_what_is_around_it() 
         await commit(first, "before", 1)
         unreadable = parse_header(memoryview(build_batch([Record(b"k", b"v"), Record(b"k", b"w")], timestamp_ms=1)))
         unreadable.view[HEADER_BYTES:] = b"\xff" * (len(unreadable.view) - HEADER_BYTES)
-        place(unreadable, partition.high_watermark, 0)
+        unreadable.place(partition.high_watermark, 0)
         partition.batches.append(unreadable)
         partition.high_watermark += 2
         await commit(first, "after", 2)
@@ -302,6 +331,71 @@ def test_runtime__leaves_an_unreadable_batch_out_and_serves_what_is_around_it() 
         assert runtime.damaged_records == 2
         assert committed(runtime.machine, "before") == [1]
         assert committed(runtime.machine, "after") == [2]
+
+    run_virtual(scenario())
+
+
+async def with_damage_in_the_middle() -> FakePartition:
+    partition = FakePartition()
+    runtime = await started(partition)
+    for group_id, offset in (("before", 1), ("lost", 2), ("after", 3)):
+        await commit(runtime, group_id, offset)
+    partition.damaged = {1}
+    return partition
+
+
+def test_runtime__refuses_all_groups_of_a_damaged_log_until_it_is_mended() -> None:
+    async def scenario() -> None:
+        partition = await with_damage_in_the_middle()
+        runtime = not_loaded(partition)
+        loading = asyncio.create_task(runtime.load())
+        await asyncio.sleep(100)
+        assert not loading.done() and runtime.state is ShardState.DAMAGED
+        with pytest.raises(KafkaError) as caught:
+            await commit(runtime, "after", 4)
+        assert caught.value.code is ErrorCode.NOT_COORDINATOR
+        partition.damaged = set()
+        await loading
+        assert [committed(runtime.machine, each) for each in ("before", "lost", "after")] == [[1], [2], [3]]
+        assert runtime.damaged_records == 0
+
+    run_virtual(scenario())
+
+
+def test_runtime__goes_on_without_what_is_damaged_when_told_so() -> None:
+    async def scenario() -> None:
+        partition = await with_damage_in_the_middle()
+        runtime = not_loaded(partition)
+        loading = asyncio.create_task(runtime.load())
+        await asyncio.sleep(1)
+        partition.config.bytemq_skip_damage = True
+        await loading
+        assert [committed(runtime.machine, each) for each in ("before", "lost", "after")] == [[1], [], [3]]
+        assert runtime.damaged_records == 1
+        await commit(runtime, "lost", 5)
+        assert committed((await started(partition)).machine, "lost") == [5]
+
+    run_virtual(scenario())
+
+
+def test_runtime__looks_behind_damage_again_when_the_store_was_down() -> None:
+    async def scenario() -> None:
+        partition = await with_damage_in_the_middle()
+        partition.config.bytemq_skip_damage, partition.unseen = True, 2
+        runtime = await started(partition)
+        assert [committed(runtime.machine, each) for each in ("before", "lost", "after")] == [[1], [], [3]]
+
+    run_virtual(scenario())
+
+
+def test_runtime__that_is_closed_while_its_log_is_damaged_tries_no_more() -> None:
+    async def scenario() -> None:
+        runtime = not_loaded(await with_damage_in_the_middle())
+        loading = asyncio.create_task(runtime.load())
+        await asyncio.sleep(1)
+        runtime.close()
+        await asyncio.wait_for(loading, 60)
+        assert runtime.state is ShardState.CLOSED
 
     run_virtual(scenario())
 
@@ -429,5 +523,44 @@ def test_write__without_records_fails_with_what_it_saw() -> None:
         for refused in (first, second):
             with pytest.raises(KafkaError):
                 await refused
+
+    run_virtual(scenario())
+
+
+async def commit_in_transaction(runtime: Runtime, group_id: str, offset: int) -> TxnOffsetCommitResponse:
+    offered = [TxnOffsetCommitRequestTopic("t", bytes(16), [TxnOffsetCommitRequestPartition(0, offset)])]
+    request = TxnOffsetCommitRequest("app", group_id, 7, 0, -1, "", None, offered)
+    return await runtime.write(lambda machine: machine.transactional.commit(request, ORIGIN))
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_write__without_records_goes_on_when_what_it_saw_is_refused(is_first: bool) -> None:
+    """As when a transaction ends while offsets of it are on their way: it concerns that producer alone."""
+
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        partition.hold = True
+        before = None if is_first else asyncio.create_task(commit(runtime, "g", 1))
+        await asyncio.sleep(0.1)
+        refused = asyncio.create_task(commit_in_transaction(runtime, "txn", 2))
+        await asyncio.sleep(0)
+        seen = asyncio.create_task(runtime.write(lambda machine: Outcome("seen")))
+        await asyncio.sleep(0.1)
+        _, done = partition.held.pop()
+        done(AppendResult(ErrorCode.INVALID_TXN_STATE))
+        with pytest.raises(KafkaError) as refusal:
+            await refused
+        assert refusal.value.code is ErrorCode.INVALID_TXN_STATE
+        await asyncio.sleep(0.1)
+        assert seen.done() is is_first
+        partition.commit()
+        assert await seen == "seen"
+        if before is not None:
+            await before
+        partition.hold = False
+        await commit(runtime, "g", 3)
+        await runtime.drained()
+        assert committed(runtime.machine, "g") == [3] and committed(runtime.machine, "txn") == []
 
     run_virtual(scenario())

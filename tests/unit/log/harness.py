@@ -1,14 +1,19 @@
 """What the log's tests share: a partition over a storage that settles when the test says so."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from bytemq.broker.log.appender import Appender, Done
 from bytemq.broker.log.opening import open_partition
 from bytemq.broker.log.partition import Partition
+from bytemq.broker.log.producer_state import Producer
 from bytemq.broker.log.results import AppendResult, Origin
 from bytemq.broker.log.services import LogServices
+from bytemq.broker.log.state import PendingAppend
 from bytemq.config import BrokerConfig, TopicConfig
+from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.records.batch import RecordBatch
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.types import PartitionId, TopicId
 from tests.support.fake_log_storage import FakeLogStorage
@@ -39,6 +44,17 @@ class HeldExecutor(Executor):
             future.set_result(function(*args))
         except Exception as error:
             future.set_exception(error)
+
+
+class LetIn:
+    """A guard that lets every transaction in, and counts."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def check(self, topic: str, index: int, batch: RecordBatch, producer: Producer | None) -> ErrorCode:
+        self.asked += 1
+        return ErrorCode.NONE
 
 
 class Log:
@@ -98,6 +114,31 @@ class Answer:
     def result(self) -> AppendResult:
         assert self._results, "not answered"
         return self._results[0]
+
+
+class Together:
+    """The `Group` of one append on the short way, each batch of which is answered as any other by its `done`."""
+
+    def __init__(self, batches: Sequence[RecordBatch], answers: Sequence[Done]) -> None:
+        self.batches = batches
+        self.answers = answers
+        self.missing = 1
+
+    def complete(self) -> None:
+        for batch, done in zip(self.batches, self.answers, strict=True):
+            done(AppendResult(ErrorCode.NONE, batch.base_offset))
+
+    def failed(self, append: PendingAppend[Any], error: ErrorCode, log_start_offset: int) -> None:
+        for done in self.answers:
+            done(AppendResult(error, log_start_offset=log_start_offset))
+
+
+def append_plain(appender: Appender, batches: Sequence[RecordBatch], now_ms: int, answers: Sequence[Done]) -> bool:
+    """Whether the short way takes them."""
+    append = appender.prepare_plain(batches, now_ms, Together(batches, answers))
+    if append is not None:
+        appender._services.storage.append(*appender.handed_over(batches, append))
+    return append is not None
 
 
 def topic_config(**configs: str) -> TopicConfig:

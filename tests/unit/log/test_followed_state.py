@@ -11,7 +11,7 @@ from bytemq.broker.log.followed_state import FollowedState
 from bytemq.broker.log.leader_epochs import LeaderEpochs
 from bytemq.broker.log.producer_budget import ProducerBudget
 from bytemq.broker.log.state import LogState
-from bytemq.protocol.records.batch import RecordBatch, parse_header, place
+from bytemq.protocol.records.batch import RecordBatch, parse_header
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch, marker_word
 from bytemq.storage.log_files import RecoveredLog
@@ -56,7 +56,7 @@ class OwnedLog:
             )
             if transactional:
                 self.open.add(producer)
-        place(batch, self.state.high_watermark, self.epoch)
+        batch.place(self.state.high_watermark, self.epoch)
         self.state.replay(batch, 0)
         self.epochs.assign(self.epoch, batch.base_offset)
         self.state.high_watermark = self.state.end_offset = batch.last_offset + 1

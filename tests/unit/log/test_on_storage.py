@@ -11,15 +11,16 @@ from bytemq.broker.log.results import AppendResult, Origin
 from bytemq.broker.log.services import LogServices
 from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.records.batch import split_batches
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_storage import LogStorage
+from bytemq.storage.manifests.manifest import with_leader_epoch
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.stores.local import LocalStore
 from tests.support.power_cut_store import MemoryMetadata, Power
-from tests.unit.log.harness import PID, HeldExecutor, batch, sequenced, topic_config
-from tests.unit.log.test_transactions import LetIn
+from tests.unit.log.harness import PID, HeldExecutor, LetIn, batch, sequenced, topic_config
 
 NOW_MS = SystemClock().wall_ms()
 SETTINGS = StorageConfig(wal_file_bytes=1 << 20, reserve_bytes=0)
@@ -119,4 +120,20 @@ async def test_partition__is_gone_after_delete(tmp_path: Path) -> None:
     await node.table.delete(PID)
     await node.stop()
     assert (await node.start()).high_watermark == 0
+    await node.stop()
+
+
+async def test_fenced_owner__writes_in_the_epoch_in_which_it_opened_the_log(tmp_path: Path) -> None:
+    """It has asked for the manifest again and been given its successor's: metadata that are made anew of the storage
+    must not take what it writes for that one's.
+    """
+    node = DiskNode(tmp_path)
+    partition = await node.start()
+    files = partition._files
+    files.stored = files.stored._replace(manifest=with_leader_epoch(files.manifest, 7))
+    files.manifest = files.stored.manifest
+    await append(partition, batch(timestamp_ms=NOW_MS))
+    fetched = await partition.read(0, 100_000, isolation=0)
+    [written] = split_batches(memoryview(b"".join(fetched.buffers)))
+    assert written.leader_epoch == 1
     await node.stop()

@@ -4,26 +4,13 @@ from typing import Any
 
 import pytest
 
-from bytemq.broker.log.producer_state import Producer
 from bytemq.broker.log.results import Origin
 from bytemq.broker.log.transactions import Transactions
 from bytemq.protocol.error_codes import ErrorCode
-from bytemq.protocol.records.batch import RecordBatch
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch, marker_of, marker_word
-from tests.unit.log.harness import COORDINATOR, NOW_MS, Log, batch, open_log, sequenced
+from tests.unit.log.harness import COORDINATOR, NOW_MS, LetIn, Log, batch, open_log, sequenced
 
 COMMIT, ABORT = EndTransactionMarker(True, 3), EndTransactionMarker(False, 3)
-
-
-class LetIn:
-    """A guard that lets every transaction in, and counts."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def check(self, topic: str, index: int, batch: RecordBatch, producer: Producer | None) -> ErrorCode:
-        self.asked += 1
-        return ErrorCode.NONE
 
 
 async def open_transactional() -> Log:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bytemq.errors import Corrupt, Invalid
-from bytemq.metadata import backup, keys
+from bytemq.metadata import backup, keys, values
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.store import Put
 from tests.support.metadata import embedded_store
@@ -20,7 +20,7 @@ async def filled(store: EmbeddedStore) -> list[str]:
     await store.txn([], [Put(keys.broker(1), b"session", lease), Put(keys.CONTROLLER, b"1", lease)])
     for number in range(300):
         await store.txn([], [Put(f"storage/{number:03d}", bytes([number % 256]) * number)])
-    return list(await backup.export(store))
+    return list(backup.lines_of(await store.range("")))
 
 
 async def test_backup__comes_back_whole_above_the_revisions_of_before(tmp_path: Path) -> None:
@@ -39,8 +39,34 @@ async def test_backup__comes_back_whole_above_the_revisions_of_before(tmp_path: 
 async def test_backup__is_not_restored_over_metadata_that_are_there(tmp_path: Path) -> None:
     async with embedded_store(tmp_path / "a") as store:
         lines = await filled(store)
+        with pytest.raises(Invalid, match="a broker uses"):
+            await backup.restore(store, backup.parse(lines), replace=True)
+        await store.txn([], [], [keys.broker(1)])
         with pytest.raises(Invalid, match="already"):
             await backup.restore(store, backup.parse(lines))
+
+
+async def test_backup__may_take_the_place_of_what_is_there(tmp_path: Path) -> None:
+    async with embedded_store(tmp_path / "a") as store:
+        lines = await filled(store)
+        last = (await store.range("")).revision
+        await store.txn([], [Put("storage/new", b"x")], [keys.broker(1), keys.CONTROLLER, "storage/001"])
+        await backup.restore(store, backup.parse(lines), replace=True)
+        entries, _ = await store.range("")
+        assert {entry.key for entry in entries} == {key for key, _ in backup.parse(lines).entries}
+        assert all(entry.revision > last for entry in entries)
+
+
+async def test_backup__tells_the_newest_session_although_revisions_change(tmp_path: Path) -> None:
+    async with embedded_store(tmp_path / "a") as store:
+        await filled(store)
+        session = (await store.txn([], [Put(keys.LAST_SESSION, values.THIS_REVISION)])).revision
+        lines = list(backup.lines_of(await store.range("")))
+    async with embedded_store(tmp_path / "b") as store:
+        await backup.restore(store, backup.parse(lines))
+        entry = await store.get(keys.LAST_SESSION)
+        assert entry is not None and values.decode_last_session(entry.value, entry.revision) == session
+        assert list(backup.lines_of(await store.range("")))[1:] == lines[1:], "nor in an export of a restored one"
 
 
 async def test_backup__of_revisions_far_ahead_says_how_to_get_there(tmp_path: Path) -> None:
@@ -53,7 +79,7 @@ async def test_backup__of_revisions_far_ahead_says_how_to_get_there(tmp_path: Pa
 async def test_backup__of_no_cluster_is_refused(tmp_path: Path) -> None:
     async with embedded_store(tmp_path / "a") as store:
         with pytest.raises(Invalid, match="no cluster"):
-            await backup.export(store)
+            list(backup.lines_of(await store.range("")))
 
 
 @pytest.mark.parametrize("damage", ["cut short", "empty", "other file", "newer"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 from bytemq.metadata import keys, values
 from bytemq.metadata.claims import CHUNKS_PER_TRANSACTION, Ending, claims, releases
 from bytemq.metadata.store import MAX_TXN_OPERATIONS, Event, check_limits
+from bytemq.metadata.values import DoubtStage, DoubtValue
 from bytemq.types import PartitionId
 from tests.support.metadata import image_of, topic_id, topic_puts
 
@@ -73,6 +74,15 @@ def test_releases__free_what_nobody_else_who_lives_shall_have() -> None:
     image = image_of([0], topic_puts("t", T1, [0, 7], facts))
     (release,) = releases(image, 0, 1000, {PartitionId(T1, 0): Ending(5, 12), PartitionId(T1, 1): Ending(6, 3)})
     assert values.decode_owners(release.puts[0].value) == values.OwnersValue([-1, -1], [-1, -1], [5, 6], {0: 12, 1: 3})
+
+
+def test_releases__hand_over_nothing_to_a_broker_that_is_missed() -> None:
+    facts = values.OwnersValue([0], [1000], [5])
+    image = image_of([0, 1], topic_puts("t", T1, [1], facts))
+    doubt = values.encode_doubt(DoubtValue(image.brokers[1].epoch, 2, DoubtStage.MISSED))
+    image.apply([Event(keys.doubt(1), doubt, image.revision + 1)])
+    (release,) = releases(image, 0, 1000, {PartitionId(T1, 0): Ending(5, 12)})
+    assert values.decode_owners(release.puts[0].value) == values.OwnersValue([-1], [-1], [5], {0: 12})
 
 
 def test_releases__of_a_session_that_ended_change_nothing() -> None:

@@ -52,6 +52,7 @@ def test_address__shows_no_password() -> None:
         ("etcd://one:port/c", "HOST:PORT"),
         ("etcd://one:99999/c", "HOST:PORT"),
         ("etcd:///c", "HOST:PORT"),
+        ("etcd://[::1/c", "HOST:PORT"),
         ("etcd://one/c?tls=1", "no parameter tls"),
         ("etcd://one/c?cert=x", "both its files"),
     ],

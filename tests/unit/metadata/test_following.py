@@ -13,12 +13,13 @@ from bytemq.errors import Invalid, Unavailable
 from bytemq.metadata import keys, values
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
+from bytemq.metadata.features import SUPPORTED
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.history import History
-from bytemq.metadata.identity import FEATURE_LEVEL, ensure_identity
+from bytemq.metadata.identity import ensure_identity
 from bytemq.metadata.image import ImageChange
 from bytemq.metadata.producer_ids import BLOCK_SIZE, ProducerIds
-from bytemq.metadata.store import MAX_VALUE_BYTES, Compacted, Event, Put
+from bytemq.metadata.store import MAX_VALUE_BYTES, Compacted, Event, KeyValue, Put
 from bytemq.types import parse_topic_id
 from tests.support.metadata import embedded_store, topic_id, topic_puts
 from tests.support.virtual_time import VirtualClock
@@ -48,7 +49,7 @@ async def test_follower__shows_a_transaction_to_whoever_waits_for_it(
     changes: list[ImageChange] = []
     follower.subscribe(changes.append)
     written = await store.txn([], topic_puts("t", T1, [0]))
-    await asyncio.wait_for(follower.wait_for(written.revision), 5)
+    await asyncio.wait_for(follower.wait_for(written.revision), 30)
     assert "t" in follower.image.topics
     assert [change.topics for change in changes] == [{T1}]
     await follower.wait_for(written.revision)
@@ -62,7 +63,7 @@ async def test_follower__lists_again_when_the_store_forgot_what_it_missed(
     flood = [store.txn([], [filler]) for _ in range(12)]
     removal = store.txn([], [], [put.key for put in topic_puts("gone", topic_id(2), [0])])
     *_, last = await asyncio.gather(*flood, removal, store.txn([], topic_puts("t", T1, [0])))
-    await asyncio.wait_for(follower.wait_for(last.revision), 5)
+    await asyncio.wait_for(follower.wait_for(last.revision), 30)
     assert set(follower.image.topics) == {"t"}
 
 
@@ -94,19 +95,42 @@ async def test_identity__of_concurrent_starts_is_one(store: EmbeddedStore) -> No
     assert len(set(await asyncio.gather(*(ensure_identity(store, os.urandom) for _ in range(5))))) == 1
 
 
+async def test_identity__that_another_broker_makes_between_two_looks_is_taken(
+    store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, made = store.get, list[str]()
+
+    async def get_and_be_overtaken(key: str) -> KeyValue | None:
+        found = await get(key)
+        if not made:
+            made.append("")
+            made[0] = await ensure_identity(store, os.urandom)
+        return found
+
+    monkeypatch.setattr(store, "get", get_and_be_overtaken)
+    assert await ensure_identity(store, os.urandom) == made[0]
+
+
 async def test_identity__refuses_data_of_a_newer_version(store: EmbeddedStore) -> None:
-    await store.txn([], [Put(keys.FEATURE_LEVEL, values.encode_number(FEATURE_LEVEL + 1))])
+    await store.txn([], [Put(keys.FEATURE_LEVEL, values.encode_number(SUPPORTED.highest + 1))])
     with pytest.raises(Invalid, match="newer version"):
         await ensure_identity(store, os.urandom)
     assert await store.get(keys.IDENTITY) is None, "nothing was written"
 
 
-async def test_feature_level__of_older_data_is_raised_when_it_is_opened(store: EmbeddedStore) -> None:
+async def test_identity__of_one_machine_raises_the_level_of_older_data(store: EmbeddedStore) -> None:
     identity = await ensure_identity(store, os.urandom)
-    await store.txn([], [Put(keys.FEATURE_LEVEL, values.encode_number(FEATURE_LEVEL - 1))])
+    await store.txn([], [Put(keys.FEATURE_LEVEL, values.encode_number(SUPPORTED.highest - 1))])
     assert await ensure_identity(store, os.urandom) == identity
     level = await store.get(keys.FEATURE_LEVEL)
-    assert level is not None and values.decode_number(level.value) == FEATURE_LEVEL
+    assert level is not None and values.decode_number(level.value) == SUPPORTED.highest
+
+
+async def test_identity__without_a_level_is_half_of_a_restore(store: EmbeddedStore) -> None:
+    await store.txn([], [Put(keys.IDENTITY, b"half")])
+    with pytest.raises(Invalid, match="restore was interrupted"):
+        await ensure_identity(store, os.urandom)
+    assert await store.get(keys.FEATURE_LEVEL) is None, "nothing was written"
 
 
 async def test_producer_ids__are_never_given_twice(store: EmbeddedStore) -> None:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from bytemq.errors import Corrupt
 from bytemq.metadata import keys, values
 from bytemq.metadata.image import ClusterImage
+from bytemq.metadata.loads import IDLE, LoadReport, decode_load, encode_load
+from bytemq.metadata.pools import PoolUse, PoolValue, encode_pool
 from bytemq.metadata.store import Event, KeyValue
 from tests.support.metadata import broker_value, image_of, topic_id, topic_puts
 
@@ -43,7 +48,7 @@ def test_image__forgets_a_deleted_topic_completely() -> None:
     puts = topic_puts("a.b", T1, [0], owned(0, 1000, [3]))
     image = image_of([0], puts)
     change = image.apply([Event(put.key, None, 5) for put in puts])
-    assert change.topics == {T1}
+    assert change.topics == {T1} and change.deleted == {"a.b"}
     assert (image.topics, image.topics_by_id, image.collision("a_b")) == ({}, {}, None)
     assert image.assigned_counts[0] == 0
     assert all(image.key_revision(put.key) == 0 for put in puts)
@@ -88,6 +93,27 @@ def test_image__tells_which_configs_changed() -> None:
     assert image.broker_configs(3) == {} and image.group_configs("g") == {}
 
 
+def test_image__tells_of_pools() -> None:
+    image = image_of([0], topic_puts("t", T1, [0]))
+    pool = PoolValue("s3://other/prefix", PoolUse.DRAINED)
+    change = image.apply([Event(keys.pool("b"), encode_pool(pool), 5)])
+    assert image.pools == {"b": pool} and change.pools and not change.topics
+    assert image.apply([Event(keys.pool("b"), None, 6)]).pools and image.pools == {}
+    assert not image.apply([Event(keys.config("broker", ""), values.encode_configs({"a": "b"}), 7)]).pools
+
+
+def test_load__tells_how_stores_are_and_an_older_one_tells_nothing_of_them() -> None:
+    report = LoadReport(1, IDLE, pools={"b": "slow: a write took 1.5 s"})
+    assert decode_load(encode_load(report)) == report
+    fields = json.loads(encode_load(report))
+    del fields["pools"]
+    assert decode_load(json.dumps(fields).encode()).pools == {}
+    assert report.differs_from(replace(report, pools={"b": "well"}))
+    assert not report.differs_from(replace(report, pools={"b": "slow: a write took 1.7 s"})), (
+        "reasons change all the time"
+    )
+
+
 def test_image__refuses_what_it_cannot_read_by_name_of_the_key() -> None:
     for key, value in (
         (keys.topic("t"), b"not json"),
@@ -106,3 +132,31 @@ def test_owners_value__of_a_chunk_is_small_and_comes_back() -> None:
     decoded = values.decode_owners(encoded)
     assert (list(decoded.brokers), list(decoded.sessions)) == (value.brokers, value.sessions)
     assert list(decoded.leader_epochs) == value.leader_epochs
+
+
+def doubted(image: ClusterImage, broker: int, stage: values.DoubtStage, session: int) -> None:
+    value = values.DoubtValue(session, 2, stage)
+    image.apply([Event(keys.doubt(broker), values.encode_doubt(value), image.revision + 1)])
+
+
+def test_missed__broker_is_not_where_clients_are_sent() -> None:
+    facts = values.OwnersValue([1, 1], [1001, 1001], [4, 4])
+    image = image_of([1, 2], topic_puts("t", topic_id(1), [2, 1], facts))
+
+    def leaders() -> list[tuple[int, int]]:
+        return [image.leader_of(partition) for partition in image.topics["t"].partitions]
+
+    for stage, leads in (
+        (values.DoubtStage.RAISED, (1, 4)),
+        (values.DoubtStage.FINAL, (1, 4)),
+        (values.DoubtStage.MISSED, (2, 5)),
+        (values.DoubtStage.ENDING, (2, 5)),
+    ):
+        doubted(image, 1, stage, 1001)
+        assert leaders() == [leads, (1, 4)], "nobody else is to have the other one yet"
+        assert image.is_missed(1) is (leads == (2, 5))
+    doubted(image, 1, values.DoubtStage.MISSED, 7)
+    assert leaders() == [(1, 4), (1, 4)] and not image.is_missed(1), "it was another session that was missed"
+    doubted(image, 1, values.DoubtStage.MISSED, 1001)
+    image.apply([Event(keys.doubt(1), None, image.revision + 1)])
+    assert leaders() == [(1, 4), (1, 4)]

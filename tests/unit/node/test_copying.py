@@ -31,13 +31,13 @@ from bytemq.storage import copying as copying_files
 from bytemq.storage.cluster_storage import ClusterStorage, Session
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.manifests.manifest_codec import directory_of
+from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.stores.local import LocalStore
 from bytemq.types import PartitionId
 from tests.support.metadata import broker_value, embedded_store, topic_id, topic_puts
-from tests.unit.log.harness import HeldExecutor, batch, sequenced, topic_config
+from tests.unit.log.harness import HeldExecutor, LetIn, batch, sequenced, topic_config
 from tests.unit.log.test_on_storage import append
-from tests.unit.log.test_transactions import LetIn
 
 T1 = topic_id(1)
 GONE = topic_id(2)
@@ -131,7 +131,8 @@ async def cluster_partition(folder: Path) -> AsyncIterator[Partition]:
         membership = await Membership.join(metadata, CLOCK, 1, broker_value(), 3.0)
         tasks = supervisor()
         storage = await ClusterStorage.open(
-            LocalStore(folder / "target"), metadata, session=Session(1, membership.session_id), config=SMALL,
+            PooledStore(LocalStore(folder / "target"), CLOCK), metadata, config=SMALL,
+            session=Session(1, membership.session_id),
             clock=CLOCK, random=Random(1), supervisor=tasks,
         )  # fmt: skip
         partitions = table(storage)

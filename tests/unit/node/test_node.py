@@ -56,6 +56,23 @@ async def test_node__takes_dynamic_configs_at_once_and_after_a_restart(tmp_path:
         await node.stop()
 
 
+async def test_node__tells_nothing_of_deleted_topics_any_more(tmp_path: Path) -> None:
+    """Their figures would be kept for ever, and once there are ten thousand, new topics would have none."""
+    node = await Node.start(config(tmp_path))
+    try:
+        broker = node.broker
+        for name in ("gone", "stays"):
+            await broker.topics.create([TopicSpec(name)])
+            broker.traffic.count_in(name, 1)
+            broker.traffic.count_out(name, 1)
+        await broker.topics.delete(broker.image.topics["gone"].topic_id)
+        assert broker.traffic.bytes_in.keys() == broker.traffic.bytes_out.keys() == {"stays"}
+        text = broker.metrics.render()[1].decode()
+        assert 'topic="stays"' in text and 'topic="gone"' not in text
+    finally:
+        await node.stop()
+
+
 async def test_node__that_cannot_start_leaves_everything_free(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

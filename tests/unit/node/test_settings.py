@@ -6,6 +6,7 @@ from bytemq.broker.limits import ServerLimits
 from bytemq.broker.server import Listener
 from bytemq.config import BrokerConfig, InvalidConfig
 from bytemq.node import settings
+from bytemq.storage.objects.roll_forward import MOST_IN_FLIGHT
 from bytemq.storage.settings import StorageConfig
 
 
@@ -14,6 +15,35 @@ def test_storage_config__takes_each_setting_that_a_config_names() -> None:
     storage = settings.storage_config(config)
     assert (storage.wal_file_bytes, storage.segment_bytes) == (1048576, 123456)
     assert settings.storage_config(BrokerConfig()) == StorageConfig(), "both sides have the same defaults"
+
+
+def test_storage_config__flushes_into_a_folder_wait_less_unless_somebody_says_how_long() -> None:
+    def interval_ms(**given: str) -> int:
+        return settings.storage_config(
+            BrokerConfig({name.replace("_", "."): value for name, value in given.items()})
+        ).wal_flush_interval_ms
+
+    assert interval_ms(bytemq_storage="s3://bucket/x") == StorageConfig().wal_flush_interval_ms
+    assert interval_ms(bytemq_storage="file:///mnt/x") == settings.FLUSH_INTERVAL_OF_FILES_MS
+    assert interval_ms(bytemq_storage="file:///mnt/x", wal_flush_interval_ms="100") == 100
+
+
+def test_storage_config__no_more_flushes_are_in_flight_than_other_brokers_and_a_restore_reckon_with() -> None:
+    """More would look like a storage that is ahead of its metadata, and no broker would start."""
+    most = str(MOST_IN_FLIGHT)
+    assert settings.storage_config(BrokerConfig({"wal.flush.in.flight": most})).wal_flush_in_flight == MOST_IN_FLIGHT
+    with pytest.raises(InvalidConfig, match="Value must be no more than"):
+        BrokerConfig({"wal.flush.in.flight": str(MOST_IN_FLIGHT + 1)})
+
+
+def test_catalog_credentials__are_both_there_or_none() -> None:
+    key, secret = {"bytemq.iceberg.access.key.id": "reader"}, {"bytemq.iceberg.secret.access.key": "s"}
+    assert settings.catalog_credentials(BrokerConfig()) == {}
+    given = settings.catalog_credentials(BrokerConfig(key | secret))
+    assert given == {"s3.access-key-id": "reader", "s3.secret-access-key": "s"}
+    for half in (key, secret):
+        with pytest.raises(InvalidConfig, match="belong together"):
+            settings.catalog_credentials(BrokerConfig(half))
 
 
 def test_server_limits__kafkas_socket_defaults_hold_only_where_somebody_set_them() -> None:

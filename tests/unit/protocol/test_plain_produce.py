@@ -5,14 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from bytemq.broker.log.results import AppendResult
 from bytemq.protocol import plain_produce
-from bytemq.protocol.error_codes import ErrorCode
-from bytemq.protocol.framing import parse_request_header, response_prefix, split_request
-from bytemq.protocol.produce import ProduceResult, decode_produce, encode_produce_response
+from bytemq.protocol.framing import parse_request_header, split_request
+from bytemq.protocol.produce import decode_produce
 from bytemq.protocol.records import batch as batches
 from bytemq.protocol.records.batch import InvalidBatch, any_produced_batch, produced_batch
 from tests.fuzz import fuzz_produced, runner
@@ -27,7 +26,7 @@ RECORDS = record_batch([b"value", b"another"])
 def short_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType | None:
     """With the native part, and as where the package could not be compiled."""
     native = NATIVE if request.param == "native" else None
-    for name in ("header", "decode", "batch", "run", "whole", "answers"):
+    for name in ("header", "decode", "batch", "take", "whole"):
         monkeypatch.setattr(plain_produce, name, getattr(native, name) if native else lambda *_: None)
     return native
 
@@ -71,62 +70,87 @@ def with_size(frame: bytes) -> bytes:
     return len(frame).to_bytes(4, "big") + frame
 
 
-@pytest.mark.skipif(NATIVE is None, reason="no compiler here: no runs")
+needs_native = pytest.mark.skipif(NATIVE is None, reason="no compiler here: no runs")
+
+
+def take(data: bytes | bytearray, position: int, end: int, most_bytes: int = 10_000, most: int = 64) -> Any:
+    assert NATIVE is not None
+    known = (fuzz_produced.BY_NAME, fuzz_produced.BY_ID, batches.RecordBatch)
+    return NATIVE.take(memoryview(bytearray(data)), position, end, most_bytes, most, *known)
+
+
+def whole(frame: bytes) -> Any:
+    assert NATIVE is not None
+    known = (fuzz_produced.BY_NAME, fuzz_produced.BY_ID, batches.RecordBatch)
+    return NATIVE.whole(memoryview(bytearray(frame)), len(frame), *known)
+
+
+@needs_native
 @pytest.mark.parametrize("frame", fuzz_produced.plain_frames(), ids=lambda frame: f"v{frame[3]}")
-def test_run__has_the_requests_in_a_row_in_memory_of_its_own(frame: bytes) -> None:
-    assert NATIVE is not None
+def test_requests__in_a_row_are_taken_where_they_are(frame: bytes) -> None:
     data = b"before" + with_size(frame) * 5 + with_size(frame)[:-1]
-    version, acks, timeout_ms, memory, requests = NATIVE.run(memoryview(data), 6, len(data), 10_000, 64)
-    assert (version, acks, timeout_ms, bytes(memory)) == (frame[3], -1, 30_000, with_size(frame) * 5)
-    for number, (correlation_id, name, topic_id, index, records, _, end) in enumerate(requests, 1):
-        assert (correlation_id, index, bytes(records), end) == (7, 4, RECORDS, number * len(with_size(frame)))
-        assert (name, topic_id) == ((None, bytes(range(16))) if version == 13 else ("topic", None))
-    requests[3][4][0] = 0x55
-    assert memory.count(b"\x55") == 1, "the batches are patched where they are"
-    assert len(NATIVE.run(memoryview(data), 6, len(data), 10_000, 2)[4]) == 2
-    assert NATIVE.run(memoryview(data), 6, 6 + len(frame), 10_000, 64) is None, "a cut request is none"
-    assert NATIVE.run(memoryview(data), 6, len(data), len(frame) - 1, 64) is None, "one above the limit is none"
+    found = take(data, 6, len(data))
+    assert (found.version, found.acks, found.timeout_ms, found.count) == (frame[3], -1, 30_000, 5)
+    assert found.part_counts == b"\1" * 5
+    topic = (None, bytes(range(16))) if frame[3] == 13 else ("topic", None)
+    for number in range(5):
+        assert found.request(number) == (7, [(*topic, [(4, RECORDS)])])
+    assert found.entries == ["by id" if frame[3] == 13 else "by name"] * 5
+    found.batches[3].view[0] = 0x55
+    memory = found.batches[0].view.obj
+    assert memory.count(b"\x55") == 1 and len(memory) == len(data), "the batches are patched where they are"
+    found.keep(4)
+    assert found.end == 6 + 4 * len(with_size(frame))
+    assert (found.count, len(found.batches), len(found.entries)) == (4, 4, 4)
+    assert take(data, 6, len(data), most=2).count == 2
+    assert take(data, 6, 6 + len(frame)) is None, "a cut request is none"
+    assert take(data, 6, len(data), most_bytes=len(frame) - 1) is None, "one above the limit is none"
 
 
-@pytest.mark.skipif(NATIVE is None, reason="no compiler here: no runs")
-def test_run__ends_before_a_request_that_has_less_in_common() -> None:
+@needs_native
+def test_requests__hold_the_memory_that_they_are_in() -> None:
+    data = bytearray(with_size(fuzz_produced.plain_frames()[6]))
     assert NATIVE is not None
+    found = NATIVE.take(memoryview(data), 0, len(data), 10_000, 64, {}, {}, batches.RecordBatch)
+    assert found.entries == [None]
+    with pytest.raises(BufferError):
+        data.append(0)
+    del found
+    data.append(0)
+
+
+@needs_native
+def test_requests__end_before_one_that_has_less_in_common() -> None:
     v9, v12 = fuzz_produced.plain_frames()[6], fuzz_produced.plain_frames()[9]
     other_acks = v9.replace(fuzz_produced.ACKS_TIMEOUT, b"\0\1" + fuzz_produced.ACKS_TIMEOUT[2:])
     other_timeout = v9.replace(fuzz_produced.ACKS_TIMEOUT, b"\xff\xff\0\0\0\1")
     for other in (v12, other_acks, other_timeout, b"\0\3\0\0" + v9[4:]):
-        data = memoryview(with_size(v9) * 2 + with_size(other) + with_size(v9))
-        assert len(NATIVE.run(data, 0, len(data), 10_000, 64)[4]) == 2
+        data = with_size(v9) * 2 + with_size(other) + with_size(v9)
+        assert take(data, 0, len(data)).count == 2
 
 
-@pytest.mark.skipif(NATIVE is None, reason="no compiler here: no runs")
+@needs_native
 @pytest.mark.parametrize("attributes", [batches.TRANSACTIONAL_FLAG, batches.TIMESTAMP_TYPE_FLAG, batches.CONTROL_FLAG])
-def test_run__leaves_transactions_and_times_of_the_broker_to_the_general_way(attributes: int) -> None:
-    assert NATIVE is not None
+def test_requests__of_transactions_and_times_of_the_broker_are_left_to_the_general_way(attributes: int) -> None:
     for frame in fuzz_produced.plain_frames():
         at = frame.index(RECORDS) + batches.ATTRIBUTES_POSITION
         unusual = frame[:at] + attributes.to_bytes(2, "big") + frame[at + 2 :]
-        assert NATIVE.whole(bytearray(frame), len(frame)) is not None
-        assert NATIVE.whole(bytearray(unusual), len(frame)) is None
+        assert whole(frame) is not None
+        assert whole(unusual) is None
 
 
-@pytest.mark.skipif(NATIVE is None, reason="no compiler here: no runs")
+@needs_native
 @pytest.mark.parametrize("version", range(3, 14))
-@pytest.mark.parametrize("name", ["t", "topic", "n" * 126, "n" * 127, "n" * 249])
-def test_answers__are_those_of_the_general_way(version: int, name: str) -> None:
-    assert NATIVE is not None
-    topic_id = bytes(range(16))
-    requests, results, expected = [], [], bytearray()
-    for number in range(200):
-        of_topic = (name, None) if version < 13 else (None, topic_id)
-        result = AppendResult(ErrorCode.NONE, number * 2**50, number - 1, number * 3)
-        requests.append((number - 100, *of_topic, number, memoryview(b""), (), 0))
-        results.append(result)
-        body = encode_produce_response(version, [(*of_topic, [ProduceResult(number, *result)])])
-        expected += response_prefix(0, version, number - 100, len(body)) + body
-    assert NATIVE.answers(version, requests, results) == expected
-    results[150] = AppendResult(ErrorCode.KAFKA_STORAGE_ERROR)
-    assert NATIVE.answers(version, requests, results) is None
+def test_requests__name_each_of_their_partitions_once(version: int) -> None:
+    head = b"\0\0" + version.to_bytes(2, "big") + b"\0\0\0\7" + b"\0\3abc"
+    several = whole(head + fuzz_produced.body(version, RECORDS, ([4, 5, 0], [0])))
+    assert several.part_counts == b"\4"
+    assert several.entries == (["by id", None, None, None] if version == 13 else ["by name", "another", None, "others"])
+    fuzz_produced.alike([memoryview(head + fuzz_produced.body(version, RECORDS, ([4, 5, 0], [0])))], several)
+    assert whole(head + fuzz_produced.body(version, RECORDS, ([4, 5, 4],))) is None
+    assert whole(head + fuzz_produced.body(version, RECORDS, (list(range(100)),))).part_counts == b"\x64"
+    row = with_size(head + fuzz_produced.body(version, RECORDS, (list(range(100)),))) * 2
+    assert take(row, 0, len(row)).count == 1, "there is a limit of batches"
 
 
 def changed(position: int, form: str, value: int) -> bytes:

@@ -14,7 +14,7 @@ from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.query import relations
 from bytemq.query.cuts import CutFile, PartitionCut
 from bytemq.query.relations import LogPart, Relations, TopicRelation
-from bytemq.query.sandbox import understood
+from bytemq.query.sandbox import Refused, understood
 from bytemq.storage.parquet.record_schema import SCHEMA
 from bytemq.storage.parquet.typed_columns import TypedReader
 from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns, grown
@@ -51,7 +51,7 @@ def test_relations__columns_that_come_late_hold_for_all_that_was_read(
     log = Log()
     connection = duckdb.connect()
     cut = PartitionCut(0, 0, len(VALUES), [], [(0, len(VALUES))], [])
-    relation, make_view = Relations(log, tmp_path).add(connection, "t", [cut])
+    relation, make_view = Relations(log, tmp_path, 1 << 30).add(connection, "t", [cut])
     make_view()
     assert bool(relation.files) == (in_memory_bytes == 1)
     found = connection.execute('select a, a_long, b.c from t order by "offset"').fetchall()
@@ -62,6 +62,21 @@ def test_relations__columns_that_come_late_hold_for_all_that_was_read(
         (0.5, None, None),
     ]
     assert log.asked == 3
+
+
+def test_relations__that_need_more_scratch_space_than_there_is_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relations, "IN_MEMORY_BYTES", 1)
+    monkeypatch.setattr(relations, "CHUNK_BYTES", 1)
+    cut = PartitionCut(0, 0, len(VALUES), [], [(0, len(VALUES))], [])
+    made = Relations(Log(), tmp_path, 10_000)
+    with pytest.raises(Refused, match="more than 10000 bytes of scratch space"):
+        made.add(duckdb.connect(), "t", [cut])
+    written = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert 10_000 < written < 20_000 and not made.left_bytes, "one file beyond it at most"
+    made.clear()
+    assert made.left_bytes == 10_000 and not list(tmp_path.iterdir())
 
 
 DOCUMENTS = [
@@ -82,7 +97,7 @@ def asked(log: Log, sql: str, scratch: Path, *, partly: bool) -> tuple[list[tupl
     connection = duckdb.connect()
     cut = PartitionCut(0, 0, len(log.batches), [], [(0, len(log.batches))], [])
     wanted = understood(connection, sql).columns if partly else None
-    relation, make_view = Relations(log, scratch).add(connection, "t", [cut], wanted)
+    relation, make_view = Relations(log, scratch, 1 << 30).add(connection, "t", [cut], wanted)
     make_view()
     return connection.execute(sql).fetchall(), relation
 
@@ -141,7 +156,7 @@ def test_relations__rows_of_files_beyond_the_cut_are_not_there(tmp_path: Path) -
     log.path = lambda name: str(tmp_path / name)  # type: ignore[method-assign]
     connection = duckdb.connect()
     cut = PartitionCut(0, 12, 17, [CutFile("f.parquet", 10, 19, 0, 10, 1)], [], [])
-    _, make_view = Relations(log, tmp_path).add(connection, "t", [cut], frozenset())
+    _, make_view = Relations(log, tmp_path, 1 << 30).add(connection, "t", [cut], frozenset())
     make_view()
     assert connection.execute('select min("offset"), max("offset"), count(*) from t').fetchall() == [(12, 16, 5)]
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 from crc32c import crc32c
+from hypothesis import example, given
+from hypothesis import strategies as st
 from kafka.record.memory_records import MemoryRecords
 
 from bytemq.protocol.error_codes import ErrorCode
@@ -17,15 +19,18 @@ from bytemq.protocol.records.batch import (
     RecordBatch,
     computed_crc,
     parse_header,
-    place,
     produced_batch,
     set_log_append_time,
     set_max_timestamp,
     split_batches,
 )
 from bytemq.protocol.records.builder import Record, build_batch
+from bytemq.protocol.records.fields_pure import Fields
+from tests.unit.records.native import native_part
 
 RECORDS = [Record(b"a", b"1"), Record(None, b"2"), Record(b"c", None)]
+NATIVE = native_part("produced")
+FIELDS = [Fields] if NATIVE is None else [Fields, NATIVE.Fields]
 
 
 def sample(**arguments: object) -> bytearray:
@@ -175,7 +180,7 @@ def test_produced_batch__coordinators_may_write_control_batches() -> None:
 def test_place__patches_what_is_not_under_the_crc() -> None:
     built = sample()
     batch = produced_batch(memoryview(built))
-    place(batch, 1 << 40, 9)
+    batch.place(1 << 40, 9)
     again = parse_header(memoryview(built))
     assert (again.base_offset, again.leader_epoch, batch.base_offset, batch.last_offset) == (
         1 << 40,
@@ -184,6 +189,29 @@ def test_place__patches_what_is_not_under_the_crc() -> None:
         (1 << 40) + 2,
     )
     assert again.crc == computed_crc(again)
+
+
+@pytest.mark.parametrize("fields", FIELDS, ids=lambda fields: fields.__module__)
+@given(st.binary(max_size=300), st.integers(0, 70_000), st.integers(0, 2**32 - 1), st.integers(-1, 2**62))
+@example(b"", 0, 0, 0)
+@example(b"", 2**20, 2**32 - 1, 2**40)
+def test_checksum__goes_on_behind_any_other(
+    fields: type[Fields], value: bytes, repeated: int, before: int, base_offset: int
+) -> None:
+    built = build_batch([Record(None, value + b"v" * repeated)], timestamp_ms=1000)
+    header = struct.unpack_from(">qiibIhiqqqhii", built)
+    batch = fields(memoryview(built), header)
+    batch.place(base_offset, 7)
+    assert batch.checksum(before) == crc32c(built, before)
+
+
+@pytest.mark.parametrize("fields", FIELDS[1:], ids=lambda fields: fields.__module__)
+def test_checksum__needs_the_whole_batch(fields: type[Fields]) -> None:
+    built = sample()
+    header = struct.unpack_from(">qiibIhiqqqhii", built)
+    for view in (memoryview(built)[:-1], memoryview(built)[:HEADER_BYTES], memoryview(bytes(built) + b"more")):
+        with pytest.raises(ValueError, match="whole batch"):
+            fields(view, header).checksum(0)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,10 @@ def body(*records: Record) -> bytes:
     return bytes(parse_header(memoryview(build_batch(records))).records)
 
 
-def part(data: bytes, count: int, attributes: int = 0, base_sequence: int = -1) -> columns_pure.Part:
-    return (data, count, 1000, 7, attributes, 100, 999, 42, 3, base_sequence)
+def part(
+    data: bytes, count: int, attributes: int = 0, base_sequence: int = -1, base_offset: int = 1000
+) -> columns_pure.Part:
+    return (data, count, base_offset, 7, attributes, 100, 999, 42, 3, base_sequence)
 
 
 @every_implementation
@@ -78,7 +80,7 @@ def test_encode__ends_a_batch_where_the_sequence_jumps(native: ModuleType) -> No
     data = body(RECORDS[0])
     _, sizes = native.measure(data, 1, 0)
     total = tuple(2 * size for size in sizes)
-    columns = native.fill([part(data, 1, base_sequence=5), part(data, 1, base_sequence=7)], total)
+    columns = native.fill([part(data, 1, base_sequence=5), part(data, 1, base_sequence=7, base_offset=1001)], total)
     assert native.encode(columns, 0, 2, 1 << 20)[0] == 1
 
 
@@ -125,6 +127,30 @@ def test_both__agree_on_rubbish() -> None:
                 assert encoded == _columns.encode(columns, row, count, limit)
                 row = encoded[0]
     assert agreed > 300
+
+
+@every_implementation
+@pytest.mark.parametrize("number", range(22))
+def test_encode__refuses_columns_that_are_too_short(native: ModuleType, number: int) -> None:
+    data = body(*RECORDS)
+    _, sizes = native.measure(data, 4, 3)
+    columns = list(native.fill([part(data, 4, 0x40)], sizes))
+    assert columns[number]
+    columns[number] = columns[number][:-1]
+    with pytest.raises(ValueError, match=r"no such rows|contradict"):
+        native.encode(tuple(columns), 0, 4, 1 << 20)
+
+
+@every_implementation
+@pytest.mark.parametrize("number", [0, 4, 7, 9, 10, 13])
+def test_encode__refuses_offsets_that_do_not_ascend(native: ModuleType, number: int) -> None:
+    data = body(*RECORDS)
+    _, sizes = native.measure(data, 4, 3)
+    columns = list(native.fill([part(data, 4)], sizes))
+    width = 8 if number == 0 else 4
+    columns[number] = columns[number][:width] + bytes([0xFF] * width) + columns[number][2 * width :]
+    with pytest.raises(ValueError, match="contradict"):
+        native.encode(tuple(columns), 0, 4, 1 << 20)
 
 
 def test_add__leaves_out_what_does_not_decompress() -> None:

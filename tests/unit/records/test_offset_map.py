@@ -163,7 +163,7 @@ def test_columns__that_contradict_themselves_are_refused(offsets: ModuleType) ->
     assert newest.newest(validity, ends, data, numbers, 2, 2) == b""
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     keys=st.lists(st.none() | st.binary(max_size=3), max_size=40),
     gaps=st.lists(st.integers(1, 3), min_size=40, max_size=40),
@@ -192,7 +192,7 @@ RECORDS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(records=RECORDS, drop=st.booleans(), shift=st.sampled_from([0, 1, -1, 70, -9000, 1 << 44, -(1 << 44)]))
 def test_shifted_timestamps__are_the_only_thing_that_changes(records: list[Record], drop: bool, shift: int) -> None:
     data, base = body(*records), records[0].timestamp_ms
@@ -220,7 +220,7 @@ def test_shifted_timestamps__are_the_only_thing_that_changes(records: list[Recor
     assert [record.timestamp_ms for record in whole] == [record.timestamp_ms for record in records]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(records=RECORDS, data=st.data())
 def test_rubbish__gets_the_same_answer_from_both(records: list[Record], data: st.DataObject) -> None:
     garbage = bytearray(body(*records))

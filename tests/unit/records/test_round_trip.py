@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.record.memory_records import MemoryRecords
@@ -37,7 +37,6 @@ def walked(batch: RecordBatch, *, require_keys: bool = False) -> Walk:
     return walk_records(batch, decompress(batch.compression, batch.records), require_keys=require_keys)
 
 
-@settings(deadline=None)
 @given(st.lists(records, min_size=1, max_size=20), st.integers(0, 4), st.integers(0, 1 << 50))
 def test_round_trip__gives_the_records_back(written: list[Record], compression: int, base_offset: int) -> None:
     built = build_batch(written, compression=compression, base_offset=base_offset)
@@ -52,7 +51,6 @@ def test_round_trip__gives_the_records_back(written: list[Record], compression: 
     assert walk.is_dense
 
 
-@settings(deadline=None)
 @given(st.lists(records, min_size=1, max_size=10))
 def test_builder__is_read_alike_by_kafka_python(written: list[Record]) -> None:
     batch = MemoryRecords(bytes(build_batch(written))).next_batch()

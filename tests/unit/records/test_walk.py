@@ -122,7 +122,7 @@ def test_find__looks_no_further_than_it_must(walker: ModuleType) -> None:
     assert walker.find(data, 4, 100, 301, 0) == (OK, None)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.binary(max_size=60), count=st.integers(0, 6), keys=st.booleans())
 def test_implementations__agree_on_rubbish(walker: ModuleType, data: bytes, count: int, keys: bool) -> None:
     for other in IMPLEMENTATIONS:

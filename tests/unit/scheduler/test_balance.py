@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import pytest
 
 from bytemq.metadata.loads import IDLE, Rates
-from bytemq.scheduler.balance import STEP_PARTITIONS, Balancer, BrokerState, Move, PlacedPartition
+from bytemq.scheduler.balance import Balancer
+from bytemq.scheduler.board import STEP_PARTITIONS, BrokerState, Move, PlacedPartition
 from bytemq.types import PartitionId, Role
 from tests.support.metadata import topic_id
 
@@ -309,3 +310,55 @@ def test_balance__is_even_between_those_who_write_however_many_only_read() -> No
     assert max(loads.values()) / (sum(loads.values()) / 3) < 1.15
     simulation.run(120)
     assert len(simulation.moves) - settled <= 2, "a broker that only reads is no reason to move"
+
+
+class Homes(Simulation):
+    """Each partition is mostly produced in one zone."""
+
+    def __init__(self, rates: list[float], homes: list[str], brokers: int = 3) -> None:
+        super().__init__(rates, brokers, zones=3)
+        self.homes = homes
+
+    def placed(self) -> list[PlacedPartition]:
+        return [one._replace(home=home) for one, home in zip(super().placed(), self.homes, strict=True)]
+
+    @property
+    def at_home(self) -> float:
+        """Share of the bytes that come from the owner's zone."""
+        owned_at_home = sum(
+            rate
+            for rate, broker, home in zip(self.true, self.where, self.homes, strict=True)
+            if self.brokers[broker].zone == home
+        )
+        return owned_at_home / sum(self.true)
+
+
+def test_balance__brings_partitions_to_the_zones_that_produce_them_and_keeps_the_load_even() -> None:
+    chance = random.Random(1)
+    cluster = Homes(zipf(300, chance), [chance.choice("abc") for _ in range(300)])
+    before = cluster.at_home
+    cluster.run(120)
+    assert before < 0.6 < 0.8 < cluster.at_home
+    assert cluster.max_over_mean < 1.15
+    settled_at = cluster.now_s
+    cluster.run(300)
+    assert cluster.moves_since(settled_at) <= 5, "it comes to rest"
+
+
+def test_balance__of_what_one_zone_produces_stays_even() -> None:
+    cluster = Homes([200_000.0] * 90, ["a"] * 90)
+    cluster.run(200)
+    assert cluster.max_over_mean < 1.15
+    settled_at = cluster.now_s
+    cluster.run(200)
+    assert cluster.moves_since(settled_at) == 0
+
+
+def test_balance__says_that_a_partition_comes_to_the_zone_that_produces_it() -> None:
+    cluster = Homes([200_000.0] * 6, ["b", "a", "c", "", "", ""])
+    cluster.run(60)
+    assert [cluster.where[at] for at in range(3)] == [1, 0, 2]
+    assert {move.reason for _, move in cluster.moves} <= {
+        *(f"zone {zone} produces most of it" for zone in "ab"),
+        *(f"in exchange for one that zone {zone} produces most of" for zone in "ab"),
+    }

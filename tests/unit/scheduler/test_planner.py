@@ -43,6 +43,26 @@ def test_plan__prefers_the_broker_with_fewer_partitions() -> None:
     assert image.topics["b"].partitions[0].assigned == 1
 
 
+def missed(image: ClusterImage, broker: int) -> None:
+    value = values.DoubtValue(1000 + broker, 0, values.DoubtStage.MISSED)
+    image.apply([Event(keys.doubt(broker), values.encode_doubt(value), 40)])
+
+
+def test_plan__gives_what_a_missed_broker_has_to_others_and_then_rests() -> None:
+    image = image_of([0, 1, 2], topic_puts("t", T1, [0, 1, 2, 1]))
+    missed(image, 1)
+    carried_out(image)
+    assert Counter(p.assigned for p in image.topics["t"].partitions) == {0: 2, 2: 2}
+    assert plan(image, [T1]) == []
+
+
+def test_plan__with_nobody_who_is_not_missed_changes_nothing() -> None:
+    image = image_of([0, 1], topic_puts("t", T1, [0, 1]))
+    missed(image, 0)
+    missed(image, 1)
+    assert plan(image, [T1]) == []
+
+
 def test_plan__without_brokers_or_for_deleted_topics_is_empty() -> None:
     assert plan(image_of([], topic_puts("t", T1, [0])), [T1]) == []
     assert plan(image_of([0]), [T1]) == []

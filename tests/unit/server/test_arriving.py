@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bytemq.broker import wide_fetch
-from bytemq.broker.handlers import fetch as fetch_handler
+from bytemq.broker.fetching import pending_fetch
 from bytemq.broker.log import arrivals
 from bytemq.metadata.image import BrokerImage, TopicImage
+from bytemq.metadata.values import DoubtStage, DoubtValue
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.fetch import FetchPartition, FetchRequest, FetchResponse, FetchTopic
 from bytemq.protocol.messages.list_offsets import (
@@ -52,8 +52,8 @@ async def arrive(cluster: Cluster, topic: TopicImage) -> None:
     await cluster.broker.partitions.own(PartitionId(topic.topic_id, 0), topic.name, 1, config)
 
 
-def wanted(*names: str, max_wait_ms: int = 60_000) -> FetchRequest:
-    partitions = [FetchPartition(partition=0, fetch_offset=0, partition_max_bytes=1 << 20)]
+def wanted(*names: str, offset: int = 0, max_wait_ms: int = 60_000) -> FetchRequest:
+    partitions = [FetchPartition(partition=0, fetch_offset=offset, partition_max_bytes=1 << 20)]
     topics = [FetchTopic(topic=name, partitions=partitions) for name in names]
     return FetchRequest(max_wait_ms=max_wait_ms, min_bytes=1, max_bytes=1 << 20, session_epoch=-1, topics=topics)
 
@@ -92,11 +92,31 @@ async def test_produce__for_a_partition_that_does_not_come_is_sent_to_its_owner(
     async with serving(cluster) as running:
         client = await running.connect()
         answer = await asyncio.wait_for(
-            client.ask(produce_request("moving", [(0, batch(b"v"))]), 10, ProduceResponse), 10
+            client.ask(produce_request("moving", [(0, batch(b"v"))]), 10, ProduceResponse), 30
         )
         result = answer.responses[0].partition_responses[0]
         assert result.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
         assert result.current_leader.leader_id == OTHER_ID
+
+
+async def test_produce__for_a_partition_of_a_missed_owner_waits_when_its_session_ends_and_not_before() -> None:
+    cluster = make_cluster()
+    topic = await coming(cluster, "moving")
+    async with serving(cluster) as running:
+        client = await running.connect()
+        cluster.image.doubts[OTHER_ID] = DoubtValue(1, NODE_ID, DoubtStage.MISSED)
+        answer = await client.ask(produce_request("moving", [(0, batch(b"v"))]), 10, ProduceResponse)
+        result = answer.responses[0].partition_responses[0]
+        assert result.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+        epoch = topic.partitions[0].leader_epoch
+        assert result.current_leader.leader_id == NODE_ID, "it comes again to whoever is to have it"
+        assert result.current_leader.leader_epoch == epoch + 1
+        cluster.image.doubts[OTHER_ID] = DoubtValue(1, NODE_ID, DoubtStage.ENDING)
+        client.send(produce_request("moving", [(0, batch(b"v"))]), 9)
+        await nothing_comes(client)
+        await arrive(cluster, topic)
+        answer = decode_response(ProduceResponse, 9, (await client.receive())[1])
+        assert answer.responses[0].partition_responses[0].error_code == 0
 
 
 async def test_produce__to_a_broker_that_may_have_lost_its_session_waits_for_nothing() -> None:
@@ -108,11 +128,30 @@ async def test_produce__to_a_broker_that_may_have_lost_its_session_waits_for_not
         assert (await produce(client, "moving", b"v")).error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
 
 
+async def test_fetch__that_waits_is_answered_when_another_partition_of_its_topic_comes() -> None:
+    """The client, which has one Fetch at a time on its way, can then ask for it."""
+    cluster = make_cluster()
+    topic = await cluster.add_topic("moving", 2)
+    await cluster.add_topic("other")
+    gone = PartitionId(topic.topic_id, 1)
+    await cluster.broker.partitions.release(gone)
+    async with serving(cluster) as running:
+        reader, elsewhere, writer = [await running.connect() for _ in range(3)]
+        for name in ("moving", "other"):
+            await produce(writer, name, b"v")
+        reader.send(wanted("moving", offset=1), 12)
+        elsewhere.send(wanted("other", offset=1), 12)
+        await nothing_comes(reader)
+        await cluster.broker.partitions.own(gone, "moving", 1, cluster.config.topic_config({}))
+        answer = decode_response(FetchResponse, 12, (await asyncio.wait_for(reader.receive(), 30))[1])
+        assert told(answer) == {"moving": (0, False)}
+        await nothing_comes(elsewhere)
+
+
 @pytest.mark.parametrize("slice_partitions", [256, 1])
 async def test_fetch__waits_for_a_partition_that_comes(slice_partitions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what is not here yet there is no watermark that could be told."""
-    monkeypatch.setattr(wide_fetch, "SLICE_PARTITIONS", slice_partitions)
-    monkeypatch.setattr(fetch_handler, "SLICE_PARTITIONS", slice_partitions)
+    monkeypatch.setattr(pending_fetch, "SLICE_PARTITIONS", slice_partitions)
     cluster = make_cluster()
     topic = await coming(cluster, "moving")
     await cluster.add_topic("here")
@@ -122,7 +161,7 @@ async def test_fetch__waits_for_a_partition_that_comes(slice_partitions: int, mo
         reader.send(wanted("moving", "here"), 12)
         await nothing_comes(reader)
         await arrive(cluster, topic)
-        _, payload = await asyncio.wait_for(reader.receive(), 5)
+        _, payload = await asyncio.wait_for(reader.receive(), 30)
         assert told(decode_response(FetchResponse, 12, payload)) == {"moving": (0, False), "here": (0, True)}
 
 
@@ -132,7 +171,7 @@ async def test_fetch__of_what_does_not_come_is_sent_on(monkeypatch: pytest.Monke
     await coming(cluster, "moving")
     async with serving(cluster) as running:
         reader = await running.connect()
-        answer = await asyncio.wait_for(reader.ask(wanted("moving"), 12, FetchResponse), 10)
+        answer = await asyncio.wait_for(reader.ask(wanted("moving"), 12, FetchResponse), 30)
         assert told(answer) == {"moving": (ErrorCode.NOT_LEADER_OR_FOLLOWER, False)}
 
 
@@ -146,5 +185,5 @@ async def test_list_offsets__waits_for_a_partition_that_comes() -> None:
         waiting = asyncio.ensure_future(client.ask(request, 6, ListOffsetsResponse))
         await eventually(lambda: cluster.broker.partitions._arrivals._expected)
         await arrive(cluster, topic)
-        answer = (await asyncio.wait_for(waiting, 5)).topics[0].partitions[0]
+        answer = (await asyncio.wait_for(waiting, 30)).topics[0].partitions[0]
         assert (answer.error_code, answer.offset) == (0, 0)

@@ -4,13 +4,14 @@ import asyncio
 import socket
 from struct import pack
 from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import pytest
 
 from bytemq.broker.dispatch import Dispatcher
 from bytemq.broker.exchange import Exchange
 from bytemq.broker.limits import ServerLimits
-from bytemq.broker.server import CannotListen, Listener, Server
+from bytemq.broker.server import CannotListen, Listener, Server, _set_options
 from bytemq.protocol.codec import encode
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.api_versions import ApiVersionsRequest, ApiVersionsResponse
@@ -23,6 +24,12 @@ from bytemq.protocol.messages.list_offsets import (
     ListOffsetsTopic,
 )
 from bytemq.protocol.messages.metadata import MetadataRequest, MetadataResponse
+from bytemq.protocol.messages.offset_for_leader_epoch import (
+    OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse,
+    OffsetForLeaderPartition,
+    OffsetForLeaderTopic,
+)
 from bytemq.protocol.messages.produce import ProduceResponse
 from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment
 from tests.unit.server.harness import (
@@ -48,12 +55,43 @@ async def test_connection__answers_produce_in_order_and_together() -> None:
         await produce(client, "events", b"opens the partition")
         cluster.storage.held = True
         sent = [client.send(produce_request("events", [(0, batch(b"%d" % n))]), 9) for n in range(20)]
-        await eventually(lambda: len(cluster.storage.in_flight) == 20)
+        await eventually(lambda: sum(len(flight.batches) for flight in cluster.storage.in_flight) == 20)
         cluster.storage.settle()
         for correlation_id in sent:
             answered, payload = await client.receive()
             assert answered == correlation_id
             assert decode_response(ProduceResponse, 9, payload).responses[0].partition_responses[0].error_code == 0
+
+
+async def test_connection__looks_at_partitions_in_a_row_wait_together_and_are_answered_in_order() -> None:
+    """librdkafka asks for the end of an epoch by a request for each partition that has moved; each opens its own."""
+    cluster = make_cluster()
+    await cluster.add_topic("events", 20)
+    may_open = asyncio.Semaphore(0)
+    opening: list[int] = []
+
+    async def wait() -> None:
+        opening.append(len(opening))
+        await may_open.acquire()
+
+    cluster.storage.wait = wait  # type: ignore[method-assign]
+    async with serving(cluster) as running:
+        client = await running.connect()
+        asked = [
+            OffsetForLeaderTopic(topic="events", partitions=[OffsetForLeaderPartition(partition=n, leader_epoch=0)])
+            for n in range(20)
+        ]
+        sent = [client.send(OffsetForLeaderEpochRequest(topics=[one]), 4) for one in asked]
+        behind = client.send(ApiVersionsRequest(), 0)
+        await eventually(lambda: len(opening) == 20)
+        for _ in opening:
+            may_open.release()
+        for number, correlation_id in enumerate(sent):
+            answered, payload = await client.receive()
+            assert answered == correlation_id
+            end = decode_response(OffsetForLeaderEpochResponse, 4, payload).topics[0].partitions[0]
+            assert (end.partition, end.error_code) == (number, 0)
+        assert (await client.receive())[0] == behind
 
 
 async def test_connection__other_requests_wait_for_all_before_them() -> None:
@@ -252,6 +290,23 @@ async def test_server__closes_what_exceeds_the_connection_limits() -> None:
         assert (await first.ask(ApiVersionsRequest(), 0, ApiVersionsResponse)).error_code == 0
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="Linux chooses a congestion control by connection")
+async def test_server__does_not_pace_what_stays_within_the_machine() -> None:
+    async with serving(make_cluster()) as running:
+        client = await running.connect()
+        await client.ask(ApiVersionsRequest(), 0, ApiVersionsResponse)
+        [accepted] = [one._transport.get_extra_info("socket") for one in running.server._connections]
+        assert congestion_control(accepted) == b"reno"
+    with socket.socket() as other:
+        before = congestion_control(other)
+        _set_options(other, ServerLimits(), is_local=False)
+        assert congestion_control(other) == before
+
+
+def congestion_control(of: socket.socket) -> bytes:
+    return of.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+
+
 async def test_server__closes_idle_connections() -> None:
     async with serving(make_cluster(), ServerLimits(connections_max_idle_s=60)) as running:
         client = await running.connect()
@@ -324,7 +379,7 @@ async def test_server__stops_after_answering_what_is_in_work() -> None:
 async def test_server__does_not_wait_for_members_that_wait_for_each_other() -> None:
     cluster = make_cluster()
     parked: list[object] = []
-    cluster.broker.groups.shard_of = lambda group_id: SimpleNamespace(run=parked.append)  # type: ignore
+    cluster.broker.groups.awaited_shard_of = AsyncMock(return_value=SimpleNamespace(run=parked.append))  # type: ignore
     async with serving(cluster) as running:
         client = await running.connect()
         client.send(JoinGroupRequest(group_id="group", session_timeout_ms=45_000), 5)
@@ -339,7 +394,9 @@ async def test_server__gives_back_the_memory_of_requests_that_wait_for_other_mem
     """A group whose members say megabytes of themselves, and wait for one that does not come, would take it all."""
     cluster = make_cluster()
     parked: list[object] = []
-    cluster.broker.groups.shard_of = lambda group_id: SimpleNamespace(run=parked.append)  # type: ignore
+    shard = SimpleNamespace(run=parked.append)
+    groups = cluster.broker.groups
+    groups.awaited_shard_of = groups.awaited_shard_of_named = AsyncMock(return_value=shard)  # type: ignore
     megabyte = memoryview(bytes(1_000_000))
     joining = JoinGroupRequest("group", 45_000, protocols=[JoinGroupRequestProtocol("range", megabyte)])
     syncing = SyncGroupRequest("group", 1, "member", assignments=[SyncGroupRequestAssignment("member", megabyte)])
@@ -349,3 +406,7 @@ async def test_server__gives_back_the_memory_of_requests_that_wait_for_other_mem
         await eventually(lambda: parked)
         await eventually(lambda: running.server.request_memory.budget.used_bytes == 0)
         assert running.server.request_memory.budget.peak_bytes > 1_000_000
+        pool = running.server.request_memory.pool
+        kept_bytes = pool.kept_bytes
+        pool.take(1_000_000)
+        assert pool.kept_bytes < kept_bytes, "nothing shows it any more: it serves the next one"

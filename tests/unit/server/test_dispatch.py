@@ -1,5 +1,6 @@
 """Every served API: it has a handler, its errors have a place, nothing a handler does can harm the connection."""
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +11,7 @@ from bytemq.broker.dispatch import HANDLERS, Handler, to_error_code
 from bytemq.broker.error_responses import error_response
 from bytemq.errors import Corrupt, Fenced, Full, Invalid, NotFound, Unavailable
 from bytemq.protocol.api_keys import ApiKey
+from bytemq.protocol.api_versions import advertised
 from bytemq.protocol.codec import decode, encode
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.describe_cluster import DescribeClusterRequest, DescribeClusterResponse
@@ -92,6 +94,11 @@ def _strip(struct: Any, version: int) -> None:
         elif field.is_array and not isinstance(field.type, str):
             for element in getattr(struct, name) or ():
                 _strip(element, version)
+
+
+def test_readme__says_how_many_apis_are_advertised() -> None:
+    readme = Path(dispatch.__file__).parents[2] / "README.md"
+    assert f"| {len(list(advertised(HANDLERS)))} APIs at every version" in readme.read_text()
 
 
 def test_error_response__mirrors_topics_and_partitions() -> None:

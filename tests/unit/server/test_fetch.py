@@ -1,11 +1,16 @@
 """Fetch as clients see it, over a socket: limits, long polls, sessions, epochs, memory."""
 
 import asyncio
+import gc
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 
-from bytemq.broker import pending_fetch
+from bytemq.broker.fetching import answer_memory, pending_fetch
+from bytemq.broker.fetching.answer import FetchAnswer
+from bytemq.broker.fetching.long_poll import LongPoll
+from bytemq.broker.fetching.pending_fetch import PendingFetch
 from bytemq.broker.limits import ServerLimits
 from bytemq.errors import Corrupt
 from bytemq.protocol.codec import encode
@@ -16,6 +21,8 @@ from bytemq.runtime.turns import Turns
 from tests.unit.server.harness import Client, Cluster, eventually, make_cluster, produce, serving
 
 LARGE = 2**31 - 1
+LEFT_BEHIND = (PendingFetch, LongPoll, FetchAnswer)
+"""What a fetch consists of."""
 
 
 def request(topic: str = "events", *, partitions: Any = ((0, 0),), limit: int = LARGE, **options: Any) -> FetchRequest:
@@ -172,7 +179,7 @@ async def test_fetch__an_error_does_not_wait_for_min_bytes() -> None:
         client = await running.connect()
         await filled(cluster, client, partitions=2)
         asked = request(partitions=((0, 0), (1, 9)), max_wait_ms=60_000, min_bytes=1_000_000)
-        response = await asyncio.wait_for(fetch(client, asked), 5)
+        response = await asyncio.wait_for(fetch(client, asked), 30)
         errors = [partition.error_code for partition in response.responses[0].partitions]
         assert errors == [0, ErrorCode.OFFSET_OUT_OF_RANGE]
 
@@ -203,7 +210,7 @@ async def test_fetch__a_waiting_client_that_leaves_is_forgotten() -> None:
 
 
 def _waiters(cluster: Cluster) -> int:
-    return sum(len(partition.waiters) for partition in cluster.broker.partitions.open_partitions())
+    return sum(partition.waiters.count for partition in cluster.broker.partitions.open_partitions())
 
 
 async def test_fetch__sessions_need_not_repeat_themselves() -> None:
@@ -279,6 +286,31 @@ async def test_fetch__reads_from_files_where_memory_does_not_have_it() -> None:
         await eventually(lambda: cluster.broker.response_memory.used_bytes == 0)
 
 
+async def test_fetch__notices_what_is_committed_before_its_task_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In front of the partition that has to be read from a file: a task begins a turn later than it is made."""
+    begun, may_begin = asyncio.Event(), asyncio.Event()
+    go_on_in_turns = PendingFetch._go_on_in_turns
+
+    async def delayed(work: Awaitable[None]) -> None:
+        begun.set()
+        await may_begin.wait()
+        await work
+
+    monkeypatch.setattr(PendingFetch, "_go_on_in_turns", lambda self, work: go_on_in_turns(self, delayed(work)))
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        reader, writer = await running.connect(), await running.connect()
+        await filled(cluster, writer, partitions=2)
+        for partition in cluster.broker.partitions.open_partitions():
+            partition._files.cached = False  # type: ignore[attr-defined]
+        asked = request(partitions=((0, 3), (1, 0)), limit=1, min_bytes=2000, max_wait_ms=60_000)
+        waiting = asyncio.ensure_future(fetch(reader, asked))
+        await begun.wait()
+        assert (await produce(writer, "events", b"x" * 3000)).error_code == 0
+        may_begin.set()
+        assert offsets(await asyncio.wait_for(waiting, 30)) == [[3], []]
+
+
 async def test_fetch__copies_little_in_one_turn_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the page cache has is read slice by slice: fifty megabytes at once would stop everybody else."""
     monkeypatch.setattr(pending_fetch, "SLICE_BYTES", 1500)
@@ -325,6 +357,29 @@ def _note_reads(files: Any, log: list[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(files, "read_cached", at_once)
     monkeypatch.setattr(files, "read", in_a_thread)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_fetch__that_was_answered_is_freed_at_once(waits: bool) -> None:
+    """Garbage is collected seldom: until then the memory of the records would not be used again, and every answer be
+    read into fresh pages, which takes three times as long.
+    """
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        gc.collect()
+        gc.disable()
+        try:
+            client.send(request(partitions=((0, 3 if waits else 0),), max_wait_ms=60_000, min_bytes=1), 12)
+            if waits:
+                await produce(await running.connect(), "events", b"more")
+            await client.receive()
+            for _ in range(10):  # what the loop still calls about it
+                await asyncio.sleep(0)
+            assert not [one for one in gc.get_objects() if isinstance(one, LEFT_BEHIND)]
+        finally:
+            gc.enable()
 
 
 async def test_fetch__counts_what_it_answers_once() -> None:
@@ -400,7 +455,7 @@ async def test_fetch__slow_readers_share_the_response_memory() -> None:
 
 
 async def test_fetch__that_waited_its_time_for_memory_does_not_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending_fetch, "MEMORY_WAIT_S", 0.01)
+    monkeypatch.setattr(answer_memory, "LEAST_WAIT_S", 0.01)
     waits: list[object] = []
     monkeypatch.setattr(pending_fetch.PendingFetch, "_wait", waits.append)
     cluster = make_cluster()

@@ -68,6 +68,18 @@ def test_session__repeats_errors_and_says_when_they_end() -> None:
     assert not context.finish(answers(context), 0)[2]
 
 
+def test_session__does_not_mention_what_is_not_known_of_a_partition_that_is_being_opened() -> None:
+    """It was told once, left and came again: that nothing is known now is no news; what is known then may be."""
+    cache = sessions()
+    session_id = open_session(cache, 1)
+    for epoch, high_watermark, mentioned in ((1, -1, []), (2, 5, []), (3, -1, []), (4, 6, [6])):
+        context = cache.begin(request(session_id, epoch), False, 0)
+        log_start_offset = 0 if high_watermark >= 0 else -1
+        answer = PartitionData(1, 0, high_watermark, high_watermark, log_start_offset)
+        _, _, sent = context.finish([(context.wanted[0], answer)], 0)
+        assert [one.high_watermark for _, one in sent] == mentioned
+
+
 def test_session__says_when_a_divergence_ends() -> None:
     cache = sessions()
     session_id = open_session(cache, 1)
@@ -91,6 +103,21 @@ def test_session__adds_changes_and_forgets_partitions() -> None:
     session_id = open_session(cache, 1, 2)
     context = cache.begin(request(session_id, 1, 3, forget=(1,)), False, 0)
     assert [one.index for one in context.wanted] == [2, 3]
+
+
+def test_session__forgets_what_the_same_request_wants() -> None:
+    cache = sessions()
+    session_id = open_session(cache, 1, 2)
+    context = cache.begin(request(session_id, 1, 1, 3, forget=(1,)), False, 0)
+    assert [one.index for one in context.wanted] == [2, 3]
+    assert cache.partition_count == 2
+
+
+def test_session__may_begin_with_nothing() -> None:
+    cache = sessions()
+    session_id = open_session(cache)
+    assert session_id > 0
+    assert [one.index for one in cache.begin(request(session_id, 1, 4), False, 0).wanted] == [4]
 
 
 def test_session__ends_when_nothing_is_left() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -46,7 +47,13 @@ class Watch:
         self.image = ClusterImage()
         self.listeners: list[Callable[[ImageChange], None]] = []
         self.looked_at: list[int] = []
+        self.doubted: list[int] = []
+        self.objects = asyncio.Event()
         self.error: Exception | None = None
+
+    async def doubt(self, broker: BrokerImage) -> None:
+        self.doubted.append(broker.epoch)
+        await self.objects.wait()
 
     async def look_ahead(self, session_id: int) -> None:
         self.looked_at.append(session_id)
@@ -72,6 +79,7 @@ async def watching() -> AsyncIterator[Watch]:
         listener="L",
         follower=cast(Any, follower),
         look_ahead=watch.look_ahead,
+        doubt=watch.doubt,
         clock=SystemClock(),
         supervisor=supervisor,
     )
@@ -83,7 +91,7 @@ async def watching() -> AsyncIterator[Watch]:
 
 
 async def until(seen: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not seen():  # noqa: ASYNC110  (sockets of another)
             await asyncio.sleep(0.002)
 
@@ -102,7 +110,7 @@ async def test_neighbour__that_dies_has_its_log_read_until_its_session_ends() ->
         watch.error = Unavailable("the store is down")
         broker.die()
         await until(lambda: len(watch.looked_at) > 1)
-        assert set(watch.looked_at) == {7}
+        assert set(watch.looked_at) == {7} and watch.doubted == [7]
         watch.tell(image(0, broker.port, 5))
         await asyncio.sleep(0.02)
         looks = len(watch.looked_at)
@@ -118,8 +126,65 @@ async def test_neighbour__that_hangs_up_and_answers_again_is_left_alone() -> Non
         await until(lambda: len(broker.writers) == 1)
         broker.hang_up()
         await until(lambda: len(broker.writers) == 2)
-        assert watch.looked_at == []
+        assert watch.looked_at == [] and watch.doubted == []
     broker.die()
+
+
+async def test_neighbour__that_has_objected_is_doubted_again_when_it_dies_after_all() -> None:
+    async with watching() as watch:
+        watch.objects.set()
+        broker = Broker()
+        await broker.listen()
+        watch.tell(image(1, broker.port, 7))
+        for times in (1, 2):
+            await until(lambda: broker.writers)
+            broker.die()
+            await until(lambda times=times: len(watch.doubted) == times)
+            broker.writers.clear()
+            if times == 1:
+                await broker.listen()
+        assert watch.doubted == [7, 7]
+
+
+async def test_neighbour__that_has_reset_a_connection_as_it_was_made_is_watched_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such a connection does not tell any more who is at its other end."""
+    connect, resets = asyncio.open_connection, 0
+
+    async def reset(*address: Any) -> Any:
+        nonlocal resets
+        reader, writer = await connect(*address)
+        resets += 1
+        monkeypatch.setattr(writer, "get_extra_info", lambda name: None)
+        return reader, writer
+
+    monkeypatch.setattr(asyncio, "open_connection", reset)
+    async with watching() as watch:
+        broker = Broker()
+        await broker.listen()
+        watch.tell(image(1, broker.port, 7))
+        await until(lambda: resets == 1 and broker.writers)
+        broker.die()
+        await until(lambda: watch.looked_at)
+        assert watch.doubted == [7]
+
+
+async def test_neighbour__that_only_does_not_answer_is_not_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is cut off says nothing; who refuses is there, and has nobody who listens."""
+    async with watching() as watch:
+        broker = Broker()
+        await broker.listen()
+        watch.tell(image(1, broker.port, 7))
+        await until(lambda: broker.writers)
+
+        async def vanished(*_: Any) -> Any:
+            raise TimeoutError
+
+        monkeypatch.setattr(asyncio, "open_connection", vanished)
+        broker.die()
+        await until(lambda: len(watch.looked_at) > 1)
+        assert watch.doubted == []
 
 
 async def test_neighbour__that_takes_no_connection_is_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,10 +197,11 @@ async def test_neighbour__that_takes_no_connection_is_asked_now_and_then(monkeyp
         writer.close()
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    began = time.monotonic()
     async with watching() as watch:
         watch.tell(image(1, server.sockets[0].getsockname()[1], 7))
-        await asyncio.sleep(0.2)
-    assert 1 <= asked <= 6
+        await until(lambda: asked >= 4)
+    assert asked <= 2 + (time.monotonic() - began) / neighbours.RETRY_S
     server.close()
 
 

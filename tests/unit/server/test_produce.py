@@ -189,7 +189,7 @@ async def test_produce__a_failed_flush_gives_a_retriable_error_and_the_offsets_b
         cluster.storage.held = True
         for value in (b"1", b"2"):
             client.send(produce_request("events", [(0, batch(value))]), 9)
-        await eventually(lambda: len(cluster.storage.in_flight) == 2)
+        await eventually(lambda: sum(len(flight.batches) for flight in cluster.storage.in_flight) == 2)
         cluster.storage.fail(Unavailable("the disk is away"))
         for _ in range(2):
             _, payload = await client.receive()
@@ -247,3 +247,17 @@ async def test_produce__a_producers_beginning_that_came_before_ownership_is_wait
             PartitionId(topic.topic_id, 0), "events", 1, cluster.config.topic_config({})
         )
         assert await first_batches(client, 1, 0, 1) == [ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, 0, 0]
+
+
+async def test_produce__to_partitions_that_are_not_there_takes_work_in_proportion_to_their_number() -> None:
+    """A few bytes name each: 60,000 of them kept everybody else waiting for minutes."""
+    async with serving(make_cluster()) as running:
+        client = await running.connect()
+        partitions = [PartitionProduceData(index=index, records=b"") for index in range(60_000)]
+        request = ProduceRequest(
+            acks=1, timeout_ms=60_000, topic_data=[TopicProduceData(name="t", partition_data=partitions)]
+        )
+        async with asyncio.timeout(60):
+            response = await client.ask(request, 9, ProduceResponse)
+        codes = {one.error_code for one in response.responses[0].partition_responses}
+        assert codes == {ErrorCode.UNKNOWN_TOPIC_OR_PARTITION}

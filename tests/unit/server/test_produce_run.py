@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
 from types import ModuleType
@@ -10,12 +12,14 @@ from typing import Any, cast
 
 import pytest
 
+from bytemq.broker import connection
 from bytemq.broker.connection import Connection
 from bytemq.broker.context import ClientInfo
 from bytemq.broker.dispatch import Dispatcher
+from bytemq.broker.frame_reader import FrameReader
 from bytemq.broker.limits import MAX_PIPELINED_REQUESTS, ServerLimits
 from bytemq.broker.log.batch_opener import BatchOpener
-from bytemq.broker.produce_run import ProduceRun
+from bytemq.broker.produce_run import ProduceRun, ProduceShare
 from bytemq.broker.server import Server
 from bytemq.errors import Fenced, Unavailable
 from bytemq.protocol import plain_produce
@@ -33,7 +37,7 @@ from tests.unit.records.native import native_part
 from tests.unit.server.harness import AdjustableClock, Cluster, decode_response, frame, make_cluster, produce_request
 
 NATIVE = native_part("produced")
-STEPS = ("run", "whole", "answers")
+STEPS = ("take", "whole")
 NOW_MS = SystemClock().wall_ms()
 VERSIONS = range(3, 13)
 
@@ -53,9 +57,9 @@ def short_way(monkeypatch: pytest.MonkeyPatch) -> None:
 class Wire:
     """One connection without a socket: what is sent, and what came back."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, server: Server | None = None) -> None:
         self.cluster = cluster
-        self.server = Server(cluster.broker, ServerLimits())
+        self.server = server or Server(cluster.broker, ServerLimits())
         self.received = bytearray()
         self.closed = False
         self.paused = False
@@ -74,13 +78,22 @@ class Wire:
 
     async def idle(self) -> None:
         for _ in range(20):
-            while self._unsent and not self.paused and not self.closed:
-                into = self.connection.get_buffer(-1)
-                count = min(len(into), len(self._unsent))
-                into[:count] = self._unsent[:count]
-                self._unsent = self._unsent[count:]
-                self.connection.buffer_updated(count)
+            while self._unsent:
+                if not self.receive(self._unsent):
+                    break
             await asyncio.sleep(0)
+
+    def receive(self, data: bytes) -> int:
+        """As one read of the transport; what is not taken is sent later. Returns how much was."""
+        if self.paused or self.closed:
+            self._unsent = data
+            return 0
+        into = self.connection.get_buffer(-1)
+        count = min(len(into), len(data))
+        into[:count] = data[:count]
+        self._unsent = data[count:]
+        self.connection.buffer_updated(count)
+        return count
 
     @property
     def memory_bytes(self) -> int:
@@ -147,20 +160,21 @@ def batch(count: int = 1, **options: Any) -> bytes:
 
 @pytest.fixture
 def ways(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which way each request went: `run` or `general`, in order."""
+    """Which way each request went: `run` or `general`, in order; however long a request takes on this machine."""
+    monkeypatch.setattr(connection, "TURN_S", float("inf"))
     taken: list[str] = []
-    start, dispatch = ProduceRun.start, Dispatcher.dispatch
+    start, dispatch = ProduceShare.start, Dispatcher.dispatch
 
-    def starting(run: ProduceRun) -> bool:
-        is_taken = start(run)
-        taken.extend(["run"] * run.request_count)
+    def starting(share: ProduceShare, position: int) -> bool:
+        is_taken = start(share, position)
+        taken.extend(["run"] * share.request_count)
         return is_taken
 
     def dispatching(dispatcher: Dispatcher, exchange: Any) -> None:
         taken.append("general")
         dispatch(dispatcher, exchange)
 
-    monkeypatch.setattr(ProduceRun, "start", starting)
+    monkeypatch.setattr(ProduceShare, "start", starting)
     monkeypatch.setattr(Dispatcher, "dispatch", dispatching)
     return taken
 
@@ -210,9 +224,10 @@ async def test_produce_run__is_answered_in_order_with_what_is_around_it() -> Non
     wire = await make_wire()
     produce = wire.request(produce_request("events", [(0, batch())]), 9)
     ask = wire.request(ApiVersionsRequest(), 0)
-    await wire.send(produce * 3 + ask + produce * 2)
-    assert len(wire.cluster.storage.in_flight) == 3
-    wire.cluster.storage.settle(2)
+    other = wire.request(produce_request("events", [(1, batch())]), 9)
+    await wire.send(produce * 2 + other + ask + produce * 2)
+    assert len(wire.cluster.storage.in_flight) == (3 if NATIVE is None else 2), "batches of a partition are one append"
+    wire.cluster.storage.settle(1)
     await wire.idle()
     assert not wire.received or NATIVE is None, "a run is answered as a whole"
     wire.cluster.storage.settle()
@@ -223,7 +238,7 @@ async def test_produce_run__is_answered_in_order_with_what_is_around_it() -> Non
     while position < len(wire.received):
         ids.append(int.from_bytes(wire.received[position + 4 : position + 8], "big"))
         position += 4 + int.from_bytes(wire.received[position : position + 4], "big")
-    assert ids == [1, 1, 1, 2, 1, 1]
+    assert ids == [1, 1, 3, 2, 1, 1]
 
 
 @pytest.mark.parametrize("error", [Unavailable("gone"), Fenced("ended")])
@@ -289,7 +304,7 @@ async def test_produce_run__does_not_overtake_what_is_being_converted() -> None:
 async def test_produce_run__time_is_over_for_those_that_are_not_durable() -> None:
     clock = AdjustableClock()
     wire = await make_wire(clock)
-    requests = [wire.request(produce_request("events", [(0, batch())], timeout_ms=1000), 9) for _ in range(3)]
+    requests = [wire.request(produce_request("events", [(n, batch())], timeout_ms=1000), 9) for n in (0, 1, 1)]
     await wire.send(b"".join(requests))
     wire.cluster.storage.settle(1)
     clock.ahead_s = 2.0
@@ -333,7 +348,7 @@ async def test_produce_run__no_more_requests_are_in_work_than_of_any_kind() -> N
     await wire.send(request * (2 * MAX_PIPELINED_REQUESTS + 50))
     for expected in (MAX_PIPELINED_REQUESTS, MAX_PIPELINED_REQUESTS, 50):
         await wire.idle()
-        assert len(wire.cluster.storage.in_flight) == expected
+        assert sum(len(flight.batches) for flight in wire.cluster.storage.in_flight) == expected
         wire.cluster.storage.settle()
     await wire.idle()
     assert len(wire.answers(9)) == 2 * MAX_PIPELINED_REQUESTS + 50
@@ -352,6 +367,166 @@ async def test_produce_run__its_requests_are_counted(monkeypatch: pytest.MonkeyP
         observed = sum(broker.traffic.durations.labels("PRODUCE").counts)
         counts.append((broker.traffic.bytes_in["events"].value, traffic.requests, traffic.bytes_in, observed))
     assert counts[0] == counts[1] == (5 * len(batch()), 5, 5 * len(batch()), 5)
+
+
+@needs_native
+async def test_produce_run__of_many_connections_is_one_and_answers_each(ways: list[str]) -> None:
+    first = await make_wire()
+    wires = [first, *(Wire(first.cluster, first.server) for _ in range(9))]
+    for number, wire in enumerate(wires):
+        topic = "unknown" if number == 5 else "events"
+        requests = [wire.request(produce_request(topic, [(number % 2, batch())]), 9 + number % 3) for _ in range(2)]
+        wire.receive(b"".join(requests))
+    assert not ways and not first.cluster.storage.in_flight, "nothing is begun while there is more to receive"
+    await first.idle()
+    assert ways == ["run"] * 10 + ["general"] * 2 + ["run"] * 8
+    assert len(first.cluster.broker.deadlines) == 1
+    first.cluster.storage.settle(len(first.cluster.storage.in_flight) - 1)
+    assert not any(wire.received for number, wire in enumerate(wires) if number != 5), "a run is answered as a whole"
+    first.cluster.storage.settle()
+    await first.idle()
+    for number, wire in enumerate(wires):
+        one = wire.answers(9 + number % 3)
+        before = sum(2 for other in range(number) if other % 2 == number % 2 and other != 5)
+        assert [answer.base_offset for answer in one] == ([-1, -1] if number == 5 else [before, before + 1])
+    assert first.memory_bytes == 0 and not first.cluster.broker.deadlines
+
+
+@needs_native
+async def test_produce_run__a_connection_that_sends_on_is_worked_on_in_its_order(ways: list[str]) -> None:
+    wire = await make_wire()
+    frames = [wire.request(produce_request("events", [(0, batch(count))]), 9) for count in (1, 2, 3)]
+    other = Wire(wire.cluster, wire.server)
+    cut = len(frames[1]) // 2
+    wire.receive(frames[0] + frames[1][:cut])
+    other.receive(frames[0])
+    wire.receive(frames[1][cut:] + frames[2])
+    await wire.idle()
+    assert ways == ["run"] * 4
+    wire.cluster.storage.settle()
+    await wire.idle()
+    assert [one.base_offset for one in wire.answers(9)] == [0, 2, 4]
+    assert [one.base_offset for one in other.answers(9)] == [1]
+
+
+async def test_produce_run__what_comes_in_the_same_turn_does_not_overtake_a_request_that_waits() -> None:
+    wire = await make_wire()
+    first, second = (wire.request(produce_request("events", [(0, batch(count))]), 9) for count in (1, 2))
+    wire.receive(first)
+    wire.receive(wire.request(ApiVersionsRequest(), 0))
+    wire.receive(wire.request(produce_request("untouched", [(0, batch())]), 9) + second)
+    await wire.idle()
+    assert len(wire.cluster.storage.in_flight) == 1, "what was asked in between is not answered yet"
+    wire.cluster.storage.settle()
+    await wire.idle()
+    wire.cluster.storage.settle()
+    await wire.idle()
+    ids, position = [], 0
+    while position < len(wire.received):
+        ids.append(int.from_bytes(wire.received[position + 4 : position + 8], "big"))
+        position += 4 + int.from_bytes(wire.received[position : position + 4], "big")
+    assert ids == [1, 3, 4, 2]
+    assert wire.memory_bytes == 0
+
+
+async def test_produce_run__what_was_sent_counts_although_the_client_has_gone() -> None:
+    wire = await make_wire()
+    wire.receive(wire.request(produce_request("events", [(0, batch())], acks=0), 9))
+    wire.closed = not wire.connection.eof_received()
+    await wire.idle()
+    assert len(wire.cluster.storage.in_flight) == 1
+
+
+async def test_produce_run__nothing_is_looked_at_behind_what_no_frame_can_be() -> None:
+    wire = await make_wire()
+    request = wire.request(produce_request("events", [(0, batch())]), 9)
+    wire.receive(b"\xff\xff\xff\xff")
+    wire.receive(request)
+    await wire.idle()
+    assert wire.closed and not wire.cluster.storage.in_flight
+    wire.connection.connection_lost(None)
+    assert wire.memory_bytes == 0
+
+
+@needs_native
+async def test_produce_run__a_fault_of_ours_closes_one_connection_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def proceed(reader: FrameReader) -> None:
+        raise RuntimeError("a fault")
+
+    wire = await make_wire()
+    other = Wire(wire.cluster, wire.server)
+    request = wire.request(produce_request("events", [(0, batch())]), 9)
+    wire.receive(request + wire.request(ApiVersionsRequest(), 0) * 2)
+    other.receive(request)
+    await wire.idle()
+    monkeypatch.setattr(FrameReader, "proceed", proceed)
+    wire.cluster.storage.settle()
+    await other.idle()
+    assert wire.closed and len(other.answers(9)) == 1
+    wire.connection.connection_lost(None)
+    assert wire.memory_bytes == 0
+
+
+@needs_native
+async def test_produce_run__several_partitions_of_a_request_are_appended_all_or_none(ways: list[str]) -> None:
+    wire = await make_wire()
+    topics = wire.cluster.image.topics
+    pids = [PartitionId(topics[name].topic_id, index) for name, index in (("events", 0), ("others", 1))]
+
+    def request(*payloads: tuple[str, int, bytes]) -> bytes:
+        built = produce_request("events", [])
+        built.topic_data = [
+            produce_request(name, [(index, records)]).topic_data[0] for name, index, records in payloads
+        ]
+        return wire.request(built, 9)
+
+    first = batch(2, producer_id=1, producer_epoch=0, base_sequence=0)
+    await wire.send(request(("events", 0, first), ("others", 1, batch())))
+    assert ways == ["run"] and len(wire.cluster.storage.in_flight) == 2
+    for unusual in (("compacted", 0, batch()), ("others", 1, batch()[:-1] + b"?"), ("untouched", 0, batch())):
+        ways.clear()
+        second = batch(1, producer_id=1, producer_epoch=0, base_sequence=2)
+        await wire.send(request(("events", 0, second), unusual))
+        assert ways == ["general"]
+        wire.cluster.storage.fail()
+        await wire.idle()
+        wire.cluster.storage.settle()
+        wire.received.clear()
+    await wire.send(request(("events", 0, first), ("others", 1, batch())) * 2)
+    wire.cluster.storage.settle()
+    await wire.idle()
+    assert [wire.cluster.storage.disk.logs[pid].end_offset for pid in pids] == [2, 2]
+    assert wire.memory_bytes == 0
+
+
+async def test_produce_run__one_error_of_several_partitions_is_that_of_its_partition() -> None:
+    wire = await make_wire()
+    built = produce_request("events", [(0, batch()), (1, batch())])
+    built.topic_data.append(produce_request("others", [(1, batch())]).topic_data[0])
+    await wire.send(wire.request(built, 9))
+    wire.cluster.storage.settle(2)
+    wire.cluster.storage.fail()
+    await wire.idle()
+    response = decode_response(ProduceResponse, 9, bytes(wire.received[8:]))
+    codes = [[one.error_code for one in topic.partition_responses] for topic in response.responses]
+    assert codes == [[0, 0], [ErrorCode.KAFKA_STORAGE_ERROR]]
+
+
+@needs_native
+async def test_produce_run__leaves_no_cycles_for_the_collector() -> None:
+    wire = await make_wire()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            await wire.send(wire.request(produce_request("events", [(0, batch())]), 9) * 3)
+            wire.cluster.storage.settle()
+            await wire.idle()
+        assert len(wire.answers(9)) == 15
+        left = [type(one).__name__ for one in gc.get_objects() if isinstance(one, ProduceShare | ProduceRun)]
+        assert not left
+    finally:
+        gc.enable()
 
 
 # The two ways, side by side.
@@ -405,12 +580,24 @@ def script(random: Random) -> list[Step]:
         if random.random() < 0.75:
             return wire.send(b"".join(request(wire) for _ in range(random.randrange(1, 12))))
         if random.random() < 0.8:
-            wire.cluster.storage.settle(random.randrange(len(wire.cluster.storage.in_flight) + 1))
+            settle_some(wire.cluster.storage, random)
         else:
             wire.cluster.storage.fail()
         return wire.idle()
 
     return [step] * 40
+
+
+def settle_some(storage: Any, random: Random) -> None:
+    """What is on its way to some partitions becomes durable: by partition, since one way makes fewer appends of it."""
+    partitions = sorted({flight.log.partition for flight in storage.in_flight})
+    chosen = {partition for partition in partitions if random.random() < 0.6}
+    flights = list(storage.in_flight)
+    storage.in_flight = deque(flight for flight in flights if flight.log.partition not in chosen)
+    for flight in flights:
+        if flight.log.partition in chosen:
+            storage.persist(flight)
+            flight.on_durable(None)
 
 
 async def outcome(seed: int) -> tuple[Any, ...]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from bytemq.broker import wide_fetch
-from bytemq.broker.handlers import fetch as fetch_handler
-from bytemq.broker.wide_fetch import WideFetch
+from bytemq.broker.fetching import answer_memory, pending_fetch
+from bytemq.broker.fetching.pending_fetch import PendingFetch
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.runtime.turns import Turns
+from bytemq.types import PartitionId
 from tests.unit.server.harness import Client, Cluster, eventually, make_cluster, produce, serving
 from tests.unit.server.test_fetch import LARGE, fetch, filled, offsets, request
 
@@ -19,8 +19,7 @@ PARTITIONS = 10
 
 @pytest.fixture(autouse=True)
 def slices_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (wide_fetch, fetch_handler):
-        monkeypatch.setattr(module, "SLICE_PARTITIONS", 3)
+    monkeypatch.setattr(pending_fetch, "SLICE_PARTITIONS", 3)
 
 
 @pytest.fixture
@@ -35,16 +34,16 @@ class Pauses:
         self.stop_at: int | None = None
         self.reached = asyncio.Event()
         self.go_on = asyncio.Event()
-        read_one: Callable[..., Awaitable[None]] = WideFetch._read_one
+        read_one: Callable[..., Awaitable[None]] = PendingFetch._read_one
 
-        async def paused(fetching: WideFetch, wanted: Any) -> None:
+        async def paused(fetching: PendingFetch, wanted: Any) -> None:
             if wanted.index == self.stop_at:
                 self.stop_at = None
                 self.reached.set()
                 await self.go_on.wait()
             await read_one(fetching, wanted)
 
-        monkeypatch.setattr(WideFetch, "_read_one", paused)
+        monkeypatch.setattr(PendingFetch, "_read_one", paused)
 
 
 def all_partitions(offset: int, **options: Any) -> Any:
@@ -52,7 +51,7 @@ def all_partitions(offset: int, **options: Any) -> Any:
 
 
 def waiters(cluster: Cluster) -> int:
-    return sum(len(partition.waiters) for partition in cluster.broker.partitions.open_partitions())
+    return sum(partition.waiters.count for partition in cluster.broker.partitions.open_partitions())
 
 
 async def nothing_is_left(cluster: Cluster) -> None:
@@ -75,14 +74,14 @@ async def test_wide_fetch__answers_as_one_in_a_single_pass(
         asked.topics[0].partitions[4].fetch_offset = 99
         asked.topics[0].partitions[5].partition = 77
         sliced = await fetch(client, asked)
-        monkeypatch.setattr(fetch_handler, "SLICE_PARTITIONS", 1000)
+        monkeypatch.setattr(pending_fetch, "SLICE_PARTITIONS", 1000)
         assert sliced == await fetch(client, asked)
         assert any(offsets(sliced))
         await nothing_is_left(cluster)
 
 
 async def test_wide_fetch__opens_few_partitions_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wide_fetch, "OPENINGS_PER_SLICE", 1)
+    monkeypatch.setattr(pending_fetch, "OPENINGS_PER_SLICE", 1)
     cluster = make_cluster()
     async with serving(cluster) as running:
         client = await running.connect()
@@ -95,6 +94,42 @@ async def test_wide_fetch__opens_few_partitions_at_a_time(monkeypatch: pytest.Mo
             opened, most = now, max(most, now - opened)
         assert (opened, most) == (PARTITIONS, 1)
         assert {partition.error_code for partition in answer.result().responses[0].partitions} == {0}
+
+
+async def test_wide_fetch__goes_on_before_all_openings_were_begun_and_nothing_is_wrong_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pending_fetch, "OPENINGS_PER_SLICE", 1)
+    monkeypatch.setattr(pending_fetch, "OPENING_PATIENCE_S", 0)
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await cluster.add_topic("events", PARTITIONS)
+        answer = await fetch(client, all_partitions(0))
+        assert {partition.error_code for partition in answer.responses[0].partitions} == {0}
+        assert -1 in {partition.high_watermark for partition in answer.responses[0].partitions}
+        await eventually(lambda: len(list(cluster.broker.partitions.open_partitions())) == PARTITIONS)
+
+
+@pytest.mark.parametrize("turns", [0, 6, 8, 10])
+async def test_wide_fetch__hears_of_a_partition_that_somebody_else_has_opened_after_the_pass_came_by(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending_fetch, "OPENINGS_PER_SLICE", 1)
+    monkeypatch.setattr(pending_fetch, "OPENING_PATIENCE_S", 0)
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        reader, writer = await running.connect(), await running.connect()
+        topic = await cluster.add_topic("events", PARTITIONS)
+        waiting = asyncio.ensure_future(fetch(reader, all_partitions(0, max_wait_ms=60_000, min_bytes=1)))
+        await eventually(lambda: next(cluster.broker.partitions.open_partitions(), None) is not None)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await cluster.broker.partitions.open_by_id(topic.topic_id, PARTITIONS - 1)
+        await eventually(lambda: len(list(cluster.broker.partitions.open_partitions())) == PARTITIONS)
+        await produced(writer, PARTITIONS - 1)
+        assert offsets(await asyncio.wait_for(waiting, 30))[-1] == [0]
+        await nothing_is_left(cluster)
 
 
 @pytest.mark.parametrize("grown", [0, 5, 9])
@@ -111,8 +146,44 @@ async def test_wide_fetch__notices_what_is_committed_in_the_middle_of_a_pass(
         await between_slices.reached.wait()
         await produced(writer, grown)
         between_slices.go_on.set()
-        answer = await asyncio.wait_for(waiting, 5)
+        answer = await asyncio.wait_for(waiting, 30)
         assert offsets(answer) == [[3] if index == grown else [] for index in range(PARTITIONS)]
+        await nothing_is_left(cluster)
+
+
+async def test_wide_fetch__notices_a_partition_that_comes_in_the_middle_of_a_pass(between_slices: Pauses) -> None:
+    """The client could not ask for it meanwhile."""
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        reader, writer = await running.connect(), await running.connect()
+        await filled(cluster, writer, partitions=PARTITIONS)
+        between_slices.stop_at = 5
+        waiting = asyncio.ensure_future(fetch(reader, all_partitions(3, max_wait_ms=60_000, min_bytes=1)))
+        await between_slices.reached.wait()
+        new = PartitionId(cluster.image.topics["events"].topic_id, PARTITIONS)
+        await cluster.broker.partitions.own(new, "events", 1, cluster.config.topic_config({}))
+        await asyncio.sleep(0.01)
+        between_slices.go_on.set()
+        assert offsets(await asyncio.wait_for(waiting, 30)) == [[]] * PARTITIONS
+        await nothing_is_left(cluster)
+        assert cluster.broker.partitions.newcomers.count == 0
+
+
+async def test_fetch__that_reads_files_notices_what_is_committed_meanwhile(between_slices: Pauses) -> None:
+    """Few partitions, but a pass of several turns all the same. Each gives less than there seemed to be to read."""
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        reader, writer = await running.connect(), await running.connect()
+        await filled(cluster, writer, partitions=2)
+        partition = cluster.broker.partitions.get("events", 1)
+        partition._files.cached = False  # type: ignore[union-attr]
+        between_slices.stop_at = 1
+        asked = request(partitions=[(0, 0), (1, 0)], limit=1100, max_wait_ms=60_000, min_bytes=2900)
+        waiting = asyncio.ensure_future(fetch(reader, asked))
+        await between_slices.reached.wait()
+        await produced(writer, 0)
+        between_slices.go_on.set()
+        assert offsets(await asyncio.wait_for(waiting, 30)) == [[0], [0]]
         await nothing_is_left(cluster)
 
 
@@ -161,7 +232,7 @@ async def test_wide_fetch__notices_a_partition_that_is_lost_in_the_middle(lost: 
         await between_slices.reached.wait()
         await cluster.move("events", lost, 7)
         between_slices.go_on.set()
-        answer = await asyncio.wait_for(waiting, 5)
+        answer = await asyncio.wait_for(waiting, 30)
         errors = [partition.error_code for partition in answer.responses[0].partitions]
         assert errors == [ErrorCode.NOT_LEADER_OR_FOLLOWER if index == lost else 0 for index in range(PARTITIONS)]
         await nothing_is_left(cluster)
@@ -169,7 +240,7 @@ async def test_wide_fetch__notices_a_partition_that_is_lost_in_the_middle(lost: 
 
 async def test_wide_fetch__takes_memory_as_it_reads(monkeypatch: pytest.MonkeyPatch, between_slices: Pauses) -> None:
     """Many of them wait for their turns with what they were granted: it must not be a quarter of all for each."""
-    monkeypatch.setattr(wide_fetch, "LEAST_GRANT_BYTES", 2200)
+    monkeypatch.setattr(answer_memory, "LEAST_GRANT_BYTES", 2200)
     cluster = make_cluster()
     async with serving(cluster) as running:
         client = await running.connect()

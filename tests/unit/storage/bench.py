@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from bytemq.errors import BytemqError
-from bytemq.protocol.records.batch import RecordBatch, parse_header, place
+from bytemq.protocol.records.batch import RecordBatch, parse_header
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.tasks import Supervisor
@@ -39,7 +39,7 @@ def batch_at(
     offset: int, value: bytes = b"value", *, timestamp_ms: int = 1000, epoch: int = 1, **fields: int
 ) -> RecordBatch:
     batch = parse_header(memoryview(build_batch([Record(None, value)], timestamp_ms=timestamp_ms, **fields)))  # type: ignore[arg-type]
-    place(batch, offset, epoch)
+    batch.place(offset, epoch)
     return batch
 
 

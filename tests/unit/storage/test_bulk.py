@@ -216,7 +216,9 @@ async def test_bulk__verify_and_dump_follow_references(tmp_path: Path) -> None:
         answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         storage.append(log, [batch_at(offset, LARGE)], answered.set_result)
         assert await answered is None
-        await asyncio.sleep(0.02)  # a real file is being made
+        async with asyncio.timeout(30):
+            while not (storage._bulk._prepared or storage._bulk._active):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)  # a real file is being made
     await storage.close()
     await metadata.close()
     await store.close()

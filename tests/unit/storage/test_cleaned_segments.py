@@ -15,6 +15,7 @@ from bytemq.storage.segments.batch_walk import StoredBatch
 from bytemq.storage.segments.segment_files import walk_segment
 from bytemq.types import PartitionId
 from tests.support.cleaning import clean_by_hand
+from tests.support.log_workload import until
 from tests.unit.storage.bench import CONFIG, Bench, batch_at, content
 
 COUNT = 60
@@ -136,6 +137,24 @@ async def test_replaced_files__go_when_nobody_reads_them_any_more(bench: Bench) 
     for _ in range(60):
         await asyncio.sleep(0)
     assert sorted(bench.names("topics/")) == sorted(bench.named(PartitionId(*(await bench.log()).partition)))
+
+
+@pytest.mark.parametrize("when", ["fault", "fault_after"])
+async def test_replacing__that_may_have_been_published_leaves_no_files_once_that_is_known(
+    bench: Bench, when: str
+) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    for offset in range(COUNT):
+        await bench.write(log, b"%03d" % offset * 100)
+    await storage.checkpoint()
+    setattr(bench.metadata, when, lambda: Unavailable("away"))
+    with pytest.raises(Unavailable):
+        await clean_by_hand(bench.store, storage, log, EVERY_SEVENTH, chunk_bytes=CONFIG.chunk_bytes)
+    setattr(bench.metadata, when, None)
+    await storage.seal(log)
+    assert log.manifest.segments[0].is_cleaned is (when == "fault_after")
+    await until(lambda: bench.names("topics/") == sorted(bench.named(log.partition)))
 
 
 async def test_replacing__what_somebody_else_replaced_changes_nothing(bench: Bench) -> None:

@@ -75,7 +75,7 @@ def test_flush__with_any_flipped_byte_is_found_out() -> None:
         assert sum(problem is not None for problem in problems) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_decoders__raise_nothing_but_corrupt(data: st.DataObject) -> None:
     head, _ = flush()

@@ -97,6 +97,6 @@ class LogMachine(RuleBasedStateMachine):
 
 
 LogMachine.TestCase.settings = settings(
-    max_examples=15, stateful_step_count=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+    max_examples=15, stateful_step_count=25, phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )
 TestLogMachine = LogMachine.TestCase

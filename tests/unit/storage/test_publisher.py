@@ -33,7 +33,7 @@ async def test_publish__fails_one_log_alone(bench: Bench, fault: str, error: typ
             publish(other, lambda manifest: with_leader_epoch(manifest, 7)),
             return_exceptions=True,
         ),
-        timeout=10,
+        timeout=30,
     )
     assert [type(outcome) for outcome in outcomes] == [error, type(None)]
     assert other.manifest.leader_epoch == 7

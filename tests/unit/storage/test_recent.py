@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bytemq.protocol.records.batch import RecordBatch, parse_header, place
+from bytemq.protocol.records.batch import RecordBatch, parse_header
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.reading import Read
@@ -129,7 +129,7 @@ def received(size_bytes: int, parts: int) -> RecordBatch:
     data = build_batch([Record(None, bytes(size_bytes))])
     buffer = bytearray(data) + bytes(len(data) * (parts - 1))
     batch = parse_header(memoryview(buffer)[: len(data)])
-    place(batch, 0, 0)
+    batch.place(0, 0)
     return batch
 
 
@@ -151,3 +151,31 @@ def test_recent__passes_over_what_would_push_out_everything_else() -> None:
     memory.keep(end, chunk_of(small), [small])
     memory.keep(end, chunk_of(huge), [huge])
     assert list(end.chunks) == [0]
+
+
+async def test_recent__gives_nothing_of_a_log_that_is_gone_or_damaged(bench: Bench) -> None:
+    """Who asks is answered by whoever knows why."""
+    await bench.start()
+    log = await bench.log()
+    await bench.write(log, b"first")
+    read(log, 0)
+    bench.append(log, b"second", b"third")
+    await bench.settle()
+    await bench.write(log, b"fourth")
+    assert log.read_in_memory(1, LARGE, 4) is not None
+    await log.advance_log_start(2)
+    assert log.read_in_memory(1, LARGE, 4) is None
+    assert log.read_in_memory(3, LARGE, 4) is not None
+    log.report_hole(3, 3)
+    assert log.read_in_memory(3, LARGE, 4) is None
+
+
+async def test_recent__gives_nothing_of_a_log_that_was_deleted(bench: Bench) -> None:
+    await bench.start()
+    log = await bench.log()
+    await bench.write(log, b"first")
+    read(log, 0)
+    await bench.write(log, b"second")
+    assert log.read_in_memory(1, LARGE, 2) is not None
+    log.deleted = True
+    assert log.read_in_memory(1, LARGE, 2) is None

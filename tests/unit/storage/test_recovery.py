@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bytemq.errors import Corrupt, Invalid
-from bytemq.protocol.records.batch import parse_header, place
+from bytemq.errors import Corrupt, Invalid, Unavailable
+from bytemq.protocol.records.batch import parse_header
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch, marker_of, marker_word
 from bytemq.storage.wal.format import FLUSH_HEADER_BYTES, MAGIC
 from tests.unit.storage.bench import Bench, content
@@ -50,6 +50,27 @@ async def test_kill__leaves_only_the_last_file_to_walk(bench: Bench) -> None:
     storage = await bench.start()
     assert 0 < storage.recovered_bytes <= 2 * 16 * 1024
     assert await content(await bench.log()) == data
+
+
+@pytest.mark.parametrize("is_applied", [True, False])
+async def test_lost_flush__stays_known_when_it_could_not_be_published_at_once(bench: Bench, is_applied: bool) -> None:
+    batches = await written(bench)
+    position = flush_positions(bench)[2]
+    bench.store.content(bench.names(".log")[0])[position + 20] ^= 0x10
+    storage = await bench.start()
+    away = Unavailable("the outcome is unknown")
+    setattr(bench.metadata, "fault_after" if is_applied else "fault", lambda: away)
+    with pytest.raises(Unavailable):
+        await bench.log()
+    bench.metadata.fault = bench.metadata.fault_after = None
+    log = await bench.log()
+    for _ in range(2):
+        assert b"".join((await log.read(0, 1000, 6)).buffers) == b"".join(batches[:2])
+        with pytest.raises(Corrupt, match="lost"):
+            await log.read(2, 1000, 6)
+        assert b"".join((await log.read(3, 1000, 6)).buffers) == b"".join(batches[3:5])
+        await storage.checkpoint()
+    assert log.manifest.holes == ((2, 2),)
 
 
 @pytest.mark.parametrize("cut", ["header", "index", "payload", "zeros"])
@@ -195,7 +216,7 @@ async def test_recovered__has_of_a_control_batch_what_it_says(
     log = await bench.log()
     data = end_transaction_batch(marker, producer_id=1, producer_epoch=0, timestamp_ms=1000)
     batch = parse_header(memoryview(data))
-    place(batch, log.staged_end, 1)
+    batch.place(log.staged_end, 1)
     batch.sent_crc = marker_word(marker)
     storage.append(log, [batch], lambda error: None)
     await bench.settle()

@@ -48,6 +48,19 @@ def test_create__knows_its_own_object_when_an_answer_was_lost(fault: str, keeps_
     run(test, FailingDriver(keeps_tokens=keeps_tokens))
 
 
+def test_create__does_not_take_a_part_of_its_object_for_the_whole() -> None:
+    """It would be named by the metadata, and its records would be lost."""
+
+    async def test(driver: FailingDriver, store: RemoteStore) -> None:
+        driver.fault = once("torn", "put")
+        with pytest.raises(Unavailable, match="kept 2 of 4 bytes"):
+            await store.create("a/1", [b"mine"])
+        assert [operation for operation, _ in driver.calls] == ["put", "put", "head"], "and not until patience ends"
+        await store.create("a/2", [b"mine"])
+
+    run(test)
+
+
 def test_create__does_not_take_somebody_elses_object_for_its_own() -> None:
     async def test(driver: FailingDriver, store: RemoteStore) -> None:
         other = RemoteStore(FailingDriver(objects=driver.objects), LoopClock(), Random(2))

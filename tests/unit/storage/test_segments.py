@@ -7,9 +7,11 @@ import asyncio
 import pytest
 
 from bytemq.errors import Corrupt, NotFound, Unavailable
+from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import PartitionSnapshot, SegmentInfo
 from bytemq.storage.segments.segment_files import walk_segment
 from tests.support.log_workload import until
+from tests.support.power_cut_store import MemoryFile
 from tests.unit.storage.bench import Bench, batch_at, content, pid
 
 
@@ -129,6 +131,24 @@ async def test_write_behind__that_fails_changes_nothing_and_is_repeated(bench: B
     assert (len(log.wal), await content(log)) == (0, data)
 
 
+@pytest.mark.parametrize("when", ["fault", "fault_after"])
+async def test_publishing_that_fails__leaves_no_files_once_it_is_known_what_counts(bench: Bench, when: str) -> None:
+    storage = await bench.start(snapshot_inline_bytes=0)
+    log = await bench.log()
+    log.snapshot_source = lambda: PartitionSnapshot(log.end_offset, [(1, 0)], [])
+    data = b""
+    for number in range(3):
+        data += await bench.write(log, *[b"%d" % number * 900] * 10)
+        setattr(bench.metadata, when, lambda: Unavailable("away"))
+        with pytest.raises(Unavailable):
+            await storage.checkpoint()
+        setattr(bench.metadata, when, None)
+    data += await bench.write(log, b"more")
+    await storage.checkpoint()
+    await until(lambda: bench.names("topics/") == sorted(bench.named(log.partition)))
+    assert await content(log) == data
+
+
 async def test_publishing_with_unknown_outcome__is_read_back_not_repeated_blindly(bench: Bench) -> None:
     data, _ = await filled(bench)
     assert bench.storage is not None
@@ -204,6 +224,108 @@ async def test_missing_segment__is_damage_not_an_offset_out_of_range(bench: Benc
     await bench.start()
     with pytest.raises(Corrupt):
         await (await bench.log()).read(0, 1, 30)
+
+
+async def sound_around_damage(log: LogFiles) -> list[bytes]:
+    """What a reader gets that goes on behind each damage."""
+    found: list[bytes] = []
+    offset = log.log_start_offset
+    while offset < log.end_offset:
+        try:
+            read = await log.read(offset, 1, log.end_offset)
+        except Corrupt:
+            behind = await log.behind_damage(offset)
+            assert offset < behind <= log.end_offset
+            offset = behind
+            continue
+        found.append(b"".join(read.buffers))
+        offset = read.next_offset
+    return found
+
+
+async def test_segment__whose_index_cannot_be_read_does_not_stay_open(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(bench)
+    assert bench.storage is not None
+    log = await bench.log()
+    await bench.storage.checkpoint()
+    opened: list[MemoryFile] = []
+    open_append = bench.store.open_append
+
+    async def noted(name: str, *, urgent: bool = False) -> MemoryFile:
+        opened.append(await open_append(name, urgent=urgent))
+        return opened[-1]
+
+    monkeypatch.setattr(bench.store, "open_append", noted)
+    bench.store.fault = lambda operation, name: Unavailable("I/O error") if operation == "read" else None
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await log.read(0, 1, 30)
+    assert [file.closed for file in opened] == [True] * 3
+
+
+async def test_segment__that_is_to_be_read_stays_open_when_all_others_are_being_read(bench: Bench) -> None:
+    _, batches = await filled(bench)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.stop()
+    storage = await bench.start(open_files=1)
+    log = await bench.log()
+    first, second, *_ = log.manifest.segments
+    being_read = await storage._files.segments.get(first)
+    being_read.pin()
+    read = await log.read(second.base_offset, 1, 30)
+    assert b"".join(read.buffers) == batches[second.base_offset]
+    being_read.unpin()
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_behind_damage__of_a_batch_is_the_next_one(bench: Bench, sealed: bool) -> None:
+    _, batches = await filled(bench, count=30 if sealed else 8)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    info = (await bench.log()).manifest.segments[0]
+    assert info.sealed is sealed
+    await bench.kill()
+    bench.store.content(info.name)[len(batches[0]) + 100] ^= 0x20  # a record of the second batch
+    await bench.start()
+    log = await bench.log()
+    with pytest.raises(Corrupt):
+        await log.read(1, 1, log.end_offset)
+    assert await log.behind_damage(1) == 2
+    assert await sound_around_damage(log) == [batches[0], *batches[2:]]
+
+
+async def test_behind_damage__of_a_batchs_size_is_the_next_chunk(bench: Bench) -> None:
+    _, batches = await filled(bench)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    info = (await bench.log()).manifest.segments[0]
+    await bench.kill()
+    bench.store.content(info.name)[len(batches[0]) + 9] ^= 0x20
+    await bench.start()
+    found = await sound_around_damage(await bench.log())
+    assert found[0] == batches[0] and batches[1] not in found
+    assert found[1:] == batches[-len(found) + 1 :]
+    assert len(found) > 20
+
+
+async def test_behind_damage__of_a_file_that_is_gone_is_the_next_file(bench: Bench) -> None:
+    _, batches = await filled(bench)
+    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    info = (await bench.log()).manifest.segments[0]
+    await bench.stop()
+    await bench.store.delete([info.name])
+    await bench.start()
+    log = await bench.log()
+    assert await log.behind_damage(0) == info.last_offset + 1
+    assert await sound_around_damage(log) == batches[info.last_offset + 1 :]
+
+
+async def test_behind_damage__that_is_known_as_a_hole_is_its_end(bench: Bench) -> None:
+    _, batches = await filled(bench, count=8)
+    log = await bench.log()
+    log.report_hole(2, 4)
+    assert await log.behind_damage(3) == 5
+    assert await sound_around_damage(log) == [*batches[:2], *batches[5:]]
 
 
 async def test_log_start__drops_whole_segments_and_stays_after_a_restart(bench: Bench) -> None:
@@ -364,6 +486,9 @@ class CountingFile:
     async def read(self, position: int, size_bytes: int) -> memoryview:
         self.reads += 1
         return memoryview(self._data[position : position + size_bytes])
+
+    def forget_copies(self) -> None:
+        return None
 
     async def close(self) -> None:
         pass

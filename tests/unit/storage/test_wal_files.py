@@ -75,7 +75,9 @@ async def test_release__of_a_file_that_is_being_read_keeps_it_from_those_who_loo
     assert not storage._wal_files.is_needed(file.file.name)
 
 
-async def test_release__that_was_not_recorded_is_made_up_for_by_the_next(bench: Bench) -> None:
+async def test_release__that_was_not_recorded_is_made_up_for_by_the_next(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     storage = await bench.start()
     log = await bench.log()
     for _ in range(40):
@@ -89,6 +91,11 @@ async def test_release__that_was_not_recorded_is_made_up_for_by_the_next(bench: 
     await storage.checkpoint()
     assert storage.wal_bytes == CONFIG.wal_file_bytes, "the file that is being filled"
     assert len(bench.names("wal/0")) <= 2, "and one made ahead"
+    data = await content(log)
+    await bench.kill()
+    await bench.start()
+    assert await content(await bench.log()) == data
+    assert "damaged" not in caplog.text, "the tail record names no file that is gone"
 
 
 async def test_file__half_made_from_a_spare_is_not_in_the_way_of_the_next_attempt(bench: Bench) -> None:

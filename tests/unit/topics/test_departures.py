@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import pytest
+
 from bytemq.broker.departures import IDLE_AT_ONCE, OPEN_AT_ONCE, PATIENCE_S, PAUSE_S, Departures
 from bytemq.metadata import keys, values
 from bytemq.metadata.store import Event
+from bytemq.metadata.values import DoubtStage, DoubtValue
 from bytemq.runtime.clock import TimerHandle
 from bytemq.types import PartitionId
 from tests.support.metadata import image_of, topic_id, topic_puts
@@ -43,6 +46,11 @@ class Owner:
     def prepare(self, revision: int | None = None) -> None:
         value = values.encode_number(self.image.revision if revision is None else revision)
         self.image.apply([Event(keys.prepared(1), value, self.image.revision + 1)])
+
+    def doubt(self, stage: DoubtStage | None) -> None:
+        """In broker 1, by broker 2; None: it is taken back."""
+        value = None if stage is None else values.encode_doubt(DoubtValue(self.image.brokers[1].epoch, 2, stage))
+        self.image.apply([Event(keys.doubt(1), value, self.image.revision + 1)])
 
     def go(self) -> Sequence[PartitionId]:
         gone = self.departures.due(self.image, self.unwanted, lambda pid: not self.idle)
@@ -81,6 +89,21 @@ def test_departures__wait_until_the_next_owner_has_prepared_for_this_wish() -> N
     owner.prepare(0)
     assert owner.go() == [], "for an earlier one"
     owner.prepare()
+    assert len(owner.go()) == 3
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_departures__wait_while_the_session_of_the_next_owner_is_in_doubt(idle: bool) -> None:
+    owner = Owner(3, idle=idle)
+    owner.doubt(DoubtStage.RAISED)
+    assert owner.go() == [], "it may have died when it had prepared"
+    owner.clock.advance(PATIENCE_S * 1.01)
+    assert owner.woken == 1
+    owner.doubt(DoubtStage.MISSED)
+    assert owner.go() == []
+    owner.doubt(None)
+    owner.clock.advance(PATIENCE_S * 1.01)
+    assert owner.woken == 2
     assert len(owner.go()) == 3
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +59,7 @@ from bytemq.protocol.messages.describe_producers import DescribeProducersRequest
 from bytemq.protocol.messages.elect_leaders import ElectLeadersRequest, TopicPartitions
 from bytemq.protocol.messages.init_producer_id import InitProducerIdRequest
 from bytemq.protocol.messages.list_partition_reassignments import ListPartitionReassignmentsRequest
+from bytemq.types import ZERO_TOPIC_ID, PartitionId
 from tests.support.fake_log_storage import Disk
 from tests.unit.log.harness import Answer, batch
 from tests.unit.topics.world import World, session
@@ -130,6 +132,11 @@ async def test_create_topics__describes_the_configs_of_many_topics_once(
     told = [{config.name: config.value for config in result.configs or ()} for result in results]
     assert told[0] == told[39] and told[40] == {**told[0], "retention.ms": "5"}
     assert len(built) == 2
+
+
+async def test_create_topics__answers_an_id_of_what_was_only_validated(world: World) -> None:
+    (result,) = await created(world, CreateTopicsRequest([creatable("new")], 10_000, validate_only=True))
+    assert result.topic_id != ZERO_TOPIC_ID
 
 
 async def test_create_topics__of_thousands_of_topics_stops_nobody(world: World) -> None:
@@ -215,6 +222,11 @@ async def test_delete_records__moves_the_start_forward_only(world: World) -> Non
     assert await delete("__consumer_offsets", 0, 0) == (Code.INVALID_TOPIC_EXCEPTION, -1)
 
 
+async def test_delete_records__answers_nothing_about_a_topic_without_partitions(world: World) -> None:
+    request = DeleteRecordsRequest(topics=[DeleteRecordsTopic(name="t", partitions=[])], timeout_ms=1000)
+    assert (await delete_records.handle(world.broker, world.context(2), request)).topics == []
+
+
 async def test_describe_producers__lists_who_wrote(world: World) -> None:
     await append(world, 10)
     request = DescribeProducersRequest(
@@ -256,6 +268,18 @@ async def test_describe_log_dirs__is_one_directory_with_what_was_asked_for(world
     (some,) = (await describe_log_dirs.handle(world.broker, world.context(5), asked)).results
     assert [(topic.name, [one.partition_index for one in topic.partitions]) for topic in some.topics] == [("t", [0])]
     assert some.topics[0].partitions[0].partition_size > 0
+
+
+async def test_describe_log_dirs__opens_nothing_whose_size_is_known(world: World) -> None:
+    """Programs that watch a cluster ask for all partitions again and again."""
+    await append(world, 10)
+    untouched = PartitionId(world.follower.image.topics["t"].topic_id, 1)
+    ask = partial(describe_log_dirs.handle, world.broker, world.context(5), DescribeLogDirsRequest(topics=None))
+    await ask()
+    assert not world.partitions.is_open(untouched)
+    world.partitions.services.storage.held_logs = {untouched}  # type: ignore[misc]
+    await ask()
+    assert world.partitions.is_open(untouched)
 
 
 async def test_log_dirs__are_the_storage_where_brokers_share_one(world: World) -> None:
@@ -328,6 +352,17 @@ def test_alter_partition_reassignments__accepts_what_moves_nothing(
     request = AlterPartitionReassignmentsRequest(topics=[ReassignableTopic(name=topic, partitions=partitions)])
     response = alter_partition_reassignments.handle(world.broker, world.context(1), request)
     assert response.responses[0].partitions[0].error_code == code
+
+
+def test_alter_partition_reassignments__without_time_says_so_of_each_partition(world: World) -> None:
+    topic = ReassignableTopic("t", [ReassignablePartition(0, [1])])
+    request = AlterPartitionReassignmentsRequest(timeout_ms=0, topics=[topic])
+    with pytest.raises(KafkaError) as refusal:
+        alter_partition_reassignments.handle(world.broker, world.context(1), request)
+    response = alter_partition_reassignments.error_response(request, 1, refusal.value.code, None)
+    assert response.error_code == response.responses[0].partitions[0].error_code == Code.REQUEST_TIMED_OUT
+    nothing = AlterPartitionReassignmentsRequest(timeout_ms=0, topics=[])
+    assert alter_partition_reassignments.handle(world.broker, world.context(1), nothing).error_code == Code.NONE
 
 
 def test_list_partition_reassignments__has_none(world: World) -> None:

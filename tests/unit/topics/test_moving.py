@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from bytemq.broker.holding import State
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.services import LogServices
@@ -75,6 +77,10 @@ class Member:
         self.executor.shutdown()
 
 
+def held_states(member: Member) -> Counter[State]:
+    return Counter(holding.state for held in member.ownership._held.values() for holding in held.values())
+
+
 class Cluster:
     def __init__(self, store: EmbeddedStore, disk: Disk, members: list[Member]) -> None:
         self.store = store
@@ -89,7 +95,7 @@ class Cluster:
         return topic.partitions[index] if topic is not None else PartitionImage(-1, -1, -1, -1)
 
     async def until(self, seen: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not seen():  # noqa: ASYNC110  (several followers, each with changes of its own)
                 await asyncio.sleep(0.001)
 
@@ -209,7 +215,7 @@ async def held_by_storage(cluster: Cluster) -> Storage:
     storage.settle()
     storage.refuses = True
     await cluster.wish([1, 0])
-    await cluster.until(lambda: bool(old.ownership._stuck))
+    await cluster.until(lambda: bool(held_states(old)[State.STUCK]))
     return cast(Storage, storage)
 
 
@@ -267,8 +273,63 @@ async def test_move__that_is_over_and_back_before_anybody_looked_is_a_new_owners
     await old.follower.load()
     await releasing
     await old.ownership.settle()
-    assert not old.ownership._leaving
+    assert not held_states(old)[State.LEFT]
     assert (await old.partitions.open("t", 0)).leader_epoch == 2
+
+
+class HesitantGroups(FakeGroups):
+    """Has something under way that is never decided."""
+
+    async def leave(self, index: int) -> None:
+        self.release(index)
+        await asyncio.Event().wait()
+
+
+async def test_move__that_is_called_off_and_not_wished_any_more_leaves_nothing_without_a_coordinator(
+    cluster: Cluster,
+) -> None:
+    old, _ = cluster.members
+    groups = HesitantGroups()
+    old.ownership._coordinators = {OFFSETS_TOPIC: cast(Any, groups)}
+    await cluster.store.txn([], topic_puts(OFFSETS_TOPIC, topic_id(0), [0], is_internal=True))
+    await cluster.until(lambda: groups.owned == [0])
+    released = len(groups.released)
+    await cluster.store.txn([], [Put(keys.assignments(topic_id(0), 0), values.encode_assignments([1]))])
+    await cluster.until(lambda: len(groups.released) > released)
+    old.tasks[1].cancel()  # as when what runs beside it fails: it is run again
+    await asyncio.gather(old.tasks[1], return_exceptions=True)
+    await cluster.store.txn([], [Put(keys.assignments(topic_id(0), 0), values.encode_assignments([0]))])
+    await cluster.until(lambda: old.follower.image.topics[OFFSETS_TOPIC].partitions[0].assigned == 0)
+    old.tasks[1] = asyncio.ensure_future(old.ownership.run())
+    await cluster.until(lambda: groups.owned == [0, 0])
+
+
+class StoppingStorage(FakeLogStorage):
+    """Never lets go of a log."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.asked = asyncio.Event()
+
+    async def release_log(self, pid: PartitionId) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+
+async def test_move__that_is_called_off_while_storage_lets_go_leaves_no_partition_unserved(cluster: Cluster) -> None:
+    old, _ = cluster.members
+    storage, sound = StoppingStorage(cluster.disk), old.partitions.services.storage
+    old.partitions.services.storage = cast(Any, storage)
+    await cluster.wish([1, 0])
+    await storage.asked.wait()
+    old.tasks[1].cancel()
+    await asyncio.gather(old.tasks[1], return_exceptions=True)
+    old.partitions.services.storage = sound
+    await cluster.wish([0, 0])
+    await cluster.until(lambda: cluster.fact(0).assigned == 0)
+    old.tasks[1] = asyncio.ensure_future(old.ownership.run())
+    await cluster.until(lambda: old.partitions.get("t", 0) is not None)
+    assert (await old.partitions.open("t", 0)).high_watermark == 0
 
 
 class SlowStorage(FakeLogStorage):

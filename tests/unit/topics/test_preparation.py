@@ -54,7 +54,7 @@ async def test_preparation__looks_ahead_in_the_owners_logs_and_says_up_to_which_
             return written.revision
 
         async def prepared(revision: int) -> None:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while follower.image.prepared.get(1, 0) < revision:  # noqa: ASYNC110  (its writer tells nobody)
                     await asyncio.sleep(0.001)
 

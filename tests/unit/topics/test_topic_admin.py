@@ -59,6 +59,15 @@ async def test_create__one_refused_topic_does_not_hold_up_the_others(world: Worl
     assert set(world.follower.image.topics) == {"good"}
 
 
+async def test_create__what_the_metadata_store_does_not_take_is_refused_alone(world: World) -> None:
+    throttled = {"leader.replication.throttled.replicas": ",".join(["0:0"] * 300_000)}
+    good, large = await world.topics.create([TopicSpec("good"), TopicSpec("large", configs=throttled)])
+    assert (good.error, large.error) == (ErrorCode.NONE, ErrorCode.INVALID_REQUEST)
+    with pytest.raises(KafkaError) as refused:
+        await world.topics.alter_configs("group", "g", lambda current: throttled)
+    assert refused.value.code is ErrorCode.INVALID_REQUEST
+
+
 async def test_create__a_colliding_pair_in_one_request_is_created_as_in_kafka(world: World) -> None:
     outcomes = await world.topics.create([TopicSpec("a.b"), TopicSpec("a_b")])
     assert [outcome.error for outcome in outcomes] == [ErrorCode.NONE] * 2

@@ -44,8 +44,14 @@ class FakeGroups:
     def own(self, partition: Partition) -> None:
         self.owned.append(partition.pid.index)
 
+    async def leave(self, index: int) -> None:
+        self.release(index)
+
     def release(self, index: int) -> None:
         self.released.append(index)
+
+    def expect_nothing(self) -> None:
+        pass
 
 
 @dataclass

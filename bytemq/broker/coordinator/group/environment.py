@@ -76,6 +76,8 @@ class RequestOrigin(NamedTuple):
     client_id: str
     client_host: str
     api_version: int
+    connection_id: str = ""
+    """Which of the broker's connections it came by; "": that does not matter to this request."""
 
 
 @dataclass(slots=True)

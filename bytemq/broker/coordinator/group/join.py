@@ -12,7 +12,7 @@ from bytemq.broker.coordinator.group.classic_group import ClassicGroup
 from bytemq.broker.coordinator.group.consumer.classic_members import ClassicMembers
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
 from bytemq.broker.coordinator.group.consumer.steps import group_tombstones
-from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
+from bytemq.broker.coordinator.group.environment import GroupEnvironment, GroupSettings, RequestOrigin
 from bytemq.broker.coordinator.group.group_records import generation_record, new_group_record
 from bytemq.broker.coordinator.group.member import (
     JoinReply,
@@ -36,7 +36,7 @@ _MEMBER_BYTES = 1_000
 
 
 class Joining:
-    """JoinGroup over the groups of one shard.
+    """JoinGroup over the groups of one shard. Requests have passed `check_request`.
 
     Every request is answered through its `reply`, exactly once, now or later.
     """
@@ -50,7 +50,6 @@ class Joining:
 
     def join(self, request: JoinGroupRequest, origin: RequestOrigin, reply: JoinReply) -> Outcome[None]:
         try:
-            self._validate(request)
             consumers = self._environment.consumer_groups.get(request.group_id)
             if consumers is not None and consumers.members:
                 return self._join_consumers(consumers, request, origin, reply)
@@ -68,7 +67,7 @@ class Joining:
                     self._environment.forget_group(group)
                 raise
         except KafkaError as error:
-            reply(_refusal(request, error.code))
+            reply(refusal(request, error.code))
             return NOTHING
         if is_new_group and not outcome.records:
             records = [*tombstones, new_group_record(group)]
@@ -93,17 +92,6 @@ class Joining:
         if request.member_id != UNKNOWN_MEMBER_ID:
             raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
         return [*group_tombstones(consumers)]
-
-    def _validate(self, request: JoinGroupRequest) -> None:
-        settings = self._environment.settings
-        if not request.group_id or not fits_a_string(request.group_id):
-            raise KafkaError(ErrorCode.INVALID_GROUP_ID)
-        if not settings.min_session_timeout_ms <= request.session_timeout_ms <= settings.max_session_timeout_ms:
-            raise KafkaError(ErrorCode.INVALID_SESSION_TIMEOUT)
-        names = [protocol.name for protocol in request.protocols]
-        stored = (request.protocol_type, request.group_instance_id or "", *names)
-        if len(set(names)) != len(names) or not all(map(fits_a_string, stored)):
-            raise KafkaError(ErrorCode.INVALID_REQUEST)
 
     def _join_group(
         self, group: ClassicGroup, request: JoinGroupRequest, origin: RequestOrigin, reply: JoinReply
@@ -285,6 +273,23 @@ class Joining:
         return self._rebalance.prepare_or_complete(group) if was_in and group.members else NOTHING
 
 
+def check_request(request: JoinGroupRequest, settings: GroupSettings) -> None:
+    """Raises KafkaError for what is wrong with the request whoever coordinates the group."""
+    if not request.group_id or not fits_a_string(request.group_id):
+        raise KafkaError(ErrorCode.INVALID_GROUP_ID)
+    if not settings.min_session_timeout_ms <= request.session_timeout_ms <= settings.max_session_timeout_ms:
+        raise KafkaError(ErrorCode.INVALID_SESSION_TIMEOUT)
+    names = [protocol.name for protocol in request.protocols]
+    stored = (request.protocol_type, request.group_instance_id or "", *names)
+    if len(set(names)) != len(names) or not all(map(fits_a_string, stored)):
+        raise KafkaError(ErrorCode.INVALID_REQUEST)
+
+
+def refusal(request: JoinGroupRequest, code: ErrorCode) -> JoinGroupResponse:
+    """Kafka repeats the member's id in most refusals."""
+    return JoinGroupResponse(error_code=code, member_id=request.member_id, protocol_name=None)
+
+
 def _rebalance_timeout_ms(request: JoinGroupRequest, origin: RequestOrigin) -> int:
     return request.session_timeout_ms if origin.api_version == 0 else max(request.rebalance_timeout_ms, 0)
 
@@ -293,8 +298,3 @@ def _check_member_id(member_id: str) -> None:
     """An id made of an overlong client or instance id could not be stored."""
     if not fits_a_string(member_id):
         raise KafkaError(ErrorCode.INVALID_REQUEST)
-
-
-def _refusal(request: JoinGroupRequest, code: ErrorCode) -> JoinGroupResponse:
-    """Kafka repeats the member's id in most refusals."""
-    return JoinGroupResponse(error_code=code, member_id=request.member_id, protocol_name=None)

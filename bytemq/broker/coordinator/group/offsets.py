@@ -76,7 +76,7 @@ class Offsets:
         expire_ms = NO_TIMESTAMP
         if request.retention_time_ms != -1:
             expire_ms = min(max(now_ms + request.retention_time_ms, 0), _MAX_TIMESTAMP)
-        records: list[OffsetCommitRecord] = []
+        records: dict[tuple[str, int], OffsetCommitRecord] = {}
         topics = []
         for topic in request.topics:
             partitions = []
@@ -92,16 +92,17 @@ class Offsets:
                         expire_ms,
                         topic.topic_id,
                     )
-                    index = partition.partition_index
-                    records.append(OffsetCommitRecord(request.group_id, topic.name, index, value.encode()))
+                    # Of one that is named again and again the last word counts, and nothing else is written.
+                    key = topic.name, partition.partition_index
+                    records[key] = OffsetCommitRecord(request.group_id, *key, value.encode())
             topics.append(OffsetCommitResponseTopic(topic.name, topic.topic_id, partitions))
         response = OffsetCommitResponse(topics=topics)
         if group is None:
-            return Outcome(response, records)
+            return Outcome(response, [*records.values()])
         if not records:
             self.forget_if_bare(group)
             return Outcome(response)
-        return Outcome(response, records, lambda code: self._commit_ended(group, code))
+        return Outcome(response, [*records.values()], lambda code: self._commit_ended(group, code))
 
     def fetch(self, request: OffsetFetchRequestGroup, *, require_stable: bool = False) -> OffsetFetchResponseGroup:
         """Committed offsets; -1 where there is none, also for unknown groups. Topics None: all that the group has.

@@ -71,8 +71,6 @@ class Syncing:
         return ErrorCode.NONE
 
     def _validated_group(self, request: SyncGroupRequest) -> ClassicGroup:
-        if not request.group_id:
-            raise KafkaError(ErrorCode.INVALID_GROUP_ID)
         group = self._environment.groups.get(request.group_id)
         if group is None or group.state is GroupState.EMPTY:
             raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)

@@ -52,7 +52,7 @@ class TransactionalOffsets:
         """Pending when this is answered. Raises KafkaError for what concerns all: generation, member, group."""
         group = self._group_for_commit(request, origin)
         now_ms = self._environment.wall_ms()
-        records: list[TransactionalOffsetRecord] = []
+        records: dict[tuple[str, int], TransactionalOffsetRecord] = {}
         topics = []
         for topic in request.topics:
             partitions = []
@@ -64,8 +64,9 @@ class TransactionalOffsets:
                     value = CommittedOffset(
                         each.committed_offset, each.committed_leader_epoch, metadata, now_ms, topic_id=topic.topic_id
                     )
-                    offset = OffsetCommitRecord(request.group_id, topic.name, each.partition_index, value.encode())
-                    records.append(TransactionalOffsetRecord(request.producer_id, offset))
+                    key = topic.name, each.partition_index  # as in OffsetCommit, the last word counts
+                    offset = OffsetCommitRecord(request.group_id, *key, value.encode())
+                    records[key] = TransactionalOffsetRecord(request.producer_id, offset)
             topics.append(TxnOffsetCommitResponseTopic(topic.name, topic.topic_id, partitions))
         response = TxnOffsetCommitResponse(topics=topics)
         if not records:
@@ -73,7 +74,7 @@ class TransactionalOffsets:
                 self._offsets.forget_if_bare(group)
             return Outcome(response)
         envelope = Envelope(request.producer_id, request.producer_epoch)
-        return Outcome(response, records, lambda code: self._commit_ended(group, code), envelope)
+        return Outcome(response, [*records.values()], lambda code: self._commit_ended(group, code), envelope)
 
     def end(
         self, envelope: Envelope, marker: EndTransactionMarker, written: Callable[[ErrorCode], None]

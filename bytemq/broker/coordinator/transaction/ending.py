@@ -15,6 +15,7 @@ from bytemq.broker.coordinator.transaction.environment import (
     EndedTransaction,
     NeedsProducerId,
     TransactionEnvironment,
+    check_producer_id,
     timeout_key,
 )
 from bytemq.broker.coordinator.transaction.records import TransactionRecord
@@ -22,6 +23,7 @@ from bytemq.broker.coordinator.transaction.states import PREPARED, TransactionSt
 from bytemq.broker.coordinator.transaction.transaction import (
     EPOCH_BUMP_VERSION,
     LAST_CLIENT_EPOCH,
+    MAX_EPOCH,
     NO_PRODUCER_ID,
     NO_TIMEOUT_MS,
     TopicPartition,
@@ -59,10 +61,12 @@ class Ending:
         bumps = client_version >= EPOCH_BUMP_VERSION
         repeated = bumps and _is_repeated(current, request)
         rotated = repeated and current.producer_id != request.producer_id
-        if current.producer_id != request.producer_id and not rotated:
-            raise KafkaError(ErrorCode.INVALID_PRODUCER_ID_MAPPING)
+        if not rotated:
+            check_producer_id(current, request.producer_id)
         if not repeated and request.producer_epoch != current.producer_epoch:
             raise KafkaError(ErrorCode.PRODUCER_FENCED)
+        if repeated and current.producer_epoch == MAX_EPOCH and current.next_producer_id == NO_PRODUCER_ID:
+            raise KafkaError(ErrorCode.PRODUCER_FENCED)  # that epoch is only to fence with: nobody goes on with it
         if entry.pending is not None or (bumps and not repeated and current.state in PREPARED):
             # The next transaction's: its epoch was told with the decision, and the markers are still on their way.
             raise KafkaError(ErrorCode.CONCURRENT_TRANSACTIONS)

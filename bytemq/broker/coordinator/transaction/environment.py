@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from bytemq.broker.coordinator.timers import Timers
 from bytemq.broker.coordinator.transaction.states import TransactionState
-from bytemq.broker.coordinator.transaction.transaction import TopicPartition, Transaction
+from bytemq.broker.coordinator.transaction.transaction import NO_PRODUCER_ID, TopicPartition, Transaction
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 
 
@@ -82,11 +82,10 @@ class TransactionEnvironment:
 
     def identified(self, transactional_id: str, producer_id: int) -> tuple[Entry, Transaction]:
         """Raises KafkaError: INVALID_REQUEST for no id, INVALID_PRODUCER_ID_MAPPING for one that is not this
-        producer's.
+        producer's, CONCURRENT_TRANSACTIONS for the producer id that it goes on with once its markers are written.
         """
         entry, transaction = self.known(transactional_id)
-        if transaction.producer_id != producer_id:
-            raise KafkaError(ErrorCode.INVALID_PRODUCER_ID_MAPPING)
+        check_producer_id(transaction, producer_id)
         return entry, transaction
 
     def known(self, transactional_id: str) -> tuple[Entry, Transaction]:
@@ -97,6 +96,13 @@ class TransactionEnvironment:
         if entry is None or entry.committed is None:
             raise KafkaError(ErrorCode.INVALID_PRODUCER_ID_MAPPING)
         return entry, entry.committed
+
+
+def check_producer_id(transaction: Transaction, producer_id: int) -> None:
+    """See `identified`. The next id was told with the decision, so its producer may be faster than the markers."""
+    if producer_id != transaction.producer_id:
+        is_next = producer_id == transaction.next_producer_id != NO_PRODUCER_ID
+        raise KafkaError(ErrorCode.CONCURRENT_TRANSACTIONS if is_next else ErrorCode.INVALID_PRODUCER_ID_MAPPING)
 
 
 def timeout_key(transactional_id: str) -> tuple[str, str]:

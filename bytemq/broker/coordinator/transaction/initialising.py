@@ -65,12 +65,12 @@ class Initialising:
             blank = Transaction(new_producer_id, NO_EPOCH, timeout_ms)
             return self._begin(transactional_id, blank, new_producer_id, 0, NO_EPOCH, timeout_ms)
         current = entry.committed
+        if current.state in PREPARED:
+            raise KafkaError(ErrorCode.CONCURRENT_TRANSACTIONS)
         expected = None
         if request.producer_id >= 0:
             expected = ProducerIdentity(request.producer_id, request.producer_epoch)
             _check_producer_id(current, expected)
-        if current.state in PREPARED:
-            raise KafkaError(ErrorCode.CONCURRENT_TRANSACTIONS)
         if current.state is TransactionState.ONGOING:
             ask_again = InitProducerIdResponse(
                 error_code=ErrorCode.CONCURRENT_TRANSACTIONS, producer_id=-1, producer_epoch=-1

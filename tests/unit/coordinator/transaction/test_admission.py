@@ -13,7 +13,7 @@ from bytemq.broker.coordinator.transaction.adding import Writer
 from bytemq.broker.coordinator.transaction.transaction import TopicPartition
 from bytemq.broker.transaction_admission import Arrival, TransactionAdmission, refusal
 from bytemq.config import BrokerConfig
-from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.runtime.tasks import Supervisor
 from tests.support.virtual_time import LoopClock, run_virtual
 from tests.unit.coordinator.transaction.transaction_world import TransactionWorld
@@ -24,6 +24,8 @@ A, B = ("a", 0), ("b", 1)
 
 class FakeShard:
     """A shard whose writes take a while; counts them."""
+
+    is_active = True
 
     def __init__(self, world: TransactionWorld) -> None:
         self.world = world
@@ -37,6 +39,22 @@ class FakeShard:
         self.writes += 1
         await asyncio.sleep(0.01)
         return self.world.submit(outcome)
+
+
+class FakeCoordinators:
+    """Every id but "elsewhere" is coordinated here."""
+
+    def __init__(self, shard: FakeShard) -> None:
+        self._shard = shard
+
+    def shard_if_owned(self, transactional_id: str) -> FakeShard | None:
+        return None if transactional_id == "elsewhere" else self._shard
+
+    async def awaited_shard_of(self, transactional_id: str) -> FakeShard:
+        shard = self.shard_if_owned(transactional_id)
+        if shard is None:
+            raise KafkaError(Code.NOT_COORDINATOR)
+        return shard
 
 
 class FakeRemote:
@@ -64,7 +82,7 @@ class Door:
         self.heard: list[tuple[str, ErrorCode]] = []
         self.checked: list[ErrorCode] = []
         clock = LoopClock()
-        coordinators = SimpleNamespace(shard_if_owned=lambda name: None if name == "elsewhere" else self.shard)
+        coordinators = FakeCoordinators(self.shard)
         supervisor = Supervisor(clock, lambda name, error: None)
         self.remote = FakeRemote()
         self.admission = TransactionAdmission(cast(Any, coordinators), self.remote, BrokerConfig, clock, supervisor)

@@ -5,6 +5,7 @@ nobody else may be.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
@@ -23,7 +24,7 @@ from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.producer_ids import ProducerIds
 from bytemq.metadata.standing import Standing
 from bytemq.metadata.topic_names import TRANSACTION_TOPIC
-from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.end_txn import EndTxnRequest
 from bytemq.protocol.messages.init_producer_id import InitProducerIdRequest
 from bytemq.runtime.tasks import Supervisor
@@ -33,6 +34,7 @@ from tests.unit.coordinator.fake_partition import FakePartition
 HERE, ELSEWHERE = 1, 2
 TTL_S = 3.0
 EPOCH = 7
+PARTITIONS = 1_000
 
 
 class Owners:
@@ -42,8 +44,10 @@ class Owners:
         self._clock = clock
         self._answer = answer
         self._answer_s = answer_s
+        self.asked_at: Counter[float] = Counter()
 
     def write(self, broker_id: int, marker: Marker, partition: TopicPartition, written: Written) -> None:
+        self.asked_at[self._clock.monotonic()] += 1
         self._clock.call_later(self._answer_s, lambda: written(self._answer()))
 
 
@@ -53,9 +57,62 @@ class Ids:
 
 
 def topics(owner: int) -> ClusterImage:
-    partitions = {TRANSACTION_TOPIC: HERE, "t": owner}
-    found = {name: SimpleNamespace(partitions=[SimpleNamespace(owner=each)]) for name, each in partitions.items()}
+    owners = {TRANSACTION_TOPIC: [HERE], "t": [owner] * PARTITIONS}
+    found = {
+        name: SimpleNamespace(partitions=[SimpleNamespace(owner=each) for each in of]) for name, of in owners.items()
+    }
     return cast(ClusterImage, SimpleNamespace(topics=found))
+
+
+class World:
+    """The coordinator of the id "app", whose transaction wrote to a partition elsewhere."""
+
+    def __init__(self, answer: Callable[[], ErrorCode], answer_s: float) -> None:
+        self.clock = LoopClock()
+        self.standing = Standing(self.clock.monotonic)
+        self.supervisor = Supervisor(self.clock, lambda name, error: None)
+        self.partition = FakePartition()
+        self.partition.leader_epoch = EPOCH
+        self.owners, image = Owners(self.clock, answer, answer_s), topics(ELSEWHERE)
+        self.coordinators = TransactionCoordinators(
+            broker_id=HERE,
+            config=BrokerConfig,
+            image=lambda: image,
+            producer_ids=cast(ProducerIds, Ids()),
+            markers=lambda coordinators: MarkerSender(
+                coordinators, cast(MarkerWriter, None), lambda: image, self.clock, broker_id=HERE, remote=self.owners
+            ),
+            clock=self.clock,
+            supervisor=self.supervisor,
+            standing=self.standing,
+        )
+
+    async def own(self) -> None:
+        self.coordinators.own(cast(Partition, self.partition))
+        await asyncio.sleep(0)
+
+    async def initialise(self, transactional_id: str) -> Writer:
+        asked = InitProducerIdRequest(transactional_id, 60_000)
+        given = await self.coordinators.write(
+            transactional_id, lambda machine, new_id: machine.initialising.initialise(asked, new_id)
+        )
+        return Writer(transactional_id, given.producer_id, given.producer_epoch)
+
+    async def commit_a_transaction(self, partitions: int = 1) -> None:
+        """The markers are on their way when this returns."""
+        writer = await self.initialise("app")
+        added = [("t", index) for index in range(partitions)]
+        await self.coordinators.write("app", lambda machine, _: machine.adding.add(writer, added, 2))
+        ending = EndTxnRequest(*writer, True)
+        await self.coordinators.write("app", lambda machine, new_id: machine.ending.end(ending, 2, new_id))
+
+    def require_complete(self) -> None:
+        assert self.coordinators.state_counts()[TransactionState.COMPLETE_COMMIT] == 1
+        assert self.coordinators.unmarked_count == 0
+
+    async def close(self) -> None:
+        self.coordinators.close()
+        await self.supervisor.close()
 
 
 @pytest.mark.parametrize(
@@ -63,46 +120,63 @@ def topics(owner: int) -> ClusterImage:
 )
 def test_markers__of_a_coordinator_whose_session_was_in_doubt_and_lives_on(refused_s: float, answer_s: float) -> None:
     async def scenario() -> None:
-        clock = LoopClock()
-        standing, supervisor = Standing(clock.monotonic), Supervisor(clock, lambda name, error: None)
-        began = clock.monotonic()
-
         def answer() -> ErrorCode:
-            is_refused = clock.monotonic() - began < refused_s
+            is_refused = world.clock.monotonic() - began < refused_s
             return ErrorCode.NOT_LEADER_OR_FOLLOWER if is_refused else ErrorCode.NONE
 
-        owners = Owners(clock, answer, answer_s)
-        image = topics(ELSEWHERE)
-        coordinators = TransactionCoordinators(
-            config=BrokerConfig,
-            image=lambda: image,
-            producer_ids=cast(ProducerIds, Ids()),
-            markers=lambda coordinators: MarkerSender(
-                coordinators, cast(MarkerWriter, None), lambda: image, clock, broker_id=HERE, remote=owners
-            ),
-            clock=clock,
-            supervisor=supervisor,
-            standing=standing,
-        )
-        partition = FakePartition()
-        partition.leader_epoch = EPOCH
-        coordinators.own(cast(Partition, partition))
-        await asyncio.sleep(0)
-        standing.renew(clock.monotonic(), TTL_S)
-
-        asked = InitProducerIdRequest("app", 60_000)
-        given = await coordinators.write("app", lambda machine, new_id: machine.initialising.initialise(asked, new_id))
-        writer = Writer("app", given.producer_id, given.producer_epoch)
-        await coordinators.write("app", lambda machine, _: machine.adding.add(writer, [("t", 0)], 2))
-        ending = EndTxnRequest(*writer, True)
-        await coordinators.write("app", lambda machine, new_id: machine.ending.end(ending, 2, new_id))
+        world = World(answer, answer_s)
+        began = world.clock.monotonic()
+        await world.own()
+        world.standing.renew(world.clock.monotonic(), TTL_S)
+        await world.commit_a_transaction()
         await asyncio.sleep(6)
-        assert not standing.holds()
-        standing.renew(clock.monotonic(), TTL_S)
+        assert not world.standing.holds()
+        world.standing.renew(world.clock.monotonic(), TTL_S)
         await asyncio.sleep(2)
-        assert coordinators.state_counts()[TransactionState.COMPLETE_COMMIT] == 1
-        assert coordinators.unmarked_count == 0
-        coordinators.close()
-        await supervisor.close()
+        world.require_complete()
+        await world.close()
+
+    run_virtual(scenario())
+
+
+def test_markers__that_are_written_while_too_much_waits_for_the_log_complete_their_transaction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """New requests are refused then. What was decided before them goes on."""
+    monkeypatch.setattr("bytemq.broker.coordinator.runtime._MAX_WAITING_BYTES", 0)
+
+    async def scenario() -> None:
+        world = World(lambda: ErrorCode.NONE, answer_s=1.0)
+        await world.own()
+        await world.commit_a_transaction()
+        world.partition.hold = True
+        waiting = asyncio.create_task(world.initialise("other"))
+        await asyncio.sleep(0.1)
+        with pytest.raises(KafkaError) as refused:
+            await world.initialise("third")
+        assert refused.value.code is ErrorCode.COORDINATOR_NOT_AVAILABLE
+        await asyncio.sleep(1)
+        world.partition.hold = False
+        world.partition.commit()
+        await waiting
+        await asyncio.sleep(2)
+        world.require_complete()
+        await world.close()
+
+    run_virtual(scenario())
+
+
+def test_markers__of_a_transaction_in_many_partitions_are_sent_so_many_at_a_time() -> None:
+    """Each is an append: all of them at once would be felt by everybody."""
+
+    async def scenario() -> None:
+        world = World(lambda: ErrorCode.NONE, answer_s=0.0)
+        await world.own()
+        await world.commit_a_transaction(PARTITIONS)
+        await asyncio.sleep(1)
+        world.require_complete()
+        assert world.owners.asked_at.total() == PARTITIONS
+        assert max(world.owners.asked_at.values()) <= 100
+        await world.close()
 
     run_virtual(scenario())

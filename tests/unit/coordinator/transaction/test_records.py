@@ -37,7 +37,7 @@ def by_codec(value: bytes) -> Transaction | None:
         return None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(transaction=TRANSACTIONS, transactional_id=st.text(max_size=20))
 def test_record__comes_back_as_it_was(transaction: Transaction, transactional_id: str) -> None:
     if transaction.state is TransactionState.EMPTY:
@@ -50,7 +50,7 @@ def test_record__comes_back_as_it_was(transaction: Transaction, transactional_id
     assert (records._without_partitions(value) is None) == bool(transaction.partitions)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(transaction=TRANSACTIONS, data=st.data())
 def test_value_read_by_hand__is_what_the_codec_reads(transaction: Transaction, data: st.DataObject) -> None:
     value = bytearray(TransactionRecord("id", transaction).encode_value() or b"")

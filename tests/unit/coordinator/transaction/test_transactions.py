@@ -138,6 +138,40 @@ def test_version_2__an_id_whose_epochs_are_used_up_is_replaced() -> None:
     assert (repeated.error_code, repeated.producer_id, repeated.producer_epoch) == (0, FIRST_PRODUCER_ID + 1, 0)
 
 
+def test_version_2__whoever_goes_on_with_a_new_id_before_the_markers_are_written__is_told_to_wait() -> None:
+    """The new id was told with the decision. INVALID_PRODUCER_ID_MAPPING would be the end of the client."""
+    world = TransactionWorld()
+    writer = exhausted(world)
+    world.add(writer, A, version=2)
+    following = world.after(writer, world.end(writer, version=2))
+    assert code_of(lambda: world.add(following, A, version=2)) is Code.CONCURRENT_TRANSACTIONS
+    assert code_of(lambda: world.end(following, version=2)) is Code.CONCURRENT_TRANSACTIONS
+    assert code_of(lambda: world.init(*following[1:])) is Code.CONCURRENT_TRANSACTIONS
+    world.write_markers()
+    world.add(following, A, version=2)
+    assert world.seen() == ("Ongoing", 1, 0)
+
+
+def test_version_2__nobody_is_told_the_epoch_that_only_fences() -> None:
+    """A transaction with it would have markers of its own epoch, which no partition takes, and would never end."""
+    world = TransactionWorld()
+    writer = exhausted(world)
+    world.add(writer, A, version=2)
+    world.advance(60_002)  # aborted by the broker
+    world.write_markers()
+    assert world.seen() == ("CompleteAbort", 0, LAST_CLIENT_EPOCH + 1)
+    assert code_of(lambda: world.end(writer, commit=False, version=2)) is Code.PRODUCER_FENCED
+    assert world.init(writer.producer_id, writer.producer_epoch).producer_id == FIRST_PRODUCER_ID + 1
+
+
+def test_add__of_nobody_is_not_of_whoever_comes_next() -> None:
+    """No producer id is nobody's next one, either: CONCURRENT_TRANSACTIONS would be asked again for ever."""
+    world = TransactionWorld()
+    writer = world.producer()
+    nobody = writer._replace(producer_id=-1)
+    assert code_of(lambda: world.add(nobody, A, version=2)) is Code.INVALID_PRODUCER_ID_MAPPING
+
+
 def exhausted(world: TransactionWorld) -> Writer:
     """A producer with the last epoch that a client can have."""
     world.producer()

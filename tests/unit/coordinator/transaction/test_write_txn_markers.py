@@ -1,13 +1,15 @@
 """WriteTxnMarkers refuses, before any log is asked, what no producer can be."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from bytemq.broker.handlers.write_txn_markers import handle
+from bytemq.broker.handlers.write_txn_markers import SLICE_MARKERS, handle
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.write_txn_markers import WritableTxnMarker, WritableTxnMarkerTopic, WriteTxnMarkersRequest
+from bytemq.runtime.turns import Turns
 
 Code = ErrorCode
 
@@ -37,3 +39,18 @@ async def test_write_txn_markers__answers_each_partition(changed: dict[str, int]
     marker = WritableTxnMarker(transaction_result=True, coordinator_epoch=0, topics=topics, **cast(Any, given))
     answer = await handle(cast(Any, broker), cast(Any, None), WriteTxnMarkersRequest([marker]))
     assert answer.markers[0].topics[0].partitions[0].error_code == code
+
+
+async def test_write_txn_markers__of_thousands_let_others_have_their_turn() -> None:
+    turns = Turns()
+    image = SimpleNamespace(topics={"t": SimpleNamespace(partitions=["one"])})
+    broker = SimpleNamespace(image=image, markers=AllWritten(), turns=turns)
+    count = 20 * SLICE_MARKERS
+    marker = WritableTxnMarker(7, 0, True, [WritableTxnMarkerTopic("t", [0] * count)], 0, 2)
+    handling = asyncio.ensure_future(handle(cast(Any, broker), cast(Any, None), WriteTxnMarkersRequest([marker])))
+    given = 0
+    while not handling.done():
+        await turns.next()
+        given += 1
+    assert given >= 20
+    assert [one.error_code for one in handling.result().markers[0].topics[0].partitions] == [Code.NONE] * count

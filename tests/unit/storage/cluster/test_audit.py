@@ -27,7 +27,7 @@ def run(test: Callable[[Cluster], Awaitable[None]]) -> None:
 
 
 async def found(cluster: Cluster, broker: Broker) -> dict[str, str]:
-    return {finding.name: finding.problem async for finding in audit(broker.store, cluster.metadata)}
+    return {finding.name: finding.problem async for finding in audit(broker.pools, cluster.metadata)}
 
 
 async def with_table(cluster: Cluster, broker: Broker) -> None:
@@ -98,7 +98,7 @@ def test_audit__tells_leftovers_from_what_live_sessions_are_about_to_publish() -
         ended = f"wal/{1:016x}/000000000099-0000000000000001.flush"
         cluster.objects[live] = cluster.objects[ended] = (b"", "")
         assert list(await found(cluster, broker)) == [ended]
-        leftovers = [finding.is_leftover async for finding in audit(broker.store, cluster.metadata)]
+        leftovers = [finding.is_leftover async for finding in audit(broker.pools, cluster.metadata)]
         assert leftovers == [True]
 
     run(test)
@@ -116,10 +116,10 @@ def test_audit__finds_what_a_live_session_has_made_and_leaves_there(stays: bool)
             if not stays and looks == 2:
                 del cluster.objects[left]
 
-        assert [one async for one in audit(broker.store, cluster.metadata, outlast)] == [] and looks == 0
+        assert [one async for one in audit(broker.pools, cluster.metadata, outlast)] == [] and looks == 0
         left = f"wal/{broker.session.session_id:016x}/000000000099-0000000000000001.flush"
         cluster.objects[left] = (b"", "")
-        found = [one async for one in audit(broker.store, cluster.metadata, outlast)]
+        found = [one async for one in audit(broker.pools, cluster.metadata, outlast)]
         assert [(one.name, one.is_leftover) for one in found] == ([(left, False)] if stays else []) and looks == 2
 
     run(test)
@@ -138,9 +138,9 @@ def test_audit__waits_for_what_a_live_session_is_about_to_publish() -> None:
         async def publish() -> None:
             cluster.metadata.entries[key] = published
 
-        assert made.isdisjoint([one.name async for one in audit(broker.store, cluster.metadata, publish)])
+        assert made.isdisjoint([one.name async for one in audit(broker.pools, cluster.metadata, publish)])
         del cluster.metadata.entries[key]
-        assert made <= {one.name async for one in audit(broker.store, cluster.metadata, lambda: asyncio.sleep(700))}
+        assert made <= {one.name async for one in audit(broker.pools, cluster.metadata, lambda: asyncio.sleep(700))}
 
     run(test)
 

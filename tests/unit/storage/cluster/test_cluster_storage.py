@@ -11,6 +11,7 @@ from bytemq.errors import Corrupt, NotFound, Unavailable
 from bytemq.metadata import keys
 from bytemq.storage.manifests.manifest import InheritedRange
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of
+from bytemq.storage.objects.session_log import flush_name
 from bytemq.types import PartitionId
 from tests.support.log_workload import snapshot_of
 from tests.support.virtual_time import run_virtual
@@ -242,6 +243,49 @@ def test_planned_move__hands_over_without_copying_and_keeps_flushes_until_they_a
         await second.storage.release_log(pid(1))
         again = await first.storage.open_log(pid(1), 3)
         assert await content(again) == written
+
+    run(test)
+
+
+def test_release__publishes_nothing_afterwards_of_a_write_behind_that_was_under_way() -> None:
+    """Else its flushes go while the next owner, whose store is slow, reads them."""
+
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1, storage_garbage_grace_ms=100)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        log = await first.storage.open_log(pid(1), 1)
+        written = await first.write(log, 3)
+        first.driver.latency_s, second.driver.latency_s = 0.5, 4.0
+        writing_behind = asyncio.ensure_future(first.storage.checkpoint())
+        await cluster.clock.sleep(0.1)
+        await first.storage.release_log(pid(1))
+        released = manifest_of(cluster, pid(1))
+        taking = asyncio.ensure_future(second.storage.open_log(pid(1), 2))
+        await writing_behind
+        await cluster.clock.sleep(2)
+        assert manifest_of(cluster, pid(1)) == released
+        assert await content(await taking) == written
+        assert [name for name in cluster.objects if name.endswith(".log")] == [], "what it made is garbage"
+
+    run(test)
+
+
+def test_open__of_a_living_sessions_log_although_others_of_it_are_released_and_deleted_meanwhile() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1, storage_garbage_grace_ms=100)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        other, log = [await first.storage.open_log(pid(number), 1) for number in (1, 2)]
+        await first.write(other, 3)
+        written = await first.write(log, 3)
+        await first.storage.release_log(pid(2))
+        second.driver.latency_s = 5.0
+        taking = asyncio.ensure_future(second.storage.open_log(pid(2), 2))
+        await cluster.clock.sleep(0.1)
+        await first.storage.checkpoint()
+        await cluster.clock.sleep(4)
+        assert first.tail.first_sequence == 4
+        assert sum(name.endswith(".flush") for name in cluster.objects) == 3, "of the other log they are gone"
+        assert await content(await taking) == written
 
     run(test)
 
@@ -512,5 +556,38 @@ def test_log_start__is_durable_and_what_is_below_is_not_inherited() -> None:
         taken = await second.storage.open_log(pid(1), 2)
         assert (taken.log_start_offset, taken.end_offset) == (3, 5)
         assert await content(taken) == written[3:]
+
+    run(test)
+
+
+@pytest.mark.parametrize("reads_first", [True, False])
+@pytest.mark.parametrize("where", ["cache", "memory"])
+def test_damage_of_what_was_read__is_not_taken_for_damage_of_the_object(where: str, reads_first: bool) -> None:
+    """An answer of the store that was damaged on its way: it is kept, and found out by whoever needs its bytes."""
+
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        written = await first.write(await first.storage.open_log(pid(1), 1), 3)
+        refs, session_id = first.tail.flushes, first.session.session_id
+        await dead(cluster, first)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        log = await second.storage.open_log(pid(1), 2)
+        for ref in refs:
+            name = flush_name(session_id, ref)
+            whole = cluster.objects[name]
+            damaged = whole[0][:-5] + b"?????"
+            second.storage._objects.ordinal_of(session_id, ref)
+            if where == "memory":
+                second.storage._objects.keep(session_id, ref, damaged)
+            else:
+                cluster.objects[name] = damaged, whole[1]
+                await second.storage.cache.read_beginning(name, 0, len(damaged))
+                cluster.objects[name] = whole
+        if reads_first:
+            assert await content(log) == written
+        log.snapshot_source = lambda: snapshot_of(log)
+        await second.storage.checkpoint()
+        assert manifest_of(cluster, pid(1)).holes == () and manifest_of(cluster, pid(1)).segments
+        assert await content(log) == written
 
     run(test)

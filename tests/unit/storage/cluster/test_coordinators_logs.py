@@ -130,6 +130,23 @@ def test_small_segments__are_left_alone_while_somebody_rewrites_the_log() -> Non
     run(test)
 
 
+def test_small_segments__of_a_log_that_is_released_meanwhile_disturb_nothing() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1, **AMPLE)
+        log, other = await opened(broker, 0, is_coordinators=True), await opened(broker, 1, is_coordinators=True)
+        async with log.rewriting, other.rewriting:
+            await write_small_segments(broker, log, 20)
+            await write_small_segments(broker, other, 20)
+        broker.driver.latency_s = 1.0
+        await eventually(cluster.clock, lambda: log.rewriting.locked())
+        await broker.storage.release_log(pid(0))
+        await eventually(cluster.clock, lambda: len(other.manifest.segments) < 20, 200)
+        assert len(log.manifest.segments) == 20
+        assert broker.supervisor.crashes == {}
+
+    run(test)
+
+
 def test_small_segments__that_are_damaged_stay_as_they_are() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await cluster.broker(1, **AMPLE)

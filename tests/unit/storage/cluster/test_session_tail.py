@@ -11,6 +11,7 @@ from bytemq.metadata.store import Compare, MetadataStore, Put, Txn
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.objects.session_log import FlushRef, SessionTail
 from bytemq.storage.objects.session_tail import INDEX_FLUSHES, SessionTailKeeper
+from bytemq.storage.pools.pooled_store import placing_in
 from bytemq.storage.stores.interface import ObjectStore
 from tests.support.virtual_time import VirtualClock
 
@@ -50,7 +51,7 @@ def keeper_on(metadata: SlowMetadata, objects: SlowObjects) -> SessionTailKeeper
     clock = VirtualClock()
     store, meta = cast("ObjectStore", objects), cast("MetadataStore", metadata)
     fence, supervisor = Compare("session", 1), Supervisor(clock, lambda name, error: None)
-    return SessionTailKeeper(store, meta, SessionTail(0, 7), fence, clock, Random(1), supervisor)
+    return SessionTailKeeper(placing_in(store), meta, SessionTail(0, 7), fence, clock, Random(1), supervisor)
 
 
 def flush(sequence: int) -> tuple[FlushRef, bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from bytemq.metadata import keys
-from bytemq.storage.following.followed_logs import FollowedLogs
+from bytemq.storage.following.followed_logs import LOOK_S, FollowedLogs
 from bytemq.storage.following.followed_session import FollowedSession
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.wal.format import decode_entries
@@ -87,6 +87,44 @@ def test_follow__is_told_of_each_commit_and_reads_each_flush_once() -> None:
         assert [await content(watcher.files) for watcher in watchers] == written
 
     run(test, wal_retained_bytes=HUGE)
+
+
+def test_follow__of_a_log_that_is_opened_afterwards_reads_no_flush_twice() -> None:
+    """A move to a broker that serves readers of the log: what it writes behind then is in its memory."""
+
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        watcher = await followed(reader, pid(1))
+        written = await owner.write(log, 20)
+        await eventually(cluster.clock, lambda: watcher.end_offset == 20, 1.0)
+        await owner.storage.release_log(pid(1))
+        reader.storage.followed.unfollow(pid(1))
+        await cluster.clock.sleep(LOOK_S)  # what nobody needs was looked for once
+        log = await reader.storage.open_log(pid(1), 2)
+        before = gets(reader)
+        await cluster.clock.sleep(5)
+        await reader.storage.write_behind(log)
+        assert gets(reader) == before
+        assert await content(log) == written
+        await reader.storage.checkpoint()
+        await reader.storage.checkpoint()
+        assert logs_of(reader).memory_bytes == 0, "nobody needs it any more"
+
+    run(test, wal_retained_bytes=HUGE)
+
+
+def test_follow__of_a_log_that_was_owned_here_reads_no_flush_of_that_time() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await reader.storage.open_log(pid(1), 1)
+        written = await reader.write(log, 20)
+        await reader.storage.release_log(pid(1))
+        log = await owner.storage.open_log(pid(1), 2)
+        watcher = await followed(reader, pid(1))
+        before = gets(reader)
+        assert await content(watcher.files) == written
+        assert gets(reader) == before
+
+    run(test, wal_retained_bytes=HUGE, storage_upkeep_interval_ms=1_000_000)
 
 
 def test_follow__knows_what_was_acknowledged_before_it_began() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,15 +18,18 @@ from bytemq.errors import Corrupt
 from bytemq.protocol.records.batch import parse_header
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.storage.parquet.record_schema import SCHEMA
-from bytemq.storage.parquet.restoring import restored
 from bytemq.storage.parquet.settings import ParquetSettings
-from bytemq.storage.parquet.sources import ParquetInput, SegmentInput, read_companion
+from bytemq.storage.parquet.sources import Input, ParquetInput, SegmentInput, read_companion
 from bytemq.storage.parquet.writing import WrittenTable, write_table
 from bytemq.storage.segments.segment_format import decode_footer
-from tests.unit.storage.parquet.shapes import Log, fingerprint, identities, logs, parsed
+from bytemq.storage.tables.table_file import Codec
+from tests.unit.storage.parquet.shapes import Log, fingerprint, identities, logs, parsed, restored
 
-EXAMPLES = int(os.environ.get("BYTEMQ_CONVERSION_EXAMPLES", "60"))
-"""`make test` runs some hundred; thousands were run before each change of the format."""
+SHAPES = int(os.environ.get("BYTEMQ_SHAPES", "200"))
+SHARES = int(os.environ.get("BYTEMQ_SHAPES_SHARES", "1"))
+"""Of the processes that share the work: `make shapes` runs thousands."""
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""It is not the disk that is tested."""
 
 
 def segment(folder: Path, name: str, batches: list[bytes], base_offset: int, next_offset: int) -> SegmentInput:
@@ -50,34 +56,47 @@ def read_back(files: tuple[Path, Path], batch_bytes: int = 500) -> bytes:
     return data
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
-@given(logs(), st.sampled_from([1, 2_000, 1 << 25]), st.sampled_from(["zstd", "snappy", "none"]), st.data())
-def test_conversion__no_record_changes(log: Log, row_group_bytes: int, codec: str, data: st.DataObject) -> None:
-    chosen = ParquetSettings(row_group_bytes=row_group_bytes, codec=codec, max_decompressed_bytes=1 << 20)  # type: ignore[arg-type]
+@settings(max_examples=SHAPES)
+@given(
+    log=logs(),
+    cuts=st.lists(st.integers(0, 12), max_size=2),
+    stays=st.booleans(),
+    row_group_bytes=st.sampled_from([1, 2_000, 2_000, 1 << 25, 1 << 25]),
+    codec=st.sampled_from(["zstd", "snappy", "none"]),
+)
+@pytest.mark.parametrize("share", range(SHARES))
+def test_conversion__no_record_changes_by_it_and_by_a_merge(
+    share: int, log: Log, cuts: list[int], stays: bool, row_group_bytes: int, codec: Codec
+) -> None:
+    """The log is cut, each part converted, and what came of that made one file; `stays`: but for the last part, which
+    is a segment until then.
+    """
+    chosen = ParquetSettings(row_group_bytes=row_group_bytes, codec=codec, max_decompressed_bytes=1 << 20)
     before = parsed(b"".join(log.batches))
-    cut = data.draw(st.integers(0, len(log.batches)))
-    with TemporaryDirectory() as name:
+    expected = fingerprint(before)
+    with TemporaryDirectory(dir=IN_MEMORY) as name:
         folder = Path(name)
-        base = before[0].base_offset
-        middle = before[cut].base_offset if cut < len(before) else log.next_offset
-        first = [segment(folder, "1", log.batches[:cut], base, middle)] if cut else []
-        second = [segment(folder, "2", log.batches[cut:], middle, log.next_offset)] if cut < len(before) else []
-        whole = parquet(folder, "whole")
-        written = write_table([*first, *second], *whole, partition=3, aborted=log.aborted, settings=chosen)
-        assert fingerprint(parsed(read_back(whole))) == fingerprint(before)
-        table = pq.read_table(whole[0])
-        assert table.column("offset").to_pylist() == committed_offsets(log)
-        assert len(table) == written.records
 
-        # The same in two steps: the first part converted before, then merged with the second.
-        if first and second:
-            part = parquet(folder, "part")
-            write_table(first, *part, partition=3, aborted=log.aborted, settings=chosen)
-            merged = parquet(folder, "merged")
-            inputs = [ParquetInput(*part, base, middle), *second]
-            write_table(inputs, *merged, partition=3, aborted=log.aborted, settings=chosen)
-            assert fingerprint(parsed(read_back(merged))) == fingerprint(before)
-            assert pq.read_table(merged[0]).equals(table)
+        def written(inputs: Sequence[Input], files: tuple[Path, Path]) -> WrittenTable:
+            return write_table(inputs, *files, partition=3, aborted=log.aborted, settings=chosen)
+
+        borders = sorted({0, len(log.batches), *(cut for cut in cuts if cut < len(log.batches))})
+        inputs: list[Input] = []
+        data = b""
+        records = 0
+        for first, end in pairwise(borders):
+            next_offset = before[end].base_offset if end < len(before) else log.next_offset
+            part = segment(folder, f"{first}", log.batches[first:end], before[first].base_offset, next_offset)
+            files = parquet(folder, f"{first}")
+            records += written([part], files).records
+            data += read_back(files)
+            is_merged = not (stays and end == len(log.batches))
+            inputs.append(ParquetInput(*files, part.base_offset, next_offset) if is_merged else part)
+        assert fingerprint(parsed(data)) == expected
+        merged = parquet(folder, "merged")
+        assert written(inputs, merged).records == records
+        assert fingerprint(parsed(read_back(merged))) == expected
+        assert pq.read_table(merged[0], columns=["offset"]).column(0).to_pylist() == committed_offsets(log)
 
 
 def committed_offsets(log: Log) -> list[int]:
@@ -130,6 +149,18 @@ def test_conversion__a_batch_that_decompresses_to_too_much_is_kept_as_it_is(tmp_
     )
     assert (written.records, written.kept_raw) == (1, 1)
     assert read_back(files)[: len(bomb)] == bomb
+
+
+def test_conversion__a_higher_level_makes_smaller_files_of_the_same_records(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    words = [rng.randbytes(rng.randrange(3, 9)) for _ in range(300)]
+    batch = build_batch([Record(None, b" ".join(rng.choices(words, k=30)), (), 7) for _ in range(2000)])
+    sizes = []
+    for level in (1, 9):
+        files, written = write(tmp_path, batch, codec_level=level)
+        sizes.append(written.size_bytes)
+        assert fingerprint(parsed(read_back(files))) == fingerprint(parsed(bytes(batch)))
+    assert sizes[1] < 0.95 * sizes[0]
 
 
 def test_conversion__a_damaged_segment_is_refused(tmp_path: Path) -> None:

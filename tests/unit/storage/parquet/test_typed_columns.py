@@ -39,7 +39,7 @@ from tests.unit.storage.parquet.shapes import fingerprint, parsed
 from tests.unit.storage.parquet.test_conversion import parquet, read_back, segment
 
 JSON = Formats("json")
-EXAMPLES = int(os.environ.get("BYTEMQ_CONVERSION_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("BYTEMQ_TYPED_EXAMPLES", "60"))
 
 
 def as_table(values: Sequence[bytes | None], keys: Sequence[bytes | None] | None = None) -> pa.Table:
@@ -201,6 +201,15 @@ def test_json__what_is_deep_is_text_and_what_is_deeper_is_left_out() -> None:
     assert [row.get("value_left_out") for row in rows(typed)] == [1, None]
 
 
+@pytest.mark.parametrize(("opened", "closed"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")])
+def test_json__what_is_deep_and_empty_keeps_nothing_else_back(opened: bytes, closed: bytes) -> None:
+    empty = b"{}" if opened.endswith(b":") else b""
+    levels = 500 if b"[{" in opened else 1000
+    _, typed, reader = read([b'{"b": 1, "deep": ' + opened * levels + empty + closed * levels + b"}"])
+    assert rows(typed)[0]["b"] == 1
+    assert reader.invalid == 0
+
+
 def test_json__of_ten_thousand_fields_some_have_columns_and_the_rest_is_counted() -> None:
     values = [b'{"k%d": %d, "common": 1}' % (number, number) for number in range(10_000)]
     columns, typed, reader = read(values)
@@ -258,7 +267,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(VALUES, max_size=12), st.integers(0, 12))
 def test_columns__no_value_moves_when_others_come(values: list[bytes | None], cut: int) -> None:
     """What was shown of the first records is still so when there are columns for all, however they are read."""
@@ -302,7 +311,7 @@ def log_of(values: Sequence[bytes | None]) -> list[bytes]:
     return batches
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.lists(VALUES, min_size=1, max_size=12), st.integers(1, 3), st.sampled_from([1, 1 << 20]))
 def test_conversion__in_one_step_or_in_several_gives_the_same(
     values: list[bytes | None], cut: int, row_group_bytes: int

@@ -54,8 +54,8 @@ class ConsumerGroups:
 
     def roll_back(self) -> None:
         """The latest staged record will never be in the log. A member that is back has a session again: its deadline
-        may have passed meanwhile. An epoch that is taken back may have been that of topics which have changed: they are
-        looked at again.
+        may have passed meanwhile; and is told its assignment again, for by which connection it came is forgotten. An
+        epoch that is taken back may have been that of topics which have changed: they are looked at again.
         """
         undo = self._undo.pop()
         self.apply(undo)
@@ -63,6 +63,8 @@ class ConsumerGroups:
         if isinstance(undo, GroupEpochRecord) and group is not None:
             group.is_metadata_stale = True
         if isinstance(undo, MemberRecord) and undo.value is not None:
+            if group is not None:
+                group.connections.setdefault(undo.member_id, "")
             self.sessions.extend(undo.group_id, undo.member_id, undo.value.session_timeout_ms)
 
     # -- life

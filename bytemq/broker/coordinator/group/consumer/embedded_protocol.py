@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from bytemq.broker.coordinator.group.consumer.reconciliation import Owned
+from bytemq.broker.coordinator.group.consumer.reconciliation import Owned, put_together
 from bytemq.broker.coordinator.group.consumer.topics import Topics
 from bytemq.protocol.codec import decode_record, encode_record
 from bytemq.protocol.messages.consumer_protocol import (
@@ -60,9 +60,5 @@ def write_assignment(partitions: Mapping[bytes, Iterable[int]], topics: Topics, 
 
 
 def _by_id(named: Iterable[tuple[str, Iterable[int]]], topics: Topics) -> dict[bytes, frozenset[int]]:
-    found: dict[bytes, frozenset[int]] = {}
-    for name, partitions in named:
-        topic = topics.by_name(name)
-        if topic is not None:
-            found[topic.topic_id] = found.get(topic.topic_id, frozenset()).union(partitions)
-    return found
+    known = ((topics.by_name(name), partitions) for name, partitions in named)
+    return put_together((topic.topic_id, partitions) for topic, partitions in known if topic is not None)

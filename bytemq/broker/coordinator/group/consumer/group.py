@@ -59,7 +59,9 @@ class ConsumerGroup:
         "_is_subscribed_to",
         "_memory",
         "_subscriptions",
+        "asks_at_ms",
         "classic_count",
+        "connections",
         "current",
         "epoch",
         "group_id",
@@ -87,6 +89,10 @@ class ConsumerGroup:
         """By topic id and partition: who has it, or has not given it up yet."""
         self.is_metadata_stale = True
         """The topics may have changed since the epoch was set. Not a fact of the log: after a restart we look again."""
+        self.asks_at_ms: dict[str, int] = {}
+        """When each member was told to send its next heartbeat. Not a fact of the log either."""
+        self.connections: dict[str, str] = {}
+        """By which connection each member's last heartbeat came; "": another coordinator heard it. Nor is this."""
         self.size_bytes = 0
         self.classic_count = 0
         """Members that speak the classic protocol."""
@@ -252,6 +258,9 @@ class ConsumerGroup:
             self._count_classic(after, 1)
             if after.instance_id is not None:
                 self.static_members[after.instance_id] = member_id
+        else:
+            self.asks_at_ms.pop(member_id, None)
+            self.connections.pop(member_id, None)
         _put(self.members, member_id, after)
 
     def _count_classic(self, member: MemberMetadata, by: int) -> None:

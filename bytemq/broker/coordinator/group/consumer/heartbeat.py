@@ -26,8 +26,9 @@ from bytemq.broker.coordinator.group.consumer.member import (
 from bytemq.broker.coordinator.group.consumer.migration import Migration, take_over_members
 from bytemq.broker.coordinator.group.consumer.pace import next_heartbeat_ms
 from bytemq.broker.coordinator.group.consumer.progress import advance, assign_if_due, check_room, new_member_id
-from bytemq.broker.coordinator.group.consumer.reconciliation import Owned
+from bytemq.broker.coordinator.group.consumer.reconciliation import Owned, put_together
 from bytemq.broker.coordinator.group.consumer.records import CurrentRecord, MemberRecord
+from bytemq.broker.coordinator.group.consumer.regex import compile_regex
 from bytemq.broker.coordinator.group.consumer.regexes import Regexes
 from bytemq.broker.coordinator.group.consumer.sessions import Sessions
 from bytemq.broker.coordinator.group.consumer.steps import (
@@ -39,7 +40,6 @@ from bytemq.broker.coordinator.group.consumer.steps import (
 from bytemq.broker.coordinator.group.consumer.validation import (
     check_epoch,
     check_instance,
-    check_request,
     is_leaving,
 )
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
@@ -59,7 +59,10 @@ Response = ConsumerGroupHeartbeatResponse
 
 
 class Heartbeats:
-    """ConsumerGroupHeartbeat over the groups of one shard. Refusals are raised as KafkaError, with nothing done."""
+    """ConsumerGroupHeartbeat over the groups of one shard. Requests have passed `validation.check_request`.
+
+    Refusals are raised as KafkaError, with nothing done.
+    """
 
     __slots__ = ("_environment", "_migration", "_regexes", "_sessions")
 
@@ -72,7 +75,8 @@ class Heartbeats:
         self._migration = migration
 
     def heartbeat(self, request: ConsumerGroupHeartbeatRequest, origin: RequestOrigin) -> Outcome[Response]:
-        check_request(request, origin.api_version, self._environment.consumer_settings(request.group_id).assignors)
+        if request.subscribed_topic_regex:
+            compile_regex(request.subscribed_topic_regex)
         return self._leave(request) if is_leaving(request) else self._stay(request, origin)
 
     # -- staying
@@ -97,7 +101,7 @@ class Heartbeats:
             assign_if_due(environment, draft)
             before = group.current_of(member_id)
             after = advance(environment, draft, member_id, owned, changed)
-            response = self._respond(group, request, member_id, before, after)
+            response = self._respond(group, request, origin, member_id, before, after)
             needs_regex = self._regexes.is_wanted(group, member_id)
         group.is_metadata_stale = False
         self._sessions.extend(group.group_id, member_id)
@@ -171,11 +175,14 @@ class Heartbeats:
         self,
         group: ConsumerGroup,
         request: ConsumerGroupHeartbeatRequest,
+        origin: RequestOrigin,
         member_id: str,
         before: CurrentAssignment,
         after: CurrentAssignment,
     ) -> Response:
-        """The assignment is told to a member that joins, that says everything, or whose assignment has changed."""
+        """The assignment is told to a member that joins, that says everything, or whose assignment has changed; and to
+        one that comes by another connection than before, for the answer that told it may have gone with that one.
+        """
         subscribes = request.subscribed_topic_names is not None or request.subscribed_topic_regex is not None
         is_full = request.rebalance_timeout_ms != -1 and subscribes and request.topic_partitions is not None
         interval_ms = self._environment.consumer_settings(request.group_id).heartbeat_interval_ms
@@ -184,7 +191,9 @@ class Heartbeats:
             member_epoch=after.epoch,
             heartbeat_interval_ms=next_heartbeat_ms(group, member_id, after, self._environment.wall_ms(), interval_ms),
         )
-        if request.member_epoch == JOINING_EPOCH or is_full or not _same_partitions(before.assigned, after.assigned):
+        may_not_know = _has_changed_connection(group, member_id, origin.connection_id) or is_full
+        joins = request.member_epoch == JOINING_EPOCH
+        if joins or may_not_know or not _same_partitions(before.assigned, after.assigned):
             partitions = [TopicPartitions(topic_id, sorted(epochs)) for topic_id, epochs in after.assigned.items()]
             response.assignment = Assignment(partitions)
         return response
@@ -241,10 +250,14 @@ def _updated(
 def _owned(request: ConsumerGroupHeartbeatRequest) -> Owned | None:
     if request.topic_partitions is None:
         return None
-    owned: dict[bytes, frozenset[int]] = {}
-    for topic in request.topic_partitions:
-        owned[topic.topic_id] = owned.get(topic.topic_id, frozenset()).union(topic.partitions)
-    return owned
+    return put_together((topic.topic_id, topic.partitions) for topic in request.topic_partitions)
+
+
+def _has_changed_connection(group: ConsumerGroup, member_id: str, connection_id: str) -> bool:
+    """Whether the member's heartbeat before this one came by another connection. The group remembers this one."""
+    before = group.connections.get(member_id, connection_id)
+    group.connections[member_id] = connection_id
+    return before != connection_id
 
 
 def _same_partitions(one: Assigned, other: Assigned) -> bool:

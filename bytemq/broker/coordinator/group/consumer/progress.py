@@ -56,7 +56,7 @@ def assign_if_due(environment: GroupEnvironment, draft: Draft) -> None:
     waited_ms = now_ms - group.assignment_timestamp_ms
     if len(group.members) > 1 and 0 <= waited_ms < settings.assignment_interval_ms:
         return
-    order = by_turn(now_ms, settings.heartbeat_interval_ms)
+    order = by_turn(group, now_ms, settings.heartbeat_interval_ms)
     assign(draft, environment.topics, settings.assignors[0], now_ms, order)
 
 

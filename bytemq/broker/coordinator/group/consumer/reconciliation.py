@@ -22,6 +22,14 @@ IsFree = Callable[[bytes, int], bool]
 """Whether nobody but this member has the partition."""
 
 
+def put_together(pieces: Iterable[tuple[bytes, Iterable[int]]]) -> dict[bytes, frozenset[int]]:
+    """Partitions by topic id, of a list that may name a topic as often as it likes."""
+    found: dict[bytes, set[int]] = {}
+    for topic_id, partitions in pieces:
+        found.setdefault(topic_id, set()).update(partitions)
+    return {topic_id: frozenset(partitions) for topic_id, partitions in found.items()}
+
+
 def reconcile(
     current: CurrentAssignment,
     target: Target,

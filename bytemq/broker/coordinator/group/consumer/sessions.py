@@ -69,6 +69,7 @@ class Sessions:
     def start(self, group: ConsumerGroup) -> None:
         """The group was loaded: everybody has a full session to report to the new coordinator."""
         for member_id, member in group.members.items():
+            group.connections[member_id] = ""
             self.extend(group.group_id, member_id, member.session_timeout_ms)
             current = group.current_of(member_id)
             if member.classic is None and current.state is MemberState.UNREVOKED_PARTITIONS:

@@ -14,7 +14,6 @@ from bytemq.broker.coordinator.group.consumer.member import (
     CurrentAssignment,
 )
 from bytemq.broker.coordinator.group.consumer.reconciliation import Owned
-from bytemq.broker.coordinator.group.consumer.regex import compile_regex
 from bytemq.broker.coordinator.group.records import fits_a_string
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
@@ -23,7 +22,7 @@ _OWN_MEMBER_ID_VERSION = 1
 
 
 def check_request(request: ConsumerGroupHeartbeatRequest, api_version: int, assignors: tuple[str, ...]) -> None:
-    """Raises INVALID_REQUEST, UNSUPPORTED_ASSIGNOR or INVALID_REGULAR_EXPRESSION."""
+    """What is wrong with the request whoever coordinates the group. Raises INVALID_REQUEST or UNSUPPORTED_ASSIGNOR."""
     _refuse_blank(request.group_id, "GroupId")
     _refuse_blank(request.instance_id, "InstanceId")
     _refuse_blank(request.rack_id, "RackId")
@@ -41,8 +40,6 @@ def check_request(request: ConsumerGroupHeartbeatRequest, api_version: int, assi
     if request.server_assignor is not None and request.server_assignor not in assignors:
         text = f"ServerAssignor {request.server_assignor} is not supported. Supported assignors: "
         raise KafkaError(ErrorCode.UNSUPPORTED_ASSIGNOR, text + ", ".join(assignors) + ".")
-    if request.subscribed_topic_regex:
-        compile_regex(request.subscribed_topic_regex)
 
 
 def check_epoch(current: CurrentAssignment, epoch: int, owned: Owned | None) -> None:

@@ -56,7 +56,8 @@ final class AdminWalk implements AutoCloseable {
         Client.check("producers", admin.describeProducers(Set.of(first), new DescribeProducersOptions())
             .partitionResult(first).get().activeProducers().size());
         Client.check("nodes", admin.describeCluster().nodes().get().size());
-        Client.check("log dirs", admin.describeLogDirs(Set.of(admin.describeCluster().controller().get().id()))
+        int leader = admin.describeTopics(Set.of(topic)).allTopicNames().get().get(topic).partitions().get(0).leader().id();
+        Client.check("log dirs", admin.describeLogDirs(Set.of(leader))
             .allDescriptions().get().values().iterator().next().values().iterator().next().replicaInfos().get(first).size() > 0);
         Client.check("features", admin.describeFeatures().featureMetadata().get() != null);
         Client.check("reassignments", admin.listPartitionReassignments().reassignments().get().size());

@@ -1,0 +1,1 @@
+"""One Fetch request, from its first look at the partitions until its answer."""

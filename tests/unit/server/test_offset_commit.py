@@ -1,0 +1,70 @@
+"""OffsetCommit: which topics the group is asked about, and what becomes of its answer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from bytemq.broker.handlers import offset_commit
+from bytemq.protocol.messages.offset_commit import (
+    OffsetCommitRequest,
+    OffsetCommitRequestPartition,
+    OffsetCommitRequestTopic,
+    OffsetCommitResponse,
+    OffsetCommitResponsePartition,
+    OffsetCommitResponseTopic,
+)
+
+ID = bytes(16)
+
+
+class Group:
+    """Commits everything, and answers topic by topic as it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def awaited_shard_of(self, group_id: str) -> Group:
+        return self
+
+    async def write(self, change: Any) -> OffsetCommitResponse:
+        self.asked += 1
+        machine: Any = SimpleNamespace(offsets=SimpleNamespace(commit=lambda request, origin: request))
+        request = change(machine)
+        return OffsetCommitResponse(
+            topics=[
+                OffsetCommitResponseTopic(
+                    topic.name, ID, [OffsetCommitResponsePartition(one.partition_index, 0) for one in topic.partitions]
+                )
+                for topic in request.topics
+            ]
+        )
+
+
+async def commit(group: Group, *topics: tuple[str, list[int]]) -> list[tuple[str, list[tuple[int, int]]]]:
+    known = SimpleNamespace(name="t", topic_id=ID, partitions=[None, None])
+    broker: Any = SimpleNamespace(image=SimpleNamespace(topics={"t": known}, topics_by_id={}), groups=group)
+    context: Any = SimpleNamespace(api_version=9, client_id=None, peer="")
+    rows = [
+        OffsetCommitRequestTopic(name, ID, [OffsetCommitRequestPartition(index, 5, -1, "") for index in indexes])
+        for name, indexes in topics
+    ]
+    response = await offset_commit.handle(broker, context, OffsetCommitRequest(group_id="g", topics=rows))
+    return [
+        (topic.name, [(one.partition_index, one.error_code) for one in topic.partitions]) for topic in response.topics
+    ]
+
+
+async def test_commit__of_no_partitions_asks_nobody_and_says_nothing() -> None:
+    group = Group()
+    assert await commit(group) == []
+    assert await commit(group, ("t", [])) == []
+    assert group.asked == 0
+
+
+async def test_commit__answers_a_topic_as_often_as_it_is_named() -> None:
+    assert await commit(Group(), ("t", [0]), ("t", [1])) == [("t", [(0, 0)]), ("t", [(1, 0)])]
+
+
+async def test_commit__joins_what_is_refused_with_the_answer_of_the_group() -> None:
+    assert await commit(Group(), ("t", [7, 0]), ("t", [1])) == [("t", [(7, 3), (0, 0), (1, 0)])]
