@@ -6,6 +6,7 @@ imports bytemq.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import re
@@ -13,15 +14,23 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-READY_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
+"""For whatever a process does: a busy machine is no finding. What must be quick is measured by who asks for it."""
 POLL_S = 0.005
+BYTEMQ = (sys.executable, "-m", "bytemq")
+"""The program of this checkout."""
+
+
+_ports_lock = open(Path(tempfile.gettempdir()) / "bytemq-tests-ports", "a+b")  # noqa: SIM115  # open until the process ends
+_taken_ports: set[int] = set()
 
 
 class NodeFailed(AssertionError):
@@ -29,16 +38,29 @@ class NodeFailed(AssertionError):
 
 
 def free_port() -> int:
-    """A TCP port that nothing listened on a moment ago. A node keeps it over restarts, as clients expect.
+    """A TCP port that nothing listens on, and that is this process's until it ends: a node keeps it over restarts, as
+    clients expect, and a test may say that nobody is there.
 
-    It is below the ports that systems give to outgoing connections, so that none of these takes it meanwhile; and it
-    is drawn, so that tests that run side by side draw others.
+    It is below the ports that systems give to outgoing connections, so that none of these takes it meanwhile. Tests
+    that run side by side lock the byte of its number in one file, so that none of them is given it.
     """
     while True:
         port = random.SystemRandom().randrange(12_000, 32_000)
-        with socket.socket() as probe, suppress(OSError):
+        if port in _taken_ports:  # whose lock would be given to this process again
+            continue
+        with suppress(OSError), socket.socket() as probe:
+            fcntl.lockf(_ports_lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             probe.bind(("127.0.0.1", port))
+            _taken_ports.add(port)
             return port
+
+
+def command_of(pid: int) -> list[str]:
+    """Nothing of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):  # the second one where it ends between opening and reading
+        return []
 
 
 class NodeProcess:
@@ -54,6 +76,7 @@ class NodeProcess:
         environment: Mapping[str, str] | None = None,
         log_path: Path | None = None,
         wrapper: Sequence[str] = (),
+        program: Sequence[str] = BYTEMQ,
     ) -> None:
         self.data_dir = data_dir
         self.port = port or free_port()
@@ -62,6 +85,8 @@ class NodeProcess:
         self.environment = dict(environment or {})
         self.log_path = log_path or data_dir.with_name(data_dir.name + ".log")
         self.wrapper = list(wrapper)  # e.g. a shell that sets a limit and then execs its arguments
+        self.program = list(program)
+        """What runs `bytemq`; a start after it was changed runs another one on the same data."""
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -80,20 +105,22 @@ class NodeProcess:
     def broker_pids(self) -> dict[int, int]:
         """Process ids by broker id of what was started with --brokers."""
         found = {}
-        for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
-            arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        for pid in self.children():
+            arguments = command_of(pid)
             if "--id" in arguments:  # not of one that was just forked, or has ended
-                found[int(arguments[arguments.index("--id") + 1])] = int(pid)
+                found[int(arguments[arguments.index("--id") + 1])] = pid
         return found
+
+    def children(self) -> list[int]:
+        """Ids of the processes that it has started and not waited for."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     @property
     def command(self) -> list[str]:
         listeners = [part for listener in self.listen for part in ("--listen", listener)]
         return [
             *self.wrapper,
-            sys.executable,
-            "-m",
-            "bytemq",
+            *self.program,
             "start",
             "--data",
             str(self.data_dir),
@@ -147,12 +174,16 @@ class NodeProcess:
 
     def metric(self, name: str, label: str = "") -> float:
         """The sum of a metric's series that have the label, as a scrape finds them."""
-        address = re.search(r"http listener started.*host=(\S+) port=(\d+)", self.log())
-        if address is None:
-            raise NodeFailed("the node does not tell where its metrics are")
-        with urllib.request.urlopen(f"http://{address[1]}:{address[2]}/metrics", timeout=STOP_TIMEOUT_S) as response:
+        with urllib.request.urlopen(f"http://{self.http_address}/metrics", timeout=STOP_TIMEOUT_S) as response:
             lines = response.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}[ {{]", line) and label in line)
+
+    @property
+    def http_address(self) -> str:
+        address = re.search(r"http listener started.*host=(\S+) port=(\d+)", self.log())
+        if address is None:
+            raise NodeFailed("the node does not tell where it answers HTTP")
+        return f"{address[1]}:{address[2]}"
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
