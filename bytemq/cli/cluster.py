@@ -121,19 +121,11 @@ async def image_of(store: MetadataStore) -> ClusterImage:
 
 
 async def view_of(store: MetadataStore) -> ClusterView:
-    from bytemq.metadata import keys
-    from bytemq.metadata.loads import decode_load
-    from bytemq.metadata.moves import decode_moves
     from bytemq.scheduler.cluster_view import ClusterView
+    from bytemq.scheduler.reports import last_moves, load_reports
 
     image = await image_of(store)
-    loads = (await store.range(keys.LOADS)).entries
-    moves = await store.get(keys.MOVES)
-    return ClusterView(
-        image,
-        {int(entry.key[len(keys.LOADS) :]): decode_load(entry.value) for entry in loads},
-        [] if moves is None else decode_moves(moves.value),
-    )
+    return ClusterView(image, await load_reports(store), (await last_moves(store)).moves)
 
 
 def run_status(options: argparse.Namespace) -> int | None:

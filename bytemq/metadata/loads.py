@@ -101,7 +101,7 @@ def decode_load(data: bytes) -> LoadReport:
             for index, *rates in entries
         }
         return LoadReport(
-            fields["wall_ms"],
+            int(fields["wall_ms"]),
             Rates(*fields["total"]),
             partitions,
             fields["lag_ms"],
@@ -116,5 +116,5 @@ def decode_load(data: bytes) -> LoadReport:
                 for index in indexes
             },
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"a broker's load cannot be read: {error!r}") from error

@@ -1,7 +1,7 @@
 """What the balancer sees, gathered from the brokers' reports; and the record of what it did.
 
-Owns: reading reports, remembering rates over moves, and the list of last moves. Must not: decide (`balance.py`,
-`health.py`), or write wishes (`controller.py`).
+Owns: remembering rates over moves, and the list of last moves. Must not: decide (`balance.py`, `health.py`), or write
+wishes (`controller.py`).
 """
 
 from __future__ import annotations
@@ -10,26 +10,22 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from bytemq.errors import Corrupt
 from bytemq.metadata import keys
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import ClusterImage
-from bytemq.metadata.loads import LoadReport, Rates, decode_load
-from bytemq.metadata.moves import RecordedMove, decode_moves, encode_moves
+from bytemq.metadata.loads import LoadReport, Rates
+from bytemq.metadata.moves import RecordedMove, encode_moves
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.runtime.clock import Clock
-from bytemq.runtime.logging import get_logger
 from bytemq.scheduler.balance import Balancer
 from bytemq.scheduler.board import BrokerState, Move, Steps
 from bytemq.scheduler.health import HealthWatch
 from bytemq.scheduler.planner import broker_states, placed_partitions
+from bytemq.scheduler.reports import last_moves, load_reports
 from bytemq.types import PartitionId
-
-log = get_logger("scheduler.balance")
 
 MEASURED_AFTER_S = 15.0
 """So long after a move the rates from before it are believed: the new owner's begin at nothing."""
-
 
 _T = TypeVar("_T")
 
@@ -52,7 +48,7 @@ class BalanceWork:
         self._moved_at: dict[PartitionId, float] = {}
 
     async def look(self, now: float) -> list[Move]:
-        reports = await self._reports()
+        reports = await load_reports(self._store)
         image = self._follower.image
         self._take_rates(now, reports)
         sick = self._health.look(reports)
@@ -66,8 +62,7 @@ class BalanceWork:
 
     async def record(self, moves: Sequence[Move]) -> None:
         """Adds to the last moves, for people; one that another controller writes at the same time may be missing."""
-        current = await self._store.get(keys.MOVES)
-        before = [] if current is None else decode_moves(current.value)
+        before, revision = await last_moves(self._store)
         topics = self._follower.image.topics_by_id
         wall_ms = self._clock.wall_ms()
         new = [
@@ -75,17 +70,8 @@ class BalanceWork:
             for (topic_id, index), source, target, reason in moves
             if topic_id in topics
         ]
-        unchanged = Compare(keys.MOVES, 0 if current is None else current.revision)
+        unchanged = Compare(keys.MOVES, revision)
         await self._store.txn([unchanged], [Put(keys.MOVES, encode_moves([*before, *new]))])
-
-    async def _reports(self) -> dict[int, LoadReport]:
-        found: dict[int, LoadReport] = {}
-        for key, value, _ in (await self._store.range(keys.LOADS)).entries:
-            try:
-                found[int(key[len(keys.LOADS) :])] = decode_load(value)
-            except Corrupt as error:
-                log.warning("load report left out", key=key, reason=str(error))
-        return found
 
     def _take_rates(self, now: float, reports: dict[int, LoadReport]) -> None:
         self._moved_at = {one: at for one, at in self._moved_at.items() if now - at < MEASURED_AFTER_S}

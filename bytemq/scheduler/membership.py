@@ -14,11 +14,11 @@ from bytemq.errors import Fenced, Invalid, NotFound, Unavailable
 from bytemq.metadata import keys, values
 from bytemq.metadata.features import require_supported
 from bytemq.metadata.image import ClusterImage
-from bytemq.metadata.loads import decode_load
 from bytemq.metadata.standing import Standing
 from bytemq.metadata.store import Compare, MetadataStore, Put, Txn
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.scheduler.reports import load_reports
 
 log = get_logger("scheduler.membership")
 
@@ -171,10 +171,10 @@ async def check_clock(store: MetadataStore, clock: Clock) -> None:
     """Raises Invalid when this machine's clock is far from that of a broker that lives: timestamps, retention and the
     time-outs of transactions would depend on who owns a partition.
     """
-    for entry in (await store.range(keys.LOADS)).entries:
-        apart_s = (clock.wall_ms() - decode_load(entry.value).wall_ms) / 1000
+    for broker, report in (await load_reports(store)).items():
+        apart_s = (clock.wall_ms() - report.wall_ms) / 1000
         if abs(apart_s) > CLOCKS_APART_S:
-            broker, where = entry.key[len(keys.LOADS) :], "ahead of" if apart_s > 0 else "behind"
+            where = "ahead of" if apart_s > 0 else "behind"
             raise Invalid(
                 f"this machine's clock is {abs(apart_s):.0f} s {where} that of broker {broker}. "
                 "Set the one that is wrong (NTP does), then start again."

@@ -7,6 +7,7 @@ shard decides.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 from bytemq.broker.coordinator.placement import partition_for
@@ -54,7 +55,7 @@ class OwnedShards(Generic[M]):
         index = partition.pid.index
         self.release(index)
         runtime = self._shards[index] = self._start(partition)
-        self._supervisor.start(f"load {self._topic}-{index}", self._load(index, runtime))
+        self._supervisor.keep_running(f"load {self._topic}-{index}", partial(self._load, index, runtime))
 
     async def _load(self, index: int, runtime: ShardRuntime[M]) -> None:
         await runtime.load()

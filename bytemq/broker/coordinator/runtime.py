@@ -90,29 +90,39 @@ class ShardRuntime(Generic[M]):
     # -- life
 
     async def load(self) -> None:
-        """Replays the log, again after a failure until it works or the shard is closed. Then requests are served."""
+        """Replays the log, again after a failure until it works or the shard is closed. Then requests are served.
+
+        After an exception that nobody expects it may be called again, and begins with an empty machine.
+        """
         delay_s = _FIRST_RELOAD_DELAY_S
         while not self._is_closed:
             started = self._clock.monotonic()
             try:
                 loaded = await load(self.partition, self.machine, self._clock)
+                outcomes = [] if self._is_closed else self.machine.loaded()
             except LoadFailed as error:
                 self._could_not_load(error)
                 await self._clock.sleep(delay_s)
                 delay_s = min(2 * delay_s, _MAX_RELOAD_DELAY_S)
-                self.machine.unloaded()
-                self._timers.clear()
-                self.machine = self._make(self._timers)
-                continue
-            if not self._is_closed:
-                self._serve(loaded, round((self._clock.monotonic() - started) * 1000))
-                return
+                self._empty()
+            except Exception:
+                self._empty()
+                raise
+            else:
+                if not self._is_closed:
+                    self._serve(loaded, outcomes, round((self._clock.monotonic() - started) * 1000))
+                    return
         self.machine.unloaded()  # what was being read when it was closed came after that
 
-    def _serve(self, loaded: Loaded, duration_ms: int) -> None:
+    def _empty(self) -> None:
+        self._timers.clear()
+        machine, self.machine = self.machine, self._make(self._timers)
+        machine.unloaded()
+
+    def _serve(self, loaded: Loaded, outcomes: Iterable[Outcome[None]], duration_ms: int) -> None:
         self.state = ShardState.ACTIVE
         self._unreadable_records = loaded.unreadable
-        for outcome in self.machine.loaded():
+        for outcome in outcomes:
             self._submit(outcome, None)
         self._arm()
         topic, index = self.partition.topic, self.partition.pid.index

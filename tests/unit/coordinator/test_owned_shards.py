@@ -42,9 +42,14 @@ class SlowPartition(FakePartition):
         super().__init__()
         self.may_be_read = asyncio.Event()
         self.may_be_read.set()
+        self.bugs = 0
+        """So often reading ends as nobody expects, in the middle of a replay."""
 
     async def read(self, offset: int, max_bytes: int, *, isolation: int, at_least_one: bool = True) -> Fetched:
         await self.may_be_read.wait()
+        if self.bugs:
+            self.bugs -= 1
+            raise RuntimeError("a mistake of ours")
         return await super().read(offset, max_bytes, isolation=isolation, at_least_one=at_least_one)
 
 
@@ -157,6 +162,20 @@ def test_commits__to_a_coordinator_that_loads_for_long_are_refused_after_a_while
         assert not again.done(), "another time is waited for again"
         partition.may_be_read.set()
         assert await again is ErrorCode.NONE
+
+    in_a_world(scenario)
+
+
+def test_a_coordinator__is_loaded_again_after_an_exception_that_nobody_expects() -> None:
+    async def scenario(world: World) -> None:
+        partition = await with_a_commit(world)
+        partition.bugs = 2
+        await world.own(partition)
+        assert world.groups.loading_count == 1
+        await asyncio.sleep(1)
+        assert world.groups.loading_count == 0
+        assert world.committed() == 1 and await world.commit(2) is ErrorCode.NONE
+        assert sum(world.supervisor.crashes.values()) == 2, "somebody is told"
 
     in_a_world(scenario)
 

@@ -12,10 +12,11 @@ from bytemq.metadata import keys, values
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.loads import IDLE, LoadReport, encode_load
-from bytemq.metadata.moves import RecordedMove, decode_moves
+from bytemq.metadata.moves import RecordedMove
 from bytemq.metadata.store import MetadataStore, Put, Txn
 from bytemq.scheduler.controller import RELEASE_TIMEOUT_S, START_GRACE_S, Controller
 from bytemq.scheduler.membership import Membership, check_clock
+from bytemq.scheduler.reports import last_moves, load_reports
 from tests.support.metadata import broker_value, embedded_store, topic_id, topic_puts
 from tests.support.virtual_time import VirtualClock
 
@@ -60,8 +61,7 @@ class Cluster:
         self.clock.advance(1.0)
         for _ in range(20):
             await asyncio.sleep(0.001)
-        listed = await self.store.get(keys.MOVES)
-        self.moves = [] if listed is None else decode_moves(listed.value)
+        self.moves = (await last_moves(self.store)).moves
 
     async def look_until(self, seen: Callable[[], bool]) -> None:
         for _ in range(100):
@@ -86,6 +86,16 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         made = Cluster(store)
         yield made
         await made.close()
+
+
+async def drain_2_of(cluster: Cluster) -> None:
+    """Of four partitions it has two; both are moved, and the moves recorded."""
+    await cluster.store.txn([], topic_puts("t", T1, [1, 2, 1, 2]))
+    await cluster.until(lambda: cluster.assigned() == [1, 2, 1, 2])
+    await cluster.store.txn([], [Put(keys.config("broker", "2"), values.encode_configs({"bytemq.drained": "true"}))])
+    await cluster.until(lambda: cluster.observer.image.drained == {2})
+    await cluster.look_until(lambda: cluster.assigned() == [1, 1, 1, 1])
+    await cluster.look_until(lambda: bool(cluster.moves))
 
 
 async def test_controller__assigns_what_nobody_is_to_own(cluster: Cluster) -> None:
@@ -156,6 +166,22 @@ async def test_membership__of_a_machine_whose_clock_is_far_off_is_refused(
         await check_clock(cluster.store, cluster.clock)
 
 
+@pytest.mark.parametrize("unreadable", [b"\x01", b"[]", b'{"wall_ms":1}', b'{"wall_ms":0,"total":[],"topics":[1]}'])
+async def test_reports__of_a_version_that_writes_them_otherwise_stop_nobody(
+    cluster: Cluster, unreadable: bytes
+) -> None:
+    now_ms = cluster.clock.wall_ms()
+    readable = LoadReport(now_ms, IDLE)
+    puts = [Put(keys.load(7), unreadable), Put(keys.load(8), encode_load(readable)), Put(keys.MOVES, unreadable[:-1])]
+    await cluster.store.txn([], puts)
+    await check_clock(cluster.store, cluster.clock)
+    assert await load_reports(cluster.store) == {8: readable}
+    await cluster.add(1)
+    await cluster.add(2)
+    await drain_2_of(cluster)
+    assert [move.partition for move in cluster.moves] == [1, 3]
+
+
 async def test_membership__of_one_broker_id_is_one_session(cluster: Cluster) -> None:
     first = await cluster.add(1)
     with pytest.raises(Unavailable, match=r"broker id 1 is in use by another node at localhost:9092.*--id"):
@@ -195,15 +221,8 @@ async def test_membership__whose_registration_had_no_answer_reads_it_back(cluste
 async def test_controller__moves_everything_off_a_drained_broker_and_records_why(cluster: Cluster) -> None:
     await cluster.add(1)
     await cluster.add(2)
-    await cluster.store.txn([], topic_puts("t", T1, [1, 2, 1, 2]))
-    await cluster.until(lambda: cluster.assigned() == [1, 2, 1, 2])
-    await cluster.store.txn([], [Put(keys.config("broker", "2"), values.encode_configs({"bytemq.drained": "true"}))])
-    await cluster.until(lambda: cluster.observer.image.drained == {2})
-    await cluster.look_until(lambda: cluster.assigned() == [1, 1, 1, 1])
-    await cluster.look_until(lambda: bool(cluster.moves))
-    recorded = await cluster.store.get(keys.MOVES)
-    assert recorded is not None
-    assert [move[1:] for move in decode_moves(recorded.value)] == [
+    await drain_2_of(cluster)
+    assert [move[1:] for move in cluster.moves] == [
         ("t", 1, 2, 1, "broker 2 is drained"),
         ("t", 3, 2, 1, "broker 2 is drained"),
     ]
