@@ -16,10 +16,10 @@ from bytemq.types import PartitionId
 
 PATIENCE_S: Final = 1.0
 """How long an owner waits for one that does not say that it is prepared: it may be of an older version."""
-OPEN_AT_ONCE: Final = 1_000
-IDLE_AT_ONCE: Final = 2_000
+OPEN_AT_ONCE: Final = 250
+IDLE_AT_ONCE: Final = 1_000
 """Those that nobody has used here are opened nowhere for now."""
-PAUSE_S: Final = 1.0
+PAUSE_S: Final = 0.5
 
 
 class Departures:
