@@ -16,7 +16,7 @@ from bytemq.broker.context import Broker
 from bytemq.broker.log.partition import Partition
 from bytemq.errors import BytemqError, Unavailable
 from bytemq.metadata import keys
-from bytemq.metadata.loads import IDLE, MOST_PARTITIONS, LoadReport, Rates, encode_load
+from bytemq.metadata.loads import IDLE, MOST_PARTITIONS, TELL_AT_LEAST_S, LoadReport, Rates, encode_load
 from bytemq.metadata.store import Compare, Put
 from bytemq.protocol.api_keys import ApiKey
 from bytemq.runtime.logging import get_logger
@@ -26,7 +26,6 @@ log = get_logger("broker.load")
 
 MEASURE_S = 1.0
 SMOOTHING_S = 3.0
-TELL_AT_LEAST_S = 15.0
 PARTITIONS_AT_A_TIME = 500
 _LEAST_BYTES_S = 1.0
 HOME_BYTES_S = 10_000.0

@@ -185,6 +185,6 @@ def ready_line(node: Node) -> str:
     config = node.config
     bound = [Endpoint(name, host, port) for name, (host, port) in node.addresses.items()]
     addresses = ", ".join(map(str, bound)) if len(bound) > 1 else str(bound[0]).partition("://")[2]
-    data = Path(config.data_dir).absolute()
+    data = config.bytemq_storage or Path(config.data_dir).absolute()
     about = f"node {config.node_id}, {config.bytemq_durability}"
     return f"bytemq {__version__} is ready on {addresses}, data in {data}, {about}"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bytemq.cli.cluster import METADATA_VARIABLE
 from bytemq.cli.options import Commands, Failed, whole_number
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ examples:
 def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("verify", help="check all data", description=_DESCRIPTION, epilog=_EXAMPLES)
     parser.add_argument("data", metavar="DATA|URL", help="the node's folder, or the storage as in `bytemq start`")
-    parser.add_argument("--metadata", metavar="URL", help="the metadata of a storage, as in `bytemq start`")
+    parser.add_argument(
+        "--metadata",
+        metavar="URL",
+        help=f"the metadata of a storage, as in `bytemq start` (default: {METADATA_VARIABLE}, without --data)",
+    )
     parser.add_argument(
         "--data", dest="folder", metavar="DIR", type=Path, help="folder of a stopped node that has the metadata"
     )
@@ -90,10 +95,11 @@ async def _run_shared(options: argparse.Namespace) -> int:
 
 
 async def _open_metadata(options: argparse.Namespace, parts: AsyncExitStack) -> MetadataStore:
-    if options.metadata:
+    url = options.metadata or (None if options.folder else os.environ.get(METADATA_VARIABLE))
+    if url:
         from bytemq.metadata.opening import open_metadata
 
-        metadata = await open_metadata(options.metadata, os.environ)
+        metadata = await open_metadata(url, os.environ)
         parts.push_async_callback(metadata.close)
         return metadata
     if options.folder is None or not options.folder.is_dir():

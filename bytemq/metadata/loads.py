@@ -16,6 +16,8 @@ from bytemq.types import PartitionId, format_topic_id, parse_topic_id
 
 MOST_PARTITIONS = 1000
 """Named in one report: some 40 KiB."""
+TELL_AT_LEAST_S = 15.0
+"""How old a report is at most, about."""
 TELL_CHANGE = 0.1
 """A rate that has changed by less is not told anew."""
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bytemq.metadata import features
 from bytemq.metadata.image import ClusterImage, PartitionImage
-from bytemq.metadata.loads import IDLE, LoadReport, Rates
+from bytemq.metadata.loads import IDLE, TELL_AT_LEAST_S, LoadReport, Rates
 from bytemq.metadata.moves import RecordedMove
 from bytemq.metadata.values import NO_BROKER
 from bytemq.scheduler.balance import Balancer
@@ -190,6 +190,6 @@ def _max_over_mean(view: ClusterView) -> float | None:
 
 
 def _clocks_apart_s(view: ClusterView, now_ms: int) -> float | None:
-    """How far the brokers' clocks are from ours, at most; a report may be some seconds old."""
-    apart = [abs(now_ms - report.wall_ms) / 1000 for report in view.reports.values()]
-    return round(max(apart), 1) if apart else None
+    """How far the brokers' clocks are from ours, at least; a report may be as old as they get."""
+    ages = [(now_ms - report.wall_ms) / 1000 for report in view.reports.values()]
+    return round(max(max(age - TELL_AT_LEAST_S, -age, 0.0) for age in ages), 1) if ages else None

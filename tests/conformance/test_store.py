@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from bytemq.compaction.local_files import mapped
-from bytemq.errors import Invalid, NotFound
+from bytemq.errors import Invalid, NotFound, Unavailable
 from bytemq.runtime.clock import SystemClock
 from bytemq.storage.stores.by_url import open_store
 from bytemq.storage.stores.interface import ObjectStore, Store
@@ -65,6 +65,11 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path):  # type: ignore
     store = LocalStore(tmp_path / "store") if request.param == "local" else PowerCutStore(Power(1))
     yield store
     await store.close()
+
+
+async def test_a_storage_that_does_not_answer__is_named() -> None:
+    with pytest.raises(Unavailable, match=r"the storage ftp://127\.0\.0\.1:1/records cannot be reached"):
+        await open_store("ftp://127.0.0.1:1/records", SystemClock(), Random(1))
 
 
 async def test_self_test__is_passed(object_store: ObjectStore) -> None:

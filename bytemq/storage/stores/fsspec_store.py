@@ -26,13 +26,17 @@ class FsspecDriver:
 
     @classmethod
     async def open(cls, url: str) -> FsspecDriver:
-        """Raises Invalid with a sentence for the user when fsspec or its driver is not there."""
+        """Raises, with a sentence for the user, Invalid when fsspec or its driver is not there, and Unavailable when
+        what the URL names does not answer.
+        """
         try:
             import fsspec
 
             filesystem, root = await asyncio.to_thread(lambda: fsspec.core.url_to_fs(url))
         except (ImportError, ValueError) as error:
             raise Invalid(f"no storage can be had from {url}: {error}") from error
+        except OSError as error:
+            raise Unavailable(f"the storage {url} cannot be reached: {error}") from error
         return cls(filesystem, root)
 
     async def prepare(self) -> None:

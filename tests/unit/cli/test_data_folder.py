@@ -41,3 +41,13 @@ def test_dump__of_another_file_is_refused(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / name).write_bytes(b"SQLite or prose" * 10)
     assert main(["dump", str(tmp_path / name)]) == 1
     assert name in capsys.readouterr().err
+
+
+def test_verify__of_a_storage_takes_the_metadata_that_the_environment_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["verify", (tmp_path / "storage").as_uri()]
+    monkeypatch.delenv("BYTEMQ_METADATA", raising=False)
+    assert main(command) == 1 and "name the metadata of this storage" in capsys.readouterr().err
+    monkeypatch.setenv("BYTEMQ_METADATA", "metadata-of-nobody")
+    assert main(command) == 1 and "metadata-of-nobody" in capsys.readouterr().err

@@ -6,7 +6,9 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -14,6 +16,7 @@ from bytemq.cli import serve
 from bytemq.cli.options import Failed
 from bytemq.config import BrokerConfig
 from bytemq.errors import BytemqError, Corrupt, Fenced, Unavailable
+from bytemq.node.node import Node
 from bytemq.scheduler.membership import SessionLost
 
 CONFIG = BrokerConfig({})
@@ -155,3 +158,10 @@ async def test_serve__joins_nothing_anew_that_asks_for_somebody(nodes: Nodes) ->
     (await nodes.nth(2)).ended.set_exception(Corrupt("the history of the metadata has an end"))
     with pytest.raises(Failed, match="has an end"):
         await running
+
+
+@pytest.mark.parametrize(("storage", "where"), [("", str(Path("data").absolute())), ("s3://bucket/records",) * 2])
+def test_ready_line__says_where_the_data_is(storage: str, where: str) -> None:
+    config = BrokerConfig({"bytemq.data.dir": "data", "bytemq.storage": storage})
+    node = SimpleNamespace(config=config, addresses={"PLAINTEXT": ("127.0.0.1", 9092)})
+    assert f" is ready on 127.0.0.1:9092, data in {where}, node 0" in serve.ready_line(cast(Node, node))
