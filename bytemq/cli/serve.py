@@ -33,7 +33,7 @@ FIRST_RETRY_S = 0.2
 MAX_RETRY_S = 5.0
 """Between two attempts to join anew."""
 JOINS_ANEW = "_BYTEMQ_JOINS_ANEW"
-"""In the environment of a process that has begun anew."""
+"""In the environment of a process that has begun anew: its broker id."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 Begin = Callable[[BrokerConfig, asyncio.Event], Awaitable[Node | None]]
 
@@ -56,22 +56,30 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _run_node(config: BrokerConfig) -> int:
     """A node that has lost its session joins anew, as often as it takes."""
     asked_to_stop = _stop_on_signals(asyncio.get_running_loop())
-    begin = _started if os.environ.pop(JOINS_ANEW, None) is None else _joined_anew
+    begin: Begin = _started
+    if (broker_id := os.environ.pop(JOINS_ANEW, None)) is not None:
+        begin, config = _joined_anew, config.with_node_id(int(broker_id))
     while True:
-        failure = await _lived(begin, config, asked_to_stop)
+        failure, config = await _lived(begin, config, asked_to_stop)
         if failure is None or asked_to_stop.is_set():
             return 0
         print(f"bytemq: {failure}; joining anew", file=sys.stderr, flush=True)
         begin = _joined_anew
 
 
-async def _lived(begin: Begin, config: BrokerConfig, asked_to_stop: asyncio.Event) -> SessionLost | None:
-    """One node from its start to its end: why another one has to join, None when it was asked to stop."""
+async def _lived(
+    begin: Begin, config: BrokerConfig, asked_to_stop: asyncio.Event
+) -> tuple[SessionLost | None, BrokerConfig]:
+    """One node from its start to its end: why another one has to join, None when it was asked to stop; and how. It
+    keeps the id that it was given: the lowest free one may be that of another, which is about to join anew as well.
+    """
     try:
         node = await begin(config, asked_to_stop)
     except SessionLost as failure:  # on a slow machine, or one that stood still, before it served anybody
-        return failure
-    return None if node is None else await _ended(node, asked_to_stop)
+        return failure, config
+    if node is None:
+        return None, config
+    return await _ended(node, asked_to_stop), config.with_node_id(node.config.node_id)
 
 
 def _stop_on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
@@ -134,7 +142,7 @@ async def _ended(node: Node, asked_to_stop: asyncio.Event) -> SessionLost | None
     waiting.cancel()
     stopping = asyncio.ensure_future(node.stop())
     if isinstance(failure, SessionLost):
-        await _out_of_the_way(stopping, failure, asked_to_stop)
+        await _out_of_the_way(node, stopping, failure, asked_to_stop)
         return failure
     await _in_time(stopping)
     stopping.result()
@@ -151,7 +159,9 @@ async def _first_of(work: asyncio.Future[Any], asked_to_stop: asyncio.Event) -> 
         stopping.cancel()
 
 
-async def _out_of_the_way(stopping: asyncio.Future[None], failure: SessionLost, asked_to_stop: asyncio.Event) -> None:
+async def _out_of_the_way(
+    node: Node, stopping: asyncio.Future[None], failure: SessionLost, asked_to_stop: asyncio.Event
+) -> None:
     """Waits for a node whose session is lost. Nothing that it holds counts any more, so it need not end well: one that
     does not, makes room by beginning this process anew, the same program under the same id.
     """
@@ -164,7 +174,8 @@ async def _out_of_the_way(stopping: asyncio.Future[None], failure: SessionLost, 
     why = f"did not stop within {LOST_TIMEOUT_S:g} s" if late else f"did not stop as it should: {error!r}"
     print(f"bytemq: {failure}; the node {why}: this process begins anew", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, JOINS_ANEW: "1"})
+    environment = {**os.environ, JOINS_ANEW: str(node.config.node_id)}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 async def _in_time(ending: asyncio.Future[Any]) -> None:

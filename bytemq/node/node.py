@@ -199,8 +199,9 @@ class Node:
             ttl_s,
         )
         await check_clock(store, self._clock)
-        wanted = None if self.config.bytemq_node_id_auto else self.config.node_id
-        membership = await Membership.join(store, self._clock, wanted, value, ttl_s)
+        is_auto = self.config.bytemq_node_id_auto
+        wanted = None if is_auto and "node.id" not in self.config.static else self.config.node_id
+        membership = await Membership.join(store, self._clock, wanted, value, ttl_s, or_any=is_auto)
         parts.push_async_callback(membership.leave)
         self._config.claim(membership.broker_id)
         return Foundation(

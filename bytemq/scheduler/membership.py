@@ -68,9 +68,17 @@ class Membership:
 
     @classmethod
     async def join(
-        cls, store: MetadataStore, clock: Clock, broker_id: int | None, broker: values.BrokerValue, ttl_s: float
+        cls,
+        store: MetadataStore,
+        clock: Clock,
+        broker_id: int | None,
+        broker: values.BrokerValue,
+        ttl_s: float,
+        *,
+        or_any: bool = False,
     ) -> Membership:
-        """Registers a session under this broker id, or under the lowest free one.
+        """Registers a session under this broker id, or, without one, under the lowest that is free. `or_any`: under
+        that also when another node has this one.
 
         Where leases time out, a session that was left behind by a dead process is waited for. Raises `Unavailable`
         while another node lives under this broker id, when nobody can tell, or when the lease ended meanwhile, and
@@ -89,6 +97,9 @@ class Membership:
                     break
                 if broker_id is not None:
                     if clock.monotonic() >= give_up_at and (registered is not None or attempts == REGISTRATIONS):
+                        if or_any:
+                            broker_id = None
+                            continue
                         raise Unavailable(
                             f"broker id {broker_id} is in use by another node{_addresses(registered)}. "
                             "Give this one another --id, or stop that node."

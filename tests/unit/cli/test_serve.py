@@ -29,7 +29,8 @@ class Replaced(Exception):
 class FakeNode:
     """Lives until `end`, and stops as `stopping` says."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: BrokerConfig) -> None:
+        self.config = config
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stopping: Callable[[], Any] = lambda: asyncio.sleep(0)
         self.stopped = False
@@ -48,13 +49,15 @@ class Nodes:
     def __init__(self) -> None:
         self.starts: list[BytemqError] = []
         self.made: list[FakeNode] = []
+        self.lowest_free_id = 0
         self.replaced_with: list[str] = []
         self.asked_to_stop = asyncio.Event()
 
     async def start(self, config: BrokerConfig) -> FakeNode:
         if self.starts:
             raise self.starts.pop(0)
-        self.made.append(FakeNode())
+        claimed = config.node_id if "node.id" in config.static else self.lowest_free_id
+        self.made.append(FakeNode(config.with_node_id(claimed)))
         return self.made[-1]
 
     def execve(self, path: str, arguments: list[str], environment: dict[str, str]) -> NoReturn:
@@ -127,6 +130,24 @@ async def test_serve__whose_node_does_not_stop_well_begins_the_process_anew(
     running = asyncio.ensure_future(serve._run_node(CONFIG))
     await nodes.nth(2)
     assert serve.JOINS_ANEW not in os.environ, "who is started by this process joins nothing"
+    nodes.asked_to_stop.set()
+    assert await running == 0
+
+
+async def test_serve__joins_anew_under_the_id_that_it_was_given(nodes: Nodes) -> None:
+    nodes.lowest_free_id = 2
+    running = asyncio.ensure_future(serve._run_node(CONFIG))
+    first = await nodes.nth(1)
+    nodes.lowest_free_id = 0  # of a broker that has lost its session as well
+    lose(first)
+    second = await nodes.nth(2)
+    second.stopping = never
+    lose(second)
+    with pytest.raises(Replaced):
+        await asyncio.wait_for(running, 30)
+    running = asyncio.ensure_future(serve._run_node(CONFIG))
+    third = await nodes.nth(3)
+    assert [node.config.node_id for node in (first, second, third)] == [2, 2, 2]
     nodes.asked_to_stop.set()
     assert await running == 0
 

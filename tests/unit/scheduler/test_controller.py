@@ -191,6 +191,13 @@ async def test_membership__of_one_broker_id_is_one_session(cluster: Cluster) -> 
     assert second.session_id > first.session_id
 
 
+async def test_membership__of_an_id_that_was_claimed_before_takes_another_when_it_is_gone(cluster: Cluster) -> None:
+    again = await Membership.join(cluster.store, cluster.clock, 1, broker_value(), TTL_S, or_any=True)
+    assert again.broker_id == 1
+    other = broker_value(incarnation="other")
+    assert (await Membership.join(cluster.store, cluster.clock, 1, other, TTL_S, or_any=True)).broker_id == 0
+
+
 async def test_membership__ends_fenced_when_its_session_is_gone(cluster: Cluster) -> None:
     member = await Membership.join(cluster.store, cluster.clock, 1, broker_value(), TTL_S)
     running = asyncio.ensure_future(member.run())
