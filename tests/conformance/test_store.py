@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import fsspec
 import pytest
 
 from bytemq.compaction.local_files import mapped
 from bytemq.errors import Invalid, NotFound, Unavailable
 from bytemq.runtime.clock import SystemClock
 from bytemq.storage.stores.by_url import open_store
+from bytemq.storage.stores.fsspec_store import FsspecDriver
 from bytemq.storage.stores.interface import ObjectStore, Store
 from bytemq.storage.stores.local import IOV_MAX, LocalStore
 from bytemq.storage.stores.remote import RemoteStore
@@ -51,7 +53,7 @@ async def object_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypat
     elif request.param == "remote":
         store = RemoteStore(FailingDriver(), clock, random)
     elif request.param == "memory":
-        store = await open_store(f"memory://{uuid.uuid4().hex}", clock, random)
+        store = RemoteStore(FsspecDriver(fsspec.filesystem("memory"), f"/{uuid.uuid4().hex}"), clock, random)
     else:
         for name, value in request.getfixturevalue(request.param).environment.items():
             monkeypatch.setenv(name, value)
@@ -65,6 +67,12 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path):  # type: ignore
     store = LocalStore(tmp_path / "store") if request.param == "local" else PowerCutStore(Power(1))
     yield store
     await store.close()
+
+
+@pytest.mark.parametrize("url", ["memory://records", "local:///tmp/records"])
+async def test_a_storage_that_keeps_nothing_for_certain__is_refused(url: str) -> None:
+    with pytest.raises(Invalid, match=rf"what is put into {url} is not durable; write file:///FOLDER or s3"):
+        await open_store(url, SystemClock(), Random(1))
 
 
 async def test_a_storage_that_does_not_answer__is_named() -> None:

@@ -16,6 +16,11 @@ from bytemq.storage.stores.interface import ObjectInfo
 from bytemq.storage.stores.local import translated
 from bytemq.storage.stores.remote import Head
 
+NOT_DURABLE = frozenset({"file", "local", "memory"})
+"""Protocols whose drivers have done with an object before it would outlast the process, or the power. A self-test sees
+nothing of that; files are for `local`, which syncs them.
+"""
+
 
 class FsspecDriver:
     """Implements `remote.Driver` for the objects below one URL."""
@@ -26,8 +31,8 @@ class FsspecDriver:
 
     @classmethod
     async def open(cls, url: str) -> FsspecDriver:
-        """Raises, with a sentence for the user, Invalid when fsspec or its driver is not there, and Unavailable when
-        what the URL names does not answer.
+        """Raises, with a sentence for the user, Invalid when fsspec or its driver is not there, or keeps nothing, and
+        Unavailable when what the URL names does not answer.
         """
         try:
             import fsspec
@@ -37,6 +42,9 @@ class FsspecDriver:
             raise Invalid(f"no storage can be had from {url}: {error}") from error
         except OSError as error:
             raise Unavailable(f"the storage {url} cannot be reached: {error}") from error
+        protocols = filesystem.protocol
+        if not NOT_DURABLE.isdisjoint([protocols] if isinstance(protocols, str) else protocols):
+            raise Invalid(f"what is put into {url} is not durable; write file:///FOLDER or s3://BUCKET/PREFIX")
         return cls(filesystem, root)
 
     async def prepare(self) -> None:
