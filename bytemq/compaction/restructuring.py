@@ -1,7 +1,8 @@
 """Topics become tables: when it is done, and that it is published.
 
 Owns: the background pass over all partitions, a build on demand, what could not be converted. Must not: convert (a
-worker does), choose files (`table_planner` does), or know where partitions come from (the node says).
+worker does), choose files (`table_planner` does) or times (`table_times`), or know where partitions come from (the node
+says).
 
 A conversion is: the files are chosen, a worker writes their successor under new names, and one transaction replaces
 them in the manifest if they are still what they were. Killed at any step, the log is what its manifest says, and what
@@ -10,12 +11,14 @@ was written is garbage; two that convert the same files are harmless, one of the
 
 from __future__ import annotations
 
-from collections import deque
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import NamedTuple, Protocol
 
 from bytemq.compaction.table_jobs import Convert
 from bytemq.compaction.table_planner import TableSettings, next_files
+from bytemq.compaction.table_times import Delay, LogTimes
 from bytemq.compaction.worker import Worker
 from bytemq.errors import BytemqError, Corrupt, Invalid
 from bytemq.runtime.clock import Clock
@@ -28,14 +31,8 @@ from bytemq.storage.tables.table_file import new_names, table_file
 log = get_logger("compaction.tables")
 
 PASS_INTERVAL_S = 1.0
-MARKS = 16
-"""Of a log within `after_ms`: so exactly it is known when a record came."""
-LEFT_SHARE, LEFT_SHORT_SHARE, LEFT_S = 1 / 8, 1 / 4, 15.0
-"""Of `after_ms`, what is left for a mark in between and the conversion itself, so that a record is in the table when
-that is over. The start of a worker may take seconds on a busy machine: of a short time a quarter is left.
-"""
-ALONG_SHARE = 1 / 4
-"""Of `after_ms`: what has been there for so long goes along, or a busy log would become a file for each mark."""
+PASS_S = 2.0
+"""After so long a pass begins no further conversion: what has become due meanwhile may be more urgent."""
 BUILD_PATIENCE_S = 10.0
 BUILD_POLL_S = 0.05
 
@@ -87,13 +84,6 @@ class Built(NamedTuple):
     """Offsets that are not in tables: some transaction after them is still open."""
 
 
-class _Mark(NamedTuple):
-    """That the log had reached `offset` at `monotonic`."""
-
-    offset: int
-    monotonic: float
-
-
 class Restructuring:
     def __init__(
         self,
@@ -111,8 +101,11 @@ class Restructuring:
         self._clock = clock
         self._session_id = session_id
         self._made = 0
-        self._marks: dict[LogFiles, deque[_Mark]] = {}
-        self._due: dict[LogFiles, int] = {}
+        self._times: dict[LogFiles, LogTimes] = {}
+        self._delay = Delay()
+        self._looked: float | None = None
+        """When the last pass began. The time of a restart counts as the arrival of what was there before."""
+        self._failing: set[LogFiles] = set()
         self._given_up: set[str] = set()
         self.conversions = self.failures = self.kept_raw = 0
         self.invalid = self.left_out = self.retyped = 0
@@ -138,14 +131,19 @@ class Restructuring:
         """Converts what is due now; how many conversions that were."""
         partitions = [partition for partition in self._partitions() if partition.settings.enabled]
         self._forget_all_but({partition.files for partition in partitions})
-        due = [partition for partition in partitions if self._is_due(partition)]
-        due.sort(key=lambda partition: partition.files.rewriting.locked())  # what the cleaner is at work on comes last
+        now = self._clock.monotonic()
+        looked, self._looked = now if self._looked is None else self._looked, now
         conversions = 0
         try:
-            if any(self._due[partition.files] > partition.files.manifest.end_offset for partition in due):
-                await self._storage.checkpoint()
-            for partition in due:
-                conversions += await self._convert_below(partition, self._due[partition.files], partition.settings)
+            await self._seal_in_time(partitions, now, looked)
+            due = [
+                (partition, offset) for partition in partitions if (offset := self._due_offset(partition, now, looked))
+            ]
+            due.sort(key=lambda one: self._urgency(one[0]))
+            for partition, offset in due:
+                conversions += await self._convert_due(partition, offset, now + PASS_S)
+                if self._clock.monotonic() > now + PASS_S:
+                    break
         except BytemqError as error:
             self.failures += 1
             log.warning("a conversion was put off", reason=str(error))
@@ -177,30 +175,75 @@ class Restructuring:
         ]
         return Built(conversions, sum(table.records for table in tables), held_back)
 
-    def _is_due(self, partition: TablePartition) -> bool:
-        """Whether there is something that has been there for long. The time of a restart counts as its arrival."""
-        files, now = partition.files, self._clock.monotonic()
-        after_s = partition.settings.after_ms / 1000
-        done = self._due.get(files, 0)
-        marks = self._marks.get(files) or deque()
-        if files.end_offset > done and (not marks or now - marks[-1].monotonic >= after_s / MARKS):
-            marks.append(_Mark(files.end_offset, now))
-        while marks and marks[0].offset <= done:
-            marks.popleft()
-        if marks and now - marks[0].monotonic >= due_s(after_s):
-            while marks and now - marks[0].monotonic >= after_s * ALONG_SHARE:
-                self._due[files] = marks.popleft().offset
-        if marks:
-            self._marks[files] = marks
-        else:  # most partitions have nothing new, and cost nothing here
-            self._marks.pop(files, None)
-        limit = min(self._due.get(files, 0), partition.stable_offset)
-        return limit > 0 and (limit > _first_unconverted(files.manifest) or self._has_something_to_merge(partition))
+    async def _seal_in_time(self, partitions: Sequence[TablePartition], now: float, looked: float) -> None:
+        delay_s = self._delay.seconds
+        found = []
+        for partition in partitions:
+            times = self._times.setdefault(partition.files, LogTimes())
+            times.saw(partition.files.end_offset, looked)
+            if times.has_news and times.is_to_be_sealed(now, _after_s(partition), delay_s, along=True):
+                found.append((partition, times))
+        if not any(times.is_to_be_sealed(now, _after_s(partition), delay_s) for partition, times in found):
+            return
+        if any(partition.files.manifest.end_offset < partition.files.end_offset for partition, _ in found):
+            await self._storage.checkpoint()
+        outcomes = await asyncio.gather(
+            *(self._seal(partition.files) for partition, _ in found), return_exceptions=True
+        )
+        for (partition, times), outcome in zip(found, outcomes, strict=True):
+            if isinstance(outcome, BytemqError):  # the next pass tries again
+                log.warning("a segment is not sealed yet", topic=partition.topic, reason=str(outcome))
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                times.was_sealed(outcome, _after_s(partition))
+
+    async def _seal(self, files: LogFiles) -> int:
+        """The offset below which all is sealed."""
+        manifest = files.manifest
+        if manifest.segments and not manifest.segments[-1].sealed:
+            await self._storage.seal(files)
+        return manifest.end_offset
+
+    def _due_offset(self, partition: TablePartition, now: float, looked: float) -> int:
+        """Below which there is something to be converted, or to be merged; 0: nothing."""
+        times, first = self._times[partition.files], _first_unconverted(partition.files.manifest)
+        times.was_converted(first)
+        if times.is_waiting:
+            offset = times.due_offset(now, looked, _after_s(partition), self._delay.seconds)
+            if first < min(offset, partition.stable_offset):
+                return offset
+        return first if times.sealed_offset and self._has_something_to_merge(partition) else 0
+
+    def _urgency(self, partition: TablePartition) -> tuple[bool, float]:
+        """The least comes first. What the cleaner is at work on, and what failed, keeps nobody waiting; what is only to
+        be merged has no time.
+        """
+        files = partition.files
+        return files.rewriting.locked() or files in self._failing, self._times[files].by
+
+    async def _convert_due(self, partition: TablePartition, offset: int, until: float) -> int:
+        files, times = partition.files, self._times[partition.files]
+        try:
+            conversions = await self._convert_below(partition, offset, partition.settings, until)
+        except BytemqError:
+            self._failing.add(files)
+            raise
+        self._failing.discard(files)
+        since = times.was_converted(_first_unconverted(files.manifest))
+        if since is not None:
+            self._delay.was(self._clock.monotonic() - since)
+        elif not conversions:
+            times.waits_for_more(self._clock.monotonic())
+        return conversions
 
     def _has_something_to_merge(self, partition: TablePartition) -> bool:
         return bool(next_files(partition.files.manifest.segments, 0, partition.settings, self._given_up))
 
-    async def _convert_below(self, partition: TablePartition, offset: int, settings: TableSettings) -> int:
+    async def _convert_below(
+        self, partition: TablePartition, offset: int, settings: TableSettings, until: float = inf
+    ) -> int:
+        """How many conversions that were; none is begun after `until`, but the first."""
         files, conversions = partition.files, 0
         limit = min(offset, partition.stable_offset)
         segments = files.manifest.segments
@@ -214,6 +257,8 @@ class Restructuring:
                 if not chosen:
                     break
                 conversions += await self._convert(partition, chosen, settings)
+            if self._clock.monotonic() > until:
+                break
         return conversions
 
     async def _convert(self, partition: TablePartition, chosen: Sequence[SegmentInfo], settings: TableSettings) -> bool:
@@ -276,14 +321,13 @@ class Restructuring:
         self.retyped += after.retyped - sum(table.retyped for table in before)
 
     def _forget_all_but(self, known: set[LogFiles]) -> None:
-        for files in (self._marks.keys() | self._due.keys()) - known:
-            self._marks.pop(files, None)
-            self._due.pop(files, None)
+        for files in self._times.keys() - known:
+            del self._times[files]
+        self._failing &= known
 
 
-def due_s(after_s: float) -> float:
-    """When the conversion of a record begins after it came."""
-    return after_s - max(after_s * LEFT_SHARE, min(after_s * LEFT_SHORT_SHARE, LEFT_S))
+def _after_s(partition: TablePartition) -> float:
+    return partition.settings.after_ms / 1000
 
 
 def _first_unconverted(manifest: Manifest) -> int:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from bytemq.compaction.frames import LENGTH, Created, Done, Failed, Setup, decode, encode
 from bytemq.compaction.job import Job
-from bytemq.compaction.worker_priority import IDLE, LOWEST, RAISED_BY, PriorityWatch, Range
+from bytemq.compaction.worker_priority import IDLE, LOWEST, PriorityWatch, Range
 from bytemq.errors import Unavailable
 from bytemq.runtime import logging
 from bytemq.runtime.child_process import ChildProcess
@@ -113,7 +113,7 @@ class Worker:
             child = await ChildProcess.start(WORKER_PROCESS, ALLOCATION, niceness=min(self._niceness, LOWEST))
             broker = os.getpriority(os.PRIO_PROCESS, 0)
             lowest = IDLE if self._niceness == IDLE else min(broker + self._niceness, LOWEST)
-            watch = PriorityWatch.over(child.process_id, Range(lowest, max(lowest - RAISED_BY, broker)))
+            watch = PriorityWatch.over(child.process_id, Range(lowest, broker))
             self._process = _Process(child, setup, watch)
         return self._process
 

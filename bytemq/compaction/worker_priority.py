@@ -8,9 +8,10 @@ slice, some milliseconds, before one that has just been woken, and that one may 
 makes way at once, and its processor counts as free (decision 94).
 
 On a machine that is always busy, a process of the lowest priority gets next to nothing: logs that are never cleaned and
-tables that are never made grow without bound. So a job that wants to run and hardly may is given the share that the
-next priority stands for, a tenth of a processor beside one busy process, until the machine has room again. What counts
-is the time for which it waited for a processor; time spent waiting for a store is not that.
+tables that are never made grow without bound. So a job that wants to run and hardly may is given the share that
+niceness 10 stands for, a tenth of a processor beside one busy process, and more where that is next to nothing, too,
+until the machine has room again. What counts is the time for which it waited for a processor; time spent waiting for a
+store is not that.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ LOWEST = 19
 LOOK_S = 2.0
 IDLE = 20
 """Stands for the idle class, below the lowest niceness, as in the kernel's own rules of who may leave it."""
-RAISED_BY = 10
-"""From the idle class to 10: a ninth of the weight of an ordinary process, where that class has a 340th."""
+FIRST_RAISED_BY, NEXT_RAISED_BY = 10, 5
+"""From the idle class to 10: a ninth of the weight of an ordinary process, where that class has a 340th. From there to
+5, a third, and on, to what the broker has at most: who starves at 10 is beside two busy processes of niceness 0 at
+least, for each processor, and at 5 beside six. So a worker gets 5 % of a processor, or as much as the broker would.
+"""
 STARVING_SHARE = 0.05
 ENOUGH_SHARE = 0.5
 LEAST_WANTED_S = 0.5
@@ -49,7 +53,7 @@ class Seen(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Of niceness: at the lowest priority, which may be IDLE, and raised; never above the broker's own."""
+    """Of niceness: at the lowest priority, which may be IDLE, and raised most; never above the broker's own."""
 
     lowest: int
     raised: int
@@ -61,7 +65,10 @@ def next_niceness(niceness: int, allowed: Range, before: Seen, now: Seen) -> int
     wanted_s = ran_s + waited_s
     if wanted_s < LEAST_WANTED_S or ran_s > ENOUGH_SHARE * wanted_s:
         return allowed.lowest
-    return allowed.raised if ran_s < STARVING_SHARE * wanted_s else niceness
+    if ran_s >= STARVING_SHARE * wanted_s:
+        return niceness
+    raised = niceness - (FIRST_RAISED_BY if niceness == allowed.lowest else NEXT_RAISED_BY)
+    return max(raised, allowed.raised)
 
 
 def seen_of(process_id: int) -> Seen | None:

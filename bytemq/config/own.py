@@ -144,8 +144,8 @@ _TABLE_SETTINGS = (
         3_600_000,
         1000,
         "When a record is part of the table at the latest; it stays in a segment for a quarter of that at least. An "
-        "hour: consumers that are a bit late read segments, which costs least; one partition makes 40 files a day at "
-        "most, 1,000 partitions one file in two seconds, a matter of milliseconds each. 60000 has data in the table "
+        "hour: consumers that are a bit late read segments, which costs least; one partition makes some 40 files a "
+        "day, 1,000 partitions one file in two seconds, a matter of milliseconds each. 60000 has data in the table "
         "within a minute.",
     ),
     _size(

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bytemq.compaction import table_planner
-from bytemq.compaction.restructuring import ALONG_SHARE, due_s
+from bytemq.compaction.restructuring import PASS_S
+from bytemq.compaction.table_times import DELAYS_LEFT, FIRST_DELAY_S, SEALED_SHARE, due_s
+from bytemq.errors import Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.store import Put
 from bytemq.metadata.values import TopicValue, encode_topic
@@ -241,32 +243,139 @@ async def test_two_workers_that_convert_the_same__are_harmless(monkeypatch: pyte
 async def test_record__is_in_the_table_when_its_time_is_over_whenever_it_came(
     phase_s: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(BenchTable, "after_ms", 60_000)
-    bench = TableBench()
-    await bench.begin()
+    bench = await bench_of_a_minute(monkeypatch)
     await pass_seconds(bench, phase_s)
     await bench.write(1)
-    waited_s = 0
-    while not await bench.restructuring.pass_over_all():
+    assert 25 <= await seconds_until_converted(bench) <= 60 - DELAYS_LEFT * FIRST_DELAY_S
+    await bench.close()
+
+
+async def test_record__of_a_log_that_is_written_all_the_time_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = await bench_of_a_minute(monkeypatch)
+    came_s: list[int] = []
+    late_s: list[int] = []
+    for second in range(300):
+        if second % 29 < 20:
+            await bench.write(1)
+            came_s += [second] * (bench.partition.files.end_offset - len(came_s))
+        done = _converted_offset(bench)
+        await bench.restructuring.pass_over_all()
+        late_s += [second - came for came in came_s[done : _converted_offset(bench)]]
         bench.clock.advance(1)
-        waited_s += 1
-    assert 30 <= waited_s <= 50, "ten seconds are left for the conversion"
+    assert bench.restructuring.conversions > 5
+    assert max(late_s) <= due_s(60), "all of the time is left that is to be left"
+    assert min(late_s) >= 60 * SEALED_SHARE, "consumers that are a bit late read segments"
+    await bench.close()
+
+
+async def test_conversions__begin_earlier_where_they_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = await bench_of_a_minute(monkeypatch)
+
+    def slow(seconds: float) -> None:
+        async def before() -> None:
+            bench.clock.advance(seconds)
+
+        bench.worker.before = before
+
+    waited_s = []
+    for seconds in (0.0,) * 10 + (16.0, 0.0):
+        slow(seconds)
+        await bench.write(1)
+        waited_s.append(await seconds_until_converted(bench))
+    assert 25 <= waited_s[0] <= 30, "nothing is known of how long they take"
+    assert 40 <= waited_s[9] <= 45
+    assert 15 <= waited_s[11] <= 60 - DELAYS_LEFT * 16
+    await bench.close()
+
+
+async def test_pass__begins_with_what_is_needed_first_and_ends_before_it_is_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(BenchTable, "after_ms", 3_600_000)
+    bench = TableBench()
+    await bench.begin()
+    for _ in range(40):
+        await bench.write(1)
+    monkeypatch.setattr(bench, "configs", bench.configs | {"bytemq.table.target.file.bytes": "1048576"})
+    await bench.own(pid(2), "urgent")
+    urgent = await bench.table.open("urgent", 0)
+    made: list[str] = []
+
+    async def before() -> None:
+        made.append(bench.worker.jobs[-1].names.parquet.split("/")[1])
+        bench.clock.advance(PASS_S + 1)
+
+    bench.worker.before = before
+    await bench.restructuring.pass_over_all()
+    bench.clock.advance(3_600)
+    monkeypatch.setattr(BenchTable, "after_ms", property(lambda self: 60_000 if self.topic == "urgent" else 3_600_000))
+    await bench.put((b"k", b"{}"), partition=urgent)
+    while not made or made[-1] != "urgent":
+        assert len(made) < 20
+        await bench.restructuring.pass_over_all()
+        bench.clock.advance(1)
+    assert bench.partition.files.manifest.segments[-1].kind is FileKind.SEGMENT, "the backlog is not done"
+    await bench.close()
+
+
+async def test_pass__goes_on_with_others_where_one_log_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BenchTable, "after_ms", 0)
+    bench = TableBench()
+    await bench.begin()
+    await bench.write(1)
+    await bench.own(pid(2), "other")
+    other = await bench.table.open("other", 0)
+
+    async def before() -> None:
+        if bench.worker.jobs[-1].names.parquet.split("/")[1] == "log":
+            raise Unavailable("out of memory")
+
+    bench.worker.before = before
+    assert not await bench.convert()
+    await bench.put((b"k", b"{}"), partition=other)
+    await bench.convert()
+    assert await bench.convert() or other.files.manifest.segments[-1].kind is FileKind.PARQUET
+    bench.worker.before = None
+    assert await bench.convert()
+    assert _converted_offset(bench) == bench.partition.files.end_offset
     await bench.close()
 
 
 def test_due__leaves_time_for_the_conversion() -> None:
     assert [due_s(after_s) for after_s in (4, 60, 100, 3600)] == [3, 45, 85, 3150]
+    assert [due_s(60, delay_s) for delay_s in (5, 12, 100)] == [45, 42, 30]
 
 
 async def test_log_that_is_written_all_the_time__becomes_few_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BenchTable, "after_ms", 60_000)
-    bench = TableBench()
-    await bench.begin()
+    bench = await bench_of_a_minute(monkeypatch)
     for _ in range(100):
         await bench.write(1)
         await pass_seconds(bench, 3)
-    assert bench.restructuring.conversions <= 300 / (due_s(60) - 60 * ALONG_SHARE) + 1
+    at_first = 3
+    assert bench.restructuring.conversions <= 300 / (due_s(60) - 60 * SEALED_SHARE) + at_first
     await bench.close()
+
+
+async def bench_of_a_minute(monkeypatch: pytest.MonkeyPatch) -> TableBench:
+    monkeypatch.setattr(BenchTable, "after_ms", 60_000)
+    bench = TableBench()
+    await bench.begin()
+    return bench
+
+
+async def seconds_until_converted(bench: TableBench) -> float:
+    """Until it was begun, seen each second; the conversion itself takes what `before` of the worker says."""
+    began = bench.clock.monotonic()
+    while True:
+        at = bench.clock.monotonic()
+        if await bench.restructuring.pass_over_all():
+            return at - began
+        bench.clock.advance(1)
+
+
+def _converted_offset(bench: TableBench) -> int:
+    tables = [info for info in bench.partition.files.manifest.segments if info.kind is FileKind.PARQUET]
+    return max((info.last_offset + 1 for info in tables), default=0)
 
 
 async def pass_seconds(bench: TableBench, seconds: int) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from bytemq.compaction.worker import WORKER_PROCESS, Worker
-from bytemq.compaction.worker_priority import IDLE, RAISED_BY
 from bytemq.errors import Corrupt, Unavailable
 from bytemq.runtime.child_process import ChildProcess
 from tests.support.worker_jobs import Break, Copy, Describe
@@ -46,9 +45,9 @@ def is_alive(process_id: int) -> bool:
 async def test_worker__is_started_for_the_first_job_and_is_modest(worker: Worker) -> None:
     assert worker.process_id is None
     before = await worker.run(Describe())
-    at_its_lowest, raised = (os.SCHED_IDLE, 19), (os.SCHED_OTHER, max(IDLE - RAISED_BY, os.nice(0)))
-    priority = before.pop("policy"), before.pop("nice")
-    assert priority in (at_its_lowest, raised), "raised on a machine on which even its start starves"
+    policy, niceness = before.pop("policy"), before.pop("nice")
+    is_raised = policy == os.SCHED_OTHER and os.nice(0) <= niceness <= 10  # a machine on which even its start starves
+    assert is_raised or (policy, niceness) == (os.SCHED_IDLE, 19)
     assert before == {"pid": worker.process_id, "oom_score_adj": 800, "memory_bytes": 256 * MIB}
     assert (await worker.run(Describe()))["pid"] == before["pid"]
     assert (worker.starts, worker.deaths) == (1, 0)

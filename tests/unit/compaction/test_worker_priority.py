@@ -11,7 +11,7 @@ import pytest
 
 from bytemq.compaction.worker_priority import IDLE, PriorityWatch, Range, Seen, next_niceness, seen_of, set_niceness
 
-ALLOWED = Range(lowest=IDLE, raised=10)
+ALLOWED = Range(lowest=IDLE, raised=0)
 START = Seen(100.0, 50.0)
 
 
@@ -23,6 +23,16 @@ START = Seen(100.0, 50.0)
 def test_niceness__follows_what_the_worker_gets_of_what_it_wants(ran_s: float, waited_s: float, expected: int) -> None:
     now = Seen(START.ran_s + ran_s, START.waited_s + waited_s)
     assert next_niceness(15, ALLOWED, START, now) == expected
+
+
+@pytest.mark.parametrize(
+    ("niceness", "raised", "expected"),
+    [(IDLE, 0, 10), (10, 0, 5), (5, 0, 0), (0, 0, 0), (10, 8, 8)],
+    ids=["in the idle class", "beside two", "beside six", "one among many", "as the broker itself"],
+)
+def test_niceness__is_raised_further_where_a_step_is_next_to_nothing(niceness: int, raised: int, expected: int) -> None:
+    now = Seen(START.ran_s + 0.05, START.waited_s + 1.95)
+    assert next_niceness(niceness, Range(IDLE, raised), START, now) == expected
 
 
 def test_watch__raises_the_priority_once_and_lowers_it_when_there_is_room() -> None:
