@@ -399,8 +399,8 @@ OWN_BROKER_SETTINGS = (
         "wal.flush.interval.ms",
         100,
         0,
-        "With bytemq.storage: a flush that is not full starts no sooner than this after the one before it. Where "
-        "nothing is set and the storage is a folder (file://): 5.",
+        "With bytemq.storage: a flush of clients' records that is not full starts no sooner than this after the one "
+        "before it. Where nothing is set and the storage is a folder (file://): 5.",
     ),
     _size(
         "wal.inline.bytes",

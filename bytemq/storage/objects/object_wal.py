@@ -6,8 +6,9 @@ know what a log is beyond where its committed bytes are, or decide what is writt
 A flush takes what is staged, gathered by partition. It starts at once when the last one started an interval ago or
 longer, and before that only when it is full: so a lone append waits for nothing, and a busy broker pays for few
 requests. What a coordinator writes is urgent, since clients take one step after the other: it waits only for the flush
-that is on its way, and takes along what is staged by then. Several objects are written at the same time and committed
-in order: one transaction commits all leading ones that are written.
+that is on its way, and takes along what is staged by then. Nobody's records wait because of it: their interval begins
+with a flush that had records of clients. Several objects are written at the same time and committed in order: one
+transaction commits all leading ones that are written.
 
 When an object cannot be written, it and everything behind it fails, once everything before it is decided, and the
 offsets of every log involved roll back to what is committed. The object may still appear in the store later: no tail
@@ -88,6 +89,8 @@ class ObjectWal:
         self._flights: deque[Flight] = deque()
         self._is_urgent = False
         """Whether something of a coordinator is staged."""
+        self._is_paced = False
+        """Whether something else is."""
         self._sequence = 0
         self._link = 0
         self._attempt = 0
@@ -95,9 +98,12 @@ class ObjectWal:
         self.flushes = 0
         """So many have been started."""
         self._started_at = NEVER
+        self._paced_at = NEVER
+        """When a flush was started that had more than what coordinators write."""
         self._retry_at = NEVER
         self._closing = False
         self._timer: TimerHandle | None = None
+        self._timer_at = NEVER
         self._changed = asyncio.Event()
         self._flown = asyncio.Event()
         self.failure: BytemqError | None = None
@@ -115,7 +121,10 @@ class ObjectWal:
             raise Invalid("an append needs a storage that is open")
         self._staging.add(appends)
         for files, batches, _ in appends:
-            self._is_urgent = self._is_urgent or files.is_urgent or any(batch.is_control for batch in batches)
+            if files.is_urgent or any(batch.is_control for batch in batches):
+                self._is_urgent = True
+            else:
+                self._is_paced = True
         if self.has_died:
             asyncio.get_running_loop().call_soon(self._refuse_all)
         self._changed.set()
@@ -180,12 +189,19 @@ class ObjectWal:
             return False
         if self._is_urgent and not self._flights:
             return True
-        due_in_s = self._started_at + self._config.wal_flush_interval_ms / 1000 - now
-        if due_in_s <= 0 or self._closing or self._staging.staged_bytes >= self._config.wal_flush_bytes:
+        before = self._paced_at if self._is_paced else self._started_at
+        due_at = before + self._config.wal_flush_interval_ms / 1000
+        if due_at <= now or self._closing or self._staging.staged_bytes >= self._config.wal_flush_bytes:
             return True
-        if self._timer is None:
-            self._timer = self._clock.call_later(due_in_s, self._interval_over)
+        self._look_again(due_at, now)
         return False
+
+    def _look_again(self, due_at: float, now: float) -> None:
+        if self._timer is not None:
+            if self._timer_at <= due_at:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_at = self._clock.call_later(due_at - now, self._interval_over), due_at
 
     def _interval_over(self) -> None:
         self._timer = None
@@ -193,7 +209,11 @@ class ObjectWal:
 
     def _start(self, now: float) -> None:
         flush = self._staging.gather()
+        self._started_at = now
+        if self._is_paced:
+            self._paced_at = now
         self._is_urgent = self._is_urgent and bool(self._staging)
+        self._is_paced = self._is_paced and bool(self._staging)
         self._sequence += 1
         session_id = self._tail.session_id
         last, attempt = self._sequence - 1, min(self._attempt, MOST_ATTEMPTS)
@@ -203,7 +223,6 @@ class ObjectWal:
         ref = FlushRef(self._sequence, self._random.getrandbits(64), len(body), len(head), crc)
         written = asyncio.ensure_future(self._place(flush_name(session_id, ref), [body]))
         self._flights.append(Flight(flush, ref, head, body, written))
-        self._started_at = now
         self.flushes += 1
         self._flown.set()
 

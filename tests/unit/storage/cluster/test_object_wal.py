@@ -79,8 +79,62 @@ def test_flushes__of_coordinators_wait_for_the_one_before_and_not_for_the_interv
         started = cluster.clock.monotonic()
         await asyncio.gather(*(broker.append(steps, batch(steps.staged_end)) for _ in range(20)))
         assert len(broker.puts) == 5, "what comes together shares a flush"
+
+    run(test)
+
+
+def test_flushes__of_coordinators_let_the_next_records_wait_no_longer() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        data, steps = await broker.storage.open_log(pid(1), 1), await broker.storage.open_log(pid(2), 1)
+        steps.is_urgent = True
+        for _ in range(3):  # of a transaction: the partition is added, the record, the decision
+            started = cluster.clock.monotonic()
+            await broker.append(steps, batch(steps.staged_end))
+            await broker.append(data, batch(data.staged_end))
+            await broker.append(steps, batch(steps.staged_end))
+            assert cluster.clock.monotonic() - started < 0.01, "three flushes, and no pause"
+            await cluster.clock.sleep(0.1)
         await broker.append(data, batch(data.staged_end))
-        assert cluster.clock.monotonic() - started == pytest.approx(0.13, abs=0.005), "data waits as ever"
+        started = cluster.clock.monotonic()
+        for _ in range(10):
+            await cluster.clock.sleep(0.005)
+            await broker.append(steps, batch(steps.staged_end))
+        await broker.append(data, batch(data.staged_end))
+        assert cluster.clock.monotonic() - started == pytest.approx(0.1, abs=0.005), "records wait for each other"
+        started = cluster.clock.monotonic()
+        waiting = broker.append(data, batch(data.staged_end))
+        await broker.append(steps, batch(steps.staged_end))
+        assert waiting.done() and cluster.clock.monotonic() - started < 0.01
+        await broker.append(data, batch(data.staged_end))
+        assert cluster.clock.monotonic() - started == pytest.approx(0.1, abs=0.005), "also where they went along"
+
+    run(test)
+
+
+def test_flushes__of_coordinators_on_a_slow_store_are_paced_beside_each_other() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        put = broker.driver.put
+
+        async def put_in_250_ms(name: str, data: bytes, token: str) -> None:
+            await cluster.clock.sleep(0.25)
+            await put(name, data, token)
+
+        broker.driver.put = put_in_250_ms  # type: ignore[method-assign]
+        data, steps = await broker.storage.open_log(pid(1), 1), await broker.storage.open_log(pid(2), 1)
+        steps.is_urgent = True
+        started = cluster.clock.monotonic()
+        appends = []
+        for number in range(20):
+            appends.append(broker.append(steps, batch(steps.staged_end)))
+            await cluster.clock.sleep(0.01)
+            if number == 14:
+                appends.append(broker.append(data, batch(data.staged_end)))
+        await appends[15]
+        assert cluster.clock.monotonic() - started == pytest.approx(0.4, abs=0.005), "records start in their own time"
+        await asyncio.gather(*appends)
+        assert len(broker.puts) == 4, "at 0, 100 and 150 ms, and when one was back"
 
     run(test)
 
