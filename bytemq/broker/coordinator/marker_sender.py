@@ -78,7 +78,7 @@ class MarkerSender:
         )
         written = partial(self._written, ended, partition, retry_s)
         topic = self._image().topics.get(partition[0])
-        if topic is None or partition[1] >= len(topic.partitions):
+        if topic is None or not 0 <= partition[1] < len(topic.partitions):
             written(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
             return
         owner = topic.partitions[partition[1]].owner

@@ -74,7 +74,7 @@ def _without_partitions(value: bytes) -> Transaction | None:
         _WITHOUT_PARTITIONS.unpack_from(value)
     )
     state = _STORED_STATES.get(status)
-    if version != _VALUE_VERSION or partitions > 1 or state is None:
+    if version != _VALUE_VERSION or partitions > 1 or state is None or producer_id < 0 or epoch < 0:
         return None
     previous_id = next_id = NO_PRODUCER_ID
     client_version = 0
@@ -130,6 +130,8 @@ def _from_value(value: TransactionLogValue) -> Transaction:
         raise MalformedMessage(f"transaction status {value.transaction_status}") from error
     if state in _NEVER_STORED:
         raise MalformedMessage(f"a stored transaction that is {state.label}")
+    if value.producer_id < 0 or value.producer_epoch < 0:
+        raise MalformedMessage(f"a stored transaction of producer {value.producer_id}, epoch {value.producer_epoch}")
     topics = value.transaction_partitions or ()
     return Transaction(
         value.producer_id,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import cast
 
@@ -98,10 +98,10 @@ class World:
         )
         return Writer(transactional_id, given.producer_id, given.producer_epoch)
 
-    async def commit_a_transaction(self, partitions: int = 1) -> None:
+    async def commit_a_transaction(self, partitions: int = 1, *, more: Sequence[TopicPartition] = ()) -> None:
         """The markers are on their way when this returns."""
         writer = await self.initialise("app")
-        added = [("t", index) for index in range(partitions)]
+        added = [*(("t", index) for index in range(partitions)), *more]
         await self.coordinators.write("app", lambda machine, _: machine.adding.add(writer, added, 2))
         ending = EndTxnRequest(*writer, True)
         await self.coordinators.write("app", lambda machine, new_id: machine.ending.end(ending, 2, new_id))
@@ -177,6 +177,21 @@ def test_markers__of_a_transaction_in_many_partitions_are_sent_so_many_at_a_time
         world.require_complete()
         assert world.owners.asked_at.total() == PARTITIONS
         assert max(world.owners.asked_at.values()) <= 100
+        await world.close()
+
+    run_virtual(scenario())
+
+
+def test_markers__for_partitions_that_are_not_there_are_needless() -> None:
+    """Nor can be, as a damaged record may say: the id would be taken for ever."""
+
+    async def scenario() -> None:
+        world = World(lambda: ErrorCode.NONE, answer_s=0.0)
+        await world.own()
+        await world.commit_a_transaction(more=[("t", -1), ("t", PARTITIONS), ("gone", 0)])
+        await asyncio.sleep(1)
+        world.require_complete()
+        assert world.owners.asked_at.total() == 1
         await world.close()
 
     run_virtual(scenario())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +17,8 @@ from bytemq.protocol.primitives import MalformedMessage
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
 TRANSACTIONS = st.builds(
     Transaction,
-    producer_id=INT64,
-    producer_epoch=st.integers(-1, 0x7FFF),
+    producer_id=st.integers(0, (1 << 63) - 1),
+    producer_epoch=st.integers(0, 0x7FFF),
     timeout_ms=st.integers(0, (1 << 31) - 1),
     state=st.sampled_from([state for state in TransactionState if state < TransactionState.DEAD]),
     partitions=st.frozensets(st.tuples(st.text(max_size=3), st.integers(0, 9)), max_size=2),
@@ -48,6 +49,16 @@ def test_record__comes_back_as_it_was(transaction: Transaction, transactional_id
     assert decode(record.encode_key(), value) == record
     assert decode(record.encode_key(), None) == TransactionRecord(transactional_id, None)
     assert (records._without_partitions(value) is None) == bool(transaction.partitions)
+
+
+@pytest.mark.parametrize("partitions", [frozenset(), frozenset({("t", 0)})])
+@pytest.mark.parametrize("who", [(-1, 0), (7, -1)])
+def test_record__of_a_producer_that_nobody_can_be_is_damaged(
+    who: tuple[int, int], partitions: frozenset[tuple[str, int]]
+) -> None:
+    record = TransactionRecord("id", Transaction(*who, 60_000, TransactionState.ONGOING, partitions))
+    with pytest.raises(MalformedMessage):
+        decode(record.encode_key(), record.encode_value())
 
 
 @settings(max_examples=400)
