@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bytemq.broker.fetch_sessions import FetchSessions
     from bytemq.broker.followers import Followers
     from bytemq.broker.log.partitions import PartitionTable
+    from bytemq.broker.peers import Peers
     from bytemq.broker.topic_admin import TopicAdmin
     from bytemq.broker.transaction_admission import TransactionAdmission
     from bytemq.config import BrokerConfig
@@ -86,6 +87,7 @@ class Broker:
     transactions: "TransactionCoordinators"
     admission: "TransactionAdmission"
     markers: "MarkerWriter"
+    peers: "Peers"
     producer_ids: "ProducerIds"
     fetch_sessions: "FetchSessions"
     response_memory: MemoryBudget

@@ -34,6 +34,8 @@ MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 MAX_IN_FLIGHT = 1000
 """To one broker; more are refused, so that a broker that does not answer costs no growing memory."""
 
+_CLIENT_ID = "broker-"
+
 Address = tuple[str, int]
 R = TypeVar("R", bound=Message)
 
@@ -45,7 +47,7 @@ class Peers:
         self, image: Callable[[], ClusterImage], broker_id: int, listener: str, supervisor: Supervisor
     ) -> None:
         self._image = image
-        self._client_id = f"broker-{broker_id}"
+        self._client_id = f"{_CLIENT_ID}{broker_id}"
         self._listener = listener
         self._supervisor = supervisor
         self._connections: dict[Address, _Connection] = {}
@@ -81,6 +83,13 @@ class Peers:
             log.warning("cannot connect to a broker", broker=broker_id, reason=str(error))
             raise KafkaError(ErrorCode.BROKER_NOT_AVAILABLE) from error
         return connection
+
+
+def is_peer(client_id: str | None) -> bool:
+    """Whether a request may be from another broker, which asks here because nobody else would know: it is not asked
+    further. A client that calls itself so is answered by whom it asks, too.
+    """
+    return client_id is not None and client_id.startswith(_CLIENT_ID)
 
 
 class _Connection:

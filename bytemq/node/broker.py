@@ -103,6 +103,7 @@ def join_broker(base: Foundation, partitions: PartitionTable, peers: Peers) -> t
         transactions=transactions,
         admission=admission,
         markers=markers,
+        peers=peers,
         producer_ids=producer_ids,
         fetch_sessions=FetchSessions(
             config.now.max_incremental_fetch_session_cache_slots, FETCH_SESSION_MIN_EVICTION_MS, base.random

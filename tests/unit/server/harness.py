@@ -129,6 +129,7 @@ def make_cluster(clock: Clock | None = None, **configs: str) -> Cluster:
         transactions=SimpleNamespace(),  # type: ignore[arg-type]
         admission=SimpleNamespace(),  # type: ignore[arg-type]
         markers=SimpleNamespace(),  # type: ignore[arg-type]
+        peers=SimpleNamespace(),  # type: ignore[arg-type]
         producer_ids=SimpleNamespace(),  # type: ignore[arg-type]
         fetch_sessions=FetchSessions(config.max_incremental_fetch_session_cache_slots, 120_000, random),
         response_memory=MemoryBudget(config.bytemq_response_memory_bytes),
