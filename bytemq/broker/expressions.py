@@ -44,6 +44,7 @@ def compile_expression(text: str) -> Expression:
     options = re2.Options()
     options.max_mem = _MAX_COMPILED_BYTES
     options.log_errors = False
+    options.never_capture = True  # with hundreds of groups, following what each has found takes most of the time
     if len(text.encode("utf-8", "surrogatepass")) > MAX_EXPRESSION_BYTES:
         raise ValueError(f"longer than {MAX_EXPRESSION_BYTES} bytes")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,22 @@ def test_expression__matches_texts_as_a_whole() -> None:
 def test_expression__is_not_tried_on_what_would_take_seconds() -> None:
     with pytest.raises(ValueError, match="too complex"):
         compile_expression(SLOW).matches("ab" * 10_000)
+
+
+def time_to_match(text: str) -> float:
+    """Seconds of this thread, at best."""
+    expression, took = compile_expression(text), []
+    for _ in range(5):
+        began = time.thread_time()
+        for number in range(20):
+            expression.matches(f"a topic's name as long as many are {number}")
+        took.append(time.thread_time() - began)
+    return min(took)
+
+
+def test_expression__takes_no_longer_for_its_groups() -> None:
+    grouped, plain = (f"{opens}{opens}[a-z0-9 ']*))*" * 300 for opens in ("(", "(?:"))
+    assert time_to_match(grouped) < 10 * time_to_match(plain)
 
 
 class CountedTurns(Turns):
