@@ -79,15 +79,21 @@ async def _run_shared(options: argparse.Namespace) -> int:
     from functools import partial
     from random import SystemRandom
 
+    from bytemq.metadata import keys
     from bytemq.runtime.clock import SystemClock
     from bytemq.storage.checks.audit import audit
+    from bytemq.storage.objects.shared_store import require_storage_of
     from bytemq.storage.pools.opening import open_all_stores
 
     found = 0
     async with AsyncExitStack() as parts:
         metadata = await _open_metadata(options, parts)
+        identity = await metadata.get(keys.IDENTITY)
+        if identity is None:
+            raise Failed("there is no cluster at this address of the metadata; is the prefix right?")
         store = await open_all_stores(options.data, metadata, SystemClock(), SystemRandom())
         parts.push_async_callback(store.close)
+        await require_storage_of(store, options.data, identity.value.decode())
         outlast = None if options.outlast is None else partial(asyncio.sleep, options.outlast)
         async for finding in audit(store, metadata, outlast):
             found += _print(finding, as_json=options.json)

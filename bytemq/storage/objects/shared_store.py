@@ -58,7 +58,10 @@ async def require_storage_of(store: ObjectStore, url: str, cluster_id: str) -> N
     """Raises Invalid when it is not that cluster's."""
     holder = await _read(store, CLUSTER_ID)
     if holder is None:
-        raise Invalid(f"{url} was never used by a cluster")
+        raise Invalid(
+            f"{url} was never used by a cluster: there is no {CLUSTER_ID} in it. Give the storage that the brokers are "
+            "started with, bucket and prefix."
+        )
     _require_same_cluster(holder, url, cluster_id)
 
 

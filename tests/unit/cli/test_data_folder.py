@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,37 @@ async def test_verify_and_dump__refuse_a_newer_feature_level(
         said = capsys.readouterr()
         assert ("newer version of bytemq" in said.err) == bool(newer)
         assert bool(said.out) != bool(newer)
+
+
+@pytest.mark.parametrize(
+    ("cluster_id", "storage", "said"),
+    [
+        (b"", b"theirs", "there is no cluster at this address of the metadata; is the prefix right?"),
+        (b"ours", b"", "was never used by a cluster: there is no cluster/id in it. Give the storage that"),
+        (b"ours", b"theirs", "is the storage of cluster theirs, and these are the metadata of cluster ours"),
+        (b"ours", b"ours", ""),
+    ],
+)
+def test_verify__says_that_it_was_given_the_wrong_storage_or_metadata_and_not_that_all_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cluster_id: bytes, storage: bytes, said: str
+) -> None:
+    asyncio.run(metadata_of(tmp_path / "data", cluster_id))
+    shared = tmp_path / "shared"
+    if storage:
+        (shared / "cluster").mkdir(parents=True)
+        (shared / "cluster" / "id").write_bytes(storage)
+    assert main(["verify", shared.as_uri(), "--data", str(tmp_path / "data")]) == bool(said)
+    printed = capsys.readouterr()
+    assert said in printed.err and bool(printed.out) != bool(said)
+
+
+async def metadata_of(data: Path, cluster_id: bytes) -> None:
+    lock = DataLock.acquire(data)
+    store = EmbeddedStore.open(lock, "page-cache")
+    if cluster_id:
+        await store.txn([], [Put(keys.IDENTITY, cluster_id)])
+    await store.close()
+    lock.release()
 
 
 @pytest.mark.parametrize("name", ["meta.db", "README.md"])
