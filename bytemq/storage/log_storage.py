@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Self
 
 from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
@@ -258,7 +258,8 @@ class LogStorage:
     async def close(self) -> None:
         """A clean stop: what is staged is written, and the next session has nothing to walk through.
 
-        A write-ahead log that died is left as a kill would leave it.
+        A write-ahead log that died, or whose last sync fails, is left as a kill would leave it. Everything is closed
+        also when that raises Unavailable.
         """
         self._wal.stop()
         await self._tasks[0]
@@ -267,13 +268,14 @@ class LogStorage:
         await asyncio.gather(*self._tasks[1:], return_exceptions=True)
         await self._write_behind.stop()
         await self._publisher.idle()
-        if not self._wal.has_died:
-            await self._wal_files.seal(*await self._wal.finish())
-        await self._bulk.close()
-        await self._garbage.idle()
-        await self._wal_files.close()
-        await self._files.restored.close()
-        await self._files.segments.close()
+        async with AsyncExitStack() as parts:  # each is closed, whatever became of the one before
+            parts.push_async_callback(self._files.segments.close)
+            parts.push_async_callback(self._files.restored.close)
+            parts.push_async_callback(self._wal_files.close)
+            parts.push_async_callback(self._garbage.idle)
+            parts.push_async_callback(self._bulk.close)
+            if not self._wal.has_died:
+                await self._wal_files.seal(*await self._wal.finish())
 
     # What the node shows and limits.
 

@@ -206,13 +206,16 @@ class Wal:
     async def finish(self) -> tuple[int, int]:
         """After `run` has returned: writes the last index. Returns the last file's number and the last sequence.
 
-        Not for a log that has died: what its last flush left behind is for recovery to find out.
+        Not for a log that has died: what its last flush left behind is for recovery to find out. Raises Unavailable as
+        `sync`; then, too, nothing is written any more.
         """
-        await self.sync()
-        if self._file is not None:
-            self._seal(self._file)
-        while self._background:
-            await asyncio.wait(self._background)
+        try:
+            await self.sync()
+            if self._file is not None:
+                self._seal(self._file)
+        finally:
+            while self._background:
+                await asyncio.wait(self._background)
         return self._files.last_number, self._sequence
 
     # One flush.

@@ -292,9 +292,11 @@ class WalFiles:
     async def close(self) -> None:
         if self._preparing is not None:
             await asyncio.wait([self._preparing])
-        if self._prepared is not None:
-            await self._discard(self._prepared)
-            self._prepared = None
-        for file in self.live:
-            await file.unpinned()
-            await file.file.close()
+        prepared, self._prepared = self._prepared, None
+        try:
+            if prepared is not None:
+                await self._discard(prepared)
+        finally:
+            for file in self.live:
+                await file.unpinned()
+                await file.file.close()

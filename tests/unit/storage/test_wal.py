@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -302,6 +303,34 @@ async def test_page_cache__what_a_failed_sync_lost_does_not_pass_for_whole_in_a_
     with pytest.raises(Corrupt, match="lost"):
         await log.read(1, 10_000, 3)
     assert b"".join((await log.read(2, 10_000, 3)).buffers) == data[2]
+
+
+@pytest.mark.parametrize("operation", ["sync", "delete"])
+async def test_page_cache__a_stop_that_fails_closes_everything_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    opened: list[MemoryFile] = []
+    open_file = MemoryFile.__init__
+
+    def counted(file: MemoryFile, *arguments: Any) -> None:
+        open_file(file, *arguments)
+        opened.append(file)
+
+    monkeypatch.setattr(MemoryFile, "__init__", counted)
+    storage = await bench.start("page-cache", wal_sync_interval_ms=1 << 30)
+    log = await bench.log()
+    data = await bench.write(log, *[bytes(1000)] * 3)
+    await storage.checkpoint()
+    assert await content(log) == data, "which opens the segment"
+    data += await bench.write(log, bytes(9000))
+    await until(lambda: storage._wal_files.is_prepared)
+    _fail(bench, operation, [Unavailable("I/O error")])
+    with pytest.raises(Unavailable, match="I/O error"):
+        await bench.stop()
+    assert [file.name for file in opened if not file.closed] == []
+    bench.store.fault = None
+    await bench.start("page-cache")
+    assert await content(await bench.log()) == data, "as after a kill"
 
 
 async def test_files__are_used_again_when_nothing_in_them_is_needed(bench: Bench) -> None:
