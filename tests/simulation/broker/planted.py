@@ -230,13 +230,13 @@ PLANTED: dict[Planted, int] = {
     pending_offsets_dropped_at_reload: 3,
     unstable_offsets_given: 13,
     generation_not_checked: 0,
-    partition_given_before_it_is_revoked: 21,
+    partition_given_before_it_is_revoked: 30,
     zombie_may_end_the_transaction: 28,
 }
 
 IN_TRANSACTIONS: dict[Planted, int] = {
-    completed_before_all_markers: 99,
-    marker_of_an_older_coordinator_accepted: 81,
-    partition_not_verified: 96,
+    completed_before_all_markers: 20,
+    marker_of_an_older_coordinator_accepted: 27,
+    partition_not_verified: 0,
 }
 """Those that take many transactions to be seen."""
