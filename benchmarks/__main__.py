@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
+from benchmarks import machine, memory
 from benchmarks.loader import BENCH, NO_OFFSETS, LoadFailed
 from benchmarks.nodes import compiled
 from benchmarks.usage import resident_mb, settle, usage
@@ -62,6 +62,7 @@ def run(node: NodeProcess, workload: Workload) -> Figures:
             frame, offsets = fetch_in_turn(TOPIC, workload, len(records), end)
             frames = [frame]
     settle(node.pid)
+    memory.fill(BENCH)
     before = usage(node.pid)
     try:
         got = send(workload, node.address, frames, seconds=SECONDS, warmup_s=WARMUP_S, offsets=offsets)
@@ -131,6 +132,7 @@ def measure(durability: str, console: Console) -> dict[str, Figures]:
     finally:
         node.close()
         shutil.rmtree(folder, ignore_errors=True)
+        memory.empty(BENCH)
     return found
 
 

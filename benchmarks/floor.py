@@ -1,6 +1,7 @@
 """What any broker could reach on this machine: the load of `make bench` on floor.c, which does the least there is.
 
     python -m benchmarks.floor
+    python -m benchmarks.floor --new-pages      it keeps what it was sent, as a broker does
 
 A goal that not even that reaches cannot be reached here; how far a broker is from it is what it costs by itself.
 """
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from benchmarks import memory
 from benchmarks.loader import BENCH, Address, built
 from benchmarks.usage import usage
 from benchmarks.workloads import BATCHES_16K, LARGE_1, LARGE_4, Workload, one_batch, produce_frames, send
@@ -21,13 +23,16 @@ from benchmarks.workloads import BATCHES_16K, LARGE_1, LARGE_4, Workload, one_ba
 SMALL_RECORDS = Workload("produce 100 B records, 1 connection", 16, 1, 5, 16 * 1024, record_bytes=100)
 WORKLOADS = [LARGE_1, LARGE_4, BATCHES_16K, SMALL_RECORDS]
 FILE_BYTES = 64 << 20
+WHOLE_BYTES = 1 << 40
+"""Of a file whose end is not reached: all that is written goes into pages that had nothing of the file before."""
 
 
 @contextmanager
-def floor() -> Iterator[tuple[Address, int]]:
+def floor(file_bytes: int) -> Iterator[tuple[Address, int]]:
     """Its address and process id."""
     path = BENCH / "floor.data"
-    process = subprocess.Popen([str(built("floor")), str(path), str(FILE_BYTES)], stdout=subprocess.PIPE, text=True)
+    memory.fill(BENCH)
+    process = subprocess.Popen([str(built("floor")), str(path), str(file_bytes)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield ("127.0.0.1", int(process.stdout.readline())), process.pid
@@ -41,19 +46,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--new-pages", action="store_true", help="in place of a file of 64 MiB that is used again")
     options = parser.parse_args()
-    with floor() as (address, pid):
+    try:
         for workload in WORKLOADS:
-            rates, costs = [], []
-            frames = produce_frames(workload, "floor", one_batch(workload))
-            for _ in range(options.runs):
-                before = usage(pid)
-                got = send(workload, address, frames, seconds=options.seconds, warmup_s=0.5)
-                rates.append(got["sent_bytes"] / 1e6 / got["seconds"])
-                costs.append(usage(pid).since(before).cpu_s / (got["total_sent_bytes"] / 1e9))
-            rate, cost = statistics.median(rates), statistics.median(costs)
-            print(f"{workload.name}: {rate:,.0f} MB/s ({min(rates):,.0f} to {max(rates):,.0f}), {cost:.2f} CPU s/GB")
+            _show(workload, WHOLE_BYTES if options.new_pages else FILE_BYTES, options.runs, options.seconds)
+    finally:
+        memory.empty(BENCH)
     return 0
+
+
+def _show(workload: Workload, file_bytes: int, runs: int, seconds: float) -> None:
+    rates, costs = [], []
+    frames = produce_frames(workload, "floor", one_batch(workload))
+    for _ in range(runs):
+        with floor(file_bytes) as (address, pid):
+            before = usage(pid)
+            got = send(workload, address, frames, seconds=seconds, warmup_s=0.5)
+            rates.append(got["sent_bytes"] / 1e6 / got["seconds"])
+            costs.append(usage(pid).since(before).cpu_s / (got["total_sent_bytes"] / 1e9))
+    rate, cost = statistics.median(rates), statistics.median(costs)
+    print(f"{workload.name}: {rate:,.0f} MB/s ({min(rates):,.0f} to {max(rates):,.0f}), {cost:.2f} CPU s/GB")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,21 @@ def disk_mb_s(folder: Path) -> float:
         path.unlink()
 
 
+def fresh_pages_mb_s(folder: Path) -> float:
+    """Writing 1 MiB after the other into the page cache of a new file: what every byte produced costs once."""
+    block = os.urandom(MIB)
+    path = folder / "limit"
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        started = time.monotonic()
+        for position in range(0, 512 * MIB, MIB):
+            os.pwrite(file, block, position)
+        return 512 * MIB / 1e6 / (time.monotonic() - started)
+    finally:
+        os.close(file)
+        path.unlink()
+
+
 def sync_ms(folder: Path) -> float:
     """Median of writing 4 KiB and fdatasync."""
     path = folder / "limit"
@@ -89,6 +104,7 @@ def limits(folder: Path) -> dict[str, float]:
     return {
         "disk write+fdatasync, MB/s": disk_mb_s(folder),
         "fdatasync of 4 KiB, ms": sync_ms(folder),
+        "page cache, new pages, MB/s": fresh_pages_mb_s(folder),
         "memory copy, MB/s": copy_mb_s(),
         "loopback, MB/s": loopback_mb_s(),
     }

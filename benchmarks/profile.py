@@ -15,6 +15,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+from benchmarks import memory
 from benchmarks.against_kafka.contenders import Bytemq
 from benchmarks.against_kafka.measures import Measure, Pace
 from benchmarks.against_kafka.rows import CURVES, TABLE
@@ -52,6 +53,7 @@ def main() -> int:
     finally:
         node.close()
         shutil.rmtree(folder, ignore_errors=True)
+        memory.empty(BENCH)
     print(f"written to {os.path.relpath(picture)}")
     return 0
 

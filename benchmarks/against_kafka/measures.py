@@ -16,9 +16,10 @@ from functools import partial
 
 from kafka.protocol.metadata import ApiVersionsRequest
 
+from benchmarks import memory
 from benchmarks.against_kafka import topics
 from benchmarks.against_kafka.contenders import Contender, Durability
-from benchmarks.loader import Result, tail
+from benchmarks.loader import BENCH, Result, tail
 from benchmarks.usage import peak_resident_mb, resident_mb, settle, usage
 from benchmarks.workloads import Workload, fetch_frame, fetch_in_turn, framed, one_batch, produce_frames, send
 from tests.support import probe
@@ -41,9 +42,12 @@ Measure = Callable[[Contender, Pace], Figures]
 
 
 def quiet(contender: Contender) -> None:
-    """Nothing of what was before weighs on what comes: written behind, and out of the page cache's dirty part."""
+    """Nothing of what was before weighs on what comes: it is written behind, out of the page cache's dirty part, and
+    the memory that it had is no cheaper and no dearer than any other.
+    """
     settle(contender.pid)
     os.sync()
+    memory.fill(BENCH)
 
 
 def latencies(got: Result, kind: str) -> Figures:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import machine
+from benchmarks import machine, memory
 from benchmarks.against_kafka.contenders import Bytemq, Contender, Durability, Kafka
 from benchmarks.against_kafka.measures import Figures, Pace, produce, quiet, to_the_end
 from benchmarks.against_kafka.rows import COLD, FLAT_OUT, Row
@@ -81,6 +81,7 @@ class Stand:
             for server in servers:
                 server.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+            memory.empty(BENCH)
 
     def mend(self) -> None:
         """After a workload that failed: starts whoever of those that were started is not there any more."""
