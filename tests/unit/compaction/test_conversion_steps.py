@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bytemq.compaction import table_planner
-from bytemq.compaction.restructuring import PASS_S
+from bytemq.compaction.restructuring import PASS_S, rest_s
 from bytemq.compaction.table_times import DELAYS_LEFT, FIRST_DELAY_S, SEALED_SHARE, due_s
 from bytemq.errors import Unavailable
 from bytemq.metadata import keys
@@ -339,6 +339,10 @@ async def test_pass__goes_on_with_others_where_one_log_fails(monkeypatch: pytest
     assert await bench.convert()
     assert _converted_offset(bench) == bench.partition.files.end_offset
     await bench.close()
+
+
+def test_rest__is_as_long_as_the_work_but_keeps_nobody_waiting_for_long() -> None:
+    assert [rest_s(pass_s) for pass_s in (0.5, 11.4)] == [0.5, PASS_S]
 
 
 def test_due__leaves_time_for_the_conversion() -> None:
