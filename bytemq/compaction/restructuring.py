@@ -105,7 +105,8 @@ class Restructuring:
         self._delay = Delay()
         self._looked: float | None = None
         """When the last pass began. The time of a restart counts as the arrival of what was there before."""
-        self._failing: set[LogFiles] = set()
+        self._failed: dict[LogFiles, float] = {}
+        """When the last conversion failed, of those that have not succeeded since."""
         self._given_up: set[str] = set()
         self.conversions = self.failures = self.kept_raw = 0
         self.invalid = self.left_out = self.retyped = 0
@@ -214,21 +215,21 @@ class Restructuring:
                 return offset
         return first if times.sealed_offset and self._has_something_to_merge(partition) else 0
 
-    def _urgency(self, partition: TablePartition) -> tuple[bool, float]:
-        """The least comes first. What the cleaner is at work on, and what failed, keeps nobody waiting; what is only to
-        be merged has no time.
+    def _urgency(self, partition: TablePartition) -> tuple[bool, float, float]:
+        """The least comes first. What the cleaner is at work on, and what failed, keeps nobody waiting, nor does one
+        that fails again and again keep another that failed once; what is only to be merged has no time.
         """
         files = partition.files
-        return files.rewriting.locked() or files in self._failing, self._times[files].by
+        return files.rewriting.locked(), self._failed.get(files, -inf), self._times[files].by
 
     async def _convert_due(self, partition: TablePartition, offset: int, until: float) -> int:
         files, times = partition.files, self._times[partition.files]
         try:
             conversions = await self._convert_below(partition, offset, partition.settings, until)
         except BytemqError:
-            self._failing.add(files)
+            self._failed[files] = self._clock.monotonic()
             raise
-        self._failing.discard(files)
+        self._failed.pop(files, None)
         since = times.was_converted(_first_unconverted(files.manifest))
         if since is not None:
             self._delay.was(self._clock.monotonic() - since)
@@ -320,9 +321,9 @@ class Restructuring:
         self.retyped += after.retyped - sum(table.retyped for table in before)
 
     def _forget_all_but(self, known: set[LogFiles]) -> None:
-        for files in self._times.keys() - known:
-            del self._times[files]
-        self._failing &= known
+        for gone in self._times.keys() - known:
+            del self._times[gone]
+            self._failed.pop(gone, None)
 
 
 def rest_s(pass_s: float) -> float:

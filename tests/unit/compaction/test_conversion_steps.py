@@ -341,6 +341,31 @@ async def test_pass__goes_on_with_others_where_one_log_fails(monkeypatch: pytest
     await bench.close()
 
 
+async def test_pass__comes_back_to_a_log_that_failed_once_though_another_fails_always(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(BenchTable, "after_ms", 0)
+    bench = TableBench()
+    await bench.begin()
+    await bench.write(1)
+    await bench.own(pid(2), "other")
+    other = await bench.table.open("other", 0)
+    await bench.put((b"k", b"{}"), partition=other)
+    failing = {"log", "other"}
+
+    async def before() -> None:
+        if bench.worker.jobs[-1].names.parquet.split("/")[1] in failing:
+            raise Unavailable("out of memory")
+
+    bench.worker.before = before
+    for _ in range(3):
+        assert not await bench.convert()
+    failing.remove("other")
+    assert 1 in [await bench.convert() for _ in range(2)]
+    assert other.files.manifest.segments[-1].kind is FileKind.PARQUET
+    await bench.close()
+
+
 def test_rest__is_as_long_as_the_work_but_keeps_nobody_waiting_for_long() -> None:
     assert [rest_s(pass_s) for pass_s in (0.5, 11.4)] == [0.5, PASS_S]
 
