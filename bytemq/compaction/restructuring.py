@@ -213,6 +213,7 @@ class Restructuring:
             offset = times.due_offset(now, looked, _after_s(partition), self._delay.seconds)
             if first < min(offset, partition.stable_offset):
                 return offset
+            times.waits_for_more(now)
         return first if times.sealed_offset and self._has_something_to_merge(partition) else 0
 
     def _urgency(self, partition: TablePartition) -> tuple[bool, float, float]:

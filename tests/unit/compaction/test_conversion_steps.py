@@ -288,6 +288,22 @@ async def test_conversions__begin_earlier_where_they_take_long(monkeypatch: pyte
     await bench.close()
 
 
+async def test_conversions__begin_no_earlier_because_a_transaction_was_open_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = await bench_of_a_minute(monkeypatch)
+    for _ in range(10):
+        await bench.write(1)
+        await seconds_until_converted(bench)
+    await bench.put((b"k", b"{}"), transactional=True, producer_id=1, producer_epoch=0, base_sequence=0)
+    await pass_seconds(bench, 600)
+    await bench.end_transaction(1, committed=True)
+    assert await seconds_until_converted(bench) == 0
+    await bench.write(1)
+    assert await seconds_until_converted(bench) >= 40
+    await bench.close()
+
+
 async def test_pass__begins_with_what_is_needed_first_and_ends_before_it_is_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
