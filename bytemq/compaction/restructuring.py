@@ -196,7 +196,7 @@ class Restructuring:
             elif isinstance(outcome, BaseException):
                 raise outcome
             else:
-                times.was_sealed(outcome, _after_s(partition))
+                times.was_sealed(outcome)
 
     async def _seal(self, files: LogFiles) -> int:
         """The offset below which all is sealed."""
@@ -221,7 +221,8 @@ class Restructuring:
         that fails again and again keep another that failed once; what is only to be merged has no time.
         """
         files = partition.files
-        return files.rewriting.locked(), self._failed.get(files, -inf), self._times[files].by
+        by = self._times[files].by(_after_s(partition))
+        return files.rewriting.locked(), self._failed.get(files, -inf), by
 
     async def _convert_due(self, partition: TablePartition, offset: int, until: float) -> int:
         files, times = partition.files, self._times[partition.files]

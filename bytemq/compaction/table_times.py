@@ -38,10 +38,10 @@ class Delay:
 
 
 class _Due(NamedTuple):
-    """What is below `offset` is to be in the table, the first of it at `by`."""
+    """What is below `offset` is to be in the table; the first of it came at `came`."""
 
     offset: int
-    by: float
+    came: float
     since: float | None = None
     """Since then nothing is waited for but its turn; None: it was not found to be due yet."""
 
@@ -78,21 +78,21 @@ class LogTimes:
         age_s = due_s(after_s, delay_s) - after_s * SEALED_SHARE
         return now - self._came >= age_s * (ALONG_SHARE if along else 1)
 
-    def was_sealed(self, offset: int, after_s: float) -> None:
+    def was_sealed(self, offset: int) -> None:
         """All below `offset`."""
         if self._came is None or offset <= self.sealed_offset:
             return
         if self._due and self._due[-1].since is not None:  # what is late anyway takes it along
             self._due[-1] = self._due[-1]._replace(offset=offset)
         else:
-            self._due.append(_Due(offset, self._came + after_s))
+            self._due.append(_Due(offset, self._came))
         self.sealed_offset, self._came = offset, None
 
     def due_offset(self, now: float, looked: float, after_s: float, delay_s: float) -> int:
         """What is below is to be converted now; 0: nothing. At `looked` this was asked before."""
         offset = 0
         for number, due in enumerate(self._due):
-            begins = due.by - after_s + due_s(after_s, delay_s)
+            begins = due.came + due_s(after_s, delay_s)
             if due.since is None and now < begins:
                 break
             if due.since is None:
@@ -100,10 +100,9 @@ class LogTimes:
             offset = due.offset
         return offset
 
-    @property
-    def by(self) -> float:
+    def by(self, after_s: float) -> float:
         """When the next of it is to be in the table."""
-        return self._due[0].by if self._due else inf
+        return self._due[0].came + after_s if self._due else inf
 
     def was_converted(self, offset: int) -> float | None:
         """All below `offset`. Since when the first that is done by now had been due; None: nothing is done by that."""

@@ -18,7 +18,7 @@ import pytest
 
 from bytemq.compaction import table_planner
 from bytemq.compaction.restructuring import PASS_S, rest_s
-from bytemq.compaction.table_times import DELAYS_LEFT, FIRST_DELAY_S, SEALED_SHARE, due_s
+from bytemq.compaction.table_times import DELAYS_LEFT, FIRST_DELAY_S, SEALED_SHARE, LogTimes, due_s
 from bytemq.errors import Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.store import Put
@@ -389,6 +389,14 @@ def test_rest__is_as_long_as_the_work_but_keeps_nobody_waiting_for_long() -> Non
 def test_due__leaves_time_for_the_conversion() -> None:
     assert [due_s(after_s) for after_s in (4, 60, 100, 3600)] == [3, 45, 85, 3150]
     assert [due_s(60, delay_s) for delay_s in (5, 12, 100)] == [45, 42, 30]
+
+
+def test_due__is_what_the_topic_says_now_also_of_what_is_sealed() -> None:
+    times = LogTimes()
+    times.saw(5, 0.0)
+    times.was_sealed(5)
+    assert times.due_offset(100.0, 99.0, 3600.0, 0.0) == 0 and times.by(3600.0) == 3600.0
+    assert times.due_offset(101.0, 100.0, 60.0, 0.0) == 5 and times.by(60.0) == 60.0
 
 
 async def test_log_that_is_written_all_the_time__becomes_few_files(monkeypatch: pytest.MonkeyPatch) -> None:
