@@ -32,8 +32,10 @@ LOST_TIMEOUT_S = 2.0
 FIRST_RETRY_S = 0.2
 MAX_RETRY_S = 5.0
 """Between two attempts to join anew."""
-JOINS_ANEW = "_BYTEMQ_JOINS_ANEW"
-"""In the environment of a process that has begun anew: its broker id."""
+JOINS_ANEW = "_BYTEMQ_JOINS_ANEW_AS"
+"""In the environment of a process that has begun anew: its broker id. (_BYTEMQ_JOINS_ANEW is always 1: older programs,
+of which this one may have been begun, say only that they do.)
+"""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 Begin = Callable[[BrokerConfig, asyncio.Event], Awaitable[Node | None]]
 

@@ -153,7 +153,7 @@ def node_config(options: argparse.Namespace) -> BrokerConfig:
     static.update(_configs_of_options(options))
     config = BrokerConfig(static)
     check_broker_config(config)
-    return config
+    return config.without_node_id() if config.bytemq_node_id_auto else config
 
 
 def _configs_of_options(options: argparse.Namespace) -> dict[str, str]:

@@ -70,8 +70,13 @@ class BrokerConfig(BrokerSettings, OwnSettings):
 
     def with_node_id(self, node_id: int) -> BrokerConfig:
         """The same configs for a broker that was given this id."""
-        static = {name: value for name, value in self.static.items() if name != "broker.id"}
+        static = self.without_node_id().static
         return BrokerConfig({**static, "node.id": str(node_id)}, self.dynamic_default, self.dynamic)
+
+    def without_node_id(self) -> BrokerConfig:
+        """The same configs for a broker that has no id yet, whatever they say."""
+        static = {name: value for name, value in self.static.items() if name not in ("node.id", "broker.id")}
+        return BrokerConfig(static, self.dynamic_default, self.dynamic)
 
     @cached_property
     def effective(self) -> Mapping[str, str]:

@@ -169,6 +169,16 @@ def test_start__options_win_over_environment_over_file(tmp_path: Path, monkeypat
     assert (config.num_partitions, config.log_retention_ms, config.message_max_bytes, config.node_id) == (2, 3, 4, 5)
 
 
+@pytest.mark.parametrize("name", ["node.id", "broker.id"])
+def test_start__that_claims_an_id_wants_none_whatever_the_file_says(name: str, tmp_path: Path) -> None:
+    """One file may be that of all brokers: all would want the same id, and wait for whoever has it."""
+    path = tmp_path / "server.properties"
+    path.write_text(f"{name}=2\nnum.partitions=2\n")
+    config = config_of("--config", str(path), "--id", "auto")
+    assert config.static.keys() == {"num.partitions", "bytemq.node.id.auto"}
+    assert config.with_node_id(7).node_id == 7
+
+
 def test_start__addresses_zone_and_durability() -> None:
     config = config_of(
         *("--listen", "INSIDE://0.0.0.0:9092", "--advertise", "INSIDE://kafka:9092"),

@@ -152,6 +152,16 @@ async def test_serve__joins_anew_under_the_id_that_it_was_given(nodes: Nodes) ->
     assert await running == 0
 
 
+async def test_serve__that_an_older_version_has_begun_anew_keeps_its_id(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_BYTEMQ_JOINS_ANEW", "1")  # which told that it does, and not under which id
+    running = asyncio.ensure_future(serve._run_node(CONFIG.with_node_id(7)))
+    assert (await nodes.nth(1)).config.node_id == 7
+    nodes.asked_to_stop.set()
+    assert await running == 0
+
+
 async def test_serve__that_loses_its_session_while_it_starts_joins_anew(nodes: Nodes) -> None:
     nodes.starts = [SessionLost("session 7 has ended, while the node started"), Unavailable("etcd is away")]
     running = asyncio.ensure_future(serve._run_node(CONFIG))
