@@ -90,6 +90,12 @@ DIFFERENCES: dict[tuple[str, str], Difference] = {
             "results: {'error_code': 0, 'resource_type': 2, 'r... -> <absent>",
         ],
     ),
+    ("shapes_of_log_requests", "producers of one twice"): Difference(
+        ONCE,
+        [
+            "topics[0].partitions: {'partition_index': 0, 'error_code': 0, ... -> <absent>",
+        ],
+    ),
     ("shapes_of_metadata", "v12 neither name nor id"): Difference(
         NOT_UNKNOWN,
         [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -31,9 +33,12 @@ class Owners:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, list[tuple[str, list[int]]]]] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def ask(self, broker_id: int, request: DescribeProducersRequest, *_: object) -> DescribeProducersResponse:
         self.asked.append((broker_id, [(topic.name, topic.partition_indexes) for topic in request.topics]))
+        await self.may_answer.wait()
         if broker_id == SILENT:
             raise KafkaError(ErrorCode.NETWORK_EXCEPTION)
         known = [ProducerState(broker_id, 0, 3, 5, 7, 1)]
@@ -47,8 +52,10 @@ class Owners:
         )
 
 
-async def asked_of(cluster: Cluster, client_id: str | None = None) -> list[tuple[str, int, int, list[int]]]:
-    request = DescribeProducersRequest([TopicRequest(name, [1, 0, 9]) for name in ("far", "near", "silent")])
+async def asked_of(
+    cluster: Cluster, client_id: str | None = None, indexes: Sequence[int] = (1, 0, 9)
+) -> list[tuple[str, int, int, list[int]]]:
+    request = DescribeProducersRequest([TopicRequest(name, list(indexes)) for name in ("far", "near", "silent")])
     context = cast(Any, SimpleNamespace(client_id=client_id))
     answer = await describe_producers.handle(cluster.broker, context, request)
     return [
@@ -105,3 +112,40 @@ async def test_describe_producers__of_a_broker_that_asks_is_asked_no_further(clu
     owners = with_factor(cluster, 3)
     assert ("far", 1, NOT_LEADER, []) in await asked_of(cluster, "broker-7")
     assert owners.asked == []
+
+
+async def test_describe_producers__what_is_named_twice_is_answered_once_and_lets_others_in_between(
+    cluster: Cluster,
+) -> None:
+    owners = with_factor(cluster, 3)
+    asking = asyncio.ensure_future(asked_of(cluster, indexes=[0] * 1_000))
+    for turn in range(5):
+        await asyncio.sleep(0)
+        assert not asking.done(), turn
+    assert [(name, index) for name, index, _, _ in await asking] == [("far", 0), ("near", 0), ("silent", 0)]
+    assert owners.asked == [(ELSEWHERE, [("far", [0])]), (SILENT, [("silent", [0])])]
+
+
+async def test_describe_producers__asks_all_owners_at_the_same_time(cluster: Cluster) -> None:
+    owners = with_factor(cluster, 3)
+    owners.may_answer.clear()
+    asking = asyncio.ensure_future(asked_of(cluster))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(owners.asked) == 2, "each may take as long as a client waits for all"
+    owners.may_answer.set()
+    await asking
+
+
+async def test_describe_producers__of_a_topic_that_was_made_anew_meanwhile_with_fewer_partitions(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_factor(cluster, 3)
+
+    async def opened(topic: str, index: int) -> NoReturn:
+        far = cluster.image.topics["far"]
+        cluster.image.topics["far"] = replace(far, partitions=far.partitions[:1])
+        raise KafkaError(NOT_LEADER)
+
+    monkeypatch.setattr(cluster.broker.partitions, "open", opened)
+    assert ("far", 1, NOT_LEADER, []) in await asked_of(cluster)
