@@ -98,17 +98,17 @@ def decode_load(data: bytes) -> LoadReport:
     try:
         fields = json.loads(data)
         partitions = {
-            PartitionId(parse_topic_id(topic), index): Rates(*rates)
+            PartitionId(parse_topic_id(topic), index): Rates(*map(float, rates))
             for topic, entries in fields["topics"].items()
             for index, *rates in entries
         }
         return LoadReport(
             int(fields["wall_ms"]),
-            Rates(*fields["total"]),
+            Rates(*map(float, fields["total"])),
             partitions,
-            fields["lag_ms"],
-            fields["commit_ms"],
-            fields["wal_bytes"],
+            float(fields["lag_ms"]),
+            float(fields["commit_ms"]),
+            int(fields["wal_bytes"]),
             fields["problem"],
             fields.get("pools", {}),
             {

@@ -166,7 +166,18 @@ async def test_membership__of_a_machine_whose_clock_is_far_off_is_refused(
         await check_clock(cluster.store, cluster.clock)
 
 
-@pytest.mark.parametrize("unreadable", [b"\x01", b"[]", b'{"wall_ms":1}', b'{"wall_ms":0,"total":[],"topics":[1]}'])
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        b"\x01",
+        b"[]",
+        b'{"wall_ms":1}',
+        b'{"wall_ms":0,"total":[],"topics":[1]}',
+        b'{"wall_ms":0,"total":[0,0,null],"topics":{},"lag_ms":0,"commit_ms":0,"wal_bytes":0,"problem":""}',
+        b'{"wall_ms":0,"total":[],"topics":{},"lag_ms":null,"commit_ms":0,"wal_bytes":0,"problem":""}',
+        b'{"wall_ms":0,"total":[],"topics":{},"lag_ms":0,"commit_ms":{},"wal_bytes":0,"problem":""}',
+    ],
+)
 async def test_reports__of_a_version_that_writes_them_otherwise_stop_nobody(
     cluster: Cluster, unreadable: bytes
 ) -> None:
