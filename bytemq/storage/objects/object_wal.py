@@ -36,7 +36,7 @@ from bytemq.storage.pools.pooled_store import Place
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.wal.extents import Chunk
 from bytemq.storage.wal.format import encode_head
-from bytemq.storage.wal.staging import Append, Flush, OnDurable, Staging
+from bytemq.storage.wal.staging import Append, Flush, OnDurable, Staged, Staging
 
 log = get_logger("storage.wal")
 
@@ -175,7 +175,7 @@ class ObjectWal:
             now = self._clock.monotonic()
             if self._staging and self.failure is not None and now < self._retry_at:
                 if not self._flights:
-                    self._staging.fail(self._staging.take_all(), self.failure)
+                    self._staging.fail(self._all_staged(), self.failure)
             elif self._staging and self._may_start(now):
                 self._start(now)
                 continue
@@ -298,7 +298,12 @@ class ObjectWal:
         self._flights.clear()
         self._sequence, self._link = self._tail.tail.last_sequence, self._tail.tail.last_crc
         self._attempt += 1
-        self._staging.fail([*doomed, *self._staging.take_all()], self.failure)
+        self._staging.fail([*doomed, *self._all_staged()], self.failure)
+
+    def _all_staged(self) -> list[Staged]:
+        """Takes it: nothing is staged any more."""
+        self._is_urgent = self._is_paced = False
+        return self._staging.take_all()
 
     def _die(self, error: BaseException) -> None:
         self.has_died = True

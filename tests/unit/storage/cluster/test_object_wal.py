@@ -112,6 +112,27 @@ def test_flushes__of_coordinators_let_the_next_records_wait_no_longer() -> None:
     run(test)
 
 
+def test_flushes__of_coordinators_let_records_wait_no_longer_after_a_failure() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await cluster.broker(1)
+        data, steps = await broker.storage.open_log(pid(1), 1), await broker.storage.open_log(pid(2), 1)
+        steps.is_urgent = True
+        broker.driver.fault = lambda operation, name: "refused"
+        doomed = []
+        while broker.storage.healthy is None:
+            doomed.append(broker.append(data, batch(data.staged_end)))
+            await cluster.clock.sleep(0.01)
+        broker.driver.fault = lambda operation, name: None
+        assert set(failures(await asyncio.gather(*doomed, return_exceptions=True))) == {"Unavailable"}
+        await cluster.clock.sleep(1)
+        await broker.append(steps, batch(0))
+        started = cluster.clock.monotonic()
+        await broker.append(data, batch(0))
+        assert cluster.clock.monotonic() - started < 0.01
+
+    run(test)
+
+
 def test_flushes__of_coordinators_on_a_slow_store_are_paced_beside_each_other() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await cluster.broker(1)
