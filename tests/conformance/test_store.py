@@ -69,7 +69,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path):  # type: ignore
     await store.close()
 
 
-@pytest.mark.parametrize("url", ["memory://records", "local:///tmp/records"])
+@pytest.mark.parametrize("url", ["memory://records", "local:///tmp/records", "dir::memory://records"])
 async def test_a_storage_that_keeps_nothing_for_certain__is_refused(url: str) -> None:
     with pytest.raises(Invalid, match=rf"what is put into {url} is not durable; write file:///FOLDER or s3"):
         await open_store(url, SystemClock(), Random(1))

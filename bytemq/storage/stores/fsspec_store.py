@@ -42,8 +42,7 @@ class FsspecDriver:
             raise Invalid(f"no storage can be had from {url}: {error}") from error
         except OSError as error:
             raise Unavailable(f"the storage {url} cannot be reached: {error}") from error
-        protocols = filesystem.protocol
-        if not NOT_DURABLE.isdisjoint([protocols] if isinstance(protocols, str) else protocols):
+        if not NOT_DURABLE.isdisjoint(_protocols(filesystem)):
             raise Invalid(f"what is put into {url} is not durable; write file:///FOLDER or s3://BUCKET/PREFIX")
         return cls(filesystem, root)
 
@@ -99,6 +98,18 @@ class FsspecDriver:
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+def _protocols(filesystem: Any) -> set[str]:
+    """Its own, and those of what it wraps, as `dir::` does."""
+    from fsspec import AbstractFileSystem
+
+    found: set[str] = set()
+    while isinstance(filesystem, AbstractFileSystem):
+        protocol = filesystem.protocol
+        found.update([protocol] if isinstance(protocol, str) else protocol)
+        filesystem = getattr(filesystem, "fs", None)
+    return found
 
 
 async def _called(what: str, call: Callable[[], Any]) -> Any:
