@@ -92,8 +92,11 @@ class ShardRuntime(Generic[M]):
     async def load(self) -> None:
         """Replays the log, again after a failure until it works or the shard is closed. Then requests are served.
 
-        After an exception that nobody expects it may be called again, and begins with an empty machine.
+        After an exception that nobody expects it may be called again, and begins with an empty machine; one that
+        serves already is left as it is.
         """
+        if self.is_active:
+            return
         delay_s = _FIRST_RELOAD_DELAY_S
         while not self._is_closed:
             started = self._clock.monotonic()

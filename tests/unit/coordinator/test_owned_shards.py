@@ -180,6 +180,32 @@ def test_a_coordinator__is_loaded_again_after_an_exception_that_nobody_expects()
     in_a_world(scenario)
 
 
+def test_a_coordinator__that_serves_is_not_loaded_into_again_when_what_comes_then_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(world: World) -> None:
+        partition = await with_a_commit(world)
+        mistakes = ["a mistake of ours"]
+
+        def look_at_line(index: int) -> None:
+            if mistakes and any(shard.is_active for shard in world.groups.shards()):
+                raise RuntimeError(mistakes.pop())
+
+        monkeypatch.setattr(world.groups, "_look_at_line", look_at_line)
+        await world.own(partition)
+        assert not mistakes and world.committed() == 1
+        partition.may_be_read.clear()
+        partition.bugs = 1
+        assert await world.commit(2) is ErrorCode.NONE
+        partition.may_be_read.set()
+        await asyncio.sleep(1)
+        assert partition.bugs == 1, "nothing is read"
+        assert world.committed() == 2
+        partition.bugs = 0
+
+    in_a_world(scenario)
+
+
 def test_a_planned_move__decides_what_was_begun_and_sends_on_who_comes_when_the_next_one_has_it() -> None:
     async def scenario(world: World) -> None:
         partition = await with_a_commit(world)
