@@ -9,6 +9,7 @@ read and written as much as it has memory. How much is free is chance, and diffe
 from __future__ import annotations
 
 import os
+from math import inf
 from pathlib import Path
 
 LEFT_BYTES = 512 << 20
@@ -16,16 +17,20 @@ _PIECE_BYTES = 1 << 20
 
 
 def fill(folder: Path) -> None:
-    """Fills what is free with page cache of a file without contents. It is the first to go where memory is needed."""
+    """Fills what is free with page cache of a file without contents. It is the first to go where memory is needed. In a
+    container with a limit of its own, only that much.
+    """
     file = os.open(_path(folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     try:
         position = os.fstat(file).st_size
         piece = bytearray(_PIECE_BYTES)
-        while (missing := _free_bytes() - LEFT_BYTES) > 0:
+        before, missing = inf, _free_bytes() - LEFT_BYTES
+        while 0 < missing < before:
             end = position + -(-missing // _PIECE_BYTES) * _PIECE_BYTES
             os.ftruncate(file, end)
             while position < end:
                 position += os.preadv(file, [piece], position)
+            before, missing = missing, _free_bytes() - LEFT_BYTES
     finally:
         os.close(file)
 

@@ -26,3 +26,11 @@ def test_fill__reads_until_little_is_free_and_goes_on_where_it_ended(
     memory.empty(tmp_path)
     memory.empty(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_fill__ends_where_its_pages_take_none_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [9 * MIB, 8 * MIB, 8 * MIB]
+    monkeypatch.setattr(memory, "_free_bytes", lambda: memory.LEFT_BYTES + free.pop(0))
+    memory.fill(tmp_path)
+    assert not free
+    memory.empty(tmp_path)
