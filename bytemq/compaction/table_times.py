@@ -82,10 +82,10 @@ class LogTimes:
         """All below `offset`."""
         if self._came is None or offset <= self.sealed_offset:
             return
-        if self._due and self._due[-1].since is not None:  # what is late anyway takes it along
-            self._due[-1] = self._due[-1]._replace(offset=offset)
-        else:
-            self._due.append(_Due(offset, self._came))
+        late = sum(due.since is not None for due in self._due)
+        if late > 1:  # they go together, or a log that waits for long would have more and more of them
+            self._due[:late] = [self._due[0]._replace(offset=self._due[late - 1].offset)]
+        self._due.append(_Due(offset, self._came))
         self.sealed_offset, self._came = offset, None
 
     def due_offset(self, now: float, looked: float, after_s: float, delay_s: float) -> int:

@@ -268,6 +268,36 @@ async def test_record__of_a_log_that_is_written_all_the_time_is_not_late(monkeyp
     await bench.close()
 
 
+async def test_record__of_a_log_that_waits_for_more_is_no_younger_when_it_goes_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(CONFIGS, "bytemq_table_min_bytes", "40000")
+    bench = await bench_of_a_minute(monkeypatch)
+    came_s: list[int] = []
+    second = 0
+    while not (done := _converted_offset(bench)):
+        if second % 3 == 0:
+            await bench.write(1)
+            came_s += [second] * (bench.partition.files.end_offset - len(came_s))
+        await bench.restructuring.pass_over_all()
+        bench.clock.advance(1)
+        second += 1
+    assert second > 10 * 60, "of little there is no file"
+    assert second - came_s[done - 1] >= 60 * SEALED_SHARE, "consumers that are a bit late read segments"
+    await bench.close()
+
+
+def test_times__of_a_log_that_cannot_be_converted_take_no_more_memory() -> None:
+    times = LogTimes()
+    for second in range(0, 10_000, 20):
+        times.saw(second + 1, second - 1)
+        times.was_sealed(second + 1)
+        times.due_offset(second, second - 1, 60.0, 0.0)
+        times.waits_for_more(second)
+    assert len(times._due) <= 5 and times.by(60.0) == 59.0
+    assert times.due_offset(second + 30, second, 60.0, 0.0) == second + 1 - 20, "what came since has its own time"
+
+
 async def test_conversions__begin_earlier_where_they_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = await bench_of_a_minute(monkeypatch)
 
