@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from confluent_kafka import Producer
 
 from tests.scenarios.test_node_kill import PARTITIONS, TIMEOUT_S, create_topic, read_all
 from tests.support.node_process import NodeFailed, NodeProcess
-from tests.support.s3_server import S3Server, running_s3
+from tests.support.s3_server import S3Server, certificate_for_this_machine, running_s3
 
 MAKE = Callable[..., NodeProcess]
 QUICK = ("--set", "storage.upkeep.interval.ms=200", "--set", "storage.garbage.grace.ms=500")
@@ -75,3 +76,16 @@ def test_node__refuses_a_storage_that_is_not_its_clusters_or_not_there(make_node
         make_node(options=["--storage", "s3://claimed/two"], environment=wrong).start()
     with pytest.raises(NodeFailed, match="s3://BUCKET/PREFIX"):
         make_node(options=["--storage", "s3:///nothing"], environment=s3.environment).start()
+
+
+def test_node__speaks_tls_with_the_store(make_node: MAKE, tmp_path: Path) -> None:
+    with running_s3(tmp_path / "s3", certificate=certificate_for_this_machine(tmp_path)) as s3:
+        options = ["--storage", "s3://encrypted/prefix", *QUICK]
+        node = make_node(options=options, environment=s3.environment).start()
+        create_topic(node, "topic")
+        acknowledged = produce(node, 300, kills={100})
+        found = read_all(node, "topic", 300)
+        assert acknowledged == {(p, offset): value for p, records in found.items() for offset, value in records}
+        unknown = {name: value for name, value in s3.environment.items() if name != "AWS_CA_BUNDLE"}
+        with pytest.raises(NodeFailed, match="AWS_CA_BUNDLE names the file"):
+            make_node(tmp_path / "other", options=options, environment=unknown).start()

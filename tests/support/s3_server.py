@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.support.node_process import free_port
 
@@ -36,19 +36,43 @@ def weed_program() -> str:
     return str(beside) if beside.exists() else "weed"
 
 
-class S3Server:
-    """One server. `environment` is what a client of it needs."""
+class Certificate(NamedTuple):
+    """Of a server that speaks TLS: files in PEM, the last one of the authority that signed it."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
+    chain: Path
+    key: Path
+    authority: Path
+
+
+def certificate_for_this_machine(folder: Path) -> Certificate:
+    """Signed by an authority that nobody else knows."""
+    import trustme
+
+    authority = trustme.CA()
+    signed = authority.issue_cert("127.0.0.1")
+    certificate = Certificate(folder / "server.pem", folder / "server.key", folder / "authority.pem")
+    signed.cert_chain_pems[0].write_to_path(certificate.chain)
+    signed.private_key_pem.write_to_path(certificate.key)
+    authority.cert_pem.write_to_path(certificate.authority)
+    return certificate
+
+
+class S3Server:
+    """One server. `environment` is what a client of it needs. With a certificate it speaks TLS (SeaweedFS only)."""
+
+    def __init__(self, kind: str, folder: Path, certificate: Certificate | None = None) -> None:
         self.kind = kind
         self.folder = folder
         self.port = free_port()
+        self._certificate = certificate
         self.environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL": f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}",
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_REGION": "us-east-1",
         }
+        if certificate:
+            self.environment["AWS_CA_BUNDLE"] = str(certificate.authority)
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "data").mkdir(exist_ok=True)
@@ -87,7 +111,13 @@ class S3Server:
             "-s3.port.lance=0",
             "-s3.port.iceberg=0",
             f"-s3.config={config}",
+            *self._tls_options(),
         ]
+
+    def _tls_options(self) -> list[str]:
+        if self._certificate is None:
+            return []
+        return [f"-s3.cert.file={self._certificate.chain}", f"-s3.key.file={self._certificate.key}"]
 
     def launch(self) -> None:
         """Returns at once."""
@@ -139,6 +169,7 @@ class S3Server:
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             region_name="us-east-1",
+            verify=self.environment.get("AWS_CA_BUNDLE"),
             config=Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5),
         )
         try:
@@ -171,8 +202,8 @@ class S3Server:
 
 
 @contextmanager
-def running_s3(folder: Path, kind: str = "seaweedfs") -> Iterator[S3Server]:
-    server = S3Server(kind, folder)
+def running_s3(folder: Path, kind: str = "seaweedfs", certificate: Certificate | None = None) -> Iterator[S3Server]:
+    server = S3Server(kind, folder, certificate)
     try:
         yield server.start()
     finally:

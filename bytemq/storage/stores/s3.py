@@ -214,7 +214,7 @@ class _PastTheEnd(BytemqError):
 async def _translated(what: str) -> AsyncIterator[None]:
     """Errors of the client library as ours, by what the caller must do."""
     import aiohttp
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError, SSLError
 
     try:
         yield
@@ -224,6 +224,8 @@ async def _translated(what: str) -> AsyncIterator[None]:
         raise Invalid(
             "no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
         ) from error
+    except SSLError as error:
+        raise Unavailable(f"{what}: {error}. AWS_CA_BUNDLE names the file of an authority of your own") from error
     except (BotoCoreError, aiohttp.ClientError, TimeoutError, OSError) as error:
         raise Unavailable(f"{what}: {error or type(error).__name__}") from error
 
