@@ -53,7 +53,9 @@ def partition_table(parts: AsyncExitStack, base: Foundation, logs: Logs) -> Part
     return PartitionTable(services, base.membership.standing)
 
 
-def join_broker(base: Foundation, partitions: PartitionTable, peers: Peers) -> tuple[Broker, Ownership]:
+def join_broker(
+    base: Foundation, partitions: PartitionTable, of_transactions: Peers, of_tools: Peers
+) -> tuple[Broker, Ownership]:
     """A broker that follows the metadata from now on."""
     config = base.config
     groups = GroupCoordinators(
@@ -71,7 +73,7 @@ def join_broker(base: Foundation, partitions: PartitionTable, peers: Peers) -> t
 
     markers = MarkerWriter(partitions, groups, base.clock, on_marker)
     producer_ids = ProducerIds(base.store)
-    remote = RemoteTransactions(peers, lambda: base.image, base.broker_id, base.supervisor)
+    remote = RemoteTransactions(of_transactions, lambda: base.image, base.broker_id, base.supervisor)
     transactions = _transaction_coordinators(base, producer_ids, markers, remote)
     admission = TransactionAdmission(transactions, remote, lambda: config.now, base.clock, base.supervisor)
     partitions.services.guard = admission
@@ -103,7 +105,7 @@ def join_broker(base: Foundation, partitions: PartitionTable, peers: Peers) -> t
         transactions=transactions,
         admission=admission,
         markers=markers,
-        peers=peers,
+        peers=of_tools,
         producer_ids=producer_ids,
         fetch_sessions=FetchSessions(
             config.now.max_incremental_fetch_session_cache_slots, FETCH_SESSION_MIN_EVICTION_MS, base.random

@@ -148,15 +148,20 @@ class Node:
         partitions = partition_table(parts, base, logs)
         await base.follower.load()
         self._config.take(base.image)  # of the broker id that was claimed
-        peers = Peers(lambda: base.image, base.broker_id, settings.inter_broker_listener(self.config), self._supervisor)
-        self._broker, ownership = join_broker(base, partitions, peers)
+        listener = settings.inter_broker_listener(self.config)
+        # Two connections to each: answers come in order, and markers are not to wait for what tools ask.
+        of_transactions, of_tools = (
+            Peers(lambda: base.image, base.broker_id, listener, self._supervisor) for _ in range(2)
+        )
+        self._broker, ownership = join_broker(base, partitions, of_transactions, of_tools)
         server = Server(self.broker, settings.server_limits(self.config))
         start_cleaner(parts, base, self.broker, logs)
         parts.push_async_callback(ownership.close_all)
         parts.callback(self.broker.groups.close)
         parts.callback(self.broker.transactions.close)
         parts.push_async_callback(self._supervisor.close)
-        parts.callback(peers.close)
+        parts.callback(of_transactions.close)
+        parts.callback(of_tools.close)
         parts.push_async_callback(server.stop)
 
         may_control = Role.CONTROL in settings.roles(self.config)

@@ -134,7 +134,7 @@ class Node:
         services = LogServices(logs, self.clock, HeldExecutor())
         partitions = PartitionTable(services, base.membership.standing)
         peers: Any = SimulatedPeers(self)
-        self.broker, ownership = join_broker(base, partitions, peers)
+        self.broker, ownership = join_broker(base, partitions, peers, peers)
         return ownership
 
     async def _begin_work(self, base: Foundation, ownership: Ownership) -> None:
