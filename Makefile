@@ -10,6 +10,7 @@ SEEDS ?= 10000
 SHAPES ?= 3000
 JOBS ?= 2
 DATA ?= ./data
+LISTEN ?= 127.0.0.1:9092
 ARGS ?=
 WORKLOAD ?= produce-16k
 QUICK ?=
@@ -21,7 +22,7 @@ OLD ?= 6ff5a54
 .PHONY: setup run cluster test interop upgrade-test compose suites ecosystem simulate shapes chaos demo bench bench-kafka bench-table profile fuzz lint format types check lock clean help
 
 help:
-	@echo "make run      start a node on 127.0.0.1:9092 with its data in ./data"
+	@echo "make run      start a node on LISTEN=$(LISTEN) with its data in DATA=$(DATA)"
 	@echo "make cluster  etcd, an S3 server and three brokers in three zones, their files in ./dev-cluster"
 	@echo "make test     every test that needs Python only"
 	@echo "make interop  the tests that need Java, Maven, Go, Node.js and kcat as well"
@@ -61,7 +62,7 @@ $(VENV)/.runs: $(INSTALLED_FROM) | $(BIN)/python
 	@touch $@
 
 run: $(VENV)/.runs
-	$(BIN)/bytemq start --data $(DATA) --listen 127.0.0.1:9092 $(ARGS)
+	$(BIN)/bytemq start --data $(DATA) --listen $(LISTEN) $(ARGS)
 
 cluster: setup
 	$(BIN)/bytemq dev cluster $(ARGS)

@@ -25,6 +25,7 @@ from types import FrameType
 
 from bytemq.cli.options import Commands, Failed, whole_number
 from bytemq.cli.output import show
+from bytemq.metadata.data_lock import DataLock
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
@@ -56,7 +57,11 @@ def add_parser(commands: Commands) -> None:
     )
     cluster.add_argument("--data", metavar="DIR", default="./dev-cluster", help="its files (default: ./dev-cluster)")
     cluster.add_argument(
-        "--port", type=whole_number(0, 65000), default=9092, metavar="P", help="of the first broker; 0: any free ones"
+        "--port",
+        type=whole_number(0, 65000),
+        default=9092,
+        metavar="P",
+        help="of the first broker (default: 9092); 0: any free ones",
     )
     cluster.add_argument("--storage", choices=("s3", "file"), default="s3", help="what records are in (default: s3)")
     cluster.add_argument(
@@ -118,7 +123,8 @@ def run_cluster(options: argparse.Namespace) -> int:
 
     signal.signal(signal.SIGTERM, interrupt)
     folder = Path(options.data).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    _require_free_ports(options)
+    lock = DataLock.acquire(folder)
     started_at = time.monotonic()
     services: list[Service] = []
     try:
@@ -129,7 +135,7 @@ def run_cluster(options: argparse.Namespace) -> int:
         took_s = time.monotonic() - started_at
         print(f"\nThe cluster is ready after {took_s:.1f} s. Its records are in {storage}.")
         print(f"  export BYTEMQ_BOOTSTRAP_SERVER={rows[0]['address']} BYTEMQ_METADATA={metadata}")
-        print(f"  export BYTEMQ_HTTP_LISTEN={rows[0]['http']}")
+        print(f"  export BYTEMQ_HTTP_LISTEN={rows[0]['http']} BYTEMQ_STORAGE={storage}")
         if environment:
             print("  export " + " ".join(f"{name}={value}" for name, value in environment.items()))
         print("  bytemq cluster status\nCtrl-C stops it.", flush=True)
@@ -141,6 +147,7 @@ def run_cluster(options: argparse.Namespace) -> int:
             signal.signal(number, signal.SIG_IGN)  # impatience must not leave half of them running
         for service in reversed(services):
             service.stop()
+        lock.release()
     return 0
 
 
@@ -153,6 +160,18 @@ def _watch(services: Sequence[Service]) -> None:
                 told.add(service.name)
                 print(f"{service.name} has ended; see {service.log_path}", flush=True)
         time.sleep(1)
+
+
+def _require_free_ports(options: argparse.Namespace) -> None:
+    """Before etcd and the S3 server have taken their time to start. Raises Failed."""
+    for port in range(options.port, options.port + options.brokers) if options.port else ():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                why = f"port {port} of a broker cannot be had: {error.strerror}"
+                raise Failed(f"{why}; choose others with --port") from error
 
 
 def _start_etcd(folder: Path, services: list[Service]) -> str:

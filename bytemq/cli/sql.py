@@ -17,7 +17,7 @@ sequence, transactional, leader_epoch. One query sees all that was committed whe
 _EXAMPLES = """\
 examples:
   bytemq sql "select count(*) from flights"
-  bytemq sql --format csv "select key::varchar, value::varchar from flights where \\"offset\\" < 10"
+  bytemq sql --format csv "select decode(key), decode(value) from flights where \\"offset\\" < 10"
   bytemq sql --explain "select max(timestamp) from flights where timestamp > now() - interval 1 hour"
 """
 

@@ -27,6 +27,8 @@ class DataLock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise Invalid(f"{folder} is not a directory. Choose another with --data.") from error
         except OSError as error:
             raise Invalid(
                 f"the data directory {folder} cannot be written: {error.strerror}. "

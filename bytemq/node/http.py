@@ -5,6 +5,7 @@ Owns: what is answered at which path, and what a port that is taken means. Must 
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -35,14 +36,15 @@ async def start_http(
     try:
         return await http.start(*address)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror  # asyncio's is long
         problem = (
-            f"cannot listen on {address[0]}:{address[1]} for metrics and health: {error.strerror}. "
+            f"cannot listen on {address[0]}:{address[1]} for HTTP: {reason}. "
             "Choose another address with --set bytemq.http.listen=HOST:PORT, or none with an empty one."
         )
         if "bytemq.http.listen" in config.static:
             raise Invalid(problem) from error
         # Nobody asked for the default address: a second node on this machine is no reason not to start.
-        log.warning("no metrics and no health over HTTP", reason=problem)
+        log.warning("no metrics, no health and no SQL over HTTP", reason=problem)
         return None
 
 

@@ -17,6 +17,7 @@ from bytemq.metadata.database import Database
 from bytemq.metadata.topics import TopicSpec
 from bytemq.node import settings, tables
 from bytemq.node.node import Node
+from bytemq.runtime.logging import MAX_FIELD_CHARS
 from bytemq.storage.checks.verify import verify
 
 
@@ -101,8 +102,9 @@ async def test_node__insists_on_an_http_address_only_where_somebody_chose_it(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(BytemqError, match="metrics and health"):
+        with pytest.raises(BytemqError, match=r"for HTTP: Address already in use\. .* an empty one\.$") as refused:
             await Node.start(config(tmp_path, **{"bytemq.http.listen": address}))
+        assert len(str(refused.value)) < MAX_FIELD_CHARS, "where nobody chose it, it is a field of a line of the log"
 
         chosen = config(tmp_path, **{"bytemq.http.listen": address})
         static = {name: value for name, value in chosen.static.items() if name != "bytemq.http.listen"}
