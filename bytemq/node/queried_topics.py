@@ -16,7 +16,7 @@ from bytemq.protocol.error_codes import ErrorCode
 from bytemq.query.cuts import Overtaken, PartitionCut, TopicCut, cut_of
 from bytemq.query.queries import READ_BYTES
 from bytemq.query.signed_urls import SignedUrls
-from bytemq.storage.manifests.manifest import cleaned_end
+from bytemq.storage.manifests.manifest import cleaned_end, tables_end
 from bytemq.storage.segments.batch_walk import walk
 from bytemq.storage.tables.published_columns import ColumnStore
 from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns
@@ -68,17 +68,23 @@ class QueriedTopics:
             self._check_still_there(name, topic_id)
             found = self._whole.partition(name, partition)
             if found is not None and found.last_stable_offset >= end:
+                stable_offset = found.last_stable_offset
                 fetched = await found.read(offset, READ_BYTES, isolation=READ_COMMITTED)
                 if fetched.error is ErrorCode.OFFSET_OUT_OF_RANGE:
                     raise Overtaken(f"records of {name} expire faster than the query reads them; try again")
                 if fetched.error is ErrorCode.NONE:
-                    if cleaned_end(found.files.manifest.segments, 0) > end:  # what superseded records is not in the cut
+                    segments = found.files.manifest.segments
+                    if cleaned_end(segments, 0) > end:  # what superseded records is not in the cut
                         raise Overtaken(f"records of {name} are compacted faster than the query reads them; try again")
-                    if not fetched.buffers:
-                        return (), end
-                    *_, last = walk(memoryview(fetched.buffers[-1]), verify=False)
-                    return fetched.buffers, last.last_offset + 1
-                problem = fetched.error.name
+                    if fetched.buffers:
+                        *_, last = walk(memoryview(fetched.buffers[-1]), verify=False)
+                        return fetched.buffers, last.last_offset + 1
+                    if tables_end(segments) <= stable_offset:
+                        return (), end  # compacted away
+                    # Batches of a table are cut anew, and may reach beyond what is known here: such a one is not read.
+                    problem = "its table is further than is known here"
+                else:
+                    problem = fetched.error.name
             await self._whole.at_hand([name])  # it has moved since the cut, and has all of it where it is now
         raise Unavailable(f"partition {partition} of {name} cannot be read: {problem}")
 

@@ -143,15 +143,14 @@ class Relations:
         offset = first
         while offset < end:
             part = self._source.read(topic, cut.partition, offset, cut.end_offset)
-            if part.next_offset <= offset:
-                break
             for batch in split_batches(part.batches):
                 collector.log_bytes += batch.size_bytes
                 if not batch.is_control and not aborted.has(batch):
                     collector.add(batch)
                 if collector.pending_bytes > CHUNK_BYTES:
-                    collector.take(cut.partition, first, end)
-            collector.take(cut.partition, first, end)
+                    collector.take(cut.partition, offset, end)
+            # From where this part was asked for: converted meanwhile, batches may begin before the last one ended.
+            collector.take(cut.partition, offset, end)
             offset = part.next_offset
 
 

@@ -132,6 +132,11 @@ def cleaned_end(segments: Sequence[SegmentInfo], start_offset: int) -> int:
     return end
 
 
+def tables_end(segments: Sequence[SegmentInfo]) -> int:
+    """Where the last one that is a table ends; 0 if there is none."""
+    return max((segment.last_offset + 1 for segment in segments if segment.kind is FileKind.PARQUET), default=0)
+
+
 def with_leader_epoch(manifest: Manifest, leader_epoch: int) -> Manifest:
     return replace(manifest, leader_epoch=max(leader_epoch, manifest.leader_epoch))
 

@@ -42,6 +42,31 @@ class Log:
         return self.published, Formats("json")
 
 
+class ConvertedMeanwhile(Log):
+    """Of which the first batch was read as it was written, and what follows as its table has it: in batches of ten."""
+
+    def read(self, topic: str, partition: int, offset: int, end_offset: int) -> LogPart:
+        if offset == 0:
+            return LogPart(memoryview(b"".join(self.batches[:5])), 5)
+        first = offset - offset % 10
+        values = VALUES[first : first + 10]
+        batch = build_batch([Record(None, value) for value in values], base_offset=first)
+        return LogPart(memoryview(bytes(batch)), first + len(values))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 20, 1])
+def test_relations__have_each_record_once_where_batches_are_cut_differently_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    monkeypatch.setattr(relations, "CHUNK_BYTES", chunk_bytes)
+    connection = duckdb.connect()
+    cut = PartitionCut(0, 0, len(VALUES), [], [(0, len(VALUES))], [])
+    _, make_view = Relations(ConvertedMeanwhile(), tmp_path, 1 << 30).add(connection, "t", [cut])
+    make_view()
+    found = connection.execute('select "offset", value from t order by "offset"').fetchall()
+    assert found == list(enumerate(VALUES))
+
+
 @pytest.mark.parametrize("in_memory_bytes", [1 << 20, 1])
 def test_relations__columns_that_come_late_hold_for_all_that_was_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory_bytes: int
