@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from bytemq.compaction.frames import LENGTH, Created, Done, Failed, Setup, decode, encode
@@ -44,9 +46,11 @@ class Worker:
         memory_bytes: int,
         niceness: int = IDLE,
         pools: Callable[[], PoolUrls] = tuple,
+        scratch: Path | None = None,
     ) -> None:
         """`store_url`: as for `by_url.open_store`; `memory_bytes`: what a process may allocate; `pools`: those of this
-        moment, a process that was told of others is ended before the next job.
+        moment, a process that was told of others is ended before the next job. `scratch`: a folder for its temporary
+        files, emptied before a process starts, for one that was killed leaves them there; None: the system's.
         """
         self.name = name
         self.starts = self.deaths = 0
@@ -55,6 +59,7 @@ class Worker:
         self._pools = pools
         self._memory_bytes = memory_bytes
         self._niceness = niceness
+        self._scratch = scratch
         self._turn = asyncio.Lock()
         self._process: _Process | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -110,12 +115,24 @@ class Worker:
                 logging.levels(),
                 logging.current_format(),
             )
-            child = await ChildProcess.start(WORKER_PROCESS, ALLOCATION, niceness=min(self._niceness, LOWEST))
+            environment = {**ALLOCATION, **self._emptied_scratch()}
+            child = await ChildProcess.start(WORKER_PROCESS, environment, niceness=min(self._niceness, LOWEST))
             broker = os.getpriority(os.PRIO_PROCESS, 0)
             lowest = IDLE if self._niceness == IDLE else min(broker + self._niceness, LOWEST)
             watch = PriorityWatch.over(child.process_id, Range(lowest, broker))
             self._process = _Process(child, setup, watch)
         return self._process
+
+    def _emptied_scratch(self) -> dict[str, str]:
+        """As what a process has of it in its environment. Raises Unavailable."""
+        if self._scratch is None:
+            return {}
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        try:
+            self._scratch.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"{self._scratch} cannot be made: {error.strerror}") from error
+        return {"TMPDIR": str(self._scratch.absolute())}
 
     async def _end(self) -> None:
         process, self._process = self._process, None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 from bytemq.broker.adoption import adopt
 from bytemq.broker.context import Broker
@@ -30,6 +31,8 @@ from bytemq.storage.logs import Logs
 from bytemq.storage.pools.opening import pool_urls
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.tables.published_columns import ColumnStore
+
+SCRATCH = "scratch/background"
 
 
 def start_session(base: Foundation) -> None:
@@ -74,7 +77,8 @@ def start_housekeeping(base: Foundation, broker: Broker, ownership: Ownership) -
     tasks.keep_running("orphans", orphans.run)
 
 
-def start_cleaner(parts: AsyncExitStack, base: Foundation, broker: Broker, logs: Logs) -> None:
+def start_cleaner(parts: AsyncExitStack, base: Foundation, broker: Broker, logs: Logs, data: Path) -> None:
+    """`data`: the node's own folder."""
     config = base.config
     memory_bytes = settings.worker_memory_bytes(config.now)
     worker = Worker(
@@ -82,6 +86,7 @@ def start_cleaner(parts: AsyncExitStack, base: Foundation, broker: Broker, logs:
         settings.store_url(config.now),
         memory_bytes=memory_bytes,
         pools=lambda: pool_urls(base.image.pools),
+        scratch=data / SCRATCH,
     )
     parts.push_async_callback(worker.close)
     cleaner = Cleaner(

@@ -155,7 +155,7 @@ class Node:
         )
         self._broker, ownership = join_broker(base, partitions, of_transactions, of_tools)
         server = Server(self.broker, settings.server_limits(self.config))
-        start_cleaner(parts, base, self.broker, logs)
+        start_cleaner(parts, base, self.broker, logs, data)
         parts.push_async_callback(ownership.close_all)
         parts.callback(self.broker.groups.close)
         parts.callback(self.broker.transactions.close)

@@ -44,6 +44,7 @@ RESTORE_NICENESS = 10
 UNTOUCHED_INTERVAL_S = 300.0
 """Between two looks at the manifests of logs that nobody has opened."""
 SCRATCH = "scratch/restored"
+RESTORER_SCRATCH, CONVERTER_SCRATCH = "scratch/restorer", "scratch/converter"
 QUERY_SCRATCH = "scratch/queries"
 
 
@@ -105,10 +106,19 @@ class Tables:
         """Where Parquet files are; "" where that is no folder of this machine."""
         self._signer = signer
         memory_bytes = WORKER_MEMORY_BYTES
-        self._reader = Worker("restore", url, memory_bytes=memory_bytes, niceness=RESTORE_NICENESS, pools=pools)
+        self._reader = Worker(
+            "restore",
+            url,
+            memory_bytes=memory_bytes,
+            niceness=RESTORE_NICENESS,
+            pools=pools,
+            scratch=data / RESTORER_SCRATCH,
+        )
         self.restorer = WorkerRestorer(self._reader, data / SCRATCH)
         self._url = url.partition("?")[0]
-        self._converter = Worker("tables", url, memory_bytes=memory_bytes, pools=pools)
+        self._converter = Worker(
+            "tables", url, memory_bytes=memory_bytes, pools=pools, scratch=data / CONVERTER_SCRATCH
+        )
         self._broker: Broker | None = None
         self._whole: WholeTopics | None = None
         self._topic_config: Callable[[TopicImage], TopicConfig] | None = None

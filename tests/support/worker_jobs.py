@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,22 @@ class Copy(Job[int]):
 
 
 @dataclass(frozen=True)
+class LeaveSomething(Job[str]):
+    """A temporary file; gives the folder that it is in."""
+
+    runs = "tests.support.worker_jobs:leave_something"
+
+
+@dataclass(frozen=True)
 class Break(Job[None]):
     runs = "tests.support.worker_jobs:fail"
     how: str
+
+
+async def leave_something(job: LeaveSomething, space: Workspace) -> str:
+    descriptor, path = tempfile.mkstemp()
+    os.close(descriptor)
+    return os.path.dirname(path)
 
 
 async def describe(job: Describe, space: Workspace) -> dict[str, int]:

@@ -14,7 +14,7 @@ import pytest
 from bytemq.compaction.worker import WORKER_PROCESS, Worker
 from bytemq.errors import Corrupt, Unavailable
 from bytemq.runtime.child_process import ChildProcess
-from tests.support.worker_jobs import Break, Copy, Describe
+from tests.support.worker_jobs import Break, Copy, Describe, LeaveSomething
 
 MIB = 1024 * 1024
 
@@ -67,6 +67,18 @@ async def test_process__shares_processors_as_we_do_and_no_terminal(worker: Worke
     process_id = (await worker.run(Describe()))["pid"]
     assert os.getsid(process_id) == os.getsid(0)
     assert os.getpgid(process_id) == process_id
+
+
+async def test_worker__begun_again_finds_no_temporary_files_of_the_one_that_died(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch" / "worker"
+    worker = Worker("test", f"file://{tmp_path}", memory_bytes=256 * MIB, scratch=scratch)
+    assert await worker.run(LeaveSomething()) == str(scratch)
+    assert len(list(scratch.iterdir())) == 1
+    with pytest.raises(Unavailable, match="died"):
+        await worker.run(Break("die"))
+    await worker.run(Describe())
+    assert list(scratch.iterdir()) == []
+    await worker.close()
 
 
 async def test_job__reads_and_creates_objects_and_says_which(worker: Worker, tmp_path: Path) -> None:
