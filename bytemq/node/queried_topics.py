@@ -68,23 +68,10 @@ class QueriedTopics:
             self._check_still_there(name, topic_id)
             found = self._whole.partition(name, partition)
             if found is not None and found.last_stable_offset >= end:
-                stable_offset = found.last_stable_offset
-                fetched = await found.read(offset, READ_BYTES, isolation=READ_COMMITTED)
-                if fetched.error is ErrorCode.OFFSET_OUT_OF_RANGE:
-                    raise Overtaken(f"records of {name} expire faster than the query reads them; try again")
-                if fetched.error is ErrorCode.NONE:
-                    segments = found.files.manifest.segments
-                    if cleaned_end(segments, 0) > end:  # what superseded records is not in the cut
-                        raise Overtaken(f"records of {name} are compacted faster than the query reads them; try again")
-                    if fetched.buffers:
-                        *_, last = walk(memoryview(fetched.buffers[-1]), verify=False)
-                        return fetched.buffers, last.last_offset + 1
-                    if tables_end(segments) <= stable_offset:
-                        return (), end  # compacted away
-                    # Batches of a table are cut anew, and may reach beyond what is known here: such a one is not read.
-                    problem = "its table is further than is known here"
-                else:
-                    problem = fetched.error.name
+                part = await _part(found, name, offset, end)
+                if not isinstance(part, str):
+                    return part
+                problem = part
             await self._whole.at_hand([name])  # it has moved since the cut, and has all of it where it is now
         raise Unavailable(f"partition {partition} of {name} cannot be read: {problem}")
 
@@ -97,6 +84,26 @@ class QueriedTopics:
 
 def _topic_id(partition: Readable) -> TopicId:
     return partition.files.partition.topic_id
+
+
+async def _part(found: Readable, name: str, offset: int, end: int) -> tuple[Sequence[bytes | memoryview], int] | str:
+    """As `QueriedTopics.read`, of what is at hand; or why it cannot be read as it is."""
+    stable_offset = found.last_stable_offset
+    fetched = await found.read(offset, READ_BYTES, isolation=READ_COMMITTED)
+    if fetched.error is ErrorCode.OFFSET_OUT_OF_RANGE:
+        raise Overtaken(f"records of {name} expire faster than the query reads them; try again")
+    if fetched.error is not ErrorCode.NONE:
+        return fetched.error.name
+    segments = found.files.manifest.segments
+    if cleaned_end(segments, 0) > end:  # what superseded records is not in the cut
+        raise Overtaken(f"records of {name} are compacted faster than the query reads them; try again")
+    if fetched.buffers:
+        *_, last = walk(memoryview(fetched.buffers[-1]), verify=False)
+        return fetched.buffers, last.last_offset + 1
+    # Batches of a table are cut anew, and may reach beyond what is known here: such a one is not read.
+    if tables_end(segments) > stable_offset:
+        return "its table is further than is known here"
+    return (), end  # compacted away
 
 
 def _cut(partition: Readable) -> PartitionCut:

@@ -6,7 +6,6 @@ anything of a store beyond the URLs of the files that it was given; there are no
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 
 import urllib3
 from fsspec import AbstractFileSystem
+
+from bytemq.runtime.seekable import Seekable
 
 PROTOCOL = "bytemq"
 CONNECTIONS = 16
@@ -117,27 +118,11 @@ class ObjectFiles(AbstractFileSystem):  # type: ignore[misc]
         return _WHENEVER
 
 
-class _Opened(io.RawIOBase):
+class _Opened(Seekable):
     def __init__(self, files: ObjectFiles, name: str, size_bytes: int) -> None:
-        super().__init__()
+        super().__init__(size_bytes)
         self._files = files
         self._name = name
-        self._size_bytes = size_bytes
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size_bytes}[whence]
-        self._position = base + offset
-        return self._position
 
     def read(self, size: int = -1) -> bytes:
         left = max(self._size_bytes - self._position, 0)

@@ -9,7 +9,6 @@ token as metadata. The client library's own retries are off: it would not tell u
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 from bytemq.errors import BytemqError, Full, Invalid, NotFound, Unavailable
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.seekable import Seekable
 from bytemq.storage.stores.interface import ObjectInfo
 from bytemq.storage.stores.remote import Head, Refused
 
@@ -177,27 +177,12 @@ class S3Driver:
         await self._parts.aclose()
 
 
-class _ViewReader(io.RawIOBase):
+class _ViewReader(Seekable):
     """What the client library takes for an open file, and sends piece by piece."""
 
     def __init__(self, view: memoryview) -> None:
-        super().__init__()
+        super().__init__(len(view))
         self._view = view
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._view)}[whence]
-        self._position = base + offset
-        return self._position
 
     def read(self, size: int = -1) -> bytes:
         stop = len(self._view) if size < 0 else self._position + size

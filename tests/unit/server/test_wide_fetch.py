@@ -11,7 +11,7 @@ from bytemq.broker.fetching.pending_fetch import PendingFetch
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.runtime.turns import Turns
 from bytemq.types import PartitionId
-from tests.unit.server.harness import Client, Cluster, eventually, make_cluster, produce, serving
+from tests.unit.server.harness import Client, Cluster, Serving, eventually, make_cluster, produce, serving
 from tests.unit.server.test_fetch import LARGE, fetch, filled, offsets, request
 
 PARTITIONS = 10
@@ -56,6 +56,16 @@ def waiters(cluster: Cluster) -> int:
 
 async def nothing_is_left(cluster: Cluster) -> None:
     await eventually(lambda: cluster.broker.response_memory.used_bytes == 0 and not waiters(cluster))
+
+
+async def in_the_middle(cluster: Cluster, running: Serving, between_slices: Pauses) -> asyncio.Future[Any]:
+    """A fetch of one who has read everything, of which the pass stands still at partition 5."""
+    reader, writer = await running.connect(), await running.connect()
+    await filled(cluster, writer, partitions=PARTITIONS)
+    between_slices.stop_at = 5
+    waiting = asyncio.ensure_future(fetch(reader, all_partitions(3, max_wait_ms=60_000, min_bytes=1)))
+    await between_slices.reached.wait()
+    return waiting
 
 
 async def produced(client: Client, index: int) -> None:
@@ -139,12 +149,8 @@ async def test_wide_fetch__notices_what_is_committed_in_the_middle_of_a_pass(
     """Before, at or behind the place where the pass is: the client does not wait for the end of its time."""
     cluster = make_cluster()
     async with serving(cluster) as running:
-        reader, writer = await running.connect(), await running.connect()
-        await filled(cluster, writer, partitions=PARTITIONS)
-        between_slices.stop_at = 5
-        waiting = asyncio.ensure_future(fetch(reader, all_partitions(3, max_wait_ms=60_000, min_bytes=1)))
-        await between_slices.reached.wait()
-        await produced(writer, grown)
+        waiting = await in_the_middle(cluster, running, between_slices)
+        await produced(await running.connect(), grown)
         between_slices.go_on.set()
         answer = await asyncio.wait_for(waiting, 30)
         assert offsets(answer) == [[3] if index == grown else [] for index in range(PARTITIONS)]
@@ -155,11 +161,7 @@ async def test_wide_fetch__notices_a_partition_that_comes_in_the_middle_of_a_pas
     """The client could not ask for it meanwhile."""
     cluster = make_cluster()
     async with serving(cluster) as running:
-        reader, writer = await running.connect(), await running.connect()
-        await filled(cluster, writer, partitions=PARTITIONS)
-        between_slices.stop_at = 5
-        waiting = asyncio.ensure_future(fetch(reader, all_partitions(3, max_wait_ms=60_000, min_bytes=1)))
-        await between_slices.reached.wait()
+        waiting = await in_the_middle(cluster, running, between_slices)
         new = PartitionId(cluster.image.topics["events"].topic_id, PARTITIONS)
         await cluster.broker.partitions.own(new, "events", 1, cluster.config.topic_config({}))
         await asyncio.sleep(0.01)
@@ -225,11 +227,7 @@ async def test_wide_fetch__a_client_that_leaves_in_the_middle_leaves_nothing_beh
 async def test_wide_fetch__notices_a_partition_that_is_lost_in_the_middle(lost: int, between_slices: Pauses) -> None:
     cluster = make_cluster()
     async with serving(cluster) as running:
-        reader, writer = await running.connect(), await running.connect()
-        await filled(cluster, writer, partitions=PARTITIONS)
-        between_slices.stop_at = 5
-        waiting = asyncio.ensure_future(fetch(reader, all_partitions(3, max_wait_ms=60_000, min_bytes=1)))
-        await between_slices.reached.wait()
+        waiting = await in_the_middle(cluster, running, between_slices)
         await cluster.move("events", lost, 7)
         between_slices.go_on.set()
         answer = await asyncio.wait_for(waiting, 30)

@@ -11,7 +11,7 @@ from bytemq.errors import Fenced, Unavailable
 from bytemq.metadata import keys
 from bytemq.storage.stores.remote import RetryPolicy
 from tests.support.virtual_time import run_virtual
-from tests.unit.storage.cluster.cluster_bench import Cluster, batch, content, eventually, failures, pid
+from tests.unit.storage.cluster.cluster_bench import Broker, Cluster, batch, content, eventually, failures, pid
 
 Test = Callable[[Cluster], Awaitable[None]]
 
@@ -21,6 +21,17 @@ def run(test: Test, policy: RetryPolicy | None = None) -> None:
         await test(Cluster(policy=policy))
 
     run_virtual(main())
+
+
+def slow_down(broker: Broker, put_s: float) -> None:
+    """Each object takes so long to be written."""
+    put, clock = broker.driver.put, broker.cluster.clock
+
+    async def put_slowly(name: str, data: bytes, token: str) -> None:
+        await clock.sleep(put_s)
+        await put(name, data, token)
+
+    broker.driver.put = put_slowly  # type: ignore[method-assign]
 
 
 def test_append__of_many_partitions_is_one_object_and_one_transaction() -> None:
@@ -59,13 +70,7 @@ def test_flushes__are_paced_by_the_interval_unless_they_are_full() -> None:
 def test_flushes__of_coordinators_wait_for_the_one_before_and_not_for_the_interval() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await cluster.broker(1)
-        put = broker.driver.put
-
-        async def put_in_30_ms(name: str, data: bytes, token: str) -> None:
-            await cluster.clock.sleep(0.03)
-            await put(name, data, token)
-
-        broker.driver.put = put_in_30_ms  # type: ignore[method-assign]
+        slow_down(broker, 0.03)
         data, steps = await broker.storage.open_log(pid(1), 1), await broker.storage.open_log(pid(2), 1)
         steps.is_urgent = True
         await broker.append(data, batch(0))
@@ -136,13 +141,7 @@ def test_flushes__of_coordinators_let_records_wait_no_longer_after_a_failure() -
 def test_flushes__of_coordinators_on_a_slow_store_are_paced_beside_each_other() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await cluster.broker(1)
-        put = broker.driver.put
-
-        async def put_in_250_ms(name: str, data: bytes, token: str) -> None:
-            await cluster.clock.sleep(0.25)
-            await put(name, data, token)
-
-        broker.driver.put = put_in_250_ms  # type: ignore[method-assign]
+        slow_down(broker, 0.25)
         data, steps = await broker.storage.open_log(pid(1), 1), await broker.storage.open_log(pid(2), 1)
         steps.is_urgent = True
         started = cluster.clock.monotonic()
@@ -185,13 +184,7 @@ def test_flushes__are_at_most_250_a_gigabyte_at_50_mb_a_second() -> None:
             wal_retained_bytes=1 << 40,
             wal_memory_bytes=100 * megabyte,
         )
-        put = broker.driver.put
-
-        async def put_in_30_ms(name: str, data: bytes, token: str) -> None:
-            await cluster.clock.sleep(0.03)
-            await put(name, data, token)
-
-        broker.driver.put = put_in_30_ms  # type: ignore[method-assign]
+        slow_down(broker, 0.03)
         log = await broker.storage.open_log(pid(1), 1)
         appends = []
         for _ in range(100):
