@@ -19,7 +19,8 @@ from bytemq.protocol.records.batch import RecordBatch, parse_header
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.manifests.manifest import FileKind, PartitionSnapshot, SegmentInfo, with_holes
 from bytemq.storage.manifests.manifest_codec import StoredManifest
-from bytemq.storage.reading import Plan, Read, Run, assemble, plan_extents, plan_segment
+from bytemq.storage.planned_reads import read_planned, read_planned_cached, read_runs
+from bytemq.storage.reading import Plan, Read, plan_extents, plan_segment
 from bytemq.storage.segments.batch_walk import walk
 from bytemq.storage.segments.segment_files import Segment, SegmentCache, begun_with
 from bytemq.storage.shared_file import SharedFile
@@ -236,7 +237,7 @@ class LogFiles:
         plan = self._plan(offset, max_bytes, end_offset, verify=False)
         if plan is None:
             return None
-        read = _read_cached(plan, offset, max_bytes, end_offset, at_least_one)
+        read = read_planned_cached(plan, offset, max_bytes, end_offset, at_least_one)
         if read is None or read.size_bytes or read.next_offset == offset:
             if read is not None and read.next_offset == self.wal.end_offset:
                 self._was_read_to_the_end()
@@ -265,12 +266,7 @@ class LogFiles:
         if plan is None:
             await self._open_segment(self._segment_of(offset), offset)
             return await self._read_at(offset, max_bytes, end_offset, at_least_one)
-        try:
-            return assemble(plan, await _read_all(plan.runs), offset, max_bytes, end_offset, at_least_one)
-        except Corrupt:  # maybe not in the store
-            for run in plan.runs:
-                run.file.forget_copies()
-            return assemble(plan, await _read_all(plan.runs), offset, max_bytes, end_offset, at_least_one)
+        return await read_planned(plan, offset, max_bytes, end_offset, at_least_one)
 
     async def behind_damage(self, offset: int) -> int:
         """Where there may be something to read again, when `read` raised Corrupt at `offset`: behind the batch there,
@@ -290,7 +286,7 @@ class LogFiles:
             behind = (each.last_offset + 1 for each in self.segments if each.last_offset >= offset)
             return next(behind, self.end_offset)
         try:
-            [view, *_] = await _read_all(plan.runs)
+            [view, *_] = await read_runs(plan.runs)
             for batch in walk(view[: plan.first.size_bytes], verify=False):
                 if batch.last_offset >= offset:
                     return min(batch.last_offset + 1, plan.first.next_offset)
@@ -509,45 +505,6 @@ class LogFiles:
             table.end_offset = offset
         elif len(table):
             table.drop_first(max(table.find(offset), 0))
-
-
-async def _read_all(runs: Sequence[Run]) -> Sequence[memoryview]:
-    """At the same time: on an object store each may be an object of its own, as those of small flushes are. None is
-    being read any more when this returns or raises. Raises Corrupt where a file is too short.
-    """
-    for run in runs:  # all at once: while one is read, another one's file could be released
-        run.file.pin()
-    try:
-        data = await _read_each(runs)
-    finally:
-        for run in runs:
-            run.file.unpin()
-    for run, view in zip(runs, data, strict=True):
-        if len(view) < run.size_bytes:
-            raise Corrupt(f"{run.file.file.name} ends before position {run.position + run.size_bytes}")
-    return data
-
-
-async def _read_each(runs: Sequence[Run]) -> Sequence[memoryview]:
-    if len(runs) == 1:
-        return [await runs[0].file.read(runs[0].position, runs[0].size_bytes)]
-    reads = (run.file.read(run.position, run.size_bytes) for run in runs)
-    outcomes = await asyncio.gather(*reads, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return [outcome for outcome in outcomes if isinstance(outcome, memoryview)]
-
-
-def _read_cached(plan: Plan, offset: int, max_bytes: int, end_offset: int, at_least_one: bool) -> Read | None:
-    """None when something of it is not in the page cache."""
-    data = []
-    for run in plan.runs:
-        view = run.file.read_cached(run.position, run.size_bytes)
-        if view is None:
-            return None
-        data.append(view)
-    return assemble(plan, data, offset, max_bytes, end_offset, at_least_one)
 
 
 def _base_offset(segment: SegmentInfo) -> int:

@@ -1,7 +1,7 @@
 """From offsets to bytes: which ranges of which file a read needs, and which part of them it returns. Pure.
 
-Owns: planning a read over a chunk table and cutting the bytes that came back. Must not: do I/O or wait (`log_files`
-does).
+Owns: planning a read over a chunk table and cutting the bytes that came back. Must not: do I/O or wait
+(`planned_reads` does).
 
 A read takes whole chunks up to its limit; only the first chunk (offset in its middle) and the last (end offset in its
 middle) are walked batch by batch. Bytes that did not come from this process's own writes are verified before they are
