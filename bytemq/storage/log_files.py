@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
-from bytemq.protocol.records.batch import RecordBatch, parse_header
+from bytemq.protocol.records.batch import RecordBatch
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.manifests.manifest import FileKind, PartitionSnapshot, SegmentInfo, with_holes
 from bytemq.storage.manifests.manifest_codec import StoredManifest
@@ -24,6 +24,7 @@ from bytemq.storage.reading import Plan, Read, plan_extents, plan_segment
 from bytemq.storage.segments.batch_walk import walk
 from bytemq.storage.segments.segment_files import Segment, SegmentCache, begun_with
 from bytemq.storage.shared_file import SharedFile
+from bytemq.storage.tables.companion import Unit
 from bytemq.storage.tables.restored import RestoredUnits
 from bytemq.storage.wal.extents import Chunk, ExtentTable
 from bytemq.storage.wal.recent import WANTED_CHUNKS, RecentChunks, RecentEnd
@@ -264,7 +265,7 @@ class LogFiles:
             return Read([], 0, offset, offset)
         plan = self._plan(offset, max_bytes, end_offset, verify=True)
         if plan is None:
-            await self._open_segment(self._segment_of(offset), offset)
+            await self.open_segment(self._segment_of(offset), offset)
             return await self._read_at(offset, max_bytes, end_offset, at_least_one)
         return await read_planned(plan, offset, max_bytes, end_offset, at_least_one)
 
@@ -278,7 +279,7 @@ class LogFiles:
         try:
             plan = self._plan(offset, 1, self.end_offset, verify=True)
             if plan is None:
-                await self._open_segment(self._segment_of(offset), offset)
+                await self.open_segment(self._segment_of(offset), offset)
                 plan = self._plan(offset, 1, self.end_offset, verify=True)
         except Corrupt:
             plan = None
@@ -356,7 +357,7 @@ class LogFiles:
         following = segments[number + 1] if number + 1 < len(segments) else None
         return following if following is not None and following.kind is FileKind.PARQUET else None
 
-    async def _open_segment(self, info: SegmentInfo, offset: int) -> Segment:
+    async def open_segment(self, info: SegmentInfo, offset: int) -> Segment:
         """The segment, or of a Parquet file the unit that answers for `offset`, as a segment."""
         while True:
             try:
@@ -370,6 +371,10 @@ class LogFiles:
                 if now == info:
                     raise Corrupt(f"the file of offsets {info.base_offset}..{info.last_offset} is missing") from error
                 info = now  # it was rewritten meanwhile
+
+    async def units(self, info: SegmentInfo) -> tuple[Unit, ...]:
+        """Of a Parquet file."""
+        return await self._files.restored.units(info)
 
     async def bring_near(self, offset: int, size_bytes: int) -> int:
         """Asks at once for the next segments that a reader at `offset` comes to, about so many bytes of them: each
@@ -403,71 +408,6 @@ class LogFiles:
             await segment.read(0, 1)
         finally:
             segment.unpin()
-
-    # Looking for timestamps.
-
-    async def find_timestamp(self, timestamp_ms: int, end_offset: int, *, start_offset: int = 0) -> RecordBatch | None:
-        """The first whole batch, ending below `end_offset`, whose maximum timestamp is at or above `timestamp_ms`.
-
-        Batches that end below `start_offset` are passed over.
-        """
-        offset = max(self.log_start_offset, start_offset)
-        while (chunk := await self._chunk_at_or_after(offset, timestamp_ms)) is not None:
-            if chunk.base_offset >= end_offset:
-                break
-            read = await self.read(max(chunk.base_offset, offset), chunk.size_bytes, end_offset)
-            for buffer in read.buffers:
-                view = memoryview(buffer)
-                for batch in walk(view, verify=False):
-                    if batch.max_timestamp >= timestamp_ms:
-                        return parse_header(view, batch.position)
-            offset = chunk.next_offset
-        return None
-
-    async def max_timestamp_batch(self, end_offset: int) -> RecordBatch | None:
-        """The first whole batch, ending below `end_offset`, with the greatest maximum timestamp."""
-        greatest = -1
-        for segment in self.manifest.segments:
-            if segment.last_offset < end_offset:
-                greatest = max(greatest, segment.max_timestamp)
-        offset = self.log_start_offset
-        while offset < min(end_offset, self.end_offset):
-            chunk = await self._chunk_at_or_after(offset, greatest + 1)
-            if chunk is None or chunk.base_offset >= end_offset:
-                break
-            read = await self.read(max(chunk.base_offset, offset), chunk.size_bytes, end_offset)
-            for buffer in read.buffers:
-                greatest = max(greatest, *(batch.max_timestamp for batch in walk(memoryview(buffer), verify=False)))
-            offset = chunk.next_offset
-        return await self.find_timestamp(greatest, end_offset)
-
-    async def _chunk_at_or_after(self, offset: int, timestamp_ms: int) -> Chunk | None:
-        """The first chunk that reaches beyond `offset` and has a record of that time or later."""
-        for segment in self.manifest.segments:
-            if segment.last_offset >= offset and segment.max_timestamp >= timestamp_ms:
-                for first in await self._first_offsets(segment, offset, timestamp_ms):
-                    index = (await self._open_segment(segment, first)).index
-                    for number in range(index.find(first), len(index)):
-                        if index.max_timestamps[number] >= timestamp_ms:
-                            return index.chunk(number)
-        table = self.wal
-        for number in range(max(table.find(offset), 0), len(table)):
-            if table.max_timestamps[number] >= timestamp_ms and table.chunk(number).next_offset > offset:
-                return table.chunk(number)
-        return None
-
-    async def _first_offsets(self, info: SegmentInfo, offset: int, timestamp_ms: int) -> Sequence[int]:
-        """Where to look in a file for records of that time or later: at `offset`, or of a Parquet file at the units
-        that have such records.
-        """
-        offset = max(offset, info.base_offset)
-        if info.kind is not FileKind.PARQUET:
-            return [offset]
-        return [
-            max(unit.base_offset, offset)
-            for unit in await self._files.restored.units(info)
-            if unit.next_offset > offset and unit.max_timestamp >= timestamp_ms
-        ]
 
     # What the storage changes. Nobody else calls these.
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 from bytemq.errors import BytemqError, NotFound, Unavailable
 from bytemq.protocol.records.batch import HEADER_BYTES, RecordBatch, parse_header
 from bytemq.storage.log_files import RecoveredLog
-from bytemq.storage.manifests.manifest import PartitionSnapshot, SegmentInfo
+from bytemq.storage.manifests.manifest import Manifest, PartitionSnapshot, SegmentInfo
 from bytemq.storage.reading import Read
+from bytemq.storage.wal.extents import Chunk, ExtentTable
 from bytemq.types import PartitionId
 
 OnDurable = Callable[[BytemqError | None], None]
@@ -105,6 +106,17 @@ class FakeLogFiles:
     def segments(self) -> Sequence[SegmentInfo]:
         return self.stored.segments
 
+    manifest = Manifest(leader_epoch=-1)
+    """As far as what searches the log is told: all of it is in the write-ahead log, one batch a chunk."""
+
+    @property
+    def wal(self) -> ExtentTable:
+        table = ExtentTable(self.log_start_offset)
+        for batch in self.stored.batches:
+            chunk = Chunk(batch.base_offset, batch.next_offset, 0, batch.size_bytes, batch.max_timestamp)
+            table.append(chunk, 0, 0, verified=True)
+        return table
+
     def bytes_between(self, offset: int, end_offset: int, enough_bytes: int) -> int:
         return sum(batch.size_bytes for batch in self._between(offset, end_offset))
 
@@ -139,17 +151,6 @@ class FakeLogFiles:
             size_bytes += batch.size_bytes
             next_offset = batch.next_offset
         return Read(chosen, size_bytes, offset, next_offset)
-
-    async def find_timestamp(self, timestamp_ms: int, end_offset: int, *, start_offset: int = 0) -> RecordBatch | None:
-        await self._storage.wait()
-        for batch in self._between(start_offset, end_offset):
-            if batch.max_timestamp >= timestamp_ms:
-                return batch
-        return None
-
-    async def max_timestamp_batch(self, end_offset: int) -> RecordBatch | None:
-        await self._storage.wait()
-        return max(self._between(0, end_offset), key=lambda batch: batch.max_timestamp, default=None)
 
     def _between(self, start_offset: int, end_offset: int) -> list[RecordBatch]:
         start = max(start_offset, self.log_start_offset)

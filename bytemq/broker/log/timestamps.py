@@ -20,6 +20,7 @@ from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records import reader
 from bytemq.protocol.records.batch import LOG_APPEND_TIME, RecordBatch
 from bytemq.protocol.records.compression import DecompressedTooLarge
+from bytemq.storage.log_timestamps import find_timestamp, max_timestamp_batch
 
 if TYPE_CHECKING:
     from bytemq.storage.log_files import LogFiles
@@ -76,7 +77,7 @@ class OffsetFinder:
 
     async def _newest(self, end_offset: int) -> ListedOffset:
         """The first record with the largest timestamp."""
-        batch = await self._files.max_timestamp_batch(end_offset)
+        batch = await max_timestamp_batch(self._files, end_offset)
         if batch is None:
             return ListedOffset(ErrorCode.NONE)
         return await self._within(batch, batch.max_timestamp) or _whole(batch)
@@ -84,7 +85,7 @@ class OffsetFinder:
     async def _first_at_or_after(self, timestamp_ms: int, end_offset: int) -> ListedOffset:
         start_offset = self._state.log_start_offset
         while True:
-            batch = await self._files.find_timestamp(timestamp_ms, end_offset, start_offset=start_offset)
+            batch = await find_timestamp(self._files, timestamp_ms, end_offset, start_offset=start_offset)
             if batch is None:
                 return ListedOffset(ErrorCode.NONE)
             found = await self._within(batch, timestamp_ms)

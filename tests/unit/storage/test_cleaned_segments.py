@@ -10,6 +10,7 @@ import pytest
 from bytemq.errors import Corrupt, Unavailable
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_opening import headers_after
+from bytemq.storage.log_timestamps import find_timestamp, max_timestamp_batch
 from bytemq.storage.manifests.manifest import PartitionSnapshot, SegmentInfo, contradictions
 from bytemq.storage.segments.batch_walk import StoredBatch
 from bytemq.storage.segments.segment_files import walk_segment
@@ -78,9 +79,9 @@ async def test_read__ends_before_the_end_offset_although_it_falls_into_a_gap(ben
 async def test_timestamps__are_found_beyond_a_gap(bench: Bench, keeps: Keeps) -> None:
     log, kept = await cleaned(bench, keeps)
     for n in range(COUNT):
-        found = await log.find_timestamp(1000 + 10 * n - 5, COUNT)
+        found = await find_timestamp(log, 1000 + 10 * n - 5, COUNT)
         assert found is not None and found.base_offset == min(k for k in kept if k >= n)
-    newest = await log.max_timestamp_batch(COUNT)
+    newest = await max_timestamp_batch(log, COUNT)
     assert newest is not None and newest.base_offset == COUNT - 1
 
 

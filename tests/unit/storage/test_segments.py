@@ -8,6 +8,7 @@ import pytest
 
 from bytemq.errors import Corrupt, NotFound, Unavailable
 from bytemq.storage.log_files import LogFiles
+from bytemq.storage.log_timestamps import find_timestamp, max_timestamp_batch
 from bytemq.storage.manifests.manifest import PartitionSnapshot, SegmentInfo
 from bytemq.storage.segments.segment_files import walk_segment
 from tests.support.log_workload import until
@@ -460,15 +461,15 @@ async def test_timestamps__find_the_first_batch_that_is_new_enough(bench: Bench,
     found = {
         wanted: batch and batch.base_offset
         for wanted in (0, 10, 11, 31, 50, 51)
-        for batch in [await log.find_timestamp(wanted, 5)]
+        for batch in [await find_timestamp(log, wanted, 5)]
     }
     assert found == {0: 0, 10: 0, 11: 1, 31: 3, 50: 3, 51: None}
-    assert await log.find_timestamp(31, 3) is None
-    newest = await log.max_timestamp_batch(5)
+    assert await find_timestamp(log, 31, 3) is None
+    newest = await max_timestamp_batch(log, 5)
     assert newest is not None and newest.base_offset == 3
-    newest = await log.max_timestamp_batch(3)
+    newest = await max_timestamp_batch(log, 3)
     assert newest is not None and newest.base_offset == 1
-    assert await log.max_timestamp_batch(0) is None
+    assert await max_timestamp_batch(log, 0) is None
 
 
 class CountingFile:
