@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
@@ -22,7 +22,8 @@ from bytemq.storage.manifests.manifest_codec import StoredManifest
 from bytemq.storage.planned_reads import read_planned, read_planned_cached, read_runs
 from bytemq.storage.reading import Plan, Read, plan_extents, plan_segment
 from bytemq.storage.segments.batch_walk import walk
-from bytemq.storage.segments.segment_files import Segment, SegmentCache, begun_with
+from bytemq.storage.segments.segment_files import Segment, SegmentCache
+from bytemq.storage.segments.segment_limits import SegmentLimits
 from bytemq.storage.shared_file import SharedFile
 from bytemq.storage.tables.companion import Unit
 from bytemq.storage.tables.restored import RestoredUnits
@@ -152,8 +153,9 @@ class LogFiles:
         return max(self.wal.end_offset, self.manifest.log_start_offset)
 
     @property
-    def segment_limit_bytes(self) -> int:
-        return min(self.segment_bytes or self._files.segment_bytes, self._files.segment_bytes)
+    def segment_limits(self) -> SegmentLimits:
+        most_bytes = self._files.segment_bytes
+        return SegmentLimits(min(self.segment_bytes or most_bytes, most_bytes), self.segment_ms)
 
     @property
     def size_bytes(self) -> int:
@@ -164,47 +166,8 @@ class LogFiles:
         """The segments, then the part in the write-ahead log, cut as segments would be: it continues the open one."""
         segments = self.manifest.segments
         if segments and not segments[-1].sealed:
-            return [*segments[:-1], *self._future_segments(segments[-1])]
-        return [*segments, *self._future_segments(None)]
-
-    def _future_segments(self, current: SegmentInfo | None) -> Iterator[SegmentInfo]:
-        table = self.wal
-        if len(table):
-            first, newest_ms = current or begun_with(table.chunk(0), 0), max(table.max_timestamps)
-            size_bytes = first.size_bytes + table.size_bytes
-            if size_bytes <= self.segment_limit_bytes and not self._is_too_old_for(first, newest_ms):
-                # All goes into one, which is asked for too often to look at a hundred thousand chunks each time.
-                yield first._replace(
-                    last_offset=table.end_offset - 1,
-                    size_bytes=size_bytes,
-                    max_timestamp=max(first.max_timestamp, newest_ms),
-                )
-                return
-        for number in range(len(table)):
-            chunk = table.chunk(number)
-            if current is not None and self.rolls(current, chunk):
-                yield current
-                current = None
-            if current is None:
-                current = begun_with(chunk, 0)
-            current = current._replace(
-                last_offset=chunk.next_offset - 1,
-                size_bytes=current.size_bytes + chunk.size_bytes,
-                max_timestamp=max(current.max_timestamp, chunk.max_timestamp),
-            )
-        if current is not None:
-            yield current
-
-    def rolls(self, current: SegmentInfo, chunk: Chunk) -> bool:
-        """Whether `chunk` goes into another segment than the one so far: by segment.bytes, or by segment.ms (of record
-        time, as in Kafka). The one rule for what is written behind and for how that will be cut.
-        """
-        if current.size_bytes + chunk.size_bytes > self.segment_limit_bytes:
-            return True
-        return self._is_too_old_for(current, chunk.max_timestamp)
-
-    def _is_too_old_for(self, current: SegmentInfo, timestamp_ms: int) -> bool:
-        return bool(self.segment_ms) and timestamp_ms - current.created_ms > self.segment_ms
+            return [*segments[:-1], *self.segment_limits.cut(self.wal, segments[-1])]
+        return [*segments, *self.segment_limits.cut(self.wal, None)]
 
     # Reading.
 

@@ -186,7 +186,7 @@ class ObjectWriteBehind(BackgroundPasses):
                     raise Unavailable("the storage is being closed")
                 chunks, views, offset = await read_chunks(files, self._objects.by_ordinal, offset, end_offset, holes)
                 for chunk, view in zip(chunks, views, strict=True):
-                    if made.info is not None and files.rolls(made.info, chunk):
+                    if made.info is not None and files.segment_limits.rolls(made.info, chunk):
                         segments.append(await self._create(files, made, snapshot))
                         made = SegmentInMemory(self._config.chunk_bytes)
                     await made.add(chunk, view, self._clock.wall_ms())

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bytemq.storage.manifests.manifest import AbortedTxn, SegmentInfo
-from bytemq.storage.segments.segment_files import SegmentWriter, begun_with
+from bytemq.storage.segments.segment_files import SegmentWriter
+from bytemq.storage.segments.segment_limits import begun_with
 from bytemq.storage.stores.interface import Buffer
 from bytemq.storage.wal.extents import Chunk
 

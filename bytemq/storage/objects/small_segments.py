@@ -88,7 +88,7 @@ class SmallSegments:
     def _chosen(self, files: LogFiles) -> list[SegmentInfo]:
         if files.deleted or self._logs.get(files.partition) is not files:
             return []
-        return small_ones(files.manifest.segments, files.segment_limit_bytes, self._given_up)
+        return small_ones(files.manifest.segments, files.segment_limits.most_bytes, self._given_up)
 
     async def _merge(self, files: LogFiles, chosen: Sequence[SegmentInfo]) -> None:
         if not chosen:

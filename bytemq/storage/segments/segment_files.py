@@ -1,7 +1,7 @@
 """Segments: the files of one partition that are written behind.
 
 Owns: opening them with their indexes, appending to the open one, sealing. Must not: decide when, or publish
-(`checkpoint` does).
+(`write_behind` and `publisher` do).
 
 An open segment is appended to beyond the length that its manifest names; what is there beyond is garbage of a crash and
 gets overwritten. Bytes within that length never change. A footer with the index follows them; behind an open segment
@@ -104,12 +104,6 @@ class SegmentCache:
         unused = [name for name, segment in self._segments.items() if not segment.pins and name != newest]
         for name in unused[: max(excess, 0)]:
             await self.forget(name)
-
-
-def begun_with(first: Chunk, now_ms: int, name: str = "") -> SegmentInfo:
-    """An empty segment that `first` will begin: as old as its records, or as `now_ms` where they have no timestamps."""
-    created_ms = first.max_timestamp if first.max_timestamp >= 0 else now_ms
-    return SegmentInfo(first.base_offset, first.base_offset - 1, 0, -1, created_ms, name)
 
 
 class SegmentWriter:

@@ -31,7 +31,8 @@ from bytemq.storage.manifests.manifest import (
 from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.segments.background_passes import BackgroundPasses
-from bytemq.storage.segments.segment_files import BulkSegmentWriter, SegmentWriter, begun_with
+from bytemq.storage.segments.segment_files import BulkSegmentWriter, SegmentWriter
+from bytemq.storage.segments.segment_limits import begun_with
 from bytemq.storage.segments.write_behind_reading import read_chunks
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.stores.interface import Store
@@ -277,14 +278,14 @@ class WriteBehind(BackgroundPasses):
         snapshot: PartitionSnapshot | None,
     ) -> None:
         """Appends to the log's open segment, going on in another one where that is full."""
-        start = 0
+        start, limits = 0, files.segment_limits
         while start < len(chunks):
             writer = writers[-1] if writers else await self._continued(files, seen, writers)
             if writer is None or writer.info.sealed:
                 writer = await self._new_segment(files, chunks[start])
                 writers.append(writer)
             stop, info = start, writer.info
-            while stop < len(chunks) and not (info.size_bytes and files.rolls(info, chunks[stop])):
+            while stop < len(chunks) and not (info.size_bytes and limits.rolls(info, chunks[stop])):
                 info = info._replace(size_bytes=info.size_bytes + chunks[stop].size_bytes)
                 stop += 1
             if stop > start:

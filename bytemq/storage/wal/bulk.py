@@ -159,11 +159,11 @@ class BulkFiles:
         if bulk is not None:
             bulk.small_in_a_row = 0 if is_large else bulk.small_in_a_row + 1
             if self._takes(bulk, size_bytes, newest):
-                if 2 * bulk.end_position > files.segment_limit_bytes:
+                if 2 * bulk.end_position > files.segment_limits.most_bytes:
                     self._prepare(files)
                 return bulk
             self.end(bulk)
-        if not is_large or size_bytes > files.segment_limit_bytes or files.deleted:
+        if not is_large or size_bytes > files.segment_limits.most_bytes or files.deleted:
             return None
         bulk = self._prepared.get(files)
         if bulk is None:
@@ -178,10 +178,10 @@ class BulkFiles:
         """Whether what is at hand goes into the file, too."""
         if bulk.is_doubtful or bulk.small_in_a_row >= SMALL_IN_A_ROW:
             return False
-        if bulk.end_position + size_bytes > bulk.log.segment_limit_bytes:
+        if bulk.end_position + size_bytes > bulk.log.segment_limits.most_bytes:
             return False
         so_far = SegmentInfo(0, 0, bulk.end_position, -1, bulk.created_ms)
-        return not bulk.end_position or not bulk.log.rolls(so_far, Chunk(0, 0, 0, size_bytes, newest))
+        return not bulk.end_position or not bulk.log.segment_limits.rolls(so_far, Chunk(0, 0, 0, size_bytes, newest))
 
     def _prepare(self, files: LogFiles) -> None:
         """Makes the next file of a log ready."""
@@ -215,8 +215,8 @@ class BulkFiles:
 
     def _promised_bytes(self) -> int:
         """What the files that are being filled, or are about to be, may still take."""
-        filling = sum(files.segment_limit_bytes - bulk.end_position for files, bulk in self._active.items())
-        return filling + sum(files.segment_limit_bytes for files in self._prepared)
+        filling = sum(files.segment_limits.most_bytes - bulk.end_position for files, bulk in self._active.items())
+        return filling + sum(files.segment_limits.most_bytes for files in self._prepared)
 
     def _register(self, bulk: BulkFile) -> None:
         self.live[bulk.ordinal] = bulk
