@@ -6,26 +6,18 @@ Owns these commands. They read and write the metadata store directly, so they wo
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bytemq.cli import pools
+from bytemq.cli.metadata_access import add_action, goes_on_when_interrupted, image_of, view_of, with_store
 from bytemq.cli.options import Commands, Failed, add_json_option, seconds
 from bytemq.cli.output import counted, show, show_json
 
 if TYPE_CHECKING:
-    from bytemq.metadata.image import ClusterImage
     from bytemq.metadata.store import MetadataStore
-    from bytemq.scheduler.cluster_view import ClusterView
 
-METADATA_VARIABLE = "BYTEMQ_METADATA"
 WATCH_S = 0.2
-TIMEOUT_S = 3.0
-"""How long the metadata are waited for: whoever typed a command waits as well."""
 
 _EXAMPLES = """\
 examples:
@@ -49,83 +41,24 @@ def add_parser(commands: Commands) -> None:
         epilog=_EXAMPLES,
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    add_json_option(_add_action(actions, "status", run_status, "the cluster at a glance"))
-    add_json_option(_add_action(actions, "brokers", run_brokers, "brokers, their state and load"))
-    partitions = _add_action(actions, "partitions", run_partitions, "who owns what")
+    add_json_option(add_action(actions, "status", run_status, "the cluster at a glance"))
+    add_json_option(add_action(actions, "brokers", run_brokers, "brokers, their state and load"))
+    partitions = add_action(actions, "partitions", run_partitions, "who owns what")
     partitions.add_argument("names", metavar="TOPIC", nargs="*", help="name of a topic (default: all)")
     partitions.add_argument("--why", action="store_true", help="the controller's last reason for each")
     add_json_option(partitions)
-    drain = _add_action(actions, "drain", run_drain, "move everything off a broker, and nothing onto it")
+    drain = add_action(actions, "drain", run_drain, "move everything off a broker, and nothing onto it")
     drain.add_argument("broker", type=int, metavar="BROKER", help="broker id")
     drain.add_argument("--timeout", type=seconds, default=60.0, metavar="S", help="how long to wait (default: 60)")
-    undrain = _add_action(actions, "undrain", run_undrain, "let a broker take part again")
+    undrain = add_action(actions, "undrain", run_undrain, "let a broker take part again")
     undrain.add_argument("broker", type=int, metavar="BROKER", help="broker id")
-    upgrade = _add_action(actions, "upgrade", run_upgrade, "raise the feature level once every broker is upgraded")
+    upgrade = add_action(actions, "upgrade", run_upgrade, "raise the feature level once every broker is upgraded")
     upgrade.add_argument("--level", type=int, metavar="N", help="which one (default: the highest that all support)")
     upgrade.add_argument("--dry-run", action="store_true", help="only tell whether that could be done")
-    pools.add_actions(actions, _add_action)
-    balance = _add_action(actions, "balance", run_balance, "what the controller would move to even out the load")
+    pools.add_actions(actions)
+    balance = add_action(actions, "balance", run_balance, "what the controller would move to even out the load")
     balance.add_argument("--dry-run", action="store_true", required=True, help="only tell: the controller does it")
     add_json_option(balance)
-
-
-def _add_action(actions: Commands, name: str, run: Any, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text.capitalize() + ".")
-    add_metadata_option(parser)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def add_metadata_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--metadata",
-        metavar="URL",
-        default=os.environ.get(METADATA_VARIABLE),
-        help="metadata of the cluster, etcd://HOST:PORT/PREFIX, or unix:///DATA/metadata.sock of brokers that were "
-        f"started with --brokers (default: {METADATA_VARIABLE})",
-    )
-
-
-def with_store(options: argparse.Namespace, work: Callable[[MetadataStore], Awaitable[int | None]]) -> int | None:
-    """Runs `work` on the metadata store of the options. Raises Failed and BytemqError."""
-    import asyncio
-
-    from bytemq.metadata.opening import open_metadata
-
-    if not options.metadata:
-        raise Failed(
-            "name the cluster's metadata: --metadata etcd://HOST:PORT/PREFIX, or unix:///DATA/metadata.sock of brokers "
-            f"that were started with --brokers, or {METADATA_VARIABLE}"
-        )
-
-    async def run() -> int | None:
-        store = await open_metadata(options.metadata, os.environ, timeout_s=TIMEOUT_S)
-        try:
-            return await work(store)
-        finally:
-            await store.close()
-
-    return asyncio.run(run())
-
-
-async def image_of(store: MetadataStore) -> ClusterImage:
-    from bytemq.metadata import keys
-    from bytemq.metadata.image import ClusterImage
-
-    entries, revision = await store.range(keys.CLUSTER)
-    image = ClusterImage()
-    image.apply(image.events_from_listing(entries, revision), revision)
-    if not image.cluster_id:
-        raise Failed("there is no cluster at this address of the metadata; is the prefix right?")
-    return image
-
-
-async def view_of(store: MetadataStore) -> ClusterView:
-    from bytemq.scheduler.cluster_view import ClusterView
-    from bytemq.scheduler.reports import last_moves, load_reports
-
-    image = await image_of(store)
-    return ClusterView(image, await load_reports(store), (await last_moves(store)).moves)
 
 
 def run_status(options: argparse.Namespace) -> int | None:
@@ -190,18 +123,6 @@ def run_drain(options: argparse.Namespace) -> int | None:
         return None
 
     return with_store(options, work)
-
-
-@contextlib.contextmanager
-def goes_on_when_interrupted(what: str, undo: str) -> Iterator[None]:
-    """Ctrl-C ends the waiting only, and says so."""
-    import asyncio
-
-    try:
-        yield
-    except asyncio.CancelledError:
-        print(f"{what} is drained all the same; `bytemq cluster {undo}` takes that back.", file=sys.stderr)
-        raise
 
 
 def run_undrain(options: argparse.Namespace) -> int | None:

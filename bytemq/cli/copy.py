@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytemq.cli.cluster import METADATA_VARIABLE, add_metadata_option
+from bytemq.cli.metadata_access import METADATA_VARIABLE, add_metadata_option
 from bytemq.cli.options import Commands, Failed
 from bytemq.cli.output import counted
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from bytemq.cli.cluster import METADATA_VARIABLE, TIMEOUT_S, add_metadata_option, view_of
+from bytemq.cli.metadata_access import METADATA_VARIABLE, TIMEOUT_S, add_metadata_option, view_of
 from bytemq.cli.options import Commands, Failed, add_json_option
 from bytemq.cli.output import show
 from bytemq.errors import BytemqError

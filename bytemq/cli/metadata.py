@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytemq.cli.cluster import add_metadata_option, with_store
+from bytemq.cli.metadata_access import add_metadata_option, with_store
 from bytemq.cli.options import Commands, Failed
 from bytemq.cli.output import counted
 

@@ -9,6 +9,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any
 
+from bytemq.cli.metadata_access import add_action, goes_on_when_interrupted, view_of, with_store
 from bytemq.cli.options import Commands, Failed, add_json_option, seconds
 from bytemq.cli.output import show
 
@@ -30,7 +31,7 @@ examples:
 """
 
 
-def add_actions(actions: Commands, add_action: Any) -> None:
+def add_actions(actions: Commands) -> None:
     add_json_option(add_action(actions, "pools", run_pools, "the stores of the cluster: state and contents"))
     pool = actions.add_parser(
         "pool", help="add a store to the cluster, drain one", description="Pools of a cluster.", epilog=_EXAMPLES
@@ -49,7 +50,6 @@ def add_actions(actions: Commands, add_action: Any) -> None:
 
 
 def run_pools(options: argparse.Namespace) -> int | None:
-    from bytemq.cli.cluster import view_of, with_store
     from bytemq.storage.pools.contents import contents
 
     async def work(store: MetadataStore) -> None:
@@ -98,7 +98,6 @@ def _as_brokers_find_it(view: ClusterView, name: str) -> str:
 def run_add(options: argparse.Namespace) -> int | None:
     from random import SystemRandom
 
-    from bytemq.cli.cluster import with_store
     from bytemq.runtime.clock import SystemClock
     from bytemq.storage.pools.changes import add_pool
 
@@ -112,7 +111,6 @@ def run_add(options: argparse.Namespace) -> int | None:
 def run_drain(options: argparse.Namespace) -> int | None:
     import asyncio
 
-    from bytemq.cli.cluster import goes_on_when_interrupted, with_store
     from bytemq.metadata.pools import PoolUse
     from bytemq.storage.pools.changes import set_use
     from bytemq.storage.pools.contents import PoolContents, contents
@@ -153,7 +151,6 @@ def run_remove(options: argparse.Namespace) -> int | None:
 
 
 def _set_use(options: argparse.Namespace, use: PoolUse, says: str) -> int | None:
-    from bytemq.cli.cluster import with_store
     from bytemq.storage.pools.changes import set_use
 
     async def work(store: MetadataStore) -> None:

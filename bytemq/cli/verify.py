@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bytemq.cli.cluster import METADATA_VARIABLE
+from bytemq.cli.metadata_access import METADATA_VARIABLE
 from bytemq.cli.options import Commands, Failed, whole_number
 
 if TYPE_CHECKING:
