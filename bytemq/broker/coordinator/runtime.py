@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from bytemq.broker.coordinator.batches import Answer, Batch, Write, WriteQueue
 from bytemq.broker.coordinator.loading import Loaded, LoadFailed, LogDamaged, Replaying, load
-from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Envelope, Outcome, answered_error
+from bytemq.broker.coordinator.outcome import CoordinatorRecord, Envelope, Outcome, answered_error
 from bytemq.broker.coordinator.timers import TimerQueue
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.results import AppendResult, Origin
@@ -126,7 +126,7 @@ class ShardRuntime(Generic[M]):
         self.state = ShardState.ACTIVE
         self._unreadable_records = loaded.unreadable
         for outcome in outcomes:
-            self._submit(outcome, None)
+            self._guarded(partial(self._submit, outcome, None))
         self._arm()
         topic, index = self.partition.topic, self.partition.pid.index
         if self.machine.damaged_records:
@@ -321,20 +321,20 @@ class ShardRuntime(Generic[M]):
         if answer is not None:
             answer(code)
         if on_appended is not None:
-            followed = self._guarded(partial(on_appended, code))
-            if self.state is ShardState.ACTIVE:
-                self._submit(followed, None)
+            self._guarded(partial(self._follow, partial(on_appended, code)))
 
-    def _guarded(self, action: Callable[[], Outcome[None]]) -> Outcome[None]:
-        """Runs what nobody waits for.
+    def _follow(self, action: Callable[[], Outcome[None]]) -> None:
+        """Carries out what nobody waits for, and writes what comes of it."""
+        outcome = action()
+        if self.state is ShardState.ACTIVE:
+            self._submit(outcome, None)
 
-        A mistake of ours in one group must not stop the timers and answers of all others.
-        """
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """A mistake of ours in one group must not stop the timers and answers of all others."""
         try:
-            return action()
+            action()
         except Exception as error:
             log.error("coordinator failed", partition=self.partition.pid.index, error=error)
-            return NOTHING
 
     def _give_up_waiting(self, batch: Batch) -> None:
         """offsets.commit.timeout.ms is over: the clients are told to try again.
@@ -375,7 +375,7 @@ class ShardRuntime(Generic[M]):
             action = self._timers.pop_due()
             if action is None:
                 break
-            self._submit(self._guarded(action), None)
+            self._guarded(partial(self._follow, action))
         self._arm()
 
 

@@ -12,7 +12,7 @@ from bytemq.broker.coordinator.group.environment import GroupSettings, RequestOr
 from bytemq.broker.coordinator.group.offset_store import OffsetStore
 from bytemq.broker.coordinator.group.records import CommittedOffset, OffsetCommitRecord
 from bytemq.broker.coordinator.group.shard import GroupShard
-from bytemq.broker.coordinator.outcome import NOTHING, Outcome
+from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Outcome
 from bytemq.broker.coordinator.runtime import ShardRuntime, ShardState
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.results import AppendResult
@@ -488,6 +488,64 @@ def test_runtime__a_mistake_in_one_group_stops_no_other() -> None:
         runtime.call(lambda machine: timers.schedule("fine", 20, succeed))
         await asyncio.sleep(1)
         assert fired == [1]
+
+    run_virtual(scenario())
+
+
+class Unwritable:
+    """A record that a mistake of ours keeps from being written."""
+
+    def encode_key(self) -> bytes:
+        raise AssertionError("a bug")
+
+    def encode_value(self) -> bytes | None:
+        return None
+
+
+def writes(*records: CoordinatorRecord) -> Outcome[None]:
+    return Outcome(None, records)
+
+
+def offset_of(group_id: str) -> OffsetCommitRecord:
+    return OffsetCommitRecord(group_id, "t", 0, CommittedOffset(1).encode())
+
+
+def test_runtime__what_follows_a_timer_and_cannot_be_written_stops_no_other() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        timers = runtime.machine.environment.timers
+        for number, record in enumerate((Unwritable(), offset_of("same turn"))):
+            runtime.call(lambda machine, n=number, r=record: timers.schedule(n, 10, lambda: writes(r)))
+        runtime.call(lambda machine: timers.schedule("later", 20, lambda: writes(offset_of("later"))))
+        await asyncio.sleep(1)
+        assert committed(runtime.machine, "same turn") == committed(runtime.machine, "later") == [1]
+
+    run_virtual(scenario())
+
+
+def test_runtime__what_follows_a_commit_and_cannot_be_written_stops_no_other() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        for record in (Unwritable(), offset_of("follows")):
+            outcome = Outcome(None, [offset_of("g")], lambda code, r=record: writes(r))
+            runtime.run(lambda machine, o=outcome: o)
+        await commit(runtime, "behind", 1)
+        await runtime.drained()
+        assert committed(runtime.machine, "follows") == [1]
+
+    run_virtual(scenario())
+
+
+def test_runtime__what_loading_left_to_do_and_cannot_be_written_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        runtime = not_loaded(FakePartition())
+        left = [writes(Unwritable()), writes(offset_of("left to do"))]
+        monkeypatch.setattr(GroupShard, "loaded", lambda machine: left)
+        await runtime.load()
+        await runtime.drained()
+        assert committed(runtime.serving_machine(), "left to do") == [1]
 
     run_virtual(scenario())
 
