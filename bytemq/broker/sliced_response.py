@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bytemq.protocol.codec import encode_element
+from bytemq.protocol.codec import encode_element, write_element
 from bytemq.protocol.primitives import Writer
 from bytemq.protocol.schema import Message, Struct
 from bytemq.runtime.turns import Turns
@@ -32,29 +32,51 @@ async def encode_in_turns(
 
 
 class EncodedInTurns:
-    """Elements of any size, of messages of a flexible version: a turn ends when SLICE_BYTES have been made."""
+    """Elements of any size: a turn ends when SLICE_BYTES have been made."""
 
-    __slots__ = ("_left", "_turns", "_version")
+    __slots__ = ("_empty_bytes", "_flexible", "_left", "_turns", "_version")
 
-    def __init__(self, turns: Turns, version: int) -> None:
+    def __init__(self, turns: Turns, response: type[Message], version: int) -> None:
         self._turns = turns
         self._version = version
+        self._flexible = response.FLEXIBLE.includes(version)
+        self._empty_bytes = len(_length(0, flexible=self._flexible))
         self._left = SLICE_BYTES
 
     async def array(self, elements: Iterable[Struct]) -> bytes:
         """As it stands in the message, with its length in front."""
-        encoded = [await self.element(element) for element in elements]
-        writer = Writer()
-        writer.write_compact_array_length(len(encoded))
-        return b"".join((writer.buffer, *encoded))
+        writer, count, turn_begins = Writer(), 0, 0
+        for element in elements:
+            write_element(writer, element, self._version, flexible=self._flexible)
+            count += 1
+            if len(writer.buffer) - turn_begins >= self._left:
+                await self._next_turn()
+                turn_begins = len(writer.buffer)
+        self._left -= len(writer.buffer) - turn_begins
+        return _length(count, flexible=self._flexible) + writer.buffer
+
+    def array_of(self, encoded: Sequence[bytes]) -> bytes:
+        """An array of what is encoded already."""
+        return _length(len(encoded), flexible=self._flexible) + b"".join(encoded)
 
     async def element(self, element: Struct) -> bytes:
-        encoded = encode_element(element, self._version, flexible=True)
+        encoded = encode_element(element, self._version, flexible=self._flexible)
         self._left -= len(encoded)
         if self._left <= 0:
-            self._left = SLICE_BYTES
-            await self._turns.next()
+            await self._next_turn()
         return encoded
+
+    async def _next_turn(self) -> None:
+        self._left = SLICE_BYTES
+        await self._turns.next()
+
+    async def filled(self, element: Struct, behind_bytes: int, array: bytes) -> bytes:
+        """An element, with `array` in the place of its last one, which is empty and has `behind_bytes` behind it."""
+        return self.with_array(await self.element(element), behind_bytes, array)
+
+    def with_array(self, encoded: bytes, behind_bytes: int, array: bytes) -> bytes:
+        behind = len(encoded) - behind_bytes
+        return encoded[: behind - self._empty_bytes] + array + encoded[behind:]
 
 
 def response_of(response: type[Message], version: int, encoded: Sequence[bytes]) -> bytes:
@@ -62,8 +84,15 @@ def response_of(response: type[Message], version: int, encoded: Sequence[bytes])
     flexible = response.FLEXIBLE.includes(version)
     writer = Writer()
     writer.write_int32(0)  # throttle_time_ms
-    if flexible:
-        writer.write_compact_array_length(len(encoded))
-    else:
-        writer.write_array_length(len(encoded))
+    writer.buffer += _length(len(encoded), flexible=flexible)
     return b"".join((writer.buffer, *encoded, b"\0" if flexible else b""))
+
+
+def _length(count: int, *, flexible: bool) -> bytes:
+    """Of an array."""
+    writer = Writer()
+    if flexible:
+        writer.write_compact_array_length(count)
+    else:
+        writer.write_array_length(count)
+    return bytes(writer.buffer)

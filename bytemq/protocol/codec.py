@@ -56,8 +56,13 @@ def write(writer: Writer, message: Message, version: int) -> None:
 def encode_element(element: Struct, version: int, *, flexible: bool) -> bytes:
     """A struct as it stands in an array of a message of that version: for messages that are put together in slices."""
     writer = Writer()
-    _struct_writer(type(element), version, flexible)(writer, element)
+    write_element(writer, element, version, flexible=flexible)
     return bytes(writer.buffer)
+
+
+def write_element(writer: Writer, element: Struct, version: int, *, flexible: bool) -> None:
+    """As `encode_element`, behind what the writer already holds."""
+    _struct_writer(type(element), version, flexible)(writer, element)
 
 
 def _made_once(make: Callable[[*_Key], _Plan]) -> Callable[[*_Key], _Plan]:

@@ -18,22 +18,19 @@ from bytemq.protocol.messages.consumer_group_describe import (
     DescribedGroup,
 )
 
-_EMPTY_ARRAY_BYTES = 1
 _BEHIND_MEMBERS_BYTES = 5
 """authorized_operations and the number of tagged fields."""
 
 
 async def handle(broker: Broker, context: RequestContext, request: ConsumerGroupDescribeRequest) -> bytes:
     """The encoded response."""
-    encoding = EncodedInTurns(broker.turns, context.api_version)
+    encoding = EncodedInTurns(broker.turns, ConsumerGroupDescribeResponse, context.api_version)
     groups = []
     for group_id in dict.fromkeys(request.group_ids):
         described, members = _describe(broker, group_id)
         if request.include_authorized_operations and not described.error_code:
             described.authorized_operations = ON_GROUP
-        encoded = await encoding.element(described)
-        before, behind = encoded[: -_BEHIND_MEMBERS_BYTES - _EMPTY_ARRAY_BYTES], encoded[-_BEHIND_MEMBERS_BYTES:]
-        groups.append(before + await encoding.array(members) + behind)
+        groups.append(await encoding.filled(described, _BEHIND_MEMBERS_BYTES, await encoding.array(members)))
     return response_of(ConsumerGroupDescribeResponse, context.api_version, groups)
 
 

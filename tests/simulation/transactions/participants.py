@@ -344,9 +344,9 @@ class GroupParticipant(Participant):
     def stable_offsets(self) -> dict[int, int]:
         """By partition of the input; those that an open transaction may change are not among them."""
         topics = [OffsetFetchRequestTopics(name=INPUT, partition_indexes=self.world.inputs)]
-        answer = self.machine.offsets.fetch(OffsetFetchRequestGroup(GROUP, topics=topics), require_stable=True)
+        [topic] = self.machine.offsets.fetch(OffsetFetchRequestGroup(GROUP, topics=topics), require_stable=True)
         return {
             each.partition_index: each.committed_offset
-            for each in answer.topics[0].partitions
+            for each in topic.partitions
             if each.error_code == ErrorCode.NONE
         }

@@ -274,9 +274,9 @@ class GroupWorld:
     def fetch(self, group_id: str, topics: dict[str, list[int]] | None = None) -> dict[tuple[str, int], int]:
         """Committed offsets by topic and partition."""
         asked = topics and [OffsetFetchRequestTopics(topic, bytes(16), indexes) for topic, indexes in topics.items()]
-        response = self.shard.offsets.fetch(OffsetFetchRequestGroup(group_id=group_id, topics=asked))
+        fetched = self.shard.offsets.fetch(OffsetFetchRequestGroup(group_id=group_id, topics=asked))
         return {
             (topic.name, partition.partition_index): partition.committed_offset
-            for topic in response.topics
+            for topic in fetched
             for partition in topic.partitions
         }

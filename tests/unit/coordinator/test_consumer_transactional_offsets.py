@@ -63,8 +63,8 @@ class TransactionalWorld(ConsumerWorld):
 
     def fetched(self) -> int:
         topics = [OffsetFetchRequestTopics(name="t", partition_indexes=[0])]
-        response = self.shard.offsets.fetch(OffsetFetchRequestGroup(group_id="g", topics=topics))
-        return response.topics[0].partitions[0].committed_offset
+        [topic] = self.shard.offsets.fetch(OffsetFetchRequestGroup(group_id="g", topics=topics))
+        return next(topic.partitions).committed_offset
 
     def exists(self) -> bool:
         return "g" in self.shard.environment.consumer_groups

@@ -91,8 +91,8 @@ class World:
 
     def committed(self) -> int:
         machine = self.groups.shard_of("g").serving_machine()
-        [topic] = machine.offsets.fetch(OffsetFetchRequestGroup(group_id="g", topics=None)).topics
-        return topic.partitions[0].committed_offset
+        [topic] = machine.offsets.fetch(OffsetFetchRequestGroup(group_id="g", topics=None))
+        return next(topic.partitions).committed_offset
 
 
 async def until_loaded(world: World) -> None:

@@ -72,7 +72,7 @@ class World:
     def fetch(self, *, require_stable: bool = False) -> tuple[int, ErrorCode]:
         topics = [OffsetFetchRequestTopics(name="t", partition_indexes=[0])]
         request = OffsetFetchRequestGroup(group_id="g", topics=topics)
-        (topic,) = self.shard.offsets.fetch(request, require_stable=require_stable).topics
+        (topic,) = self.shard.offsets.fetch(request, require_stable=require_stable)
         (partition,) = topic.partitions
         return partition.committed_offset, ErrorCode(partition.error_code)
 

@@ -64,8 +64,8 @@ async def commit(runtime: Runtime, group_id: str, offset: int, partitions: int =
 
 
 def committed(machine: GroupShard, group_id: str) -> list[int]:
-    response = machine.offsets.fetch(OffsetFetchRequestGroup(group_id=group_id, topics=None))
-    return [partition.committed_offset for topic in response.topics for partition in topic.partitions]
+    topics = machine.offsets.fetch(OffsetFetchRequestGroup(group_id=group_id, topics=None))
+    return [partition.committed_offset for topic in topics for partition in topic.partitions]
 
 
 def test_runtime__answers_a_commit_when_it_is_durable_and_shows_it_then() -> None:

@@ -14,11 +14,13 @@ from bytemq.broker.handlers import add_partitions_to_txn, delete_groups, offset_
 from bytemq.metadata.image import NO_CONFIGS, ClusterImage, PartitionImage, TopicImage
 from bytemq.metadata.standing import Standing
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
+from bytemq.protocol.codec import decode
 from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.messages.add_partitions_to_txn import AddPartitionsToTxnRequest, AddPartitionsToTxnTransaction
 from bytemq.protocol.messages.delete_groups import DeleteGroupsRequest
-from bytemq.protocol.messages.offset_fetch import OffsetFetchRequest, OffsetFetchRequestGroup
+from bytemq.protocol.messages.offset_fetch import OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchResponse
 from bytemq.runtime.tasks import Supervisor
+from bytemq.runtime.turns import Turns
 from bytemq.types import TopicId
 from tests.support.virtual_time import LoopClock, run_virtual
 
@@ -34,7 +36,7 @@ async def groups_deleted(broker: Any) -> list[int]:
 async def offsets_fetched(broker: Any) -> list[int]:
     request = OffsetFetchRequest(groups=[OffsetFetchRequestGroup(group_id=name, topics=None) for name in NAMES])
     answer = await offset_fetch.handle(broker, SimpleNamespace(api_version=9), request)  # type: ignore[arg-type]
-    return [group.error_code for group in answer.groups]
+    return [group.error_code for group in decode(OffsetFetchResponse, 9, answer).groups]
 
 
 async def partitions_verified(broker: Any) -> list[str]:
@@ -61,7 +63,7 @@ def test_request__for_several_coordinators_waits_no_longer_than_for_one(
         image.topics[OFFSETS_TOPIC] = TopicImage(OFFSETS_TOPIC, TopicId(bytes(16)), partitions, NO_CONFIGS, 1, True)
         supervisor, standing = Supervisor(clock, lambda name, error: None), Standing(clock.monotonic)
         shards: OwnedShards[Any] = OwnedShards(OFFSETS_TOPIC, HERE, lambda: image, clock, supervisor, standing, str)  # type: ignore[arg-type]
-        assert await ask(SimpleNamespace(groups=shards, transactions=shards, image=image)) == answer
+        assert await ask(SimpleNamespace(groups=shards, transactions=shards, image=image, turns=Turns())) == answer
         assert clock.monotonic() == pytest.approx(PATIENCE_S)
 
     run_virtual(scenario())

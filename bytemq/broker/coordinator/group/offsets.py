@@ -12,6 +12,7 @@ from collections.abc import Callable
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
 from bytemq.broker.coordinator.group.consumer.offset_rules import check_commit, check_fetch
 from bytemq.broker.coordinator.group.environment import GroupEnvironment, RequestOrigin
+from bytemq.broker.coordinator.group.fetched_offsets import FetchedTopic
 from bytemq.broker.coordinator.group.offset_store import OffsetStore
 from bytemq.broker.coordinator.group.pending_offsets import PendingOffsets
 from bytemq.broker.coordinator.group.rebalance import Rebalance
@@ -37,18 +38,10 @@ from bytemq.protocol.messages.offset_delete import (
     OffsetDeleteResponsePartition,
     OffsetDeleteResponseTopic,
 )
-from bytemq.protocol.messages.offset_fetch import (
-    OffsetFetchRequestGroup,
-    OffsetFetchResponseGroup,
-    OffsetFetchResponsePartitions,
-    OffsetFetchResponseTopics,
-)
-from bytemq.protocol.primitives import MalformedMessage
-from bytemq.types import ZERO_TOPIC_ID
+from bytemq.protocol.messages.offset_fetch import OffsetFetchRequestGroup
 
 _GROUP_NOT_FOUND_VERSION = 9
 _MAX_TIMESTAMP = 0x7FFF_FFFF_FFFF_FFFF
-_NONE_COMMITTED = CommittedOffset(-1)
 
 
 class Offsets:
@@ -104,7 +97,7 @@ class Offsets:
             return Outcome(response)
         return Outcome(response, [*records.values()], lambda code: self._commit_ended(group, code))
 
-    def fetch(self, request: OffsetFetchRequestGroup, *, require_stable: bool = False) -> OffsetFetchResponseGroup:
+    def fetch(self, request: OffsetFetchRequestGroup, *, require_stable: bool = False) -> list[FetchedTopic]:
         """Committed offsets; -1 where there is none, also for unknown groups. Topics None: all that the group has.
 
         With `require_stable` an offset that an open transaction may change is UNSTABLE_OFFSET_COMMIT (KIP-447).
@@ -113,33 +106,21 @@ class Offsets:
         consumers = self._environment.consumer_groups.get(request.group_id)
         if consumers is not None:
             check_fetch(consumers, request)
-        response = self._fetch(request)
-        if require_stable and self._pending.of_group(request.group_id):
-            for topic in response.topics:
-                topic.partitions = [
-                    _unstable(each.partition_index)
-                    if self._pending.is_pending(request.group_id, topic.name, each.partition_index)
-                    else each
-                    for each in topic.partitions
-                ]
-        return response
-
-    def _fetch(self, request: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup:
+        committed = self._store.committed_topics(request.group_id)
+        unstable: dict[str, set[int]] = {}
+        for _, topic, partition in self._pending.of_group(request.group_id) if require_stable else ():
+            unstable.setdefault(topic, set()).add(partition)
         if request.topics is None:
-            topics = [
-                self._fetch_topic(request.group_id, name) for name in self._store.committed_topics(request.group_id)
+            return [
+                FetchedTopic(name, [*partitions.items()], unstable.get(name, ()))
+                for name, partitions in committed.items()
             ]
-            return OffsetFetchResponseGroup(group_id=request.group_id, topics=topics)
-        topics = []
-        for topic in request.topics:
-            partitions = []
-            for index in topic.partition_indexes:
-                committed = self._committed(request.group_id, topic.name, index)
-                if topic.topic_id != ZERO_TOPIC_ID and committed.topic_id not in (ZERO_TOPIC_ID, topic.topic_id):
-                    committed = _NONE_COMMITTED
-                partitions.append(_fetched(index, committed))
-            topics.append(OffsetFetchResponseTopics(topic.name, topic.topic_id, partitions))
-        return OffsetFetchResponseGroup(group_id=request.group_id, topics=topics)
+        fetched = []
+        for asked in request.topics:
+            indexes = asked.partition_indexes
+            found = list(zip(indexes, map(committed.get(asked.name, {}).get, indexes), strict=True))
+            fetched.append(FetchedTopic(asked.name, found, unstable.get(asked.name, ()), asked.topic_id))
+        return fetched
 
     def delete(self, request: OffsetDeleteRequest) -> Outcome[OffsetDeleteResponse]:
         """Deletes offsets of topics that nobody in the group is subscribed to. Raises KafkaError."""
@@ -217,33 +198,10 @@ class Offsets:
         if is_simple(group) and not group.pending_join and not has_offsets:
             self._environment.forget_group(group)
 
-    def _fetch_topic(self, group_id: str, topic: str) -> OffsetFetchResponseTopics:
-        partitions = self._store.committed_topics(group_id)[topic]
-        fetched = [(index, self._committed(group_id, topic, index)) for index in partitions]
-        topic_id = next((each.topic_id for _, each in fetched if each.topic_id != ZERO_TOPIC_ID), bytes(ZERO_TOPIC_ID))
-        return OffsetFetchResponseTopics(topic, topic_id, [_fetched(index, committed) for index, committed in fetched])
-
-    def _committed(self, group_id: str, topic: str, partition: int) -> CommittedOffset:
-        encoded = self._store.committed(group_id, topic, partition)
-        if encoded is None:
-            return _NONE_COMMITTED
-        try:
-            return CommittedOffset.decode(encoded)
-        except MalformedMessage:
-            return _NONE_COMMITTED  # a damaged record is no offset; loading counted it
-
 
 def is_simple(group: ClassicGroup) -> bool:
     """A group without members that exists for its offsets only and has no record of its own."""
     return group.state is GroupState.EMPTY and group.protocol_type is None and group.generation_id == 0
-
-
-def _fetched(index: int, committed: CommittedOffset) -> OffsetFetchResponsePartitions:
-    return OffsetFetchResponsePartitions(index, committed.offset, committed.leader_epoch, committed.metadata)
-
-
-def _unstable(index: int) -> OffsetFetchResponsePartitions:
-    return OffsetFetchResponsePartitions(index, -1, -1, "", ErrorCode.UNSTABLE_OFFSET_COMMIT)
 
 
 def _java_length(text: str) -> int:
