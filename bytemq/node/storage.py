@@ -26,6 +26,7 @@ from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.logs import Logs
 from bytemq.storage.stores.local import LocalStore
 from bytemq.storage.tables.restored import Restorer
+from bytemq.storage.wal.format import FIRST_SEQUENCE_BITS
 from bytemq.storage.wal.wal_index import newest_session
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ async def _open_local(
         supervisor=supervisor,
         durability=settings.durability(config),
         restorer=restorer,
+        first_sequence=1 + base.random.getrandbits(FIRST_SEQUENCE_BITS),
     )
     parts.push_async_callback(logs.close)
     return logs

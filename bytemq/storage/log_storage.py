@@ -65,6 +65,7 @@ class LogStorage:
         durability: Durability,
         supervisor: Supervisor,
         restorer: Restorer,
+        first_sequence: int,
     ) -> None:
         """Use `open`."""
         self._store = store
@@ -113,6 +114,7 @@ class LogStorage:
             self._consider_write_behind,
             self._room,
             supervisor,
+            first_sequence,
         )
         self.append = self._wal.append
         """See `logs`."""
@@ -148,13 +150,25 @@ class LogStorage:
         supervisor: Supervisor,
         durability: Durability = "fsync",
         restorer: Restorer | None = None,
+        first_sequence: int = 1,
     ) -> Self:
         """Recovers what earlier sessions left and starts a new one; `session_id` is greater than every earlier one.
+        `first_sequence`, of FIRST_SEQUENCE_BITS, is drawn where clients are not trusted: see `wal.format`.
 
         `supervisor` answers for the background tasks, and must not be closed before this is: a close needs them.
         Raises Invalid for a session id used before, Corrupt when metadata make no sense, Unavailable.
         """
-        storage = cls(store, metadata, session_id, config, clock, durability, supervisor, restorer or NoRestorer())
+        storage = cls(
+            store,
+            metadata,
+            session_id,
+            config,
+            clock,
+            durability,
+            supervisor,
+            restorer or NoRestorer(),
+            first_sequence,
+        )
         await storage._recover()
         storage._tasks.append(supervisor.start_essential("wal", storage._wal.run()))
         storage._tasks.append(supervisor.start("storage-garbage", storage._tidy()))
@@ -314,9 +328,10 @@ class LogStorage:
         for file in self._offline.values():
             if file is not None:
                 self._wal_files.keep(file)
-        await self._wal_files.publish_tail(TailRecord(self._session_id, 0))
+        first = self._wal.next_link
+        await self._wal_files.publish_tail(TailRecord(self._session_id, 0, *first))
         unused = [file for file in self._wal_files.live if not file.first_sequence]
-        await self._wal_files.release(unused, *self._wal.next_link)
+        await self._wal_files.release(unused, *first)
 
     async def _recover_session(self, tail: TailRecord, revision: int) -> None:
         takeover = Takeover(self._log_of, self._bulk)

@@ -17,6 +17,7 @@ from bytemq.storage.wal.format import (
     check_head,
     decode_header,
     decode_shares,
+    is_later,
     payload_errors,
 )
 from bytemq.storage.wal.wal_index import TailRecord, decode_index, file_name, file_number, index_name
@@ -128,7 +129,7 @@ class _SessionCheck:
         at = data.find(MAGIC)
         while at >= 0:
             header = self._flush_at(view, position + at) if (position + at) % ALIGNMENT == 0 else None
-            if header is not None and header.session_id == self._tail.session_id and header.sequence > self.sequence:
+            if header is not None and is_later(header, self._tail.session_id, self.sequence):
                 return (position + at, header) if header.durable_through > self.sequence else None
             at = data.find(MAGIC, at + 1)
         return None

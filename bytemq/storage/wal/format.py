@@ -19,6 +19,9 @@ in place of the payload: its index has the name of that file then, and its place
 `durable_through` is a sequence up to which everything was synced before this flush was written. A broken flush at or
 below the `durable_through` of a later one is corruption; any other broken flush is the torn tail that a crash leaves.
 
+Where the one after a broken flush is not known, it is searched for, also in what clients sent. A head that one of them
+made up is not believed: a session's sequences begin anywhere, and nobody outside knows where.
+
 In objects a flush that could not be written is followed by another one of its sequence, and may appear later: `attempt`
 tells which came last. In files it is 0.
 """
@@ -53,6 +56,9 @@ REFERENCE = 1
 BATCH_ENTRY_BYTES = HEADER_BYTES + 4
 """A batch in the index: its header and, as an unsigned 32-bit number, the CRC that it arrived with."""
 MAX_INDEX_BYTES = 256 * 1024 * 1024
+FIRST_SEQUENCE_BITS = 62
+_FURTHEST = 1 << 32
+"""So many flushes of a session are never missing in a row, and among 2**62 sequences hardly met by chance."""
 
 
 class FlushHeader(NamedTuple):
@@ -133,6 +139,11 @@ def shares_to_write(partition: PartitionId, batches: Sequence[RecordBatch], chun
         shares.append(ShareToWrite(partition, batches[start : start + count], size_bytes, max_timestamp, checksum))
         start += count
     return shares
+
+
+def is_later(header: FlushHeader, session_id: int, sequence: int) -> bool:
+    """Whether the head of a flush that was searched for is of one that this session has written after `sequence`."""
+    return header.session_id == session_id and 0 < header.sequence - sequence < _FURTHEST
 
 
 def aligned(position: int) -> int:

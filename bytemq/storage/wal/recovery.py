@@ -31,6 +31,7 @@ from bytemq.storage.wal.format import (
     decode_header,
     decode_shares,
     flush_prefix,
+    is_later,
 )
 from bytemq.storage.wal.heads import PARTITION, Head, by_partition, chained
 from bytemq.storage.wal.wal_files import WalFile
@@ -354,13 +355,10 @@ class FileWalk:
             while at >= 0:
                 if (position + at) % ALIGNMENT == 0:
                     flush = await self.flush_at(position + at)
-                    if flush is not None and self._is_later(_header(flush)):
+                    if flush is not None and is_later(_header(flush), self._session_id, self.chain.sequence):
                         return flush
                 at = data.find(prefix, at + 1)
             position += len(data) - len(prefix) + 1
-
-    def _is_later(self, header: FlushHeader) -> bool:
-        return header.session_id == self._session_id and header.sequence > self.chain.sequence
 
     async def flush_at(self, position: int) -> Head | None:
         """The flush there, whatever it is, if its head is whole."""

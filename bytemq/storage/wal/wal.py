@@ -66,6 +66,7 @@ class Wal:
         on_roll: Callable[[], None],
         room: Callable[[], Awaitable[None]],
         supervisor: Supervisor,
+        first_sequence: int,
     ) -> None:
         self._files = files
         self._bulk = bulk
@@ -83,7 +84,7 @@ class Wal:
         self._wakeup: asyncio.Future[None] | None = None
         self._closing = False
         self._file: WalFile | None = None
-        self._sequence = 0
+        self._sequence = first_sequence - 1
         self._previous_crc = 0
         self._durable_through = 0
         self._retry_at = 0.0

@@ -56,7 +56,7 @@ class Bench:
         self.supervisor = Supervisor(SystemClock(), lambda name, error: self.fatal.append((name, error)))
         self.fatal: list[tuple[str, BaseException]] = []
 
-    async def start(self, durability: Durability = "fsync", **changes: int) -> LogStorage:
+    async def start(self, durability: Durability = "fsync", *, first_sequence: int = 1, **changes: int) -> LogStorage:
         self.session += 1
         self.storage = await LogStorage.open(
             self.store,
@@ -67,6 +67,7 @@ class Bench:
             supervisor=self.supervisor,
             durability=durability,
             restorer=self.restorer,
+            first_sequence=first_sequence,
         )
         return self.storage
 

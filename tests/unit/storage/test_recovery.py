@@ -7,8 +7,8 @@ import pytest
 from bytemq.errors import Corrupt, Invalid, Unavailable
 from bytemq.protocol.records.batch import parse_header
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch, marker_of, marker_word
-from bytemq.storage.wal.format import FLUSH_HEADER_BYTES, MAGIC
-from tests.unit.storage.bench import Bench, content
+from bytemq.storage.wal.format import ALIGNMENT, FLUSH_HEADER_BYTES, MAGIC, encode_head, shares_to_write
+from tests.unit.storage.bench import Bench, batch_at, content, pid
 
 
 async def written(bench: Bench, count: int = 6, size_bytes: int = 300) -> list[bytes]:
@@ -180,6 +180,48 @@ async def test_old_bytes_of_a_recycled_file__never_pass_for_new(bench: Bench, ca
     log = await bench.log()
     assert (log.end_offset, await content(log)) == (41, old + new)
     assert "damaged" not in caplog.text, "a log whose beginning was released is whole"
+
+
+def made_up_by_a_client(session_id: int) -> bytes:
+    """A record's value that looks like a flush of that session, wherever it comes to be in a file: as if offsets of
+    another partition had been acknowledged, and nothing before it could be missing.
+    """
+    shares = shares_to_write(pid(2), [batch_at(0)], 1000)
+    head, _ = encode_head(session_id, 1 << 63, 1 << 63, 7, shares)
+    return b"".join(head + bytes(-len(head) % ALIGNMENT + 1) for _ in range(ALIGNMENT))
+
+
+async def test_torn_tail__with_a_flush_that_a_client_made_up_is_a_torn_tail(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    await bench.start(first_sequence=1 << 61)
+    log, other = await bench.log(), await bench.log(2)
+    data = await bench.write(log, b"acknowledged")
+    await bench.write(log, made_up_by_a_client(bench.session))
+    await bench.kill()
+    bench.store.content(bench.names(".log")[0])[flush_positions(bench)[1] + 20] ^= 0x10
+    await bench.start()
+    log, other = await bench.log(), await bench.log(2)
+    assert (await content(log), other.end_offset, "damaged" in caplog.text) == (data, 0, False)
+
+
+async def test_recycled_file__with_a_flush_that_a_client_made_up_has_nothing_of_it(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = await bench.start(first_sequence=1 << 61)
+    log, other = await bench.log(), await bench.log(2)
+    made_up = made_up_by_a_client(bench.session)
+    for _ in range(40):
+        await bench.write(log, made_up)
+        if log.end_offset % 10 == 0:
+            await storage.checkpoint()
+    await bench.write(log, b"in a recycled file")
+    newest = max(bench.names(".log"))
+    assert bench.store.content(newest).rfind(made_up) > bench.store.content(newest).find(b"in a recycled file")
+    await bench.kill()
+    await bench.start()
+    log, other = await bench.log(), await bench.log(2)
+    assert (log.end_offset, other.end_offset, "damaged" in caplog.text) == (41, 0, False)
 
 
 async def test_session_id__must_be_new(bench: Bench) -> None:
