@@ -105,8 +105,8 @@ def run(options: argparse.Namespace) -> int:
     configure(level=config.bytemq_log_level, log_format="json" if config.bytemq_log_format == "json" else "logfmt")
     for name in config.unknown:
         print(f"bytemq: the setting {name} is not known and has no effect", file=sys.stderr)
-    if variables := unknown_variables(os.environ, (BOOTSTRAP_VARIABLE,)):
-        print(f"bytemq: no setting is known for {', '.join(variables)} in the environment", file=sys.stderr)
+    for name in unknown_variables(os.environ, (BOOTSTRAP_VARIABLE,)):
+        print(f"bytemq: no setting is known for the environment's {name}", file=sys.stderr)
     if options.brokers is not None:
         return _run_many(options, config)
     return serve(config)

@@ -37,9 +37,12 @@ def configs_of_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def unknown_variables(environment: Mapping[str, str], others: Iterable[str] = ()) -> list[str]:
-    """Variables with our prefix that name no config and are not one of the `others` that the program reads."""
+    """Variables with our prefix that name no config and are not one of the `others` that the program reads, each with
+    what may have been meant. They are no error: Kubernetes sets some of its own for a service named bytemq.
+    """
     known = {*map(environment_name, broker_definitions()), *others}
-    return sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    unknown = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    return [name + _hint(name, known, cutoff=0.8) for name in unknown]
 
 
 def environment_name(config_name: str) -> str:
@@ -55,8 +58,11 @@ def configs_of_flags(assignments: Iterable[str]) -> dict[str, str]:
         if not equals or not name:
             raise InvalidConfig(f"{assignment!r} is not of the form NAME=VALUE")
         if name not in broker_definitions():
-            close = difflib.get_close_matches(name, broker_definitions(), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise InvalidConfig(f"There is no broker config {name}{hint}")
+            raise InvalidConfig(f"There is no broker config {name}{_hint(name, broker_definitions())}")
         found[name] = value
     return found
+
+
+def _hint(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]}?" if close else ""

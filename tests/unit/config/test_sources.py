@@ -93,6 +93,8 @@ def test_environment__has_a_variable_for_every_setting() -> None:
         "wal.file.bytes": "9",
     }
     assert unknown_variables({**environment, "PATH": "/", "BYTEMQ_MINE": "x"}, ["BYTEMQ_MINE"]) == ["BYTEMQ_OTHER"]
+    misspelled = {"BYTEMQ_LOG_RETENTION_MSS": "1"}
+    assert unknown_variables(misspelled) == ["BYTEMQ_LOG_RETENTION_MSS; did you mean BYTEMQ_LOG_RETENTION_MS?"]
     names = [environment_name(setting.name) for setting in OWN_BROKER_SETTINGS]
     assert len(set(names)) == len(names)
 
