@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from bytemq.compaction.frames import LENGTH, Created, Done, Failed, Setup, decode, encode
 from bytemq.compaction.job import Job
-from bytemq.compaction.worker_priority import IDLE, LOWEST, PriorityWatch, Range
+from bytemq.compaction.worker_priority import IDLE, LOWEST, PriorityWatch, Range, niceness_of
 from bytemq.errors import Unavailable
 from bytemq.runtime import logging
 from bytemq.runtime.child_process import ChildProcess
@@ -117,7 +117,7 @@ class Worker:
             )
             environment = {**ALLOCATION, **self._emptied_scratch()}
             child = await ChildProcess.start(WORKER_PROCESS, environment, niceness=min(self._niceness, LOWEST))
-            broker = os.getpriority(os.PRIO_PROCESS, 0)
+            broker = niceness_of(os.getpid())
             lowest = IDLE if self._niceness == IDLE else min(broker + self._niceness, LOWEST)
             watch = PriorityWatch.over(child.process_id, Range(lowest, broker))
             self._process = _Process(child, setup, watch)

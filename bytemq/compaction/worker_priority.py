@@ -83,6 +83,13 @@ def seen_of(process_id: int) -> Seen | None:
     return Seen(*(sum(column) / _NANOSECONDS for column in zip(*counted, strict=True)))
 
 
+def niceness_of(process_id: int) -> int:
+    """As `set_niceness` takes it."""
+    if sys.platform == "linux" and os.sched_getscheduler(process_id) == os.SCHED_IDLE:
+        return IDLE
+    return os.getpriority(os.PRIO_PROCESS, process_id)
+
+
 def set_niceness(process_id: int, niceness: int) -> None:
     """Of all threads of a process, and of those that they start. Raises PermissionError where it may not be raised."""
     for thread in _threads(process_id):

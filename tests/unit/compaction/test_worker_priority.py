@@ -9,7 +9,16 @@ import sys
 
 import pytest
 
-from bytemq.compaction.worker_priority import IDLE, PriorityWatch, Range, Seen, next_niceness, seen_of, set_niceness
+from bytemq.compaction.worker_priority import (
+    IDLE,
+    PriorityWatch,
+    Range,
+    Seen,
+    next_niceness,
+    niceness_of,
+    seen_of,
+    set_niceness,
+)
 
 ALLOWED = Range(lowest=IDLE, raised=0)
 START = Seen(100.0, 50.0)
@@ -27,8 +36,8 @@ def test_niceness__follows_what_the_worker_gets_of_what_it_wants(ran_s: float, w
 
 @pytest.mark.parametrize(
     ("niceness", "raised", "expected"),
-    [(IDLE, 0, 10), (10, 0, 5), (5, 0, 0), (0, 0, 0), (10, 8, 8)],
-    ids=["in the idle class", "beside two", "beside six", "one among many", "as the broker itself"],
+    [(IDLE, 0, 10), (10, 0, 5), (5, 0, 0), (0, 0, 0), (10, 8, 8), (IDLE, IDLE, IDLE)],
+    ids=["in the idle class", "beside two", "beside six", "one among many", "idle as the broker"],
 )
 def test_niceness__is_raised_further_where_a_step_is_next_to_nothing(niceness: int, raised: int, expected: int) -> None:
     now = Seen(START.ran_s + 0.05, START.waited_s + 1.95)
@@ -84,6 +93,7 @@ async def test_priority__is_that_of_all_threads_and_of_those_to_come() -> None:
         await child.stdout.readline()
         threads = [int(name) for name in os.listdir(f"/proc/{child.pid}/task")]
         assert [os.sched_getscheduler(thread) for thread in threads] == [os.SCHED_IDLE] * 3
+        assert niceness_of(child.pid) == IDLE
     finally:
         child.kill()
         await child.wait()
