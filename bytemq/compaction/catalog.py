@@ -1,7 +1,8 @@
 """Topics as Iceberg tables: which metadata a table has now.
 
 Owns: that each cut through a topic's files has a snapshot, made when somebody asks for it, and that snapshots of
-before stay as long as their files do. Must not: write metadata (a worker does), or speak HTTP.
+before stay as long as their files do; and that nothing of a topic stays that is deleted. Must not: write metadata (a
+worker does), or speak HTTP.
 
 A table is what the manifests of the topic's partitions say at one moment: the same step of metadata that publishes a
 Parquet file to consumers publishes it here.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.storage.manifests.manifest import FileKind
 from bytemq.storage.tables.published_columns import ColumnStore
 from bytemq.storage.tables.table_columns import TableColumns
-from bytemq.storage.tables.table_file import folder_of, iceberg_folder_of, table_file
+from bytemq.storage.tables.table_file import folder_of, iceberg_folder_of, iceberg_stem, table_file
 from bytemq.types import TopicId
 
 
@@ -42,26 +43,30 @@ class Catalog:
         discard: Callable[[Sequence[str]], None],
         clock: Clock,
         columns: ColumnStore,
+        exists: Callable[[TopicId], bool],
         *,
         root: str,
         session_id: int,
         keep_ms: int,
     ) -> None:
-        """`root`: URL of the store. `discard` deletes objects after the grace that readers have."""
+        """`root`: URL of the store. `discard` deletes objects after the grace that readers have. `exists`: whether the
+        topic is there, as far as is known here; call `forget` when one is gone.
+        """
         self._worker = worker
         self._discard = discard
         self._clock = clock
         self._columns = columns
+        self._exists = exists
         self._root = root.rstrip("/")
         self._session_id = session_id
         self._keep_ms = keep_ms
         self._started_ms = clock.wall_ms()
         self._made = 0
-        self._tables: dict[bytes, _Table] = {}
-        self._locks: dict[bytes, asyncio.Lock] = {}
+        self._tables: dict[TopicId, _Table] = {}
+        self._locks: dict[TopicId, asyncio.Lock] = {}
 
     async def load(
-        self, topic: str, topic_id: bytes, partitions: Sequence[TablePartition], changed_ms: int = 0
+        self, topic: str, topic_id: TopicId, partitions: Sequence[TablePartition], changed_ms: int = 0
     ) -> IcebergMetadata:
         """The metadata of the table as it is now. Raises BytemqError.
 
@@ -70,16 +75,24 @@ class Catalog:
         """
         async with self._locks.setdefault(topic_id, asyncio.Lock()):
             files, offsets = _cut(partitions)
-            columns = (await self._columns.get(TopicId(topic_id))).columns  # after the files: none of them has others
+            columns = (await self._columns.get(topic_id)).columns  # after the files: none of them has others
             known = self._tables.get(topic_id)
             if known is not None and (known.files, known.offsets, known.columns) == (files, offsets, columns):
                 return known.metadata
             return await self._write(topic, topic_id, files, offsets, columns, known, max(changed_ms, self._started_ms))
 
+    def forget(self, topics: Iterable[TopicId]) -> None:
+        """These are deleted."""
+        for topic_id in topics:
+            self._locks.pop(topic_id, None)
+            table = self._tables.pop(topic_id, None)
+            if table is not None:
+                self._discard(table.objects)
+
     async def _write(
         self,
         topic: str,
-        topic_id: bytes,
+        topic_id: TopicId,
         files: tuple[IcebergFile, ...],
         offsets: str,
         columns: TableColumns,
@@ -94,7 +107,7 @@ class Catalog:
             root=self._root,
             folder=folder_of(topic, topic_id),
             metadata_folder=iceberg_folder_of(topic, topic_id),
-            unique=f"{self._made:08d}-{self._session_id:x}-i",
+            unique=iceberg_stem(self._made, self._session_id),
             files=files,
             offsets=offsets,
             changed_ms=changed_ms,
@@ -110,6 +123,8 @@ class Catalog:
         self._tables[topic_id] = _Table(files, offsets, columns, metadata, created)
         if known is not None:
             self._discard(known.objects)
+        if not self._exists(topic_id):  # it went meanwhile
+            self.forget([topic_id])
         return metadata
 
 

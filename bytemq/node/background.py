@@ -107,6 +107,7 @@ def start_restructuring(base: Foundation, broker: Broker, logs: Logs, tables: Ta
     whole = WholeTopics(broker.partitions, broker.followers, base.store, lambda: base.image, image_at, base.broker_id)
     membership = base.membership
     restructuring = tables.attach(broker, whole, base.config.of_topic, logs, membership.session_id, membership.lease)
+    base.follower.subscribe(tables.on_image_change)
     table_metrics.register(base.metrics, restructuring)
     base.supervisor.keep_running("tables", restructuring.run)
     base.supervisor.keep_running("untouched tables", tables.run_untouched)

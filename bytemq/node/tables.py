@@ -23,7 +23,7 @@ from bytemq.compaction.table_planner import TableSettings
 from bytemq.compaction.worker import Worker
 from bytemq.config import TopicConfig
 from bytemq.errors import Fenced, Invalid, NotFound
-from bytemq.metadata.image import TopicImage
+from bytemq.metadata.image import ImageChange, TopicImage
 from bytemq.metadata.topic_names import INTERNAL_TOPICS
 from bytemq.node.queried_topics import QueriedTopics
 from bytemq.node.settings import table_settings
@@ -148,6 +148,7 @@ class Tables:
             storage.discard,
             broker.clock,
             columns,
+            lambda topic_id: topic_id in broker.image.topics_by_id,
             root=self._url,
             session_id=session_id,
             keep_ms=broker.config.bytemq_table_grace_ms,
@@ -238,6 +239,10 @@ class Tables:
         assert self._catalog is not None
         changed_ms = max((partition.files.rewritten_ms for partition in partitions), default=0)
         return await self._catalog.load(topic, self._node.image.topics[topic].topic_id, partitions, changed_ms)
+
+    def on_image_change(self, change: ImageChange) -> None:
+        if change.deleted and self._catalog is not None:
+            self._catalog.forget(change.topics - self._node.image.topics_by_id.keys())
 
     async def close(self) -> None:
         await self._converter.close()

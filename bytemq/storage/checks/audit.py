@@ -6,18 +6,20 @@ Checks every checksum (flushes, batches, chunks, footers, manifests, indexes, co
 that no offsets are missing but where the log was cleaned, that each object that metadata name is there, and which
 objects nothing names. Metadata are read after the listing, and again where something looks wrong: what is superseded
 meanwhile is no finding. What live sessions have made and nothing names, they are about to publish or to delete; only
-what is so a time of grace later is a finding.
+what is so a time of grace later is a finding. The Iceberg metadata of a topic that a broker has made last it serves for
+as long as it lives, and nobody else needs to know of them.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Set
 from pathlib import Path
 
 from bytemq.errors import Corrupt, NotFound, Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.store import MetadataStore
+from bytemq.metadata.values import decode_topic
 from bytemq.storage.checks.verify import Finding, segment_problems
 from bytemq.storage.checks.verify_tables import objects_known_of, table_problems
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo, contradictions
@@ -40,9 +42,9 @@ from bytemq.storage.objects.session_log import (
 from bytemq.storage.objects.shared_garbage import FOLDERS, writer_of
 from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.stores.interface import ObjectStore
-from bytemq.storage.tables.table_file import partition_folder_of
+from bytemq.storage.tables.table_file import iceberg_metadata_of, partition_folder_of
 from bytemq.storage.wal.format import check_head, decode_header, decode_shares, payload_errors
-from bytemq.types import PartitionId
+from bytemq.types import PartitionId, TopicId
 
 COPY_BYTES = 8 * 1024 * 1024
 LOOKS = 2
@@ -122,9 +124,27 @@ async def _named_by_nothing(store: PooledStore, metadata: MetadataStore, names: 
             for index in tail.indexes:
                 indexed = decode_index(await store.read(index_name(tail.session_id, index)), tail.session_id)
                 named.update(flush_name(tail.session_id, flush.ref) for flush in indexed)
+        topics = {decode_topic(entry.value).topic_id for entry in (await metadata.range(keys.TOPICS)).entries}
     except (Corrupt, NotFound):
         return []
-    return [name for name in names if name in there and name not in named]
+    served = _served_metadata(there, topics)
+    return [name for name in names if name in there and name not in named and name not in served]
+
+
+def _served_metadata(names: Iterable[str], topics: Set[TopicId]) -> set[str]:
+    """Those of Iceberg tables that the broker which made them has made last, of topics that there are."""
+    newest: dict[tuple[str, int | None], tuple[int, list[str]]] = {}
+    for name in names:
+        made = iceberg_metadata_of(name)
+        if made is None or made.topic_id not in topics:
+            continue
+        of_broker = (made.folder, writer_of(name))
+        number, objects = newest.get(of_broker, (-1, []))
+        if made.number > number:
+            newest[of_broker] = (made.number, [name])
+        elif made.number == number:
+            objects.append(name)
+    return {name for _, objects in newest.values() for name in objects}
 
 
 async def _partition(

@@ -8,7 +8,7 @@ bytes.
         folder
     topics/TOPIC_ID/PARTITION/BASE-SESSION-NUMBER.companion
         with the other files of the partition
-    iceberg/TOPIC/TOPIC_ID/...
+    iceberg/TOPIC/TOPIC_ID/NUMBER-SESSION-...
         metadata of Iceberg: not under tables/, where whoever reads a whole folder as Parquet would find them
 """
 
@@ -21,7 +21,7 @@ from bytemq.errors import Corrupt
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 from bytemq.storage.pools.names import plain_name
 from bytemq.storage.tables.companion import SUFFIX as COMPANION_SUFFIX
-from bytemq.types import PartitionId, format_topic_id
+from bytemq.types import PartitionId, TopicId, format_topic_id, parse_topic_id
 
 TABLES = "tables/"
 ICEBERG = "iceberg/"
@@ -82,6 +82,29 @@ def folder_of(topic: str, topic_id: bytes) -> str:
 def iceberg_folder_of(topic: str, topic_id: bytes) -> str:
     """Where the metadata of the topic as an Iceberg table are, with a "/" at the end."""
     return f"{ICEBERG}{topic}/{format_topic_id(topic_id)}/"
+
+
+class IcebergObject(NamedTuple):
+    folder: str
+    topic_id: TopicId
+    number: int
+    """Its session numbers what it makes: the metadata of one snapshot have one number."""
+
+
+def iceberg_stem(number: int, session_id: int) -> str:
+    """What the names of one snapshot's metadata begin with, in the folder of the table."""
+    return f"{number:08d}-{session_id:x}-i"
+
+
+def iceberg_metadata_of(name: str) -> IcebergObject | None:
+    """None of an object that is something else."""
+    folder, _, stem = plain_name(name).rpartition("/")
+    if not folder.startswith(ICEBERG):
+        return None
+    try:
+        return IcebergObject(folder, parse_topic_id(folder.rpartition("/")[2]), int(stem.partition("-")[0]))
+    except ValueError:
+        return None
 
 
 def partition_folder_of(name: str) -> str:

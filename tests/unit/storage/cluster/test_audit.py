@@ -10,10 +10,12 @@ import pytest
 from bytemq.compaction.job import Workspace
 from bytemq.compaction.restructurer import convert
 from bytemq.compaction.table_jobs import Convert
-from bytemq.metadata import keys
+from bytemq.metadata import keys, values
+from bytemq.metadata.store import Put
 from bytemq.storage.checks.audit import audit
 from bytemq.storage.manifests.manifest_codec import directory_of
-from bytemq.storage.tables.table_file import new_names
+from bytemq.storage.tables.table_file import iceberg_folder_of, iceberg_stem, new_names
+from bytemq.types import TopicId
 from tests.support.log_workload import snapshot_of
 from tests.support.virtual_time import run_virtual
 from tests.unit.storage.cluster.cluster_bench import Broker, Cluster, pid
@@ -121,6 +123,28 @@ def test_audit__finds_what_a_live_session_has_made_and_leaves_there(stays: bool)
         cluster.objects[left] = (b"", "")
         found = [one async for one in audit(broker.pools, cluster.metadata, outlast)]
         assert [(one.name, one.is_leftover) for one in found] == ([(left, False)] if stays else []) and looks == 2
+
+    run(test)
+
+
+def test_audit__knows_the_iceberg_metadata_that_a_broker_serves() -> None:
+    async def test(cluster: Cluster) -> None:
+        broker = await with_everything(cluster)
+        topic = values.TopicValue(pid(1).topic_id, 2, 1, {})
+        await cluster.metadata.txn([], [Put(keys.topic("events"), values.encode_topic(topic))])
+        session = broker.session.session_id
+
+        def made(topic_id: TopicId, number: int, *ends: str) -> list[str]:
+            stem = iceberg_folder_of("events", topic_id) + iceberg_stem(number, session)
+            names = [f"{stem}{end}" for end in ends]
+            cluster.objects.update(dict.fromkeys(names, (b"", "")))
+            return names
+
+        made(pid(1).topic_id, 12, "-list.avro", ".metadata.json")
+        superseded = made(pid(1).topic_id, 9, "-list.avro", ".metadata.json")
+        of_deleted_topic = made(pid(9).topic_id, 13, ".metadata.json")
+        left = {one.name async for one in audit(broker.pools, cluster.metadata, lambda: asyncio.sleep(700))}
+        assert left == {*superseded, *of_deleted_topic}
 
     run(test)
 
