@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from bytemq.broker.departures import Departures
 from bytemq.broker.holding import Holding, State, Step, fact_of, next_step
 from bytemq.broker.preparation import Preparation
 from bytemq.errors import BytemqError, Unavailable
-from bytemq.metadata.claims import Change, Ending, claims, releases
+from bytemq.metadata.claims import Change, Changes, Ending, claims, releases
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import ImageChange, TopicImage
 from bytemq.metadata.store import MetadataStore
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.steps import STEP_ITEMS, Steps, in_turns, slices
 from bytemq.types import PartitionId, TopicId
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 log = get_logger("broker.ownership")
 
 DELETIONS_AT_ONCE = 64
+TAKEN_AT_ONCE = 200
+"""Before something else is done."""
 FIRST_RETRY_DELAY_S = 0.2
 MAX_RETRY_DELAY_S = 10.0
 
@@ -45,6 +48,14 @@ class Coordinators(Protocol):
     async def leave(self, index: int) -> None: ...
     def release(self, index: int) -> None: ...
     def expect_nothing(self) -> None: ...
+
+
+class Unfinished(NamedTuple):
+    """What is held and shall be otherwise."""
+
+    leaving: list[Holding]
+    """Wished elsewhere, and served until it is their turn. There may be tens of thousands."""
+    others: list[Holding]
 
 
 class Ownership:
@@ -157,12 +168,15 @@ class Ownership:
         topics, self._dirty = self._dirty, set()
         try:
             claims_hold = await self._commit(claims(self._follower.image, self._broker_id, self._session_id, topics))
-            unfinished = self._unfinished(topics)
+            found = await in_turns(self._look_at(topics))
+            unfinished = found.others
             self._forget_what_is_over(unfinished)
             await asyncio.gather(*map(self._close, self._due(unfinished, Step.CLOSE)))
             self._reconfigure(topics)
             unfinished += await self._take(topics, unfinished)
-            await self._leave(unfinished)
+            leaving = await self._leave([*found.leaving, *self._due(unfinished, Step.LEAVE)])
+            unfinished = [*dict.fromkeys([*unfinished, *leaving])]
+            await self._hand_over(self._due(unfinished, Step.HAND_OVER))
             self._forget_what_is_over(unfinished)
             # Last: they wait for storage, and nobody else waits for these.
             deletions = map(self._delete, self._due(unfinished, Step.DELETE))
@@ -175,24 +189,32 @@ class Ownership:
             self._dirty |= topics  # whoever runs this again has it all to do
             self._changed.set()
             raise
-        left = self._unfinished(topics)
-        self._dirty.update(holding.pid.topic_id for holding in left)
+        left = await in_turns(self._look_at(topics))
+        self._dirty.update(holding.pid.topic_id for holding in (*left.leaving, *left.others))
         if not claims_hold:  # what was made of an image that is out of date is told of again by nobody
             self._dirty |= topics
         settled, self._settled = self._settled, asyncio.get_running_loop().create_future()
         settled.set_result(None)
-        return claims_hold and all(holding.is_served and self._step(holding) is Step.LEAVE for holding in left)
+        leave_in_time = all(holding.is_served for holding in left.leaving)
+        return claims_hold and leave_in_time and not left.others
 
     def _step(self, holding: Holding) -> Step:
         return next_step(holding, *fact_of(self._follower.image, holding.pid, self._session_id))
 
-    def _unfinished(self, topics: Iterable[TopicId]) -> list[Holding]:
-        return [
-            holding
-            for topic_id in topics
-            for holding in self._held.get(topic_id, {}).values()
-            if self._step(holding) is not Step.NOTHING
-        ]
+    def _look_at(self, topics: Iterable[TopicId]) -> Steps[Unfinished]:
+        found = Unfinished([], [])
+        looked_at = 0
+        for topic_id in topics:
+            for some in slices([*self._held.get(topic_id, {}).values()]):
+                for holding in some:
+                    step = self._step(holding)
+                    if step is not Step.NOTHING:
+                        (found.leaving if step is Step.LEAVE else found.others).append(holding)
+                looked_at += len(some)
+                if looked_at >= STEP_ITEMS:
+                    looked_at = 0
+                    yield
+        return found
 
     def _due(self, holdings: Iterable[Holding], step: Step) -> list[Holding]:
         return [holding for holding in holdings if self._step(holding) is step]
@@ -200,11 +222,20 @@ class Ownership:
     # The steps.
 
     async def _take(self, topics: Iterable[TopicId], unfinished: Iterable[Holding]) -> list[Holding]:
-        """Returns those that were not among the unfinished."""
+        """Returns those that were not among the unfinished and are now."""
         for holding in self._due(unfinished, Step.TAKE):
             await self._own(holding)
         # One after the other: taking a partition opens nothing, and ten thousand tasks would cost more than it.
-        return [await self._own(holding) for topic_id in topics for holding in self._not_held(topic_id)]
+        count, left = 0, []
+        for topic_id in topics:
+            for holding in self._not_held(topic_id):
+                await self._own(holding)
+                if self._step(holding) is not Step.NOTHING:
+                    left.append(holding)
+                count += 1
+                if count % TAKEN_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        return left
 
     def _not_held(self, topic_id: TopicId) -> Iterator[Holding]:
         topic, held = self._follower.image.topics_by_id.get(topic_id), self._held.get(topic_id, {})
@@ -216,7 +247,7 @@ class Ownership:
                 if self._step(holding) is Step.TAKE:
                     yield holding
 
-    async def _own(self, holding: Holding) -> Holding:
+    async def _own(self, holding: Holding) -> None:
         pid = holding.pid
         topic = holding.topic = self._follower.image.topics_by_id[pid.topic_id]
         partition = topic.partitions[pid.index]
@@ -227,7 +258,6 @@ class Ownership:
         holding.leader_epoch = partition.leader_epoch
         holding.state = State.TAKEN if topic.name in self._coordinators else State.SERVED
         self._held.setdefault(pid.topic_id, {})[pid.index] = holding
-        return holding
 
     def _reconfigure(self, topics: Iterable[TopicId]) -> None:
         for topic_id in topics:
@@ -237,14 +267,17 @@ class Ownership:
                     holding.topic = topic
                     self._partitions.reconfigure(holding.pid, self._topic_config(topic))
 
-    async def _leave(self, unfinished: Iterable[Holding]) -> None:
-        """Hands over what is wished elsewhere, so many together."""
-        unwanted = self._due(unfinished, Step.LEAVE)
+    async def _leave(self, unwanted: list[Holding]) -> list[Holding]:
+        """Closes so many of those that are wished elsewhere, and returns these."""
         unwanted.sort(key=lambda holding: holding.state is State.STUCK)  # the others go first
         pids = [holding.pid for holding in unwanted]
         now = set(self._departures.due(self._follower.image, pids, self._partitions.is_open))
-        await asyncio.gather(*(self._leave_one(holding) for holding in unwanted if holding.pid in now))
-        left = self._due(unfinished, Step.HAND_OVER)
+        leaving = [holding for holding in unwanted if holding.pid in now and self._step(holding) is Step.LEAVE]
+        await asyncio.gather(*map(self._leave_one, leaving))
+        return leaving
+
+    async def _hand_over(self, left: Iterable[Holding]) -> None:
+        """Together."""
         endings = {one.pid: Ending(one.leader_epoch, one.end_offset) for one in left}
         await self._commit(releases(self._follower.image, self._broker_id, self._session_id, endings))
 
@@ -307,11 +340,17 @@ class Ownership:
         if not held:
             del self._held[holding.pid.topic_id]
 
-    async def _commit(self, changes: Iterable[Change]) -> bool:
+    async def _commit(self, changes: Changes) -> bool:
         """False: one was made from an image that is out of date. Nothing of it holds, not even for topics that have not
         changed, which no news will make dirty again.
         """
-        written = await asyncio.gather(*(self._store.txn(compares, puts) for compares, puts in changes))
+        made: list[Change] = []
+        for change in changes:
+            if change is None:
+                await asyncio.sleep(0)
+            else:
+                made.append(change)
+        written = await asyncio.gather(*(self._store.txn(compares, puts) for compares, puts in made))
         revisions = [txn.revision for txn in written if txn.succeeded]
         if revisions:
             await self._follower.wait_for(max(revisions))

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from bytemq.metadata import keys, values
 from bytemq.metadata.image import ClusterImage, PartitionImage, TopicImage
 from bytemq.metadata.store import Compare, Put
+from bytemq.runtime.steps import STEP_ITEMS
 from bytemq.types import PartitionId, TopicId
 
 CHUNKS_PER_TRANSACTION = 60
@@ -45,70 +46,88 @@ class Change(NamedTuple):
     puts: list[Put]
 
 
-_Rewrite = Callable[[int, PartitionImage], PartitionImage | None]
-"""Given index and facts of a partition: the new facts, or None where they stay."""
+_Rewrite = Callable[[TopicId, int, PartitionImage], PartitionImage | None]
+"""Given the facts of a partition of that topic and index: the new ones, or None where they stay."""
+Changes = Iterator[Change | None]
+"""None: much was looked at since the last one. Something else may be done then, and the image may change."""
 
 
-def claims(image: ClusterImage, broker_id: int, session_id: int, topics: Iterable[TopicId]) -> Iterator[Change]:
+def claims(image: ClusterImage, broker_id: int, session_id: int, topics: Iterable[TopicId]) -> Changes:
     """Transactions that take what of these topics is assigned to the broker and owned by no live session."""
 
-    def taken(index: int, partition: PartitionImage) -> PartitionImage | None:
+    def taken(topic_id: TopicId, index: int, partition: PartitionImage) -> PartitionImage | None:
         if partition.owner != values.NO_BROKER or partition.assigned != broker_id:
             return None
         return partition._replace(owner=broker_id, session=session_id, leader_epoch=partition.leader_epoch + 1)
 
-    rewrites = ((topic_id, taken) for topic_id in topics)
-    return _changes(image, Compare(keys.broker(broker_id), session_id), rewrites, with_wishes=True)
+    session = Compare(keys.broker(broker_id), session_id)
+    return _changes(image, session, _chunks_of(image, topics), taken, with_wishes=True)
 
 
-def releases(
-    image: ClusterImage, broker_id: int, session_id: int, ended: Mapping[PartitionId, Ending]
-) -> Iterator[Change]:
+def releases(image: ClusterImage, broker_id: int, session_id: int, ended: Mapping[PartitionId, Ending]) -> Changes:
     """Transactions that hand over these partitions, as far as the ownerships that ended are still in the facts, or free
     those that nobody else shall have.
     """
 
-    def released(topic_id: TopicId) -> _Rewrite:
-        def rewrite(index: int, partition: PartitionImage) -> PartitionImage | None:
-            ending = ended.get(PartitionId(topic_id, index))
-            ours = partition.owner == broker_id and partition.session == session_id
-            if ending is None or not ours or partition.leader_epoch != ending.leader_epoch:
-                return None
-            end_offset = max(ending.end_offset, partition.end_offset)
-            successor = image.brokers.get(partition.assigned)
-            if successor is None or successor.id == broker_id or image.is_missed(successor.id):
-                return partition._replace(owner=values.NO_BROKER, session=values.NO_SESSION, end_offset=end_offset)
-            epoch = partition.leader_epoch + 1
-            return partition._replace(
-                owner=successor.id, session=successor.epoch, leader_epoch=epoch, end_offset=end_offset
-            )
+    def released(topic_id: TopicId, index: int, partition: PartitionImage) -> PartitionImage | None:
+        ending = ended.get(PartitionId(topic_id, index))
+        ours = partition.owner == broker_id and partition.session == session_id
+        if ending is None or not ours or partition.leader_epoch != ending.leader_epoch:
+            return None
+        end_offset = max(ending.end_offset, partition.end_offset)
+        successor = image.brokers.get(partition.assigned)
+        if successor is None or successor.id == broker_id or image.is_missed(successor.id):
+            return partition._replace(owner=values.NO_BROKER, session=values.NO_SESSION, end_offset=end_offset)
+        epoch = partition.leader_epoch + 1
+        return partition._replace(
+            owner=successor.id, session=successor.epoch, leader_epoch=epoch, end_offset=end_offset
+        )
 
-        return rewrite
+    session = Compare(keys.broker(broker_id), session_id)
+    return _changes(image, session, _chunks_with(image, ended), released, with_wishes=False)
 
-    topics = dict.fromkeys(partition.topic_id for partition in ended)
-    rewrites = ((topic_id, released(topic_id)) for topic_id in topics)
-    return _changes(image, Compare(keys.broker(broker_id), session_id), rewrites, with_wishes=False)
+
+def _chunks_of(image: ClusterImage, topics: Iterable[TopicId]) -> Iterator[tuple[TopicImage, int]]:
+    for topic_id in topics:
+        chunk = 0
+        while (topic := image.topics_by_id.get(topic_id)) is not None:
+            if chunk == keys.chunk_count(len(topic.partitions)):
+                break
+            yield topic, chunk
+            chunk += 1
+
+
+def _chunks_with(image: ClusterImage, partitions: Iterable[PartitionId]) -> Iterator[tuple[TopicImage, int]]:
+    for topic_id, chunk in dict.fromkeys((one.topic_id, keys.chunk_of(one.index)) for one in partitions):
+        topic = image.topics_by_id.get(topic_id)
+        if topic is not None:
+            yield topic, chunk
 
 
 def _changes(
-    image: ClusterImage, session: Compare, rewrites: Iterable[tuple[TopicId, _Rewrite]], *, with_wishes: bool
-) -> Iterator[Change]:
+    image: ClusterImage,
+    session: Compare,
+    chunks: Iterable[tuple[TopicImage, int]],
+    rewrite: _Rewrite,
+    *,
+    with_wishes: bool,
+) -> Changes:
     change = Change([session], [])
-    for topic_id, rewrite in rewrites:
-        topic = image.topics_by_id.get(topic_id)
-        if topic is None:
-            continue
-        for chunk in range(keys.chunk_count(len(topic.partitions))):
-            owners = _rewritten(topic, chunk, rewrite)
-            if owners is None:
-                continue
-            read = [keys.assignments(topic_id, chunk)] if with_wishes else []
-            read.append(keys.owners(topic_id, chunk))
+    looked_at = 0
+    for topic, chunk in chunks:
+        owners = _rewritten(topic, chunk, rewrite)
+        if owners is not None:
+            read = [keys.assignments(topic.topic_id, chunk)] if with_wishes else []
+            read.append(keys.owners(topic.topic_id, chunk))
             change.compares.extend(Compare(key, image.key_revision(key)) for key in read)
             change.puts.append(Put(read[-1], values.encode_owners(owners)))
             if len(change.puts) == CHUNKS_PER_TRANSACTION:
                 yield change
                 change = Change([session], [])
+        looked_at += min(keys.CHUNK_PARTITIONS, len(topic.partitions))
+        if looked_at >= STEP_ITEMS:
+            looked_at = 0
+            yield None
     if change.puts:
         yield change
 
@@ -117,7 +136,7 @@ def _rewritten(topic: TopicImage, chunk: int, rewrite: _Rewrite) -> values.Owner
     """The chunk's new facts, or None when nothing changes."""
     first = chunk * keys.CHUNK_PARTITIONS
     old = topic.partitions[first : first + keys.CHUNK_PARTITIONS]
-    rewritten = [rewrite(first + place, partition) for place, partition in enumerate(old)]
+    rewritten = [rewrite(topic.topic_id, index, partition) for index, partition in enumerate(old, first)]
     if not any(rewritten):
         return None
     new = [after or before for before, after in zip(old, rewritten, strict=True)]

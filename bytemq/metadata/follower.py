@@ -6,18 +6,20 @@ Owns: listing, watching and starting again on any doubt. Must not: decide anythi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from bytemq.errors import Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.image import ClusterImage, ImageChange
-from bytemq.metadata.store import Compacted, MetadataStore
+from bytemq.metadata.store import Compacted, Event, MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 
 log = get_logger("metadata.follower")
 
 RETRY_DELAY_S = 0.2
+EVENTS_AT_ONCE = 64
+"""Each may have a chunk of a topic built anew. One transaction's events are taken together in any case."""
 
 
 class ImageFollower:
@@ -44,16 +46,23 @@ class ImageFollower:
         while True:
             try:
                 async for events in self._store.watch(keys.CLUSTER, self.image.revision):
-                    # A listing asked for meanwhile may have shown some of them already.
-                    new = [event for event in events if event.revision > self.image.revision]
-                    if new:
-                        self._publish(self.image.apply(new))
+                    await self._take(events)
             except Compacted:
                 log.info("listing the metadata again", revision=self.image.revision)
             except Unavailable as error:
                 log.warning("cannot watch the metadata", reason=str(error))
                 await self._clock.sleep(RETRY_DELAY_S)
             await self._reload()
+
+    async def _take(self, events: Sequence[Event]) -> None:
+        """In slices of whole transactions: between two of them the loop does something else."""
+        for some in _slices(events):
+            # A listing asked for meanwhile may have shown some of them already.
+            new = [event for event in some if event.revision > self.image.revision]
+            if new:
+                self._publish(self.image.apply(new))
+            if some[-1] is not events[-1]:
+                await asyncio.sleep(0)
 
     async def wait_for(self, revision: int) -> None:
         """Returns when the image shows the changes of a transaction under `cluster/` at `revision`."""
@@ -84,3 +93,14 @@ class ImageFollower:
             self._waiting.remove(entry)
             if not entry[1].done():
                 entry[1].set_result(None)
+
+
+def _slices(events: Sequence[Event]) -> Iterator[list[Event]]:
+    some: list[Event] = []
+    for event in events:
+        if len(some) >= EVENTS_AT_ONCE and event.revision != some[-1].revision:
+            yield some
+            some = []
+        some.append(event)
+    if some:
+        yield some

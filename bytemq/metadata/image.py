@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, repeat
+from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -42,6 +44,8 @@ class PartitionImage(NamedTuple):
 
 
 NO_PARTITION = PartitionImage(values.NO_BROKER, -1, values.NO_SESSION, values.NO_BROKER)
+NO_OWNERS = values.OwnersValue([], [], [])
+_assigned = attrgetter("assigned")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +104,9 @@ class _TopicParts:
     assignments: dict[int, list[int]] = field(default_factory=dict)
     owners: dict[int, values.OwnersValue] = field(default_factory=dict)
     chunks: dict[int, tuple[PartitionImage, ...]] = field(default_factory=dict)
-    """Built partitions by chunk; a chunk whose keys change is built again."""
+    """Built partitions by chunk, of a topic that is in the image."""
+    stale: set[int] = field(default_factory=set)
+    """Chunks to build, or to build again: their keys have changed."""
 
 
 class ClusterImage:
@@ -126,6 +132,8 @@ class ClusterImage:
         """What is said of stores; of the primary nothing, as a rule."""
         self._collisions: dict[str, set[str]] = {}
         self._key_revisions: dict[str, int] = {}
+        self._sessions: dict[int, int] = {}
+        """By live broker, as the chunks were built with."""
         self._parts: dict[TopicId, _TopicParts] = {}
         self._id_by_name: dict[str, TopicId] = {}
 
@@ -220,7 +228,7 @@ class ClusterImage:
         if revision is not None:
             self.revision = max(self.revision, revision)
         if change.brokers:
-            self._forget_built_chunks()
+            self._take_changed_sessions()
             change.topics.update(self._parts)
         for topic_id in change.topics:
             self._rebuild(topic_id, change)
@@ -286,7 +294,7 @@ class ClusterImage:
             return
         parts = self._parts.setdefault(decoded.topic_id, _TopicParts())
         if parts.value is None or parts.value.partitions != decoded.partitions:
-            parts.chunks.clear()
+            parts.stale.update(parts.chunks, range(keys.chunk_count(decoded.partitions)))
         parts.name, parts.value = name, decoded
         self._id_by_name[name] = decoded.topic_id
         change.topics.add(decoded.topic_id)
@@ -321,34 +329,49 @@ class ClusterImage:
 
     def _touch(self, topic_id: TopicId, chunk: int, change: ImageChange) -> _TopicParts:
         parts = self._parts.setdefault(topic_id, _TopicParts())
-        parts.chunks.pop(chunk, None)
+        parts.stale.add(chunk)
         change.topics.add(topic_id)
         return parts
 
-    def _forget_built_chunks(self) -> None:
-        """Which owners are alive has changed."""
+    def _take_changed_sessions(self) -> None:
+        """Which owners are alive has changed. All chunks name each of a few brokers: so only what is theirs is built
+        anew.
+        """
+        sessions = {broker.id: broker.epoch for broker in self.brokers.values()}
+        changed = {broker_id for broker_id, _ in sessions.items() ^ self._sessions.items()}
+        self._sessions = sessions
         for parts in self._parts.values():
-            parts.chunks.clear()
+            for chunk in parts.chunks.keys() - parts.stale:
+                owners = parts.owners.get(chunk, NO_OWNERS)
+                if changed.isdisjoint(owners.brokers):
+                    continue
+                built = [*parts.chunks[chunk]]
+                for place, (broker, partition) in enumerate(zip(owners.brokers, built, strict=False)):
+                    if broker in changed:
+                        owner = broker if sessions.get(broker) == partition.session else values.NO_BROKER
+                        built[place] = PartitionImage(owner, *partition[1:])
+                parts.chunks[chunk] = tuple(built)
 
     def _rebuild(self, topic_id: TopicId, change: ImageChange) -> None:
         old = self.topics_by_id.pop(topic_id, None)
-        if old is not None:
-            self.assigned_counts.subtract(partition.assigned for partition in old.partitions)
-            if self.topics.get(old.name) is old:
-                del self.topics[old.name]
-                self._forget_collision(old.name)
+        if old is not None and self.topics.get(old.name) is old:
+            del self.topics[old.name]
+            self._forget_collision(old.name)
         parts = self._parts[topic_id]
         if parts.name is None or parts.value is None:
+            for chunk in list(parts.chunks):
+                self._replace_chunk(parts, chunk, ())
             if old is not None:
                 change.deleted.add(old.name)
             if not parts.assignments and not parts.owners:
                 del self._parts[topic_id]
             return
-        partitions: list[PartitionImage] = []
-        for chunk in range(keys.chunk_count(parts.value.partitions)):
-            if chunk not in parts.chunks:
-                parts.chunks[chunk] = self._build_chunk(parts, chunk, parts.value.partitions)
-            partitions.extend(parts.chunks[chunk])
+        count = keys.chunk_count(parts.value.partitions)
+        for chunk in parts.stale:
+            built = self._build_chunk(parts, chunk, parts.value.partitions) if chunk < count else ()
+            self._replace_chunk(parts, chunk, built)
+        parts.stale.clear()
+        partitions = chain.from_iterable(parts.chunks[chunk] for chunk in range(count))
         topic = TopicImage(
             parts.name,
             topic_id,
@@ -357,7 +380,6 @@ class ClusterImage:
             parts.value.replication_factor,
             parts.value.is_internal,
         )
-        self.assigned_counts.update(partition.assigned for partition in topic.partitions)
         self.topics[topic.name] = self.topics_by_id[topic_id] = topic
         self._collisions.setdefault(unify_collision_characters(topic.name), set()).add(topic.name)
 
@@ -368,23 +390,27 @@ class ClusterImage:
         if not names:
             del self._collisions[unified]
 
+    def _replace_chunk(self, parts: _TopicParts, chunk: int, built: tuple[PartitionImage, ...]) -> None:
+        self.assigned_counts.subtract(Counter(map(_assigned, parts.chunks.pop(chunk, ()))))
+        self.assigned_counts.update(map(_assigned, built))
+        if built:
+            parts.chunks[chunk] = built
+
     def _build_chunk(self, parts: _TopicParts, chunk: int, partitions: int) -> tuple[PartitionImage, ...]:
         first = chunk * keys.CHUNK_PARTITIONS
-        assigned = parts.assignments.get(chunk, [])
-        owners = parts.owners.get(chunk)
-        built: list[PartitionImage] = []
-        for i in range(min(keys.CHUNK_PARTITIONS, partitions - first)):
-            wish = assigned[i] if i < len(assigned) else values.NO_BROKER
-            if owners is None or i >= len(owners.brokers):
-                built.append(NO_PARTITION._replace(assigned=wish))
-                continue
-            session = owners.sessions[i]
-            broker = self.brokers.get(owners.brokers[i])
-            alive = broker is not None and broker.epoch == session
-            owner = owners.brokers[i] if alive else values.NO_BROKER
-            end_offset = owners.end_offsets.get(i, -1)
-            built.append(PartitionImage(owner, owners.leader_epochs[i], session, wish, end_offset))
-        return tuple(built)
+        count = min(keys.CHUNK_PARTITIONS, partitions - first)
+        wishes = parts.assignments.get(chunk, [])[:count]
+        wishes += [values.NO_BROKER] * (count - len(wishes))
+        owners = parts.owners.get(chunk, NO_OWNERS)
+        live = map(self._sessions.get, owners.brokers, repeat(values.NO_SESSION))
+        owner = [
+            broker if session == current else values.NO_BROKER
+            for broker, session, current in zip(owners.brokers, owners.sessions, live, strict=True)
+        ]
+        ends = map(owners.end_offsets.get, range(count), repeat(-1)) if owners.end_offsets else repeat(-1)
+        built = tuple(map(PartitionImage, owner, owners.leader_epochs, owners.sessions, wishes, ends))
+        unowned = [PartitionImage(*NO_PARTITION[:3], wish) for wish in wishes[len(built) :]]
+        return (*built, *unowned)
 
 
 def _parse_chunk(rest: str) -> tuple[TopicId, int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.values import NO_BROKER
@@ -46,17 +47,20 @@ def allowed(image: ClusterImage, load: Counter[int], zones: frozenset[str] | Non
 def spread(count: int, load: Counter[int]) -> list[int]:
     """A broker of `load` for each of `count` partitions of one topic; `load` is counted up.
 
-    The partitions of a topic differ by one at most between brokers; within that, those with the least load come first.
     Without a broker all stay unassigned until the planner sees one.
     """
+    return list(islice(spread_endlessly(load), count)) if load else [NO_BROKER] * count
+
+
+def spread_endlessly(load: Counter[int]) -> Iterator[int]:
+    """A broker of `load`, which has some, for each partition of one topic that is asked for; `load` is counted up.
+
+    The partitions of a topic differ by one at most between brokers; within that, those with the least load come first.
+    """
     heap = [(0, load[broker], broker) for broker in load]
-    if not heap:
-        return [NO_BROKER] * count
     heapq.heapify(heap)
-    chosen: list[int] = []
-    for _ in range(count):
+    while True:
         of_topic, total, broker = heap[0]
-        chosen.append(broker)
         load[broker] += 1
         heapq.heapreplace(heap, (of_topic + 1, total + 1, broker))
-    return chosen
+        yield broker

@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from bytemq.metadata.loads import IDLE
+from bytemq.runtime.steps import Steps, finished, slices
 from bytemq.scheduler.board import (
     WEIGHTS,
     Board,
@@ -27,11 +28,8 @@ from bytemq.scheduler.board import (
     Limits,
     Move,
     PlacedPartition,
-    Steps,
     Weigher,
-    finished,
     load_of,
-    slices,
 )
 from bytemq.scheduler.homecoming import Homecoming
 from bytemq.types import PartitionId, Role

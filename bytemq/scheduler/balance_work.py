@@ -6,19 +6,18 @@ wishes (`controller.py`).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 from bytemq.metadata import keys
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.loads import LoadReport, Rates
-from bytemq.metadata.moves import RecordedMove, encode_moves
+from bytemq.metadata.moves import MOST, RecordedMove, encode_moves
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.runtime.clock import Clock
+from bytemq.runtime.steps import Steps, in_turns
 from bytemq.scheduler.balance import Balancer
-from bytemq.scheduler.board import BrokerState, Move, Steps
+from bytemq.scheduler.board import BrokerState, Move
 from bytemq.scheduler.health import HealthWatch
 from bytemq.scheduler.planner import broker_states, placed_partitions
 from bytemq.scheduler.reports import last_moves, load_reports
@@ -26,8 +25,6 @@ from bytemq.types import PartitionId
 
 MEASURED_AFTER_S = 15.0
 """So long after a move the rates from before it are believed: the new owner's begin at nothing."""
-
-_T = TypeVar("_T")
 
 
 class BalanceWork:
@@ -52,7 +49,7 @@ class BalanceWork:
         image = self._follower.image
         self._take_rates(now, reports)
         sick = self._health.look(reports)
-        moves = await _in_turns(self._plan(now, image, broker_states(image, sick)))
+        moves = await in_turns(self._plan(now, image, broker_states(image, sick)))
         self._moved_at.update((move.partition, now) for move in moves)
         return moves
 
@@ -67,7 +64,7 @@ class BalanceWork:
         wall_ms = self._clock.wall_ms()
         new = [
             RecordedMove(wall_ms, topics[topic_id].name, index, source, target, reason)
-            for (topic_id, index), source, target, reason in moves
+            for (topic_id, index), source, target, reason in moves[-MOST:]
             if topic_id in topics
         ]
         unchanged = Compare(keys.MOVES, revision)
@@ -79,14 +76,3 @@ class BalanceWork:
         rates.update((one, self._rates[one]) for one in self._moved_at if one in self._rates)
         self._rates = rates
         self._homes = {partition: zone for report in reports.values() for partition, zone in report.homes.items()}
-
-
-async def _in_turns(steps: Steps[_T]) -> _T:
-    """What comes of it; the event loop does something else between two steps."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: _T = end.value
-            return result
-        await asyncio.sleep(0)

@@ -6,28 +6,23 @@ where. Must not: decide what moves.
 A partition's load is one number, its share of what the cluster does: the weighed mean of its shares of bytes in, bytes
 out, requests and partitions, as far as there are any. A broker's load is the sum of its partitions', over its capacity.
 
-A plan over a hundred thousand partitions takes some tenths of a second. So it is made in steps, of a few milliseconds
-each, with something else in between; what it is made from must stay as it is meanwhile.
+A plan over a hundred thousand partitions takes some tenths of a second: it is made in steps.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from bytemq.metadata.loads import IDLE, Rates
+from bytemq.runtime.steps import Steps, slices
 from bytemq.types import ALL_ROLES, PartitionId, Role
 
 WEIGHTS = (0.45, 0.3, 0.2)
 """Of bytes in, bytes out and requests; what nobody does has none."""
 WEIGHT_OF_BEING = 0.05
 """Of the number of partitions: little, it must not make up for traffic."""
-STEP_PARTITIONS = 2_000
-
-_T = TypeVar("_T")
-Steps = Generator[None, None, _T]
-"""Work that may be left alone for a while between any two of its steps."""
 
 
 class PlacedPartition(NamedTuple):
@@ -194,21 +189,6 @@ class Weigher:
         return (
             rates.bytes_in * self._in + rates.bytes_out * self._out + rates.requests * self._requests + self._for_being
         )
-
-
-def finished(steps: Steps[_T]) -> _T:
-    """What comes of it, all at once."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: _T = end.value
-            return result
-
-
-def slices(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    for start in range(0, len(items), STEP_PARTITIONS):
-        yield items[start : start + STEP_PARTITIONS]
 
 
 def load_of(entry: tuple[float, PlacedPartition]) -> float:

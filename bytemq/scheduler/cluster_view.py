@@ -14,8 +14,9 @@ from bytemq.metadata.image import ClusterImage, PartitionImage
 from bytemq.metadata.loads import IDLE, TELL_AT_LEAST_S, LoadReport, Rates
 from bytemq.metadata.moves import RecordedMove
 from bytemq.metadata.values import NO_BROKER
+from bytemq.runtime.steps import finished
 from bytemq.scheduler.balance import Balancer
-from bytemq.scheduler.board import Limits, Move, finished
+from bytemq.scheduler.board import Limits, Move
 from bytemq.scheduler.planner import broker_states, late_owners, placed_partitions
 from bytemq.types import ALL_ROLES, PartitionId
 
@@ -51,7 +52,7 @@ def status(view: ClusterView, now_ms: int) -> dict[str, Any]:
         "topics": len(image.topics),
         "partitions": len(partitions),
         "without_owner": sum(partition.owner == NO_BROKER for partition in partitions),
-        "moving": len(late_owners(image)),
+        "moving": len(finished(late_owners(image))),
         "bytes_in_per_s": round(sum(report.total.bytes_in for report in view.reports.values())),
         "bytes_out_per_s": round(sum(report.total.bytes_out for report in view.reports.values())),
         "load_max_over_mean": _max_over_mean(view),

@@ -22,11 +22,13 @@ from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.metadata.values import NO_BROKER
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.steps import STEP_ITEMS, Steps, in_turns
 from bytemq.scheduler.balance_work import BalanceWork
 from bytemq.scheduler.board import Move
+from bytemq.scheduler.lateness import Lateness
 from bytemq.scheduler.membership import Membership
-from bytemq.scheduler.planner import Wishes, homeless_moves, late_owners, plan, wishes_of
-from bytemq.types import PartitionId, TopicId
+from bytemq.scheduler.planner import Wishes, homes_of, late_owners, plan, wishes_of
+from bytemq.types import TopicId
 
 log = get_logger("scheduler.controller")
 
@@ -37,8 +39,6 @@ LOOK_SHARE = 0.05
 """Most of a broker's time that looking may take."""
 START_GRACE_S = 5.0
 """How long a broker that was not seen since this node started is waited for."""
-RELEASE_TIMEOUT_S = 30.0
-"""How long an owner may take to release what is wished elsewhere."""
 BETWEEN_REMOVALS_S = 60.0
 """Sessions are removed one at a time: when all are late, it is what they share that is slow."""
 
@@ -63,7 +63,7 @@ class Controller:
         self._clock = clock
         self._balance = BalanceWork(store, follower, clock)
         self._doubts = Doubts(store, clock, membership.broker_id, membership.lease)
-        self._late_since: dict[PartitionId, float] = {}
+        self._lateness = Lateness()
         self._removed_at = -BETWEEN_REMOVALS_S
         self.moved = 0
         """Partitions that were given another broker since this node started."""
@@ -95,7 +95,7 @@ class Controller:
             image = self._follower.image
             if image.controller_id != self._membership.broker_id or len(image.brokers) < 2:
                 self._balance.forget()
-                self._late_since.clear()
+                self._lateness.forget()
                 continue
             started_at = self._clock.monotonic()
             try:
@@ -108,20 +108,21 @@ class Controller:
         moves = await self._balance.look(now)
         if moves:
             log.info("moving partitions", count=len(moves), reason=moves[0].reason)
-            await self._write(wishes_of(self._follower.image, moves), moves)
+            await self._write(await in_turns(wishes_of(self._follower.image, moves)), moves)
         await self._end_late_owners(now)
 
     async def _end_late_owners(self, now: float) -> None:
         """An owner that does not release in time loses its session, and with it all that it owns."""
         image = self._follower.image
-        late = late_owners(image)
-        self._late_since = {partition: self._late_since.get(partition, now) for partition in late}
-        overdue = [one for one, since in self._late_since.items() if now - since > RELEASE_TIMEOUT_S]
-        if not overdue or now - self._removed_at < BETWEEN_REMOVALS_S:
+        late = await in_turns(late_owners(image))
+        overdue = await in_turns(self._lateness.look(now, late))
+        broker = next((image.brokers[owner] for owner in overdue if owner in image.brokers), None)
+        if broker is None or now - self._removed_at < BETWEEN_REMOVALS_S:
             return
         self._removed_at = now
-        broker = image.brokers[late[overdue[0]]]
-        log.error("an owner does not release its partitions: its session ends", broker=broker.id, late=len(overdue))
+        log.error(
+            "an owner does not release its partitions: its session ends", broker=broker.id, late=overdue[broker.id]
+        )
         await self._doubts.end(broker, [Compare(keys.CONTROLLER, image.key_revision(keys.CONTROLLER))])
 
     async def stand(self) -> None:
@@ -165,10 +166,10 @@ class Controller:
             await self.stand()
         if image.controller_id != self._membership.broker_id:
             return  # what has to be planned stays known, in case this one is elected later
-        wishes = plan(image, self._unplanned, self._awaited())
-        if not await self._write(wishes, homeless_moves(image, wishes)):
+        wishes, moves = await in_turns(plan(image, self._unplanned, self._awaited()))
+        if not await self._write(wishes, moves):
             return  # somebody else changed what was read: the image will show it, and call for a new plan
-        self._unplanned.difference_update(topic_id for topic_id in self._unplanned.copy() if self._is_planned(topic_id))
+        await in_turns(self._forget_what_is_planned())
 
     async def _write(self, wishes: Sequence[Wishes], moves: Sequence[Move]) -> bool:
         """False when somebody else changed what was read."""
@@ -183,13 +184,16 @@ class Controller:
             await self._balance.record(moves)
         return True
 
-    def _is_planned(self, topic_id: TopicId) -> bool:
-        image = self._follower.image
-        topic = image.topics_by_id.get(topic_id)
-        return topic is None or all(
-            partition.assigned in image.brokers and not image.is_missed(partition.assigned)
-            for partition in topic.partitions
-        )
+    def _forget_what_is_planned(self) -> Steps[None]:
+        image, looked_at = self._follower.image, 0
+        for topic_id in list(self._unplanned):
+            topic = image.topics_by_id.get(topic_id)
+            if topic is None or homes_of(image).issuperset(partition.assigned for partition in topic.partitions):
+                self._unplanned.discard(topic_id)
+            looked_at += 0 if topic is None else len(topic.partitions)
+            if looked_at >= STEP_ITEMS:
+                looked_at = 0
+                yield
 
     def _transactions(self, wishes: Sequence[Wishes]) -> Iterator[tuple[list[Compare], list[Put]]]:
         image = self._follower.image
@@ -197,8 +201,8 @@ class Controller:
         for start in range(0, len(wishes), CHUNKS_PER_TRANSACTION):
             compares = [elected]
             puts: list[Put] = []
-            for topic_id, chunk, brokers in wishes[start : start + CHUNKS_PER_TRANSACTION]:
+            for topic_id, chunk, brokers, revision in wishes[start : start + CHUNKS_PER_TRANSACTION]:
                 key = keys.assignments(topic_id, chunk)
-                compares.append(Compare(key, image.key_revision(key)))
+                compares.append(Compare(key, revision))
                 puts.append(Put(key, values.encode_assignments(brokers)))
             yield compares, puts

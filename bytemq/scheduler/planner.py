@@ -3,20 +3,25 @@ it, its moves as wishes. Pure.
 
 Keeps: a partition stays with its broker while that broker lives. Spreads: others go to live brokers, evenly within each
 topic, to those with the fewest partitions first. The same image always gives the same plan.
+
+All of it is done in steps, and the image may change between them: wishes carry the revision of the chunk that they were
+made from, so that whoever writes them never undoes what was not seen here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import islice
 from typing import NamedTuple
 
 from bytemq.metadata import keys
-from bytemq.metadata.image import ClusterImage, PartitionImage, TopicImage
+from bytemq.metadata.image import ClusterImage, TopicImage
 from bytemq.metadata.loads import IDLE, Rates
-from bytemq.metadata.spread import allowed, load_of_live_brokers, owning_role, spread, zones_of
+from bytemq.metadata.spread import allowed, load_of_live_brokers, owning_role, spread_endlessly, zones_of
 from bytemq.metadata.values import NO_BROKER
-from bytemq.scheduler.board import STEP_PARTITIONS, BrokerState, Move, PlacedPartition, Steps
+from bytemq.runtime.steps import STEP_ITEMS, Steps, slices
+from bytemq.scheduler.board import BrokerState, Move, PlacedPartition
 from bytemq.types import PartitionId, TopicId
 
 
@@ -26,64 +31,80 @@ class Wishes(NamedTuple):
     topic_id: TopicId
     chunk: int
     brokers: list[int]
+    revision: int
+    """Of the chunk's wishes that these were made from."""
 
 
-def plan(image: ClusterImage, topics: Iterable[TopicId], awaited: Set[int] = frozenset()) -> list[Wishes]:
+class Plan(NamedTuple):
+    wishes: list[Wishes]
+    moves: list[Move]
+    """What the wishes change, with a reason."""
+
+
+def plan(image: ClusterImage, topics: Iterable[TopicId], awaited: Set[int] = frozenset()) -> Steps[Plan]:
     """The chunks of these topics whose wishes must change; none when each partition is assigned to a live broker, or to
     one that is awaited.
     """
+    made = Plan([], [])
     if not image.brokers:
-        return []
-    wishes: list[Wishes] = []
+        return made
     load = load_of_live_brokers(image)
+    looked_at = 0
     for topic_id in sorted(topics):
         topic = image.topics_by_id.get(topic_id)
-        if topic is not None and any(_is_homeless(partition, image, awaited) for partition in topic.partitions):
-            wishes.extend(_plan_topic(topic, image, load, awaited))
-    return wishes
-
-
-def wishes_of(image: ClusterImage, moves: Iterable[Move]) -> list[Wishes]:
-    """The chunks in which these moves change something. What is assigned otherwise by now is left alone."""
-    changed: dict[tuple[TopicId, int], list[int]] = {}
-    size = keys.CHUNK_PARTITIONS
-    for (topic_id, index), source, target, _ in moves:
-        topic = image.topics_by_id.get(topic_id)
-        if topic is None or index >= len(topic.partitions) or topic.partitions[index].assigned != source:
+        if topic is None:
             continue
-        first = keys.chunk_of(index) * size
-        brokers = changed.setdefault(
-            (topic_id, keys.chunk_of(index)),
-            [partition.assigned for partition in topic.partitions[first : first + size]],
-        )
-        brokers[index - first] = target
-    return [Wishes(topic_id, chunk, brokers) for (topic_id, chunk), brokers in changed.items()]
+        revisions = _revisions(image, topic)
+        homeless: list[int] = []
+        for first in range(0, len(topic.partitions), STEP_ITEMS):
+            some = topic.partitions[first : first + STEP_ITEMS]
+            homes = homes_of(image, awaited)
+            homeless += [first + place for place, partition in enumerate(some) if partition.assigned not in homes]
+            looked_at += len(some)
+            if looked_at >= STEP_ITEMS:
+                looked_at = 0
+                yield
+        if homeless:
+            yield from _place(topic, homeless, image, load, revisions, made)
+    return made
 
 
-def homeless_moves(image: ClusterImage, wishes: Iterable[Wishes]) -> list[Move]:
-    """What these wishes change, as moves with a reason."""
-    moves: list[Move] = []
-    for topic_id, chunk, brokers in wishes:
-        first = chunk * keys.CHUNK_PARTITIONS
-        partitions = image.topics_by_id[topic_id].partitions
-        for index, broker in enumerate(brokers, first):
-            before = partitions[index].assigned
-            if before != broker:
-                reason = "it had no broker" if before == NO_BROKER else f"broker {before} is gone"
-                if before in image.brokers:
-                    reason = f"broker {before} does not answer"
-                moves.append(Move(PartitionId(topic_id, index), before, broker, reason))
-    return moves
+def wishes_of(image: ClusterImage, moves: Sequence[Move]) -> Steps[list[Wishes]]:
+    """The chunks in which these moves change something. What is assigned otherwise by now is left alone."""
+    changed: dict[tuple[TopicId, int], Wishes] = {}
+    size = keys.CHUNK_PARTITIONS
+    for some in slices(moves):
+        for (topic_id, index), source, target, _ in some:
+            chunk, place = divmod(index, size)
+            wishes = changed.get((topic_id, chunk))
+            if wishes is None:
+                topic = image.topics_by_id.get(topic_id)
+                if topic is None:
+                    continue
+                brokers = [one.assigned for one in topic.partitions[chunk * size : (chunk + 1) * size]]
+                wishes = Wishes(topic_id, chunk, brokers, image.key_revision(keys.assignments(topic_id, chunk)))
+                changed[topic_id, chunk] = wishes
+            if place < len(wishes.brokers) and wishes.brokers[place] == source:
+                wishes.brokers[place] = target
+        yield
+    return list(changed.values())
 
 
-def late_owners(image: ClusterImage) -> dict[PartitionId, int]:
+def late_owners(image: ClusterImage) -> Steps[dict[PartitionId, int]]:
     """Partitions that a live broker owns and that are wished to be on another live one, with their owners."""
-    return {
-        PartitionId(topic.topic_id, index): partition.owner
-        for topic in image.topics.values()
-        for index, partition in enumerate(topic.partitions)
-        if partition.owner not in (NO_BROKER, partition.assigned) and partition.assigned in image.brokers
-    }
+    late: dict[PartitionId, int] = {}
+    looked_at = 0
+    for topic in list(image.topics.values()):
+        for first in range(0, len(topic.partitions), STEP_ITEMS):
+            some = topic.partitions[first : first + STEP_ITEMS]
+            for index, partition in enumerate(some, first):
+                if partition.owner not in (NO_BROKER, partition.assigned) and partition.assigned in image.brokers:
+                    late[PartitionId(topic.topic_id, index)] = partition.owner
+            looked_at += len(some)
+            if looked_at >= STEP_ITEMS:
+                looked_at = 0
+                yield
+    return late
 
 
 def placed_partitions(
@@ -93,16 +114,21 @@ def placed_partitions(
     placed: list[PlacedPartition] = []
     looked_at = 0
     for topic in list(image.topics.values()):
-        if len(placed) - looked_at >= STEP_PARTITIONS:
-            looked_at = len(placed)
-            yield
         zones = zones_of(topic.configs)
         topic_id, is_internal = topic.topic_id, topic.is_internal
         for index, partition in enumerate(topic.partitions):
             pid = PartitionId(topic_id, index)
             home = homes.get(pid, "")
             placed.append(PlacedPartition(pid, partition.assigned, rates.get(pid, IDLE), zones, is_internal, home))
+            if len(placed) - looked_at >= STEP_ITEMS:
+                looked_at = len(placed)
+                yield
     return placed
+
+
+def homes_of(image: ClusterImage, awaited: Set[int] = frozenset()) -> set[int]:
+    """Brokers that keep what is assigned to them: they live, as far as others can tell, or are awaited."""
+    return {broker for broker in {*image.brokers, *awaited} if not image.is_missed(broker)}
 
 
 def broker_states(image: ClusterImage, sick: Mapping[int, str]) -> dict[int, BrokerState]:
@@ -124,20 +150,44 @@ def _why_empty(image: ClusterImage, broker: int) -> str:
     return f"broker {broker} is drained" if broker in image.drained else ""
 
 
-def _is_homeless(partition: PartitionImage, image: ClusterImage, awaited: Set[int]) -> bool:
-    assigned = partition.assigned
-    return image.is_missed(assigned) or (assigned not in image.brokers and assigned not in awaited)
+def _revisions(image: ClusterImage, topic: TopicImage) -> list[int]:
+    """Of the wishes of each of its chunks."""
+    chunks = range(keys.chunk_count(len(topic.partitions)))
+    return [image.key_revision(keys.assignments(topic.topic_id, chunk)) for chunk in chunks]
 
 
-def _plan_topic(topic: TopicImage, image: ClusterImage, load: Counter[int], awaited: Set[int]) -> list[Wishes]:
-    assigned = [partition.assigned for partition in topic.partitions]
-    homeless = [i for i, partition in enumerate(topic.partitions) if _is_homeless(partition, image, awaited)]
+def _place(
+    topic: TopicImage,
+    homeless: Sequence[int],
+    image: ClusterImage,
+    load: Counter[int],
+    revisions: Sequence[int],
+    made: Plan,
+) -> Steps[None]:
+    """Adds to what is `made`. `load` is counted up."""
     chosen = allowed(image, load, zones_of(topic.configs), owning_role(is_internal=topic.is_internal))
     if not chosen:  # nobody may: they wait where they are for somebody who does
-        return []
-    for index, broker in zip(homeless, spread(len(homeless), chosen), strict=True):
-        assigned[index] = broker
-    load.update({broker: chosen[broker] - load[broker] for broker in chosen})
-    chunks = sorted({keys.chunk_of(i) for i in homeless if assigned[i] != topic.partitions[i].assigned})
+        return
+    before = Counter(chosen)
+    brokers = spread_endlessly(chosen)
     size = keys.CHUNK_PARTITIONS
-    return [Wishes(topic.topic_id, chunk, assigned[chunk * size : (chunk + 1) * size]) for chunk in chunks]
+    changed: dict[int, list[int]] = {}
+    for some in slices(homeless):
+        for index, broker in zip(some, islice(brokers, len(some)), strict=True):
+            was = topic.partitions[index].assigned
+            if was == broker:
+                continue
+            chunk, place = divmod(index, size)
+            if chunk not in changed:
+                changed[chunk] = [one.assigned for one in topic.partitions[chunk * size : (chunk + 1) * size]]
+            changed[chunk][place] = broker
+            made.moves.append(Move(PartitionId(topic.topic_id, index), was, broker, _why_moved(image, was)))
+        yield
+    load.update({broker: count - before[broker] for broker, count in chosen.items()})
+    made.wishes.extend(Wishes(topic.topic_id, chunk, changed[chunk], revisions[chunk]) for chunk in sorted(changed))
+
+
+def _why_moved(image: ClusterImage, before: int) -> str:
+    if before == NO_BROKER:
+        return "it had no broker"
+    return f"broker {before} does not answer" if before in image.brokers else f"broker {before} is gone"

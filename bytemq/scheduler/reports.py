@@ -30,7 +30,7 @@ async def load_reports(store: MetadataStore) -> dict[int, LoadReport]:
     for key, value, _ in (await store.range(keys.LOADS)).entries:
         try:
             found[int(key[len(keys.LOADS) :])] = decode_load(value)
-        except Corrupt as error:
+        except (Corrupt, ValueError) as error:  # the latter: what is behind loads/ is no number
             log.warning("load report left out", key=key, reason=str(error))
     return found
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from bytemq.metadata import keys, values
 from bytemq.metadata.claims import CHUNKS_PER_TRANSACTION, Ending, claims, releases
-from bytemq.metadata.store import MAX_TXN_OPERATIONS, Event, check_limits
+from bytemq.metadata.store import MAX_TXN_OPERATIONS, Compare, Event, check_limits
 from bytemq.metadata.values import DoubtStage, DoubtValue
+from bytemq.runtime.steps import STEP_ITEMS
 from bytemq.types import PartitionId
 from tests.support.metadata import image_of, topic_id, topic_puts
 
@@ -108,3 +109,24 @@ def test_releases__of_a_thousand_partitions_are_one_transaction_of_a_few_kilobyt
     assert sum(len(put.value) for put in release.puts) < 24 * 1024
     (single,) = releases(image, 1, 1001, {PartitionId(T1, 7): Ending(0, 1_000_000)})
     assert sum(len(put.value) for put in single.puts) < 3 * 1024
+
+
+def test_claims__of_many_partitions_are_made_in_steps_each_from_what_the_image_shows_then() -> None:
+    chunks = 3 * STEP_ITEMS // keys.CHUNK_PARTITIONS
+    image = image_of([0, 1], topic_puts("t", T1, [0] * chunks * keys.CHUNK_PARTITIONS))
+    made = claims(image, 0, 1000, [T1])
+    assert next(made) is None
+    last = keys.owners(T1, chunks - 1)
+    image.apply([Event(last, values.encode_owners(values.OwnersValue([1], [1001], [4])), 7)])
+    (change,) = [change for change in made if change is not None]
+    assert change.compares[-1] == Compare(last, 7)
+    assert values.decode_owners(change.puts[-1].value).brokers[:2] == [1, 0]
+
+
+def test_claims__end_where_the_topic_is_deleted_meanwhile() -> None:
+    puts = topic_puts("t", T1, [0] * 3 * STEP_ITEMS)
+    image = image_of([0], puts)
+    made = claims(image, 0, 1000, [T1])
+    assert next(made) is None
+    image.apply([Event(put.key, None, 7) for put in puts])
+    assert len(list(made)) == 1, "what was made before, which the store refuses"

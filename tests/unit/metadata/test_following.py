@@ -14,7 +14,7 @@ from bytemq.metadata import keys, values
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.features import SUPPORTED
-from bytemq.metadata.follower import ImageFollower
+from bytemq.metadata.follower import EVENTS_AT_ONCE, ImageFollower
 from bytemq.metadata.history import History
 from bytemq.metadata.identity import ensure_identity
 from bytemq.metadata.image import ImageChange
@@ -53,6 +53,21 @@ async def test_follower__shows_a_transaction_to_whoever_waits_for_it(
     assert "t" in follower.image.topics
     assert [change.topics for change in changes] == [{T1}]
     await follower.wait_for(written.revision)
+
+
+async def test_follower__takes_a_burst_in_slices_of_whole_transactions(follower: ImageFollower) -> None:
+    """A hundred thousand partitions that are given other owners come as a few thousand events, at once."""
+    changes: list[ImageChange] = []
+    follower.subscribe(changes.append)
+    names = [f"t{number}" for number in range(5 * EVENTS_AT_ONCE)]
+    topics = [values.TopicValue(topic_id(number), 1, 1, {}) for number in range(len(names))]
+    events = [
+        Event(keys.topic(name), values.encode_topic(topic), 1000 + number // 10)
+        for number, (name, topic) in enumerate(zip(names, topics, strict=True))
+    ]
+    await follower._take(events)
+    assert follower.image.topics.keys() == set(names)
+    assert [len(change.topics) for change in changes] == [70, 70, 70, 70, 40]
 
 
 async def test_follower__lists_again_when_the_store_forgot_what_it_missed(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -68,6 +70,58 @@ def test_image__keeps_untouched_topics_as_they_are() -> None:
     image.apply([Event(put.key, put.value, 9) for put in topic_puts("b", T2, [0, 0])])
     assert image.topics["a"] is before
     assert image.assigned_counts[0] == 3
+
+
+def test_image__builds_only_what_is_of_a_session_that_has_begun_or_ended() -> None:
+    """With a hundred thousand partitions it is the longest step that the end of a session has."""
+    size = keys.CHUNK_PARTITIONS
+    image = image_of([0, 1], topic_puts("t", T1, [1] * 3 * size, owned(1, 1001, [5] * size)))
+    others = values.OwnersValue([0] + [1] * (size - 1), [1000] + [1001] * (size - 1), [2] * size)
+    image.apply([Event(keys.owners(T1, 1), values.encode_owners(others), 9)])
+    before = image.topics["t"].partitions
+    image.apply([Event(keys.broker(0), None, 2000)])
+    after = image.topics["t"].partitions
+    assert [p.owner for p in after] == [1] * size + [-1] + [1] * (size - 1) + [-1] * size
+    built = [index for index, (one, other) in enumerate(zip(before, after, strict=True)) if one is not other]
+    assert built == [size]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_image__is_what_its_keys_say_however_it_came_to_that(seed: int) -> None:
+    random, image = Random(seed), ClusterImage()
+    size = keys.CHUNK_PARTITIONS
+    entries: dict[str, tuple[bytes, int]] = {}
+    for revision in range(1, 200):
+        number = random.randrange(3)
+        chunk = random.randrange(3)
+        count = random.choice([1, size, size + 1, 3 * size])
+        brokers = random.choices(range(3), k=random.randint(1, size))
+        alive = [entries.get(keys.broker(one), (b"", 7))[1] for one in brokers]
+        value: bytes | None
+        key, value = random.choice(
+            [
+                (keys.broker(number), values.encode_broker(broker_value())),
+                (keys.topic(f"t{number}"), values.encode_topic(values.TopicValue(topic_id(number), count, 1, {}))),
+                (keys.assignments(topic_id(number), chunk), values.encode_assignments(brokers)),
+                (
+                    keys.owners(topic_id(number), chunk),
+                    values.encode_owners(values.OwnersValue(brokers, alive, [revision] * len(brokers), {0: revision})),
+                ),
+            ]
+        )
+        if random.random() < 0.2:
+            value = None
+            entries.pop(key, None)
+        else:
+            entries[key] = (value, revision)
+        image.apply([Event(key, value, revision)])
+        fresh = ClusterImage()
+        fresh.apply(Event(key, value, at) for key, (value, at) in entries.items())
+        assert {name: topic.partitions for name, topic in image.topics.items()} == {
+            name: topic.partitions for name, topic in fresh.topics.items()
+        }
+        assert +image.assigned_counts == +fresh.assigned_counts
+        assert image.assigned_counts == Counter(p.assigned for t in image.topics.values() for p in t.partitions)
 
 
 def test_image__comes_from_a_listing_to_the_same_state_as_from_events() -> None:

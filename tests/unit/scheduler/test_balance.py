@@ -10,8 +10,9 @@ from collections.abc import Iterable
 import pytest
 
 from bytemq.metadata.loads import IDLE, Rates
+from bytemq.runtime.steps import STEP_ITEMS
 from bytemq.scheduler.balance import Balancer
-from bytemq.scheduler.board import STEP_PARTITIONS, BrokerState, Move, PlacedPartition
+from bytemq.scheduler.board import BrokerState, Move, PlacedPartition
 from bytemq.types import PartitionId, Role
 from tests.support.metadata import topic_id
 
@@ -185,7 +186,7 @@ def test_balance__gives_a_broker_that_was_added_its_share_when_traffic_has_just_
 def test_balance__of_many_partitions_is_planned_in_small_steps() -> None:
     """And comes to the same as in one go."""
     brokers = {broker: BrokerState(None) for broker in range(3)}
-    placed = partitions(9 * STEP_PARTITIONS, 0)
+    placed = partitions(9 * STEP_ITEMS, 0)
     steps, count = Balancer().plan_in_steps(0.0, placed, {**brokers, 0: BrokerState(None, evacuated="drained")}), 0
     while True:
         try:

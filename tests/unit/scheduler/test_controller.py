@@ -14,7 +14,8 @@ from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.loads import IDLE, LoadReport, encode_load
 from bytemq.metadata.moves import RecordedMove
 from bytemq.metadata.store import MetadataStore, Put, Txn
-from bytemq.scheduler.controller import RELEASE_TIMEOUT_S, START_GRACE_S, Controller
+from bytemq.scheduler.controller import START_GRACE_S, Controller
+from bytemq.scheduler.lateness import RELEASE_TIMEOUT_S
 from bytemq.scheduler.membership import Membership, check_clock
 from bytemq.scheduler.reports import last_moves, load_reports
 from tests.support.metadata import broker_value, embedded_store, topic_id, topic_puts
