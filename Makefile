@@ -17,9 +17,10 @@ QUICK ?=
 ONLY ?=
 SOURCES ?= .suites
 CHAOS_SECONDS ?= 3600
+CHURN_MINUTES ?= 60
 OLD ?= 6ff5a54
 
-.PHONY: setup run cluster test interop upgrade-test compose suites ecosystem simulate shapes chaos demo bench bench-kafka bench-table profile fuzz lint format types check lock clean help
+.PHONY: setup run cluster test interop upgrade-test compose suites ecosystem simulate shapes chaos churn demo bench bench-kafka bench-table profile fuzz lint format types check lock clean help
 
 help:
 	@echo "make run      start a node on LISTEN=$(LISTEN) with its data in DATA=$(DATA)"
@@ -33,6 +34,7 @@ help:
 	@echo "make simulate  SEEDS=$(SEEDS) of each simulated world, by JOBS=$(JOBS) processes"
 	@echo "make shapes   SHAPES=$(SHAPES) drawn logs, the same before and after conversion and merges, by JOBS=$(JOBS) processes"
 	@echo "make chaos    a cluster hurt by seed under unmodified clients, for CHAOS_SECONDS=$(CHAOS_SECONDS)"
+	@echo "make churn    objects made and let go in every way for CHURN_MINUTES=$(CHURN_MINUTES), and then an audit of the store"
 	@echo "make demo     336,776 flights through the whole path, with a kill -9 in the middle"
 	@echo "make bench    two minutes of load: throughput, latency, CPU for each request"
 	@echo "make bench-table  conversion to Parquet, reading back, size, look-ups"
@@ -119,6 +121,10 @@ shapes: setup
 # Real etcd, S3 server and brokers; seeds are begun for so long. One seed: make chaos ARGS="--seed 17".
 chaos: setup
 	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(ARGS)
+
+# On MinIO where there is one (MINIO names its program), else on SeaweedFS.
+churn: setup
+	$(BIN)/python -m tests.churn --minutes $(CHURN_MINUTES) $(ARGS)
 
 demo: setup
 	$(BIN)/python -m tools.demo $(ARGS)

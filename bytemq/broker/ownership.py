@@ -24,7 +24,8 @@ from bytemq.metadata.store import MetadataStore
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
-from bytemq.runtime.steps import STEP_ITEMS, Steps, in_turns, slices
+from bytemq.runtime.steps import STEP_ITEMS, Steps, slices
+from bytemq.runtime.turns import in_turns
 from bytemq.types import PartitionId, TopicId
 
 if TYPE_CHECKING:

@@ -1,12 +1,11 @@
-"""Work over a hundred thousand partitions in steps of a few milliseconds, with something else in between.
+"""Work over a hundred thousand partitions in steps of a few milliseconds, with something else in between. Pure.
 
-Owns: how such work is written (it yields between two steps), and how it is run. What it is made from must stay as it is
-meanwhile, or be looked up anew in each step.
+Owns: how such work is written: it yields between two steps. What it is made from must stay as it is meanwhile, or be
+looked up anew in each step. `turns.in_turns` does it on the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Generator, Iterator, Sequence
 from typing import TypeVar
 
@@ -25,17 +24,6 @@ def finished(steps: Steps[_T]) -> _T:
         except StopIteration as end:
             result: _T = end.value
             return result
-
-
-async def in_turns(steps: Steps[_T]) -> _T:
-    """What comes of it; the event loop does something else between two steps."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: _T = end.value
-            return result
-        await asyncio.sleep(0)
 
 
 def slices(items: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -8,6 +8,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
+
+from bytemq.runtime.steps import Steps
+
+_T = TypeVar("_T")
 
 
 class Turns:
@@ -40,3 +45,14 @@ class Turns:
 def _begin(turn: asyncio.Future[None]) -> None:
     if not turn.done():  # whoever waited may have been cancelled
         turn.set_result(None)
+
+
+async def in_turns(steps: Steps[_T]) -> _T:
+    """What comes of work that is rare, and has the loop to itself but for clients: one step in each turn."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+        await asyncio.sleep(0)

@@ -15,7 +15,8 @@ from bytemq.metadata.loads import LoadReport, Rates
 from bytemq.metadata.moves import MOST, RecordedMove, encode_moves
 from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.runtime.clock import Clock
-from bytemq.runtime.steps import Steps, in_turns
+from bytemq.runtime.steps import Steps
+from bytemq.runtime.turns import in_turns
 from bytemq.scheduler.balance import Balancer
 from bytemq.scheduler.board import BrokerState, Move
 from bytemq.scheduler.health import HealthWatch

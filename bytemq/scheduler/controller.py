@@ -22,7 +22,8 @@ from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.metadata.values import NO_BROKER
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
-from bytemq.runtime.steps import STEP_ITEMS, Steps, in_turns
+from bytemq.runtime.steps import STEP_ITEMS, Steps
+from bytemq.runtime.turns import in_turns
 from bytemq.scheduler.balance_work import BalanceWork
 from bytemq.scheduler.board import Move
 from bytemq.scheduler.lateness import Lateness

@@ -46,14 +46,13 @@ class Lateness:
         overdue: dict[int, int] = {}
         for now_late in slices(list(late.items())):
             for partition, owner in now_late:
-                before = self._late.get(partition)
-                if before is None or before.owner != owner:
-                    found[partition] = _Late(owner, now_s, now_s)
-                    continue
-                if owner in released and before.asked_at >= released[owner]:
-                    before = before._replace(counts_from=now_s)
-                found[partition] = before
-                if now_s - before.counts_from > RELEASE_TIMEOUT_S:
+                known = self._late.get(partition)
+                if known is None or known.owner != owner:
+                    known = _Late(owner, now_s, now_s)
+                elif owner in released and known.asked_at >= released[owner]:
+                    known = known._replace(counts_from=now_s)
+                found[partition] = known
+                if now_s - known.counts_from > RELEASE_TIMEOUT_S:
                     overdue[owner] = overdue.get(owner, 0) + 1
             yield
         self._late = found
