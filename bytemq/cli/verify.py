@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from bytemq.cli.metadata_access import METADATA_VARIABLE
 from bytemq.cli.options import Commands, Failed, whole_number
+from bytemq.cli.output import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AsyncExitStack
 
     from bytemq.metadata.store import MetadataStore
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Check every checksum, the continuity of offsets, and the index against the log: in the data folder of a node, which
-should not be running, or on the storage of a cluster, whose brokers may. Prints what is wrong, and what a crash left to
-be removed, which is not wrong; exit code 0 if nothing is wrong, 1 otherwise.
+should not be running, or on the storage of a cluster, whose brokers may. Prints what is wrong, a line for each folder
+in which a crash left something to be removed, which is not wrong, and the verdict; exit code 0 if nothing is wrong, 1
+otherwise.
 """
 _EXAMPLES = """\
 examples:
@@ -50,6 +53,7 @@ def add_parser(commands: Commands) -> None:
         help="look again, once or twice and each time so much later, at objects of running brokers that nothing refers "
         "to; none may stay for more than storage.garbage.grace.ms (600 s) (default: they are left out)",
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="print a line for everything that was left")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each finding")
     parser.set_defaults(run=run)
 
@@ -67,10 +71,10 @@ def run(options: argparse.Namespace) -> int:
         raise Failed(f"there is no folder {folder}")
     if DataLock.is_held(folder):
         print(f"a node is running on {folder}: what it writes meanwhile may look wrong", file=sys.stderr)
-    found = 0
+    report = _Report(options)
     for finding in verify(folder):
-        found += _print(finding, as_json=options.json)
-    return _conclude(found, as_json=options.json)
+        report.add(finding)
+    return report.conclude()
 
 
 async def _run_shared(options: argparse.Namespace) -> int:
@@ -85,7 +89,7 @@ async def _run_shared(options: argparse.Namespace) -> int:
     from bytemq.storage.objects.shared_store import require_storage_of
     from bytemq.storage.pools.opening import open_all_stores
 
-    found = 0
+    report = _Report(options)
     async with AsyncExitStack() as parts:
         metadata = await _open_metadata(options, parts)
         identity = await metadata.get(keys.IDENTITY)
@@ -96,8 +100,8 @@ async def _run_shared(options: argparse.Namespace) -> int:
         await require_storage_of(store, options.data, identity.value.decode())
         outlast = None if options.outlast is None else partial(asyncio.sleep, options.outlast)
         async for finding in audit(store, metadata, outlast):
-            found += _print(finding, as_json=options.json)
-    return _conclude(found, as_json=options.json)
+            report.add(finding)
+    return report.conclude()
 
 
 async def _open_metadata(options: argparse.Namespace, parts: AsyncExitStack) -> MetadataStore:
@@ -120,12 +124,38 @@ async def _open_metadata(options: argparse.Namespace, parts: AsyncExitStack) -> 
     return embedded
 
 
-def _print(finding: Finding, *, as_json: bool) -> int:
-    print(json.dumps(finding._asdict()) if as_json else finding)
-    return 0 if finding.is_leftover else 1
+class _Report:
+    """Problems are printed as they are found, and then what was left, and the verdict."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._as_json: bool = options.json
+        self._prints_all: bool = options.json or options.verbose
+        self._problems = 0
+        self._left: dict[str, list[Finding]] = {}
+        """By folder."""
+
+    def add(self, finding: Finding) -> None:
+        if finding.is_leftover:
+            self._left.setdefault(finding.name.partition("/")[0], []).append(finding)
+        else:
+            self._problems += 1
+        if self._prints_all or not finding.is_leftover:
+            print(json.dumps(finding._asdict()) if self._as_json else finding)
+
+    def conclude(self) -> int:
+        """The exit code."""
+        if not self._as_json:
+            self._print_conclusion()
+        return 1 if self._problems else 0
+
+    def _print_conclusion(self) -> None:
+        for folder, found in () if self._prints_all else self._left.items():
+            example = found[0]
+            print(f"{folder}/: {_told(found)} left, such as {example}")
+        left = [one for found in self._left.values() for one in found]
+        verdict = f"problems found: {self._problems}" if self._problems else "everything is as it was written"
+        print(f"{verdict}; left to be removed, which is not wrong: {_told(left)}" if left else verdict)
 
 
-def _conclude(found: int, *, as_json: bool) -> int:
-    if not as_json:
-        print(f"problems found: {found}" if found else "everything is as it was written")
-    return 1 if found else 0
+def _told(found: Sequence[Finding]) -> str:
+    return f"{counted(len(found), 'object')}, {sum(one.size_bytes for one in found) / 1e6:.1f} MB"

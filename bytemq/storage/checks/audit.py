@@ -85,14 +85,15 @@ async def audit(
         async for finding in _session(store, metadata, tail, entry.revision, named):
             yield finding
     unborn: list[str] = []
-    for name in sorted(listed - named):
+    for name in sorted(listed.keys() - named):
         session = writer_of(name)
         if partition_folder_of(name) in unknown:
             continue
         if session in live:
             unborn.append(name)
         else:
-            yield Finding(name, "nothing refers to this object; a running broker removes it", is_leftover=True)
+            problem = "nothing refers to this object; a running broker removes it"
+            yield Finding(name, problem, is_leftover=True, size_bytes=listed[name])
     if outlast_grace is None:
         return
     for _ in range(LOOKS):
@@ -103,11 +104,12 @@ async def audit(
         yield Finding(name, "nothing refers to this object, and the broker that made it lives and leaves it there")
 
 
-async def _listed(store: PooledStore) -> set[str]:
+async def _listed(store: PooledStore) -> dict[str, int]:
+    """Sizes by name."""
     found, unseen = await store.list_everywhere(*FOLDERS)
     if unseen:
         raise Unavailable(f"the pool {min(unseen)} does not answer")
-    return {info.name for info in found}
+    return {info.name: info.size_bytes for info in found}
 
 
 async def _named_by_nothing(store: PooledStore, metadata: MetadataStore, names: Iterable[str]) -> list[str]:

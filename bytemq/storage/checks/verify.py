@@ -45,6 +45,8 @@ class Finding(NamedTuple):
     problem: str
     is_leftover: bool = False
     """Nothing is wrong: a file that a crash left and that the next start removes."""
+    size_bytes: int = 0
+    """Of what is left over."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.problem}"
@@ -84,7 +86,8 @@ def verify(path: str | os.PathLike[str]) -> Iterator[Finding]:
         for found in sorted((root / folder).rglob("*")):
             name = found.relative_to(root).as_posix()
             if found.is_file() and name not in named and not name.startswith((SPARE_PREFIX, *offline)):
-                yield Finding(name, "nothing refers to this file; the next start removes it", is_leftover=True)
+                problem = "nothing refers to this file; the next start removes it"
+                yield Finding(name, problem, is_leftover=True, size_bytes=found.stat().st_size)
 
 
 def require_readable(path: str | os.PathLike[str]) -> None:

@@ -199,8 +199,19 @@ def test_dump_and_verify__tell_a_whole_folder_from_a_damaged_one(tmp_path: Path)
         left = data / "topics" / "left.log"
         left.parent.mkdir(exist_ok=True)
         left.write_bytes(b"of a crash")
-        assert "topics/left.log: nothing refers to this file" in bytemq(started, "verify", str(data)), "not a problem"
+        other = left.with_name("other.log")
+        other.write_bytes(bytes(1_500_000))
+        why = "nothing refers to this file; the next start removes it"
+        assert bytemq(started, "verify", str(data)).splitlines() == [  # not a problem
+            f"topics/: 2 objects, 1.5 MB left, such as topics/left.log: {why}",
+            "everything is as it was written; left to be removed, which is not wrong: 2 objects, 1.5 MB",
+        ]
+        said = bytemq(started, "verify", "-v", str(data)).splitlines()
+        assert [line.partition(":")[0] for line in said[:-1]] == ["topics/left.log", "topics/other.log"]
+        found = [json.loads(line) for line in bytemq(started, "verify", "--json", str(data)).splitlines()]
+        assert [one["size_bytes"] for one in found] == [10, 1_500_000]
         left.unlink()
+        other.unlink()
         (log,) = (path for path in sorted(data.rglob("*")) if path.is_file() and b"two" in path.read_bytes())
         dumped = bytemq(started, "dump", str(log))
         assert "offsets 0..1" in dumped
