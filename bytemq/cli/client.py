@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import socket
+import struct
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,6 +21,9 @@ from bytemq.cli.options import Failed
 
 TIMEOUT_S = 15.0
 _CONNECT_TIMEOUT_S = 5.0
+_FIRST_ANSWER_TIMEOUT_S = 1.0
+_API_VERSIONS = struct.pack(">ihhih", 18, 18, 0, 1, 8) + b"question"
+"""A whole request of version 0, which every Kafka server answers whoever asks."""
 
 
 def client_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -36,7 +40,8 @@ def client_settings(options: argparse.Namespace) -> dict[str, Any]:
         from bytemq.config.sources import read_config_file
 
         settings.update(read_config_file(Path(options.command_config)))
-    check_reachable(str(settings["bootstrap.servers"]))
+    is_plain = "SSL" not in str(settings.get("security.protocol", "")).upper().split("_")
+    check_reachable(str(settings["bootstrap.servers"]), is_plain=is_plain)
     return settings
 
 
@@ -48,13 +53,20 @@ def admin_client(options: argparse.Namespace) -> AdminClient:
         raise failure(error) from None
 
 
-def check_reachable(bootstrap_servers: str) -> None:
-    """Raises Failed unless one of the addresses takes a connection."""
+def check_reachable(bootstrap_servers: str, *, is_plain: bool = True) -> None:
+    """Raises Failed unless one of the addresses takes a connection, or when what takes it answers in HTTP: librdkafka
+    would wait for another answer. `is_plain`: without TLS.
+    """
     problems = []
     for address in bootstrap_servers.split(","):
         host, port = host_and_port(address.strip())
         try:
-            socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
+            with socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S) as connection:
+                if is_plain and _speaks_http(connection):
+                    raise Failed(
+                        f"{address.strip()} speaks HTTP, not Kafka's protocol. Give the address of a listener: "
+                        "`bytemq start` says it when it is ready (127.0.0.1:9092 where nothing else is set)."
+                    )
         except OSError as error:
             problems.append(f"{address.strip()}: {error.strerror or error}")
         else:
@@ -63,6 +75,16 @@ def check_reachable(bootstrap_servers: str) -> None:
         f"no server answers at {'; '.join(problems)}. "
         "Start one with `bytemq start`, or say where it is with --bootstrap-server HOST:PORT."
     )
+
+
+def _speaks_http(connection: socket.socket) -> bool:
+    """False also when nothing is said for a moment: a busy server is no other one."""
+    connection.settimeout(_FIRST_ANSWER_TIMEOUT_S)
+    try:
+        connection.sendall(_API_VERSIONS)
+        return connection.recv(4) == b"HTTP"
+    except OSError:
+        return False
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -21,11 +21,11 @@ from bytemq.broker.peers import Peers
 from bytemq.broker.server import BoundListener, Server, bind
 from bytemq.config import BrokerConfig
 from bytemq.errors import BytemqError, Fenced
+from bytemq.metadata import keys
 from bytemq.metadata.data_lock import DataLock
 from bytemq.metadata.embedded import EmbeddedStore
-from bytemq.metadata.features import SUPPORTED
+from bytemq.metadata.features import SUPPORTED, require_supported
 from bytemq.metadata.follower import ImageFollower
-from bytemq.metadata.identity import ensure_identity
 from bytemq.metadata.opening import open_metadata
 from bytemq.metadata.store import MetadataStore
 from bytemq.metadata.values import BrokerValue
@@ -127,8 +127,8 @@ class Node:
         store = await self._open_metadata(lock)
         parts.push_async_callback(store.close)
         await check_age(data, store)
-        cluster_id = await ensure_identity(store, os.urandom)
-        shared = await open_shared_store(parts, self.config, store, cluster_id, self._clock, self._random)
+        require_supported(await store.get(keys.FEATURE_LEVEL), SUPPORTED)  # before anything is written anywhere
+        shared = await open_shared_store(parts, self.config, store, self._clock, self._random)
         await self._config.read(store)
 
         sockets = bind(settings.listeners(self.config))

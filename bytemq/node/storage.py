@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from bytemq.config import BrokerConfig
 from bytemq.errors import Corrupt, Fenced, Invalid
 from bytemq.metadata import keys
+from bytemq.metadata.identity import ensure_identity
 from bytemq.metadata.store import MetadataStore
 from bytemq.node import settings
 from bytemq.node.foundation import Foundation
@@ -34,22 +35,24 @@ if TYPE_CHECKING:
 
 
 async def open_shared_store(
-    parts: AsyncExitStack, config: BrokerConfig, store: MetadataStore, cluster_id: str, clock: Clock, random: Random
+    parts: AsyncExitStack, config: BrokerConfig, store: MetadataStore, clock: Clock, random: Random
 ) -> PooledStore | None:
     """None: this node keeps its records in its data folder. Raises Invalid for a store that cannot be relied on, and
-    where the metadata say that the records are in another place.
+    where the metadata say that the records are in another place; metadata that are of no cluster stay so then.
     """
+    identify = partial(ensure_identity, store, os.urandom)
     if not config.bytemq_storage:
         if await store.get(keys.STORAGE) is not None:
             raise Invalid(
                 "these metadata belong to brokers that share a storage: their records are there, and not in the data "
                 "folder alone. Start it as before, with --brokers N or with --storage and --metadata."
             )
+        await identify()
         return None
     from bytemq.storage.objects.shared_store import open_shared_store
 
     shared = await open_shared_store(
-        config.bytemq_storage, cluster_id, store, clock, random, late_ms=config.storage_pool_late_ms
+        config.bytemq_storage, identify, store, clock, random, late_ms=config.storage_pool_late_ms
     )
     parts.push_async_callback(shared.close)
     return shared

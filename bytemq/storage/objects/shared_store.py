@@ -8,6 +8,7 @@ metadata know. So neither two clusters on one storage nor brokers of one cluster
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from random import Random
 
 from bytemq.errors import Invalid, NotFound, Unavailable
@@ -28,22 +29,34 @@ MARK = "cluster/mark"
 
 
 async def open_shared_store(
-    url: str, cluster_id: str, metadata: MetadataStore, clock: Clock, random: Random, *, late_ms: int = LATE_MS
+    url: str,
+    identify: Callable[[], Awaitable[str]],
+    metadata: MetadataStore,
+    clock: Clock,
+    random: Random,
+    *,
+    late_ms: int = LATE_MS,
 ) -> PooledStore:
-    """With the pools that the metadata name; one that does not answer is opened later.
+    """With the pools that the metadata name; one that does not answer is opened later. `identify`: gives the id of the
+    cluster, and metadata of none are given one now.
 
     Raises Invalid, Corrupt or Unavailable, each with a sentence for the user; nothing is left open then.
     """
     try:
         store = await open_store(url, clock, random)
-        opener = opener_by(metadata, cluster_id, clock, random)
-        pooled = PooledStore(store, clock, opener, late_ms=late_ms)
         try:
+            await _require_free_for_new_metadata(metadata, store, url)
             await _require_named_by(metadata, store, url)
             measured = await self_test(store, clock, f"{random.getrandbits(64):016x}")
             log.info("storage tried out", url=url, **{name: round(ms, 1) for name, ms in measured._asdict().items()})
+            cluster_id = await identify()
             await _claim(store, url, cluster_id)
             await _name(metadata, store, url, random)
+        except BaseException:
+            await store.close()
+            raise
+        pooled = PooledStore(store, clock, opener_by(metadata, cluster_id, clock, random), late_ms=late_ms)
+        try:
             pooled.set_pools(drained(await pool_values(metadata)))
             await check_agreement(pooled, url, metadata)
         except BaseException:
@@ -63,6 +76,15 @@ async def require_storage_of(store: ObjectStore, url: str, cluster_id: str) -> N
             "started with, bucket and prefix."
         )
     _require_same_cluster(holder, url, cluster_id)
+
+
+async def _require_free_for_new_metadata(metadata: MetadataStore, store: ObjectStore, url: str) -> None:
+    """Raises Invalid when the storage is a cluster's and the metadata are nobody's yet: they stay so, and do not become
+    a cluster of their own that can never start.
+    """
+    holder = await _read(store, CLUSTER_ID)  # first: another broker may make this cluster in between
+    if holder is not None and await metadata.get(keys.IDENTITY) is None:
+        raise _not_of_one_cluster(holder, url, "these metadata are of no cluster yet")
 
 
 async def _require_named_by(metadata: MetadataStore, store: ObjectStore, url: str) -> None:
@@ -115,8 +137,12 @@ async def _read(store: ObjectStore, name: str) -> str | None:
 
 def _require_same_cluster(holder: str, url: str, cluster_id: str) -> None:
     if holder != cluster_id:
-        raise Invalid(
-            f"{url} is the storage of cluster {holder}, and these are the metadata of cluster {cluster_id}. Choose "
-            "another bucket or prefix, or the metadata that belong to this storage; if they were lost, stop every "
-            f"broker and run `bytemq metadata restore --storage {url}`."
-        )
+        raise _not_of_one_cluster(holder, url, f"these are the metadata of cluster {cluster_id}")
+
+
+def _not_of_one_cluster(holder: str, url: str, metadata: str) -> Invalid:
+    return Invalid(
+        f"{url} is the storage of cluster {holder}, and {metadata}. Choose another bucket or prefix, or the metadata "
+        "that belong to this storage; if they were lost, stop every broker and run `bytemq metadata restore --storage "
+        f"{url}`."
+    )

@@ -186,6 +186,15 @@ def test_start__stops_on_a_signal_within_five_seconds(tmp_path: Path, number: si
     assert f"127.0.0.1:{started.port}, data in {tmp_path / 'data'}" in ready[0]
 
 
+def test_commands__say_at_once_that_a_port_speaks_http(tmp_path: Path) -> None:
+    with running_node(tmp_path / "data") as started:
+        began = time.monotonic()
+        command = [sys.executable, "-m", "bytemq", "topic", "list", "--bootstrap-server", started.http_address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1 and f"{started.http_address} speaks HTTP, not Kafka's protocol" in done.stderr
+        assert time.monotonic() - began < 15, "librdkafka would have waited so long"
+
+
 def test_dump_and_verify__tell_a_whole_folder_from_a_damaged_one(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running_node(data) as started:

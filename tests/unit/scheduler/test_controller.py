@@ -185,6 +185,7 @@ async def test_reports__of_a_version_that_writes_them_otherwise_stop_nobody(
     now_ms = cluster.clock.wall_ms()
     readable = LoadReport(now_ms, IDLE)
     puts = [Put(keys.load(7), unreadable), Put(keys.load(8), encode_load(readable)), Put(keys.MOVES, unreadable[:-1])]
+    puts.append(Put(f"{keys.LOADS}of-all", encode_load(readable)))
     await cluster.store.txn([], puts)
     await check_clock(cluster.store, cluster.clock)
     assert await load_reports(cluster.store) == {8: readable}

@@ -12,7 +12,7 @@ import pytest
 
 from bytemq.errors import Corrupt, Invalid, Unavailable
 from bytemq.metadata import features, keys, values
-from bytemq.metadata.store import Put
+from bytemq.metadata.store import Compare, Put
 from bytemq.runtime.clock import Clock, SystemClock
 from bytemq.storage.objects import shared_store
 from bytemq.storage.objects.agreement import check_agreement
@@ -33,8 +33,20 @@ def flush(sequence: int, token: int = 1) -> FlushRef:
 async def at_level(level: int, revision: int) -> MemoryMetadata:
     metadata = MemoryMetadata(Power(1))
     metadata.revision = revision - 1
-    await metadata.txn([], [Put(keys.FEATURE_LEVEL, values.encode_number(level))])
+    await metadata.txn([], [Put(keys.IDENTITY, b"cluster"), Put(keys.FEATURE_LEVEL, values.encode_number(level))])
     return metadata
+
+
+def identified(metadata: MemoryMetadata) -> Callable[[], Awaitable[str]]:
+    """As a node does it."""
+
+    async def identify() -> str:
+        await metadata.txn([Compare(keys.IDENTITY, 0)], [Put(keys.IDENTITY, b"drawn")])
+        entry = await metadata.get(keys.IDENTITY)
+        assert entry is not None
+        return entry.value.decode()
+
+    return identify
 
 
 async def open_beside_a_session(
@@ -48,7 +60,7 @@ async def open_beside_a_session(
         return SelfTest(1.0, 1.0, 1.0)
 
     patch.setattr(shared_store, "self_test", self_test)
-    store = await open_shared_store(folder.as_uri(), "cluster", metadata, SystemClock(), Random(1))
+    store = await open_shared_store(folder.as_uri(), identified(metadata), metadata, SystemClock(), Random(1))
     await store.close()
 
 
@@ -159,8 +171,30 @@ async def test_storage__of_another_cluster_is_told() -> None:
 
 
 async def open_at(folder: Path, metadata: MemoryMetadata) -> None:
-    store = await open_shared_store(folder.as_uri(), "cluster", metadata, SystemClock(), SystemRandom())
+    identify = identified(metadata)
+    store = await open_shared_store(folder.as_uri(), identify, metadata, SystemClock(), SystemRandom())
     await store.close()
+
+
+async def test_open__of_a_storage_of_another_cluster_leaves_new_metadata_as_they_are(tmp_path: Path) -> None:
+    await open_at(tmp_path, await at_level(features.LAST_SESSION_KNOWN, 5))
+    new = MemoryMetadata(Power(1))
+    with pytest.raises(Invalid, match=r"the storage of cluster cluster, and these metadata are of no cluster yet\. "):
+        await open_at(tmp_path, new)
+    assert await new.get(keys.IDENTITY) is None
+
+
+async def test_open__of_a_storage_that_cannot_be_relied_on_leaves_new_metadata_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def self_test(store: ObjectStore, clock: Clock, unique: str) -> SelfTest:
+        raise Invalid("it overwrites")
+
+    monkeypatch.setattr(shared_store, "self_test", self_test)
+    new = MemoryMetadata(Power(1))
+    with pytest.raises(Invalid, match="it overwrites"):
+        await open_at(tmp_path, new)
+    assert await new.get(keys.IDENTITY) is None
 
 
 async def test_open__of_another_storage_than_the_metadata_name_is_refused(tmp_path: Path) -> None:
