@@ -40,11 +40,13 @@ R = TypeVar("R", bound=Message)
 class Connection:
     """One request at a time, in flexible versions."""
 
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
     @classmethod
     async def open(cls, port: int) -> Connection:
-        made = cls()
-        made._reader, made._writer = await asyncio.open_connection("127.0.0.1", port)
-        return made
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def ask(self, request: Message, answer: type[R]) -> R:
         key, version = _VERSIONS[type(request)]

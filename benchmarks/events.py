@@ -230,19 +230,20 @@ def _change(world: World, now_ms: int) -> Event:
     """As Debezium sends them, without schemas: the whole row before and after."""
     rng, user = world.random, world.user()
     world.number += 1
+    points = rng.randrange(100_000)
     before = {
         "id": user.number,
         "email": f"{user.name.lower().replace(' ', '.')}{user.number}@example.com",
         "full_name": user.name,
         "country": user.country,
-        "points": rng.randrange(100_000),
+        "points": points,
         "last_seen_at": now_ms * 1000 - rng.randrange(10**12),
         "is_active": True,
         "notes": None,
     }
     change = {
         "before": before,
-        "after": before | {"points": before["points"] + rng.randrange(1, 500), "last_seen_at": now_ms * 1000},
+        "after": before | {"points": points + rng.randrange(1, 500), "last_seen_at": now_ms * 1000},
         "source": {
             "version": "2.5.0.Final",
             "connector": "postgresql",

@@ -165,7 +165,7 @@ class Path:
         self._supervisor = Supervisor(clock, lambda name, error: None)
         self._storage = await LogStorage.open(
             LocalStore(self._folder, threads=2),
-            MemoryMetadata(Power(seed=0)),  # type: ignore[arg-type]
+            MemoryMetadata(Power(seed=0)),
             session_id=1,
             config=StorageConfig(wal_retained_bytes=256 << 20, reserve_bytes=0),
             clock=clock,

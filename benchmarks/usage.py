@@ -23,7 +23,7 @@ class Usage(NamedTuple):
     """Fresh pages given to the process: what its allocations cost."""
 
     def since(self, before: Usage) -> Usage:
-        return Usage(*(now - then for now, then in zip(self, before, strict=True)))
+        return Usage._make(now - then for now, then in zip(self, before, strict=True))
 
 
 def usage(pid: int) -> Usage:

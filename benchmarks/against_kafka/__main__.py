@@ -78,7 +78,7 @@ def main() -> int:
     stand = Stand(folder, heap, pace, repeats, console, commit)
 
     def report(results: Sequence[RowResult], failed: Mapping[str, str]) -> None:
-        write(target, facts | failed, in_their_places(every, read(target, every), results))
+        write(target, {**facts, **failed}, in_their_places(every, read(target, every), results))
 
     try:
         results = _run(stand, rows, warm_up_s, console, report)

@@ -86,7 +86,8 @@ class MetadataStore(Protocol):
     Every method may raise `Unavailable` (retry; a transaction: read back first). `Full` says that there is no space.
     """
 
-    leases_time_out: bool
+    @property
+    def leases_time_out(self) -> bool: ...
 
     async def get(self, key: str) -> KeyValue | None: ...
 

@@ -20,7 +20,7 @@ class ErrorCode(IntEnum):
     retriable: bool
     """Whether Kafka's Java client repeats the request by itself."""
 
-    def __new__(cls, code: int, message: str, retriable: bool = False) -> ErrorCode:
+    def __new__(cls, code: int, message: str = "", retriable: bool = False) -> ErrorCode:
         member = int.__new__(cls, code)
         member._value_ = code
         member.message = message

@@ -152,13 +152,13 @@ class Member(Client):
         except KafkaException as exception:
             self.met("commit", exception.args[0])
             return
-        for each in answered:
-            if each.error is None:
+        for one in answered:
+            if one.error is None:
                 with self.history.told() as history:
-                    history.note(f"{self._instance}: committed {each.offset} of {each.topic}-{each.partition}")
-                    history.offset_committed(self.group, each.partition, each.offset)
+                    history.note(f"{self._instance}: committed {one.offset} of {one.topic}-{one.partition}")
+                    history.offset_committed(self.group, one.partition, one.offset)
             else:
-                self.met("commit", each.error)
+                self.met("commit", one.error)
 
 
 class OffsetAuditor(Client):

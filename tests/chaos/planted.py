@@ -54,7 +54,7 @@ def watermark_told_early() -> Iterator[None]:
 
 
 PLANTED: dict[str, Planted] = {
-    each.__name__: each  # type: ignore[attr-defined]
+    each.__name__: each
     for each in (
         fencing_removed,
         lease_not_looked_at,

@@ -129,7 +129,7 @@ class Run:
         self.hurting.clear()
         self.stopping.set()
         for writer in self._writers:
-            self._until(lambda writer=writer: not writer.is_alive(), f"{writer.name} does not get on")  # type: ignore[misc]
+            self._until(lambda writer=writer: not writer.is_alive(), f"{writer.name} does not get on")
         self._check_the_end()
 
     def _note(self, event: str) -> None:
@@ -155,7 +155,7 @@ class Run:
         for partition in sources:
             _, end = read_raw(self.cluster, partition, self.give_up_at)
             self._until(
-                lambda key=(self.processing, partition[1]), end=end: self._committed(key) == end,  # type: ignore[misc]
+                lambda key=(self.processing, partition[1]), end=end: self._committed(key) == end,
                 f"{self.processing} does not get on: {end} of {partition[0]}-{partition[1]} is not committed",
             )
         found = {partition: read_raw(self.cluster, partition, self.give_up_at) for partition in self.partitions}
@@ -174,7 +174,7 @@ class Run:
             self._await_reader(isolation, written if isolation == READ_UNCOMMITTED else shown)
         self.finished.set()
         for client in self._others:
-            self._until(lambda client=client: not client.is_alive(), f"{client.name} does not end")  # type: ignore[misc]
+            self._until(lambda client=client: not client.is_alive(), f"{client.name} does not end")
         history = self.history
         for partition, (records, end) in found.items():
             history.check_log(partition, records, end)
@@ -207,7 +207,7 @@ class Run:
         for index in range(self.partition_count):
             end = max(there[self.log, index], default=-1) + 1
             self._until(
-                lambda key=(group, index), end=end: self._committed(key) >= end,  # type: ignore[misc]
+                lambda key=(group, index), end=end: self._committed(key) >= end,
                 f"{group} does not get on: {end} of {self.log}-{index} is not committed",
             )
 
@@ -216,7 +216,7 @@ class Run:
         for partition, offsets in there.items():
             last = max(offsets, default=-1)
             self._until(
-                lambda key=(reader, partition), last=last: self.history.positions.get(key, -1) >= last,  # type: ignore[misc]
+                lambda key=(reader, partition), last=last: self.history.positions.get(key, -1) >= last,
                 f"{reader} does not get on: {last} of {partition[0]}-{partition[1]}",
             )
 

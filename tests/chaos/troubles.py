@@ -20,7 +20,7 @@ from tests.support.etcd_process import EtcdProcess
 PACES_S = (1.5, 3.0, 6.0)
 """Mean times between the beginnings of two troubles."""
 
-Undo = Callable[[], None]
+Undo = Callable[[], object]
 
 
 class Trouble(NamedTuple):
@@ -127,7 +127,7 @@ def _double_death(cluster: ChaosCluster, trouble: Trouble) -> Undo:
     """A broker and the leading member of etcd, at the same time."""
     undo_broker = _kill_broker(cluster, trouble)
     undo_etcd = _kill_etcd(cluster, trouble._replace(detail=0.0))
-    return lambda: (undo_broker(), undo_etcd())  # type: ignore[return-value,func-returns-value]
+    return lambda: (undo_broker(), undo_etcd())
 
 
 def _restart_store(cluster: ChaosCluster, trouble: Trouble) -> Undo:
@@ -164,7 +164,7 @@ def _hurt(links: list[Link], detail: float) -> Undo:
     hurt = ways[int(detail * 1000) % len(ways)]
     for link in links:
         hurt(link)
-    return lambda: [link.heal() for link in links] and None
+    return lambda: [link.heal() for link in links]
 
 
 def _cut_etcd(cluster: ChaosCluster, trouble: Trouble) -> Undo:
@@ -208,7 +208,7 @@ def _vanish(cluster: ChaosCluster, trouble: Trouble) -> Undo:
 def _slow(links: list[Link], detail: float) -> Undo:
     for link in links:
         link.delay((0.02, 0.2, 1.0)[int(detail * 3)])
-    return lambda: [link.heal() for link in links] and None
+    return lambda: [link.heal() for link in links]
 
 
 def _slow_broker(cluster: ChaosCluster, trouble: Trouble) -> Undo:
@@ -227,7 +227,7 @@ def _unavailable_store(cluster: ChaosCluster, trouble: Trouble) -> Undo:
     links = [broker.store for broker in brokers]
     for link in links:
         link.be_unavailable(0.5 if int(trouble.detail * 100) % 2 else 1.0)
-    return lambda: [link.heal() for link in links] and None
+    return lambda: [link.heal() for link in links]
 
 
 class Kind(NamedTuple):

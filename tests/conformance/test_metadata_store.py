@@ -151,7 +151,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdProcess]:
 
 @pytest.fixture(params=["embedded", "served", "etcd"])
 async def under_test(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StoreUnderTest]:
-    implementation: StoreUnderTest
+    implementation: Etcd | Served | Embedded
     if request.param == "etcd":
         implementation = Etcd(request.getfixturevalue("etcd"))
     else:
@@ -217,7 +217,7 @@ async def test_txn__compares_on_the_revision(store: MetadataStore) -> None:
     revision = await put(store, "a")
     assert (await store.txn([Compare("a", revision)], [Put("a", b"2")])).succeeded
     assert not (await store.txn([Compare("a", revision)], [Put("a", b"3")])).succeeded
-    assert (await store.get("a")).value == b"2"  # type: ignore[union-attr]
+    assert (await store.get("a")).value == b"2"
 
 
 async def test_txn__revision_zero_means_absent(store: MetadataStore) -> None:
@@ -245,7 +245,7 @@ async def test_txn__concurrent_claims_of_one_key_have_one_winner(store: Metadata
     outcomes = await asyncio.gather(*claims)
     winners = [i for i, outcome in enumerate(outcomes) if outcome.succeeded]
     assert len(winners) == 1
-    assert (await store.get("claim")).value == b"%d" % winners[0]  # type: ignore[union-attr]
+    assert (await store.get("claim")).value == b"%d" % winners[0]
 
 
 async def test_txn__holds_the_limits_that_every_store_shares(store: MetadataStore) -> None:
@@ -268,7 +268,7 @@ async def test_txn__holds_the_limits_that_every_store_shares(store: MetadataStor
 async def test_txn__takes_a_value_of_a_mebibyte(store: MetadataStore) -> None:
     value = bytes(range(256)) * (MAX_VALUE_BYTES // 256)
     await put(store, "large", value)
-    assert (await store.get("large")).value == value  # type: ignore[union-attr]
+    assert (await store.get("large")).value == value
 
 
 async def test_watch__tells_puts_and_deletes_in_order(store: MetadataStore) -> None:
@@ -335,7 +335,7 @@ async def test_lease__a_key_written_without_it_outlives_it(store: MetadataStore)
     await store.txn([], [Put("a", b"1", lease)])
     await store.txn([], [Put("a", b"2")])
     await store.revoke(lease)
-    assert (await store.get("a")).value == b"2"  # type: ignore[union-attr]
+    assert (await store.get("a")).value == b"2"
 
 
 async def test_lease__ends_with_its_session_at_a_higher_revision(under_test: StoreUnderTest) -> None:
@@ -352,7 +352,7 @@ async def test_lease__ends_with_its_session_at_a_higher_revision(under_test: Sto
 async def test_store__continues_its_revisions_after_a_restart(under_test: StoreUnderTest) -> None:
     revision = await put(under_test.store, "a")
     await under_test.end_session()
-    assert (await under_test.store.get("a")).revision == revision  # type: ignore[union-attr]
+    assert (await under_test.store.get("a")).revision == revision
     assert await put(under_test.store, "b") > revision
 
 

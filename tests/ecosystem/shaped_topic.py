@@ -40,7 +40,7 @@ def produce_waves(bootstrap: str, build: Callable[[], object]) -> None:
                 n = number * 1000 + index
                 key = None if n % 5 == 0 else b"" if n % 5 == 1 else b"k%d" % n
                 value = None if n % 50 == 7 else document(n)
-                headers = [("h", b"1"), ("h", None), ("wave", b"%d" % wave)] if n % 2 else None
+                headers: Any = [("h", b"1"), ("h", None), ("wave", b"%d" % wave)] if n % 2 else None
                 time_ms = 1_700_000_000_000 + 1000 * n
                 producer.produce(TOPIC, value, key, n % PARTITIONS, headers=headers, timestamp=time_ms)
             if number % 3:
@@ -131,8 +131,8 @@ def check_readers(lines: Iterable[list[str]], expected: list[Identity], readers:
             sums[reader] = [int(number) for number in rest]
         else:
             rows[reader].append(json.loads(rest[0]))
-    values = {(one[0], one[1]): one[4] for one in expected}
-    added = [len(expected), sum(one[1] for one in expected), sum(one[2] for one in expected)]  # type: ignore[misc]
+    values: dict[tuple[object, object], Any] = {(one[0], one[1]): one[4] for one in expected}
+    added = [len(expected), sum(one[1] for one in expected), sum(one[2] for one in expected)]
     for reader in readers:
         assert sums[reader] == added, reader
         assert checksum(map(identity, rows[reader])) == checksum(expected), reader

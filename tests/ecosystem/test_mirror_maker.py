@@ -68,8 +68,14 @@ def properties(source: str, target: Server) -> dict[str, Any]:
 def send(bootstrap: str, records: list[Sample]) -> None:
     producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True})
     for record in records:
-        place = {"partition": record.partition, "timestamp": record.timestamp_ms, "headers": list(record.headers)}
-        producer.produce("orders", record.value, record.key, **place)
+        producer.produce(
+            "orders",
+            record.value,
+            record.key,
+            record.partition,
+            headers=[*record.headers],
+            timestamp=record.timestamp_ms,
+        )
         producer.poll(0)
     assert producer.flush(TIMEOUT_S) == 0
 
@@ -104,7 +110,7 @@ def read(bootstrap: str, count: int, starts: Sequence[int] = (0,) * PARTITIONS) 
         quiet = not messages
         for message in messages:
             assert message.error() is None, message.error()
-            headers = tuple((name, value) for name, value in message.headers() or ())
+            headers: Any = tuple(message.headers() or ())
             found.append(Sample(message.partition(), message.key(), message.value(), headers, message.timestamp()[1]))
     consumer.close()
     return by_partition(found)

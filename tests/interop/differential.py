@@ -135,7 +135,7 @@ class Subject:
     def topic_id(self, name: str) -> uuid.UUID:
         [topic] = self.quiet(MetadataRequest, 12, {"topics": [{"name": name}]}).topics
         self._names["topic_id", topic.topic_id] = f"<id of {name}>"
-        return topic.topic_id  # type: ignore[no-any-return]
+        return topic.topic_id
 
     def shown(self, topic_id: uuid.UUID) -> str:
         return self._known("topic_id", topic_id)

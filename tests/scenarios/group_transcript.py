@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from bytemq.broker.coordinator.group.environment import GroupSettings
 from bytemq.broker.coordinator.group.records import GroupMetadataRecord, OffsetCommitRecord, decode
@@ -61,7 +62,8 @@ class Transcript:
     # -- steps
 
     def _settings(self, names: list[str], options: dict[str, str]) -> None:
-        self.world = GroupWorld(GroupSettings(**{key: _ms(value) for key, value in options.items()}))
+        settings: dict[str, Any] = {key: _ms(value) for key, value in options.items()}
+        self.world = GroupWorld(GroupSettings(**settings))
 
     def _join(self, names: list[str], options: dict[str, str]) -> None:
         """join a [new] [version=] [instance=] [topics=] [protocols=] [session=] [rebalance=] [type=] [group=] [id=]"""
@@ -155,7 +157,8 @@ class Transcript:
             retention_ms=retention,
             instance=client.instance,
         )
-        for answer in answers or ["waits"]:
+        told: list[Any] = [*answers] or ["waits"]
+        for answer in told:
             if isinstance(answer, ErrorCode):
                 self._say(f"{name} commit: {answer.name}")
             elif isinstance(answer, str):

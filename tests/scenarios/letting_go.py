@@ -9,6 +9,7 @@ import itertools
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -132,7 +133,13 @@ def fetch(wire: Wire, topic: str, offset: int, max_bytes: int = 100_000) -> tupl
     """Error code, record batches."""
     row = {"partition": 0, "current_leader_epoch": -1, "fetch_offset": offset, "last_fetched_epoch": -1}
     row |= {"log_start_offset": -1, "partition_max_bytes": max_bytes}
-    request = {"replica_id": -1, "max_wait_ms": 50, "min_bytes": 1, "max_bytes": max_bytes, "isolation_level": 0}
+    request: dict[str, Any] = {
+        "replica_id": -1,
+        "max_wait_ms": 50,
+        "min_bytes": 1,
+        "max_bytes": max_bytes,
+        "isolation_level": 0,
+    }
     request |= {"session_id": 0, "session_epoch": -1, "rack_id": "", "forgotten_topics_data": []}
     topics = [{"topic": topic, "partitions": [row]}]
     partition = wire.call(build(FetchRequest, 12, request | {"topics": topics})).responses[0].partitions[0]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -117,7 +117,13 @@ def never_reads(address: tuple[str, int], until: float) -> None:
     """Asks for the whole log over and over on several connections and reads nothing of it."""
     row = {"partition": 0, "current_leader_epoch": -1, "fetch_offset": 0, "last_fetched_epoch": -1}
     row |= {"log_start_offset": -1, "partition_max_bytes": 50_000_000}
-    fields = {"replica_id": -1, "max_wait_ms": 0, "min_bytes": 1, "max_bytes": 50_000_000, "isolation_level": 0}
+    fields: dict[str, Any] = {
+        "replica_id": -1,
+        "max_wait_ms": 0,
+        "min_bytes": 1,
+        "max_bytes": 50_000_000,
+        "isolation_level": 0,
+    }
     fields |= {"session_id": 0, "session_epoch": -1, "rack_id": "", "forgotten_topics_data": []}
     fields["topics"] = [{"topic": "big", "partitions": [row]}]
     request = probe.build(probe.FetchRequest, 12, fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import zip_longest
 
 from tests.scenarios.leader_epochs import check_ends
 from tests.support import probe
@@ -14,8 +15,8 @@ def test_leader_epochs__end_where_their_last_record_is(make_node: Callable[..., 
     with probe.connect(node.address) as wire:
         assert probe.create_topic(wire, "topic") == 0
     counts = (3, 2, 0, 4, 1)
-    stops = (node.kill9, node.terminate, node.kill9, node.terminate)
-    for count, stop in zip(counts, (*stops, None), strict=True):
+    stops: tuple[Callable[[], object], ...] = (node.kill9, node.terminate, node.kill9, node.terminate)
+    for count, stop in zip_longest(counts, stops):
         with probe.connect(node.address) as wire:
             for _ in range(count):
                 assert probe.produce(wire, "topic")[0] == 0

@@ -10,7 +10,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 _FORK = get_context("fork")
 T = TypeVar("T")
@@ -27,7 +27,7 @@ def each_in_its_own(work: Callable[[T], R], tasks: Iterable[T], jobs: int) -> It
     """
     gc.freeze()  # what is here now is shared with all of them
     left = enumerate(tasks)
-    running: dict[Connection, tuple[int, _Running]] = {}
+    running: dict[Any, tuple[int, _Running[R]]] = {}
     results: dict[int, R] = {}
     told = 0
     try:
@@ -38,7 +38,7 @@ def each_in_its_own(work: Callable[[T], R], tasks: Iterable[T], jobs: int) -> It
             if not running:
                 return
             for answer in wait(list(running)):
-                number, ended = running.pop(answer)  # type: ignore[index]
+                number, ended = running.pop(answer)
                 results[number] = ended.result()
             while told in results:
                 yield results.pop(told)
@@ -48,7 +48,7 @@ def each_in_its_own(work: Callable[[T], R], tasks: Iterable[T], jobs: int) -> It
             still.process.kill()
 
 
-class _Running:
+class _Running(Generic[R]):
     """One of them."""
 
     def __init__(self, work: Callable[[T], R], task: T) -> None:

@@ -44,7 +44,7 @@ def _runs_of(kind: Callable[[int, SimulationLoop], Run]) -> Simulate:
 
 
 def _by_name(planted: dict[log_planted.Planted, int]) -> dict[str, PlantedBug]:
-    return {plant.__name__: PlantedBug(plant, seed) for plant, seed in planted.items()}  # type: ignore[attr-defined]
+    return {plant.__name__: PlantedBug(plant, seed) for plant, seed in planted.items()}
 
 
 WORLDS = {

@@ -167,7 +167,7 @@ def _librdkafka(run: Run, environment: Mapping[str, str], rounds: Sequence[Mappi
                 subprocess.run(
                     command,
                     cwd=folder,
-                    env=everything | selected,
+                    env={**everything, **selected},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,

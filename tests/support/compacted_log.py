@@ -169,7 +169,8 @@ class CompactedLog:
             self.row_group_bytes,
             "zstd",
         )
-        converted = await convert(job, Workspace(self.store, 1 << 30, [].append))
+        created: list[str] = []
+        converted = await convert(job, Workspace(self.store, 1 << 30, created.append))
         await self._delete(alike)
         self.segments[first : first + len(alike)] = [converted.file]
 

@@ -68,7 +68,7 @@ class FailingDriver:
     async def prepare(self) -> None:
         await self._attempt("prepare", "", lambda: None)
 
-    async def put(self, name: str, data: bytes, token: str) -> None:
+    async def put(self, name: str, data: bytes | memoryview, token: str) -> None:
         def act() -> None:
             if name in self.objects:
                 raise Invalid(f"{name} exists")

@@ -185,7 +185,7 @@ async def until(condition: Callable[[], object]) -> None:
 async def attempted(awaitable: object) -> bool:
     """Whether it succeeded; with faults about, it may be Unavailable."""
     try:
-        await awaitable  # type: ignore[misc]
+        await awaitable
     except Unavailable:
         return False
     return True

@@ -270,6 +270,8 @@ class PowerCutStore:
 class MemoryMetadata:
     """A metadata store in memory: each transaction is durable when it returns, and may be when it does not."""
 
+    leases_time_out = True
+
     def __init__(self, power: Power) -> None:
         self.power = power
         self.entries: dict[str, KeyValue] = {}

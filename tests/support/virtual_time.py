@@ -67,7 +67,7 @@ class VirtualClock:
         return sum(1 for _, _, timer in self._timers if timer.callback is not None)
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _JumpingSelector(selectors.DefaultSelector):
     """Never waits for a time-out: looks whether a socket is ready, else lets the time jump."""
 
     loop: "VirtualTimeLoop"

@@ -34,7 +34,7 @@ def switch_authentication_on(etcd: EtcdProcess) -> None:
         "user grant-role bq all",
         "auth enable",
     ):
-        command = [program, "--endpoints", etcd.endpoint, *words.split()]
+        command = [str(program), "--endpoints", etcd.endpoint, *words.split()]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -40,10 +40,10 @@ def test_brokers__paused_past_their_leases_under_traffic_join_anew_every_time(
             before = lives(node)
             producer.wait_for_more()
             node.signal(signal.SIGSTOP)
-            until(lambda other=other: set(cluster.leaders("t")) == {other}, "the other one has it all")  # type: ignore[misc]
+            until(lambda other=other: set(cluster.leaders("t")) == {other}, "the other one has it all")
             node.signal(signal.SIGCONT)
             resumed_at = time.monotonic()
-            until(lambda node=node, before=before: lives(node) > before, "it is back", BACK_WITHIN_S)  # type: ignore[misc]
+            until(lambda node=node, before=before: lives(node) > before, "it is back", BACK_WITHIN_S)
             took_s.append(time.monotonic() - resumed_at)
             producer.wait_for_more()
         producer.stop()

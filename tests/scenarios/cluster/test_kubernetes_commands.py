@@ -107,7 +107,7 @@ def test_commands__of_the_manifest_start_drain_and_undrain_a_broker(pods: list[P
         pod.start()
     for pod in pods:
         for path in probes():
-            until(lambda pod=pod, path=path: pod.answers(path), f"{path} answers")  # type: ignore[misc]
+            until(lambda pod=pod, path=path: pod.answers(path), f"{path} answers")
     rows = bytemq("cluster", "brokers", "--json", *metadata)
     assert '"bytemq-0.bytemq-brokers.default.svc:9092"' in rows and '"zone": "a"' in rows and '"zone": null' in rows
     assert pods[1].stop() == 0

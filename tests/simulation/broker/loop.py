@@ -103,7 +103,7 @@ class SimulationLoop(asyncio.BaseEventLoop):
     """`died` and `paused` are called with a process whose steps are used up."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._now = 0.0
         self._next: deque[_Step] = deque()
         self._timers: list[tuple[float, int, _Step]] = []
@@ -122,18 +122,18 @@ class SimulationLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         step = _Step(callback, args, copy_context() if context is None else context, self._now)
         self._next.append(step)
         return step
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         step = _Step(callback, args, copy_context() if context is None else context, self._now + delay)
         self._timer_count += 1
         heappush(self._timers, (self._now + delay, self._timer_count, step))
         return step
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         step = _Step(callback, args, copy_context() if context is None else context, when)
         self._timer_count += 1
         heappush(self._timers, (when, self._timer_count, step))

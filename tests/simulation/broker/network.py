@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -126,7 +127,7 @@ class Connection:
 
     def _later(self, previous: float, key: int = -1) -> float:
         random = self._random.random
-        delays_s = _DELAYS_S
+        delays_s: Sequence[float] = _DELAYS_S
         if random() < self.node.world.lingering.get(key, 0.0):
             delays_s = _LINGERING_S
             self.node.world.lingers(key)

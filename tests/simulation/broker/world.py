@@ -278,7 +278,7 @@ class World(Run):
             if working.done():
                 break
             troubles = self._troubles()
-            self.random.choices(list(troubles), weights=troubles.values())[0]()
+            self.random.choices(list(troubles), weights=list(troubles.values()))[0]()
         self.history.note("all is well from now on")
         self.is_well = True
         self._set_sickness(0.0, 0.0)

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
-from bytemq.broker.coordinator.group import sync
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
+from bytemq.broker.coordinator.group.group_records import generation_record
 from bytemq.broker.coordinator.group.join import Joining
 from bytemq.broker.coordinator.group.leave import Leaving
 from bytemq.broker.coordinator.group.member import Member
@@ -108,7 +108,7 @@ def overtaken_assignment_heeded() -> AbstractContextManager[Any]:
                 group.state = group.state.STABLE
             return NOTHING
 
-        return Outcome(None, [sync.generation_record(group, assignment)], stored)
+        return Outcome(None, [generation_record(group, assignment)], stored)
 
     return patch.object(Syncing, "_store_assignment", broken)
 

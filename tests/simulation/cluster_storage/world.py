@@ -196,7 +196,7 @@ class World:
         """Well again as often as not: what fails for ever proves nothing."""
         for broker in self.brokers:
             rate = self.chance.choice((0.0, 0.0, 0.3, 0.9))
-            broker.driver.fault = lambda operation, name, rate=rate: (  # type: ignore[misc]
+            broker.driver.fault = lambda operation, name, rate=rate: (
                 self.chance.choice(FAULTS) if self.chance.random() < rate else None
             )
             broker.driver.settle()

@@ -41,7 +41,7 @@ def replaced_files_deleted_before_the_manifest() -> AbstractContextManager[Any]:
     replace_files = LogStorage.replace_files
 
     async def broken(self: LogStorage, files: Any, before: Any, after: Any) -> None:
-        await self._store.delete([segment.name for segment in before])  # type: ignore[attr-defined]
+        await self._store.delete([segment.name for segment in before])
         await replace_files(self, files, before, after)
 
     return patch.object(LogStorage, "replace_files", broken)

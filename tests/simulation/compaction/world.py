@@ -67,7 +67,7 @@ class World:
             process = Process(f"life {number}")
             self._buried.append(process)
             died = self.loop.create_future()
-            self.loop.died = lambda killed, died=died: died.done() or died.set_result(killed)  # type: ignore[misc]
+            self.loop.died = lambda killed, died=died: died.done() or died.set_result(killed)
             if number < lives - 1 and self.random.random() < 0.8:
                 process.steps_left = self.random.choice((50, 300, 1_000)) + self.random.randint(0, 100)
             self.mortal = process if number < lives - 1 else None
@@ -131,7 +131,7 @@ class World:
             else:
                 await self._append(-1)
             if self.random.random() < 0.1:
-                await self.bench.storage.checkpoint()  # type: ignore[union-attr]
+                await self.bench.storage.checkpoint()
 
     async def _append(self, producer_id: int, *, transactional: bool = False) -> None:
         records: list[KeyValue] = []

@@ -9,6 +9,7 @@ reads the log knows what this one knows. In the end everybody has its share, and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from random import Random
 from unittest.mock import patch
@@ -16,6 +17,7 @@ from unittest.mock import patch
 from bytemq.broker.coordinator.group import records
 from bytemq.broker.coordinator.group.classic_group import ClassicGroup
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup, ConsumerGroupState
+from bytemq.broker.coordinator.group.consumer.records import decode_consumer_record
 from bytemq.broker.coordinator.group.environment import ConsumerGroupSettings, GroupSettings
 from bytemq.broker.coordinator.group.memory import GROUP_BYTES
 from bytemq.broker.coordinator.group.states import GroupState
@@ -280,7 +282,7 @@ class Simulation:
         groups = self.world.shard.environment.consumer_groups
         memory = self.world.shard.environment.memory
         classic_groups = self.world.shard.groups
-        counted = [*groups.values(), *classic_groups.values()]
+        counted: list[ConsumerGroup | ClassicGroup] = [*groups.values(), *classic_groups.values()]
         assert memory.used_bytes == sum(each.size_bytes for each in counted), "memory is not what groups take"
         assert len(counted) <= 1, "two groups of one name"
         group = groups.get("g")
@@ -400,17 +402,21 @@ class Simulation:
                 return
         raise AssertionError(f"no calm: {self.read()} are read of {self.wanted()}")
 
+    @property
+    def clients(self) -> Sequence[Consumer | ClassicConsumer]:
+        return [*self.consumers, *self.classics]
+
     def is_settled(self) -> bool:
         """Nobody is in the group who should not, and who is has what there is."""
         group = (self.world.shard.environment.consumer_groups if self.consumers else self.world.shard.groups).get("g")
         if group is None or group.state not in (ConsumerGroupState.STABLE, GroupState.STABLE):
             return False
-        alive = {each.member_id for each in (*self.consumers, *self.classics)}
+        alive = {each.member_id for each in self.clients}
         return group.members.keys() == alive and self.read() == self.wanted() and not self.are_idle()
 
     def are_idle(self) -> list[str]:
         """Who reads nothing although one of its topics has a partition for each member there is."""
-        clients = (*self.consumers, *self.classics)
+        clients = self.clients
         present = [topic for name in TOPICS if (topic := self.world.topics.by_name(name)) is not None]
         large = {topic.name for topic in present if topic.partition_count >= len(clients)}
         return [each.name for each in clients if not each.named() and not large.isdisjoint(self.topics_of(each))]
@@ -421,7 +427,7 @@ class Simulation:
         return frozenset(client.topics)
 
     def read(self) -> list[tuple[str, int]]:
-        return sorted(partition for each in (*self.consumers, *self.classics) for partition in each.named())
+        return sorted(partition for each in self.clients for partition in each.named())
 
     def wanted(self) -> list[tuple[str, int]]:
         """All partitions of what anybody is subscribed to."""
@@ -477,7 +483,7 @@ def check_group(group: ConsumerGroup, max_size: int) -> None:
     assert len(set(targets)) == len(targets), "a partition is meant for two members"
 
 
-_decoded = lru_cache(maxsize=4096)(records.decode_consumer_record)
+_decoded = lru_cache(maxsize=4096)(decode_consumer_record)
 """They are values, and most of those that are read have been read before: by a restart, in another step or seed."""
 
 

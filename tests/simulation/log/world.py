@@ -75,9 +75,10 @@ class World:
         try:
             await self._race(working, background)
         finally:
-            for task in (working, *background):
+            tasks: list[asyncio.Future[Any]] = [working, *background]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(working, *background, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         await self._check_the_end()
 
     async def send(self, payload: bytearray, *, origin: Origin = Origin.CLIENT) -> AppendResult:

@@ -214,7 +214,7 @@ def test_start__bad_settings_are_refused_before_anything_starts(arguments: list[
 
 def scenario(**chosen: object) -> Namespace:
     unset = dict.fromkeys(("to_offset", "shift_by", "to_datetime", "by_duration"))
-    unset |= dict.fromkeys(("to_earliest", "to_latest", "to_current"), False)  # type: ignore[arg-type]
+    unset |= dict.fromkeys(("to_earliest", "to_latest", "to_current"), False)
     return Namespace(**{**unset, **chosen})
 
 

@@ -72,7 +72,7 @@ async def test_newest_segment__is_never_cleaned(bench: CleanerBench) -> None:
     partition = await bench.open()
     await bench.fill(30)
     assert not await bench.cleaner.clean_filthiest()
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     assert not await bench.cleaner.clean_filthiest()
     assert len(partition.segments) == 1
     assert bench.worker.jobs == []
@@ -82,7 +82,7 @@ async def test_open_segment__that_goes_on_is_not_written_behind_for_nothing(benc
     bench.segment_bytes = 100_000
     partition = await bench.open()
     await bench.fill(5)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     await bench.fill(5)
     assert not await bench.cleaner.clean_filthiest()
     assert len(partition.files.wal) > 0
@@ -92,7 +92,7 @@ async def test_open_transaction__keeps_everything_from_its_first_record(either: 
     bench = either
     partition = await bench.open()
     await bench.fill(20)
-    producer = {"producer_id": 7, "producer_epoch": 0, "base_sequence": 0, "transactional": True}
+    producer: dict[str, Any] = {"producer_id": 7, "producer_epoch": 0, "base_sequence": 0, "transactional": True}
     first = await bench.put((b"0", b"in the transaction"), **producer)
     await bench.fill(20)
     await bench.clean()
@@ -108,7 +108,7 @@ async def test_aborted_transaction__is_never_read_whatever_is_left_of_it(either:
     bench = either
     partition = await bench.open()
     for round_ in range(4):
-        sequence = {"producer_id": 7, "producer_epoch": 0, "transactional": True}
+        sequence: dict[str, Any] = {"producer_id": 7, "producer_epoch": 0, "transactional": True}
         await bench.put((b"a", b"aborted"), base_sequence=2 * round_, **sequence)
         await bench.end_transaction(7, committed=False)
         await bench.put((b"b", b"committed"), base_sequence=2 * round_ + 1, **sequence)
@@ -132,7 +132,7 @@ async def test_duplicate__is_recognised_after_cleaning_and_restart_and_delete_re
 
     def idempotent(sequence: int) -> bytearray:
         record = Record(b"%d" % (sequence % 3), b"%04d" % sequence * 30)
-        producer = {"producer_id": 9, "producer_epoch": 0, "base_sequence": sequence}
+        producer: dict[str, Any] = {"producer_id": 9, "producer_epoch": 0, "base_sequence": sequence}
         return build_batch([record], timestamp_ms=bench.clock.wall_ms(), **producer)
 
     sent = [idempotent(sequence) for sequence in range(30)]
@@ -226,7 +226,7 @@ async def test_failed_job__changes_nothing_and_is_tried_again_later(bench: Clean
 async def test_partition_that_nobody_has_touched__is_opened_when_it_is_dirty(bench: CleanerBench) -> None:
     await bench.open()
     await bench.fill(60)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     await bench.kill()
     await bench.open()
     await bench.table.release(pid(1))

@@ -60,7 +60,7 @@ class TableBench(CleanerBench):
         await self.metadata.txn([], [Put(keys.topic("log"), encode_topic(topic))])
         await self.open(**CONFIGS)
 
-    async def write(self, count: int) -> None:
+    async def write_some(self, count: int) -> None:
         for _ in range(count):
             value = json.dumps(SHAPES[self.made // 6 % len(SHAPES)](self.made)).encode()
             match self.made % 6:
@@ -78,7 +78,7 @@ class TableBench(CleanerBench):
                 self.committed.append(value)
             self.made += 1
 
-    def _numbered(self, producer_id: int, records: int) -> dict[str, int]:
+    def _numbered(self, producer_id: int, records: int) -> dict[str, Any]:
         sequence = self._sequences[producer_id]
         self._sequences[producer_id] += records
         return {"producer_id": producer_id, "producer_epoch": 0, "base_sequence": sequence}
@@ -189,9 +189,9 @@ async def test_broker_that_dies_at_any_step_of_conversion_merge_and_new_columns_
         bench = TableBench()
         await bench.begin()
         for _ in range(2):
-            await bench.write(8)
+            await bench.write_some(8)
             assert await bench.convert() == 1
-        await bench.write(8)
+        await bench.write_some(8)
         before = await bench.by_kafka()
         bench.power.steps_left = step
         converting = asyncio.ensure_future(bench.convert())
@@ -222,7 +222,7 @@ async def test_two_workers_that_convert_the_same__are_harmless(monkeypatch: pyte
     """As when a broker that was taken for dead wakes up: the lock of a process does not help there."""
     bench = TableBench()
     await bench.begin()
-    await bench.write(24)
+    await bench.write_some(24)
     before = await bench.by_kafka()
 
     async def convert_as_well() -> None:
@@ -245,7 +245,7 @@ async def test_record__is_in_the_table_when_its_time_is_over_whenever_it_came(
 ) -> None:
     bench = await bench_of_a_minute(monkeypatch)
     await pass_seconds(bench, phase_s)
-    await bench.write(1)
+    await bench.write_some(1)
     assert 25 <= await seconds_until_converted(bench) <= 60 - DELAYS_LEFT * FIRST_DELAY_S
     await bench.close()
 
@@ -256,7 +256,7 @@ async def test_record__of_a_log_that_is_written_all_the_time_is_not_late(monkeyp
     late_s: list[int] = []
     for second in range(300):
         if second % 29 < 20:
-            await bench.write(1)
+            await bench.write_some(1)
             came_s += [second] * (bench.partition.files.end_offset - len(came_s))
         done = _converted_offset(bench)
         await bench.restructuring.pass_over_all()
@@ -277,7 +277,7 @@ async def test_record__of_a_log_that_waits_for_more_is_no_younger_when_it_goes_a
     second = 0
     while not (done := _converted_offset(bench)):
         if second % 3 == 0:
-            await bench.write(1)
+            await bench.write_some(1)
             came_s += [second] * (bench.partition.files.end_offset - len(came_s))
         await bench.restructuring.pass_over_all()
         bench.clock.advance(1)
@@ -310,7 +310,7 @@ async def test_conversions__begin_earlier_where_they_take_long(monkeypatch: pyte
     waited_s = []
     for seconds in (0.0,) * 10 + (16.0, 0.0):
         slow(seconds)
-        await bench.write(1)
+        await bench.write_some(1)
         waited_s.append(await seconds_until_converted(bench))
     assert 25 <= waited_s[0] <= 30, "nothing is known of how long they take"
     assert 40 <= waited_s[9] <= 45
@@ -323,13 +323,13 @@ async def test_conversions__begin_no_earlier_because_a_transaction_was_open_for_
 ) -> None:
     bench = await bench_of_a_minute(monkeypatch)
     for _ in range(10):
-        await bench.write(1)
+        await bench.write_some(1)
         await seconds_until_converted(bench)
     await bench.put((b"k", b"{}"), transactional=True, producer_id=1, producer_epoch=0, base_sequence=0)
     await pass_seconds(bench, 600)
     await bench.end_transaction(1, committed=True)
     assert await seconds_until_converted(bench) == 0
-    await bench.write(1)
+    await bench.write_some(1)
     assert await seconds_until_converted(bench) >= 40
     await bench.close()
 
@@ -341,7 +341,7 @@ async def test_pass__begins_with_what_is_needed_first_and_ends_before_it_is_late
     bench = TableBench()
     await bench.begin()
     for _ in range(40):
-        await bench.write(1)
+        await bench.write_some(1)
     monkeypatch.setattr(bench, "configs", bench.configs | {"bytemq.table.target.file.bytes": "1048576"})
     await bench.own(pid(2), "urgent")
     urgent = await bench.table.open("urgent", 0)
@@ -368,7 +368,7 @@ async def test_pass__goes_on_with_others_where_one_log_fails(monkeypatch: pytest
     monkeypatch.setattr(BenchTable, "after_ms", 0)
     bench = TableBench()
     await bench.begin()
-    await bench.write(1)
+    await bench.write_some(1)
     await bench.own(pid(2), "other")
     other = await bench.table.open("other", 0)
 
@@ -393,7 +393,7 @@ async def test_pass__comes_back_to_a_log_that_failed_once_though_another_fails_a
     monkeypatch.setattr(BenchTable, "after_ms", 0)
     bench = TableBench()
     await bench.begin()
-    await bench.write(1)
+    await bench.write_some(1)
     await bench.own(pid(2), "other")
     other = await bench.table.open("other", 0)
     await bench.put((b"k", b"{}"), partition=other)
@@ -432,7 +432,7 @@ def test_due__is_what_the_topic_says_now_also_of_what_is_sealed() -> None:
 async def test_log_that_is_written_all_the_time__becomes_few_files(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = await bench_of_a_minute(monkeypatch)
     for _ in range(100):
-        await bench.write(1)
+        await bench.write_some(1)
         await pass_seconds(bench, 3)
     at_first = 3
     assert bench.restructuring.conversions <= 300 / (due_s(60) - 60 * SEALED_SHARE) + at_first

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,7 +132,7 @@ async def test_jobs__wait_for_each_other(worker: Worker, tmp_path: Path) -> None
     (tmp_path / "a").write_bytes(b"content")
     created: list[str] = []
     jobs = [worker.run(Copy("a", seconds=0.05), created), worker.run(Describe()), worker.run(Describe())]
-    results = await asyncio.gather(*jobs)
+    results: list[Any] = await asyncio.gather(*jobs)
     assert results[1]["pid"] == results[2]["pid"]
     assert worker.starts == 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from bytemq.broker.coordinator.group.consumer.records import CONSUMER_GROUP_RECORDS
 from bytemq.broker.coordinator.group.environment import GroupSettings, RequestOrigin
@@ -51,7 +51,7 @@ def _member_key(kind: Callable[..., Any], *names: str) -> bytes:
 def _key_of(record: Any) -> bytes:
     """Those of consumer groups are names alone, and the same ones again and again."""
     if isinstance(record, CONSUMER_GROUP_RECORDS):
-        return _member_key(type(record), *record[:-1])
+        return _member_key(cast(Callable[..., Any], type(record)), *record[:-1])
     key: bytes = record.encode_key()
     return key
 
@@ -273,7 +273,9 @@ class GroupWorld:
 
     def fetch(self, group_id: str, topics: dict[str, list[int]] | None = None) -> dict[tuple[str, int], int]:
         """Committed offsets by topic and partition."""
-        asked = topics and [OffsetFetchRequestTopics(topic, bytes(16), indexes) for topic, indexes in topics.items()]
+        asked = None
+        if topics is not None:
+            asked = [OffsetFetchRequestTopics(topic, bytes(16), indexes) for topic, indexes in topics.items()]
         fetched = self.shard.offsets.fetch(OffsetFetchRequestGroup(group_id=group_id, topics=asked))
         return {
             (topic.name, partition.partition_index): partition.committed_offset

@@ -36,7 +36,7 @@ class Logs:
     def __init__(self) -> None:
         self.staging = Staging(StorageConfig())
         storage = SimpleNamespace(append=lambda *append: self.staging.add([append]))
-        services = LogServices(storage, VirtualClock(), None)  # type: ignore[arg-type]
+        services = LogServices(storage, VirtualClock(), None)
         self.files: list[Any] = [Files() for _ in range(2)]
         rules = AppendRules.of(topic_config())
         self.logs = [

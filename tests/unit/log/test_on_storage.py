@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ class DiskNode:
             task.cancel()
 
 
-async def append(partition: Partition, payload: bytearray, **options: Origin) -> AppendResult:
+async def append(partition: Partition, payload: bytearray, **options: Any) -> AppendResult:
     answer: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
     partition.append(memoryview(bytearray(payload)), answer.set_result, **options)
     return await answer

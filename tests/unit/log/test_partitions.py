@@ -199,14 +199,14 @@ async def test_apply_retention__asks_for_nothing_that_was_given_up_meanwhile() -
         await node.table.release(PartitionId(TOPIC, 1))
         return ()
 
-    node.storage.segments_of = segments_of  # type: ignore[method-assign, assignment]
+    node.storage.segments_of = segments_of  # type: ignore[method-assign, method-assign]
     await node.table.apply_retention()
     assert asked == [0, 2]
 
 
 async def test_adopt__opens_what_was_handed_over_with_more_than_its_segments_hold() -> None:
     node = Node()
-    node.storage.held_logs = ()  # type: ignore[attr-defined]
+    node.storage.held_logs = ()
     await node.own(4)
     for index in range(4):
         partition = await node.table.open("events", index)

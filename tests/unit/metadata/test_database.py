@@ -13,9 +13,9 @@ from bytemq.errors import BytemqError, Corrupt, Invalid
 from bytemq.metadata import keys
 from bytemq.metadata.database import LAYOUT, Database
 from bytemq.metadata.store import KeyValue, Put
-from bytemq.types import PartitionId
+from bytemq.types import PartitionId, TopicId
 
-MANIFEST = keys.manifest(PartitionId(b"\1" * 16, 0))
+MANIFEST = keys.manifest(PartitionId(TopicId(b"\1" * 16), 0))
 VALUES = {
     "cluster/configs/broker/0": b'{"num.partitions": "7"}',
     "cluster/topics/a": b'{"partitions": 3}',

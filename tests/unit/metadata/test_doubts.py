@@ -51,10 +51,10 @@ class Cluster:
 
     async def join(self, broker_id: int) -> Membership:
         value = replace(broker_value(str(broker_id)), session_timeout_s=TTL_S)
-        return await Membership.join(self.store, self.clock, broker_id, value, TTL_S)  # type: ignore[arg-type]
+        return await Membership.join(self.store, self.clock, broker_id, value, TTL_S)
 
     def doubts(self, broker_id: int) -> Doubts:
-        return Doubts(self.store, self.clock, broker_id, 0)  # type: ignore[arg-type]
+        return Doubts(self.store, self.clock, broker_id, 0)
 
     def stage(self, broker_id: int = 1) -> DoubtStage | None:
         entry = self.store.entries.get(keys.doubt(broker_id))

@@ -111,12 +111,12 @@ class JoinedMeanwhile:
 
 async def test_change__sees_a_broker_that_joins_meanwhile(store: EmbeddedStore) -> None:
     with pytest.raises(KafkaError, match="Broker 7 only supports versions 1-2"):
-        await change_level(JoinedMeanwhile(store, OLD), 3, levels=THREE)  # type: ignore[arg-type]
+        await change_level(JoinedMeanwhile(store, OLD), 3, levels=THREE)
     assert await level_of(store) == 2
 
 
 async def test_change__goes_on_when_a_new_broker_joins_meanwhile(store: EmbeddedStore) -> None:
-    assert await change_level(JoinedMeanwhile(store, NEW), 3, levels=THREE) == 3  # type: ignore[arg-type]
+    assert await change_level(JoinedMeanwhile(store, NEW), 3, levels=THREE) == 3
 
 
 class RaisedMeanwhile(JoinedMeanwhile):
@@ -132,7 +132,7 @@ class RaisedMeanwhile(JoinedMeanwhile):
 
 async def test_join__is_refused_when_the_level_is_raised_meanwhile(store: EmbeddedStore) -> None:
     with pytest.raises(Invalid, match="feature level 3"):
-        await join(RaisedMeanwhile(store, OLD), 0, OLD)  # type: ignore[arg-type]
+        await join(RaisedMeanwhile(store, OLD), 0, OLD)
     assert await store.get(keys.broker(0)) is None
 
 

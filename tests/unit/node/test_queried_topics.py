@@ -14,7 +14,7 @@ from bytemq.query.cuts import Overtaken
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 from bytemq.types import TopicId
 
-TOPIC_ID = TopicId(UUID(int=1))
+TOPIC_ID = TopicId(UUID(int=1).bytes)
 
 
 class Expired:

@@ -31,7 +31,7 @@ class ExpiringTopic:
         self.cuts += 1
         start, middle = self._log_starts[0], END - 2
         cut = PartitionCut(0, start, END, [], [(start, middle), (middle, END)], [])
-        return {name: TopicCut(TopicId(UUID(int=1)), [cut]) for name in names}
+        return {name: TopicCut(TopicId(UUID(int=1).bytes), [cut]) for name in names}
 
     async def urls(self, files: Sequence[str]) -> Sequence[str]:
         raise AssertionError("there are no files")
@@ -46,7 +46,7 @@ class ExpiringTopic:
             self._log_starts.pop(0)
             raise Overtaken("records of t expire faster than the query reads them; try again")
         records = [Record(None, b"%d" % number) for number in range(offset, end)]
-        return [build_batch(records, base_offset=offset)], end
+        return [bytes(build_batch(records, base_offset=offset))], end
 
 
 @pytest.fixture

@@ -187,5 +187,7 @@ def test_relations__rows_of_files_beyond_the_cut_are_not_there(tmp_path: Path) -
 
 
 def row_at(offset: int) -> dict[str, object]:
-    required = {field.name: [] if pa.types.is_list(field.type) else 0 for field in SCHEMA if not field.nullable}
-    return required | {"offset": offset, "transactional": False}
+    required: dict[str, object] = {
+        field.name: [] if pa.types.is_list(field.type) else 0 for field in SCHEMA if not field.nullable
+    }
+    return {**required, "offset": offset, "transactional": False}

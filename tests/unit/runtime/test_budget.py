@@ -66,7 +66,7 @@ def test_budget__a_waiter_may_release_at_once() -> None:
         budget.release(10)
 
     for number in range(50):
-        budget.wait(10, lambda number=number: use(number))  # type: ignore[misc]
+        budget.wait(10, lambda number=number: use(number))
     budget.release(10)
     assert served == list(range(50))
     assert budget.used_bytes == 0

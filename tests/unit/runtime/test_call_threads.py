@@ -73,7 +73,7 @@ async def test_call_threads__a_cancelled_call_is_made_all_the_same(threads: Call
 async def test_call_threads__the_end_waits_for_what_was_asked_for() -> None:
     threads = CallThreads(1, "test")
     called: list[int] = []
-    tasks = [asyncio.ensure_future(threads.run(lambda number=number: called.append(number))) for number in range(5)]  # type: ignore[misc]
+    tasks = [asyncio.ensure_future(threads.run(lambda number=number: called.append(number))) for number in range(5)]
     await asyncio.sleep(0)
     await asyncio.get_running_loop().run_in_executor(None, threads.close)
     await asyncio.gather(*tasks)

@@ -1,5 +1,6 @@
 """Every served API: it has a handler, its errors have a place, nothing a handler does can harm the connection."""
 
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,7 +141,7 @@ async def test_dispatch__a_bug_in_a_handler_is_an_error_for_the_client_and_a_lin
         fail()
 
     module.handle = fail_later if waits else fail
-    real = dispatch.import_module
+    real = import_module
     monkeypatch.setattr(
         dispatch, "import_module", lambda name: module if name.endswith("handlers.describe_cluster") else real(name)
     )

@@ -3,7 +3,7 @@
 from struct import pack
 
 from bytemq.broker.context import ClientInfo
-from bytemq.broker.exchange import Exchange
+from bytemq.broker.exchange import Answered, Exchange
 from bytemq.broker.frame_reader import RequestMemory
 from bytemq.protocol.framing import parse_request_header
 
@@ -13,8 +13,8 @@ class Owner:
         self.answers: list[bytes] = []
         self.reasons: list[str] = []
 
-    def answered(self, exchange: Exchange) -> None:
-        self.answers.append(b"".join(bytes(part) for part in exchange.answer or ()))
+    def answered(self, work: Answered) -> None:
+        self.answers.append(b"".join(bytes(part) for part in work.answer or ()))
 
     def hang_up(self, reason: str) -> None:
         self.reasons.append(reason)

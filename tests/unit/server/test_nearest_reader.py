@@ -99,12 +99,12 @@ def two_zones(owner: int, roles: frozenset[Role] = ALL_ROLES) -> tuple[Cluster, 
     logs = FakeFollowedLogs()
     broker = cluster.broker
     broker.followers = Followers(
-        logs,
+        logs,  # type: ignore[arg-type]
         lambda: cluster.image,
         NODE_ID,
         broker.standing,
         broker.clock,
-        broker.supervisor,  # type: ignore[arg-type]
+        broker.supervisor,
     )
     return cluster, logs
 

@@ -151,7 +151,7 @@ async def test_produce__a_partition_named_twice_is_appended_to_and_answered_once
 
 def test_without_repeated__keeps_the_place_of_the_first_and_the_payload_of_the_last() -> None:
     a, b, c = (memoryview(text) for text in (b"a", b"b", b"c"))
-    topics = [("t", None, [(0, a), (1, b)]), ("u", None, [(0, a)]), ("t", None, [(0, c)])]
+    topics: list[Any] = [("t", None, [(0, a), (1, b)]), ("u", None, [(0, a)]), ("t", None, [(0, c)])]
     assert without_repeated(topics) == [("t", None, [(0, c), (1, b)]), ("u", None, [(0, a)])]
 
 

@@ -178,7 +178,7 @@ async def test_fetch__that_reads_files_notices_what_is_committed_meanwhile(betwe
         reader, writer = await running.connect(), await running.connect()
         await filled(cluster, writer, partitions=2)
         partition = cluster.broker.partitions.get("events", 1)
-        partition._files.cached = False  # type: ignore[union-attr]
+        partition._files.cached = False
         between_slices.stop_at = 1
         asked = request(partitions=[(0, 0), (1, 0)], limit=1100, max_wait_ms=60_000, min_bytes=2900)
         waiting = asyncio.ensure_future(fetch(reader, asked))

@@ -56,7 +56,7 @@ async def cluster_of_others() -> Cluster:
     broker.transactions = TransactionCoordinators(
         **parts,
         producer_ids=broker.producer_ids,
-        markers=lambda _: None,  # type: ignore[arg-type, return-value]
+        markers=lambda _: None,
     )
     for name in (OFFSETS_TOPIC, TRANSACTION_TOPIC):
         await cluster.add_topic(name, 3, owner=1)

@@ -46,7 +46,7 @@ def batch_at(
 class Bench:
     def __init__(self) -> None:
         self.power = Power(1)
-        self.power.random.randrange = lambda *_: 1  # type: ignore[assignment]  # every call takes one turn
+        self.power.random.randrange = lambda *_: 1  # type: ignore[method-assign]  # every call takes one turn
         self.store = PowerCutStore(self.power)
         self.metadata = MemoryMetadata(self.power)
         self.session = 0
@@ -62,7 +62,7 @@ class Bench:
             self.store,
             self.metadata,
             session_id=self.session,
-            config=replace(CONFIG, **changes),  # type: ignore[arg-type]
+            config=replace(CONFIG, **changes),
             clock=SystemClock(),
             supervisor=self.supervisor,
             durability=durability,
@@ -114,7 +114,7 @@ class Bench:
         """Ends the process without any goodbye."""
         assert self.storage is not None
         self.storage = None
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:  # type: ignore[arg-type]
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0)
         self.store = self.store.after_power_cut(self.power) if power_cut else self.store.after_kill(self.power)

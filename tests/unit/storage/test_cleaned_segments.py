@@ -164,9 +164,7 @@ async def test_replacing__what_somebody_else_replaced_changes_nothing(bench: Ben
     stranger = SegmentInfo(0, 9, 100, 0, 0, "topics/x/0/other.log", True)
     await bench.store.create("topics/x/0/never.log", [b"never published"])
     with pytest.raises(Unavailable):
-        await bench.storage.replace_files(  # type: ignore[union-attr]
-            log, [stranger], [stranger._replace(name="topics/x/0/never.log")]
-        )
+        await bench.storage.replace_files(log, [stranger], [stranger._replace(name="topics/x/0/never.log")])
     for _ in range(60):
         await asyncio.sleep(0)
     assert log.manifest == before

@@ -59,7 +59,7 @@ async def test_start__with_one_damaged_manifest_takes_that_partition_offline_alo
 async def test_delete_log__also_of_one_whose_manifest_is_damaged(bench: Bench) -> None:
     await bench.start()
     await bench.write(await bench.log(1), b"value")
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     await bench.kill()
     flip_bit(bench, 1)
     storage = await bench.start()

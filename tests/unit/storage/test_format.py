@@ -66,7 +66,7 @@ def test_flush__with_any_flipped_byte_is_found_out() -> None:
         damaged = bytearray(head)
         damaged[position] ^= 0x40
         with pytest.raises(Corrupt):
-            check_head(damaged, decode_header(damaged))
+            check_head(bytes(damaged), decode_header(bytes(damaged)))
     for position in range(len(payload)):
         damaged = bytearray(payload)
         damaged[position] ^= 0x01
@@ -121,7 +121,7 @@ def test_footer__comes_back_and_any_flipped_byte_is_found_out() -> None:
         damaged = bytearray(footer)
         damaged[position] ^= 0x02
         with pytest.raises(Corrupt):
-            decode_footer(damaged)
+            decode_footer(bytes(damaged))
 
 
 def snapshot() -> PartitionSnapshot:

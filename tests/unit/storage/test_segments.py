@@ -93,7 +93,7 @@ async def test_write_behind__that_is_slower_than_the_appends_slows_them_down(ben
             await asyncio.sleep(0)
         await step(operation, name, *half_done)  # type: ignore[arg-type]
 
-    bench.store.step = slow  # type: ignore[method-assign]
+    bench.store.step = slow  # type: ignore[assignment, method-assign]
     sizes: list[int] = []
     for _ in range(400):
         bench.append(log, bytes(900))
@@ -170,7 +170,7 @@ async def test_publishing_with_unknown_outcome__is_read_back_not_repeated_blindl
 @pytest.mark.parametrize("where", ["first", "middle", "footer", "index"])
 async def test_flipped_bit_in_a_sealed_segment__is_never_served(bench: Bench, where: str) -> None:
     data, batches = await filled(bench)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     info = (await bench.log()).manifest.segments[0]
     await bench.kill()
     position = {
@@ -199,7 +199,7 @@ async def test_flipped_bit_in_a_sealed_segment__is_never_served(bench: Bench, wh
 @pytest.mark.parametrize("position", [3, 9, 30, 700, 1300])
 async def test_flipped_bit_in_the_open_segment__costs_one_batch(bench: Bench, position: int) -> None:
     _, batches = await filled(bench, count=8)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     name = (await bench.log()).manifest.segments[0].name
     await bench.kill()
     bench.store.content(name)[position] ^= 0x20
@@ -218,7 +218,7 @@ async def test_flipped_bit_in_the_open_segment__costs_one_batch(bench: Bench, po
 
 async def test_missing_segment__is_damage_not_an_offset_out_of_range(bench: Bench) -> None:
     await filled(bench)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     info = (await bench.log()).manifest.segments[0]
     await bench.stop()
     await bench.store.delete([info.name])
@@ -268,7 +268,7 @@ async def test_segment__whose_index_cannot_be_read_does_not_stay_open(
 
 async def test_segment__that_is_to_be_read_stays_open_when_all_others_are_being_read(bench: Bench) -> None:
     _, batches = await filled(bench)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     await bench.stop()
     storage = await bench.start(open_files=1)
     log = await bench.log()
@@ -283,7 +283,7 @@ async def test_segment__that_is_to_be_read_stays_open_when_all_others_are_being_
 @pytest.mark.parametrize("sealed", [True, False])
 async def test_behind_damage__of_a_batch_is_the_next_one(bench: Bench, sealed: bool) -> None:
     _, batches = await filled(bench, count=30 if sealed else 8)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     info = (await bench.log()).manifest.segments[0]
     assert info.sealed is sealed
     await bench.kill()
@@ -298,7 +298,7 @@ async def test_behind_damage__of_a_batch_is_the_next_one(bench: Bench, sealed: b
 
 async def test_behind_damage__of_a_batchs_size_is_the_next_chunk(bench: Bench) -> None:
     _, batches = await filled(bench)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     info = (await bench.log()).manifest.segments[0]
     await bench.kill()
     bench.store.content(info.name)[len(batches[0]) + 9] ^= 0x20
@@ -311,7 +311,7 @@ async def test_behind_damage__of_a_batchs_size_is_the_next_chunk(bench: Bench) -
 
 async def test_behind_damage__of_a_file_that_is_gone_is_the_next_file(bench: Bench) -> None:
     _, batches = await filled(bench)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     info = (await bench.log()).manifest.segments[0]
     await bench.stop()
     await bench.store.delete([info.name])
@@ -355,7 +355,7 @@ async def test_log_start_at_the_end__leaves_an_empty_log_that_keeps_its_offsets(
     log = await bench.log()
     await log.advance_log_start(30)
     assert (log.size_bytes, list(log.segments), log.end_offset) == (0, [], 30)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     await bench.kill(power_cut=True)
     await bench.start()
     log = await bench.log()
@@ -438,14 +438,14 @@ async def test_segments__show_the_open_one_with_what_will_be_appended_to_it(benc
     await bench.start()
     log = await bench.log()
     written = await bench.write(log, bytes(500), timestamp_ms=1000)
-    await bench.storage.checkpoint()  # type: ignore[union-attr]
+    await bench.storage.checkpoint()
     name = log.manifest.segments[0].name
     written += await bench.write(log, bytes(500), timestamp_ms=2000)
     [open_] = log.segments
     assert (open_.name, open_.sealed, open_.size_bytes, open_.last_offset) == (name, False, len(written), 1)
     log.segment_ms = 500
     assert [(part.name, part.last_offset) for part in log.segments] == [(name, 0), ("", 1)]
-    await bench.storage.write_behind(log)  # type: ignore[union-attr]
+    await bench.storage.write_behind(log)
     assert [part.sealed for part in log.manifest.segments] == [True, False], "cut as it was shown"
 
 

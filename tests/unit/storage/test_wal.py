@@ -74,7 +74,7 @@ async def test_append__is_neither_durable_nor_readable_before_the_sync(bench: Be
         await release.wait()
         await original(file)
 
-    MemoryFile.sync = slow_sync  # type: ignore[method-assign]
+    MemoryFile.sync = slow_sync  # type: ignore[assignment, method-assign]
     try:
         bench.append(log, b"value")
         await syncing.wait()
@@ -162,7 +162,7 @@ async def test_flush__that_could_not_even_be_erased_gives_way_to_what_came_after
     async def not_even_erased(tried: object) -> None:
         return None
 
-    bench.storage._wal._erase = not_even_erased  # type: ignore[union-attr, method-assign]
+    bench.storage._wal._erase = not_even_erased  # type: ignore[method-assign]
     bench.append(log, b"failed, yet whole on the device")
     await bench.settle()
     assert bench.answers[-1][1] is not None

@@ -25,6 +25,7 @@ from bytemq.broker.handlers import (
     init_producer_id,
     list_partition_reassignments,
 )
+from bytemq.broker.handlers.describe_configs import topic_entries
 from bytemq.config.broker import BrokerConfig
 from bytemq.metadata.topics import TopicSpec
 from bytemq.protocol.codec import decode
@@ -118,7 +119,7 @@ async def test_create_topics__describes_the_configs_of_many_topics_once(
 ) -> None:
     """Seventeen bytes ask for the forty configs of a topic: built for each of thousands, nobody else is served."""
     built: list[Mapping[str, str]] = []
-    real = create_topics.topic_entries
+    real = topic_entries
 
     def counted(broker: Broker, overrides: Mapping[str, str]) -> list[DescribeConfigsResourceResult]:
         built.append(overrides)
@@ -277,7 +278,7 @@ async def test_describe_log_dirs__opens_nothing_whose_size_is_known(world: World
     ask = partial(describe_log_dirs.handle, world.broker, world.context(5), DescribeLogDirsRequest(topics=None))
     await ask()
     assert not world.partitions.is_open(untouched)
-    world.partitions.services.storage.held_logs = {untouched}  # type: ignore[misc]
+    world.partitions.services.storage.held_logs = {untouched}
     await ask()
     assert world.partitions.is_open(untouched)
 
@@ -313,7 +314,7 @@ async def test_init_producer_id__checks_in_kafkas_order(
     def not_here(transactional_id: str, operation: Any) -> None:
         raise KafkaError(Code.NOT_COORDINATOR)
 
-    world.broker.transactions = SimpleNamespace(write=not_here)
+    world.broker.transactions = SimpleNamespace(write=not_here)  # type: ignore[assignment]
     request = InitProducerIdRequest(transactional_id, timeout_ms, *producer)
     response = await init_producer_id.handle(world.broker, world.context(6), request)
     assert response.error_code == code

@@ -67,7 +67,7 @@ class Member:
 
     async def append(self, index: int, answer: Answer) -> Partition:
         partition = await self.partitions.open("t", index)
-        partition.append(batch(), answer)
+        partition.append(memoryview(batch()), answer)
         return partition
 
     async def close(self) -> None:

@@ -144,7 +144,7 @@ async def test_alter_configs__concurrent_changes_all_happen(world: World) -> Non
         return {**current, f"c{number}": "1"}
 
     await asyncio.gather(
-        *(world.topics.alter_configs("group", "g/1", lambda current, n=n: adding(n, current)) for n in range(5))  # type: ignore[misc]
+        *(world.topics.alter_configs("group", "g/1", lambda current, n=n: adding(n, current)) for n in range(5))
     )
     assert sorted(world.follower.image.group_configs("g/1")) == [f"c{n}" for n in range(5)]
     await world.topics.alter_configs("group", "g/1", lambda current: {})

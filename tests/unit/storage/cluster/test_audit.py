@@ -50,7 +50,7 @@ async def with_everything(cluster: Cluster) -> Broker:
     first = await cluster.broker(1)
     for number in (1, 2):
         log = await first.storage.open_log(pid(number), 1)
-        log.snapshot_source = lambda log=log: snapshot_of(log)  # type: ignore[misc]
+        log.snapshot_source = lambda log=log: snapshot_of(log)
         await first.write(log, 43, 100)
         if number == 1:
             await first.storage.checkpoint()

@@ -144,7 +144,7 @@ def test_write_behind__makes_segments_and_releases_the_flushes() -> None:
         broker = await cluster.broker(1)
         logs = [await broker.storage.open_log(pid(number), 1) for number in range(3)]
         for log in logs:
-            log.snapshot_source = lambda log=log: snapshot_of(log)  # type: ignore[misc]
+            log.snapshot_source = lambda log=log: snapshot_of(log)
         written: dict[int, list[bytes]] = {0: [], 1: [], 2: []}
         for _ in range(60):
             for number, log in enumerate(logs):

@@ -261,7 +261,7 @@ def test_bring_near__asks_for_the_next_segments_at_the_same_time() -> None:
         assert await taken.bring_near(4, 100 * size_bytes) == taken.end_offset
         assert cluster.clock.monotonic() - began < 0.5, "each time the time of two requests at most"
         asked = len(second.driver.calls)
-        assert [bytes(taken.read_cached(offset, 1, 10).buffers[0]) for offset in range(10)] == written  # type: ignore[union-attr]
+        assert [bytes(taken.read_cached(offset, 1, 10).buffers[0]) for offset in range(10)] == written
         assert len(second.driver.calls) == asked
         second.driver.fault = lambda operation, name: "refused"
         await taken.bring_near(0, 1)

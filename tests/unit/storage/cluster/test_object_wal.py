@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def slow_down(broker: Broker, put_s: float) -> None:
     """Each object takes so long to be written."""
     put, clock = broker.driver.put, broker.cluster.clock
 
-    async def put_slowly(name: str, data: bytes, token: str) -> None:
+    async def put_slowly(name: str, data: bytes | memoryview, token: str) -> None:
         await clock.sleep(put_s)
         await put(name, data, token)
 
@@ -213,7 +214,7 @@ def test_flushes__are_committed_in_order_whichever_is_written_first() -> None:
         appends = []
         for number in range(3):
             append = broker.append(log, batch(log.staged_end, 3900))
-            append.add_done_callback(lambda _, number=number: acked.append(number))  # type: ignore[misc]
+            append.add_done_callback(lambda _, number=number: acked.append(number))
             appends.append(append)
         await cluster.clock.sleep(5)
         assert (len(broker.puts), acked, log.end_offset) == (2, [], 0)
@@ -249,7 +250,7 @@ def test_failed_flush__takes_everything_behind_it_and_nothing_before_it() -> Non
         broker.driver.fault = lambda operation, name: "lost" if "000000000002-" in name else None
         real_head = broker.driver.head
 
-        async def no_head(name: str) -> object:
+        async def no_head(name: str) -> Any:
             raise Unavailable("and nobody can tell")
 
         broker.driver.head = no_head  # type: ignore[method-assign]
@@ -351,7 +352,7 @@ def test_session_that_ended__can_neither_acknowledge_nor_make_visible() -> None:
         # It is stopped in the middle of a write: the object is there, the commit is not.
         put = paused.driver.put
 
-        async def put_and_pause(name: str, data: bytes, token: str) -> None:
+        async def put_and_pause(name: str, data: bytes | memoryview, token: str) -> None:
             await put(name, data, token)
             await cluster.clock.sleep(30)
 

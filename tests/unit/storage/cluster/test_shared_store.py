@@ -19,6 +19,7 @@ from bytemq.storage.objects.agreement import check_agreement
 from bytemq.storage.objects.roll_forward import MOST_IN_FLIGHT
 from bytemq.storage.objects.session_log import FlushRef, SessionTail, encode_tail, flush_name, with_flushes
 from bytemq.storage.objects.shared_store import open_shared_store, require_storage_of
+from bytemq.storage.pools.opening import CLUSTER_ID
 from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.stores.self_test import SelfTest
@@ -165,7 +166,7 @@ async def test_storage__of_another_cluster_is_told() -> None:
     store = MemoryObjectStore()
     with pytest.raises(Invalid, match="never used by a cluster"):
         await require_storage_of(store, "s3://b/p", "ours")
-    await store.create(shared_store.CLUSTER_ID, [b"theirs"])
+    await store.create(CLUSTER_ID, [b"theirs"])
     with pytest.raises(Invalid, match="is the storage of cluster theirs"):
         await require_storage_of(store, "s3://b/p", "ours")
 
@@ -216,6 +217,6 @@ async def test_open__of_metadata_from_before_storages_had_marks_gives_one(tmp_pa
     with pytest.raises(Invalid, match="was never used by a cluster"):
         await open_at(tmp_path, metadata)
     (tmp_path / "cluster").mkdir()
-    (tmp_path / shared_store.CLUSTER_ID).write_bytes(b"cluster")
+    (tmp_path / CLUSTER_ID).write_bytes(b"cluster")
     await open_at(tmp_path, metadata)
     assert metadata.entries[keys.STORAGE].value.decode() == (tmp_path / shared_store.MARK).read_text()
