@@ -104,9 +104,9 @@ class Worker:
         if self._idle is not None:
             self._idle.cancel()
         pools = tuple(self._pools())
-        if self._process is not None and self._process.pools != pools:
+        if self._process is not None and (self._process.pools != pools or self._process.has_ended):
             await self._end()
-        if self._process is None or self._process.has_ended:
+        if self._process is None:
             self.starts += 1
             setup = Setup(
                 self._store_url,

@@ -125,7 +125,10 @@ class Queries:
         try:
             async with asyncio.timeout_at(deadline) as time:
                 process, self._spare = self._spare, None
-                if process is None or process.has_ended:
+                if process is not None and process.has_ended:
+                    await process.kill()  # our end of its socket is closed
+                    process = None
+                if process is None:
                     process = await _Process.start()
                 await process.send(Message(self._request(query)))
                 conversation = _Conversation(process, self._topics)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def is_alive(process_id: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):  # The second one where it ends between opening and reading.
         return False
+
+
+def open_sockets() -> int:
+    count = 0
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # of the listing itself
+            count += os.readlink(f"/proc/self/fd/{number}").startswith("socket:")
+    return count
 
 
 async def test_worker__is_started_for_the_first_job_and_is_modest(worker: Worker) -> None:
@@ -113,6 +122,19 @@ async def test_process_that_dies__fails_its_job_and_is_replaced_for_the_next(wor
     (tmp_path / "a-0").unlink(missing_ok=True)
     assert await worker.run(Copy("a")) == 7
     assert (worker.starts, worker.deaths) == (3, 2)
+
+
+async def test_process_that_dies_between_jobs__leaves_nothing_open(worker: Worker) -> None:
+    await worker.run(Describe())
+    before = open_sockets()
+    for _ in range(3):
+        died = worker._process
+        assert died is not None
+        os.kill(died.process_id, signal.SIGKILL)
+        await until(lambda died=died: died.has_ended)
+        await worker.run(Describe())
+        await until(lambda: open_sockets() <= before)
+    assert (worker.starts, worker.deaths) == (4, 0)
 
 
 async def test_cancelled_job__does_not_go_on(worker: Worker, tmp_path: Path) -> None:

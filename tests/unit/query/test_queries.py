@@ -115,3 +115,23 @@ async def test_query__that_broke_off_is_remembered_without_what_was_in_memory_th
     assert str(made.why_broken_off("long")) == "the result is too long"
     assert gone() is None
     await made.close()
+
+
+async def test_process_that_was_kept_ready_and_died__is_let_go_of(
+    made: Queries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[EndlessProcess] = []
+
+    class Counting(EndlessProcess):
+        async def kill(self) -> None:
+            killed.append(self)
+
+    monkeypatch.setattr(queries, "_Process", Counting)
+    async with made.run(Query("select 1", "csv")):
+        pass
+    await asyncio.sleep(0)
+    spare: Any = made._spare
+    spare.has_ended = True
+    async with made.run(Query("select 1", "csv")):
+        assert killed[1:] == [spare]
+    await made.close()
