@@ -20,6 +20,9 @@ from bytemq.protocol.records.batch import RecordBatch, check_crc, parse_header
 from bytemq.storage.segments.batch_walk import walk
 from bytemq.storage.tables.companion import Companion, decode_companion, index_bytes
 
+_BEHIND_BYTES = 8 * 1024 * 1024
+"""So much of a segment at a time is let go of."""
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentInput:
@@ -57,7 +60,9 @@ class AbortedRanges:
 
 
 def segment_batches(segment: SegmentInput) -> Iterator[RecordBatch]:
-    """Every batch, its checksum compared. Raises Corrupt. The views live as long as somebody holds them."""
+    """Every batch, its checksum compared. Raises Corrupt. The views live as long as somebody holds them; of what is
+    behind them nothing stays in the memory of this process, however large the segment is.
+    """
     try:
         file = segment.path.open("rb")
     except FileNotFoundError as error:
@@ -65,7 +70,12 @@ def segment_batches(segment: SegmentInput) -> Iterator[RecordBatch]:
     with file:
         mapped = mmap.mmap(file.fileno(), segment.size_bytes, access=mmap.ACCESS_READ)
     view = memoryview(mapped)
+    dropped_bytes = 0
     for place in walk(view, verify=False):
+        behind_bytes = place.position // _BEHIND_BYTES * _BEHIND_BYTES
+        if behind_bytes > dropped_bytes:
+            mapped.madvise(mmap.MADV_DONTNEED, dropped_bytes, behind_bytes - dropped_bytes)
+            dropped_bytes = behind_bytes
         batch = parse_header(view, place.position)
         try:
             check_crc(batch)

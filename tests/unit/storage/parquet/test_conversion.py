@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import re
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +21,13 @@ from bytemq.protocol.records.batch import parse_header
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.storage.parquet.record_schema import SCHEMA
 from bytemq.storage.parquet.settings import ParquetSettings
-from bytemq.storage.parquet.sources import Input, ParquetInput, SegmentInput, read_companion
+from bytemq.storage.parquet.sources import (
+    Input,
+    ParquetInput,
+    SegmentInput,
+    read_companion,
+    segment_batches,
+)
 from bytemq.storage.parquet.writing import WrittenTable, write_table
 from bytemq.storage.segments.segment_format import decode_footer
 from bytemq.storage.tables.table_file import Codec
@@ -161,6 +169,25 @@ def test_conversion__a_higher_level_makes_smaller_files_of_the_same_records(tmp_
         sizes.append(written.size_bytes)
         assert fingerprint(parsed(read_back(files))) == fingerprint(parsed(bytes(batch)))
     assert sizes[1] < 0.95 * sizes[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is the kernel that says")
+def test_segment__that_is_large_is_in_memory_in_part_only(tmp_path: Path) -> None:
+    batches = [bytes(build_batch([Record(None, bytes(1_000_000))], base_offset=offset)) for offset in range(64)]
+    source = segment(tmp_path, "large", batches, 0, 64)
+    resident_kib = []
+    for found in segment_batches(source):
+        assert bytes(found.view) == batches[found.base_offset]
+        resident_kib.append(_resident_kib(source.path))
+    assert len(resident_kib) == 64
+    assert 0 < max(resident_kib) < 16 * 1024
+
+
+def _resident_kib(path: Path) -> int:
+    """Of a file, in the memory of this process."""
+    maps = Path("/proc/self/smaps").read_text()
+    _, _, of_file = maps.partition(str(path))
+    return int(re.search(r"Rss: +(\d+) kB", of_file)[1])  # type: ignore[index]
 
 
 def test_conversion__a_damaged_segment_is_refused(tmp_path: Path) -> None:
