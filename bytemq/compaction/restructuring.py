@@ -17,7 +17,7 @@ from math import inf
 from typing import NamedTuple, Protocol
 
 from bytemq.compaction.table_jobs import Convert
-from bytemq.compaction.table_planner import TableSettings, next_files
+from bytemq.compaction.table_planner import TableSettings, level_of, next_files
 from bytemq.compaction.table_times import Delay, LogTimes
 from bytemq.compaction.worker import Worker
 from bytemq.errors import BytemqError, Corrupt, Invalid
@@ -239,6 +239,10 @@ class Restructuring:
             times.waits_for_more(self._clock.monotonic())
         return conversions
 
+    def _is_late(self, partition: TablePartition) -> bool:
+        times = self._times.get(partition.files)
+        return times is not None and times.is_late(self._clock.monotonic(), _after_s(partition), self._delay.seconds)
+
     def _has_something_to_merge(self, partition: TablePartition) -> bool:
         return bool(next_files(partition.files.manifest.segments, 0, partition.settings, self._given_up))
 
@@ -279,7 +283,7 @@ class Restructuring:
             settings.codec,
             known.columns,
             settings.formats,
-            settings.codec_level,
+            level_of(chosen, settings, is_late=self._is_late(partition)),
         )
         created: list[str] = []
         began = self._clock.monotonic()

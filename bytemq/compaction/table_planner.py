@@ -1,4 +1,4 @@
-"""Which files of a log become a table, or a larger one, next. Pure.
+"""Which files of a log become a table, or a larger one, next, and how well that is compressed. Pure.
 
 Owns: the choice. Must not: look at a clock, a file or a log.
 
@@ -8,7 +8,11 @@ Segments that are sealed, old enough and decided become Parquet, as many in a ro
 
 Small Parquet files in a row become one. Files are of a tier by size, each tier eight times the one below; eight in a
 row that are of a tier or below are merged, unless one of them is most of it. So a byte is rewritten about once for each
-tier, whatever the rate: from 100 KiB to 128 MiB four times.
+tier, whatever the rate: from 100 KiB to 128 MiB four or five times. Of files below half of the target size, fewer than
+eight are merged if no more would fit.
+
+What is small will be written again soon, so it is compressed fast. Other files stay, or are read for long before they
+are merged once or twice more, and are compressed as the topic says.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ TIER_RATIO = 8
 SMALLEST_TIER_BYTES = 64 * 1024
 EXPECTED_RATIO = 0.3
 """Of Parquet to a segment, before it was tried: typical JSON is below, random bytes are above."""
+SMALL_SHARE = 1 / 32
+"""Of the target size: what is smaller is written again soon."""
+FAST_LEVEL = 3
+"""Of zstd at most, for that."""
 
 
 class TableSettings(NamedTuple):
@@ -55,6 +63,15 @@ def next_files(
     return _to_merge(files, settings.target_file_bytes, given_up)
 
 
+def level_of(chosen: Sequence[SegmentInfo], settings: TableSettings, *, is_late: bool) -> int:
+    """The level of compression of the file that these become. Segments that are late become one fast, whatever its
+    size.
+    """
+    is_small = sum(map(_expected_bytes, chosen)) < SMALL_SHARE * settings.target_file_bytes
+    is_urgent = is_late and chosen[0].kind is FileKind.SEGMENT
+    return min(settings.codec_level, FAST_LEVEL) if is_small or is_urgent else settings.codec_level
+
+
 def _is_convertible(file: SegmentInfo, limit_offset: int, given_up: Collection[str]) -> bool:
     return (
         file.kind is FileKind.SEGMENT and file.sealed and file.last_offset < limit_offset and file.name not in given_up
@@ -65,7 +82,7 @@ def _as_many_as_fit(run: Sequence[SegmentInfo], target_bytes: int) -> Sequence[S
     taken: list[SegmentInfo] = []
     expected_bytes = 0.0
     for file in run:
-        expected_bytes += file.size_bytes * (EXPECTED_RATIO if file.kind is FileKind.SEGMENT else 1)
+        expected_bytes += _expected_bytes(file)
         if taken and (expected_bytes > target_bytes or file.is_cleaned != taken[0].is_cleaned):
             break
         taken.append(file)
@@ -73,17 +90,31 @@ def _as_many_as_fit(run: Sequence[SegmentInfo], target_bytes: int) -> Sequence[S
 
 
 def _to_merge(files: Sequence[SegmentInfo], target_bytes: int, given_up: Collection[str]) -> Sequence[SegmentInfo]:
-    limit_bytes = SMALLEST_TIER_BYTES
-    while limit_bytes < target_bytes:
-        for is_small, run in groupby(files, key=lambda file: _is_small_table(file, limit_bytes, given_up)):
+    for limit_bytes in _tiers(target_bytes):
+        for is_small, group in groupby(files, key=lambda file: _is_small_table(file, limit_bytes, given_up)):
             if is_small:
-                taken = _as_many_as_fit(list(run), target_bytes)
+                run = list(group)
+                taken = _as_many_as_fit(run, target_bytes)
                 sizes = [file.size_bytes for file in taken]
-                if len(taken) >= TIER_RATIO and 2 * max(sizes) <= sum(sizes):
+                is_full = sum(file.size_bytes for file in run[: len(taken) + 1]) > target_bytes
+                if is_full or (len(taken) >= TIER_RATIO and 2 * max(sizes) <= sum(sizes)):
                     return taken
-        limit_bytes *= TIER_RATIO
     return ()
+
+
+def _tiers(target_bytes: int) -> Sequence[int]:
+    """Their limits, ascending. Counted from the target size down, so that eight files of the last but one are large
+    enough for good.
+    """
+    limits = [target_bytes // 2]
+    while limits[0] // TIER_RATIO >= SMALLEST_TIER_BYTES:
+        limits.insert(0, limits[0] // TIER_RATIO)
+    return limits
 
 
 def _is_small_table(file: SegmentInfo, limit_bytes: int, given_up: Collection[str]) -> bool:
     return file.kind is FileKind.PARQUET and file.size_bytes < limit_bytes and file.name not in given_up
+
+
+def _expected_bytes(file: SegmentInfo) -> float:
+    return file.size_bytes * (EXPECTED_RATIO if file.kind is FileKind.SEGMENT else 1)

@@ -104,6 +104,11 @@ class LogTimes:
         """When the next of it is to be in the table."""
         return self._due[0].came + after_s if self._due else inf
 
+    def is_late(self, now: float, after_s: float, delay_s: float) -> bool:
+        """Whether the time that was left for the conversion is over. What waited for more is not late by that."""
+        since = self._due[0].since if self._due else None
+        return since is not None and now - since > after_s - due_s(after_s, delay_s)
+
     def was_converted(self, offset: int) -> float | None:
         """All below `offset`. Since when the first that is done by now had been due; None: nothing is done by that."""
         since = None

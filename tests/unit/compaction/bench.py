@@ -97,10 +97,14 @@ class BenchTable(OpenedPartition):
     """Of small row groups, and at once."""
 
     after_ms = 0
+    target_file_bytes: int | None = None
+    """Less than a config may say."""
 
     @property
     def settings(self) -> TableSettings:
-        return super().settings._replace(after_ms=self.after_ms, row_group_bytes=700)
+        settings = super().settings
+        target_bytes = self.target_file_bytes or settings.target_file_bytes
+        return settings._replace(after_ms=self.after_ms, row_group_bytes=700, target_file_bytes=target_bytes)
 
 
 class CleanerBench(Bench):

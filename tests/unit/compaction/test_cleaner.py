@@ -13,7 +13,7 @@ from bytemq.protocol.error_codes import ErrorCode
 from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.storage.manifests.manifest import FileKind, contradictions
 from bytemq.storage.tables.table_file import table_file
-from tests.unit.compaction.bench import CleanerBench
+from tests.unit.compaction.bench import BenchTable, CleanerBench
 from tests.unit.storage.bench import pid
 
 
@@ -345,7 +345,10 @@ async def test_two_workers_on_one_table__are_harmless(bench: CleanerBench) -> No
     assert bench.unreferenced() == []
 
 
-async def test_tables__are_made_and_cleaned_at_the_level_that_the_topic_asks_for(bench: CleanerBench) -> None:
+async def test_tables__are_made_and_cleaned_at_the_level_that_the_topic_asks_for(
+    bench: CleanerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BenchTable, "target_file_bytes", 1000)
     bench.as_tables = True
     await bench.open(bytemq_table_codec_level="9")
     await bench.fill(60)

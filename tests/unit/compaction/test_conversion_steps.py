@@ -18,6 +18,7 @@ import pytest
 
 from bytemq.compaction import table_planner
 from bytemq.compaction.restructuring import PASS_S, rest_s
+from bytemq.compaction.table_planner import FAST_LEVEL
 from bytemq.compaction.table_times import DELAYS_LEFT, FIRST_DELAY_S, SEALED_SHARE, LogTimes, due_s
 from bytemq.errors import Unavailable
 from bytemq.metadata import keys
@@ -29,6 +30,7 @@ from bytemq.query.relations import LogPart, Relations
 from bytemq.storage.manifests.manifest import FileKind, contradictions
 from bytemq.storage.tables.published_columns import ColumnStore
 from bytemq.storage.tables.table_columns import Formats, Seen, TableColumns, grown
+from bytemq.storage.tables.table_file import CODEC_LEVEL
 from tests.unit.compaction.bench import BenchTable, CleanerBench
 from tests.unit.storage.bench import pid
 from tests.unit.storage.parquet.shapes import identities
@@ -315,6 +317,40 @@ async def test_conversions__begin_earlier_where_they_take_long(monkeypatch: pyte
     assert 25 <= waited_s[0] <= 30, "nothing is known of how long they take"
     assert 40 <= waited_s[9] <= 45
     assert 15 <= waited_s[11] <= 60 - DELAYS_LEFT * 16
+    await bench.close()
+
+
+@pytest.mark.parametrize(("failing_s", "level"), [(0, CODEC_LEVEL), (10, CODEC_LEVEL), (40, FAST_LEVEL)])
+async def test_conversions__are_made_fast_where_they_are_late(
+    failing_s: int, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BenchTable, "target_file_bytes", 1000)
+    bench = await bench_of_a_minute(monkeypatch)
+    first_s: list[float] = []
+
+    async def before() -> None:
+        first_s.append(bench.clock.monotonic())
+        if first_s[-1] < first_s[0] + failing_s:
+            raise Unavailable("out of memory")
+
+    bench.worker.before = before
+    await bench.write(6)
+    await seconds_until_converted(bench)
+    assert bench.worker.jobs[-1].codec_level == level
+    await bench.close()
+
+
+async def test_conversions__are_as_small_as_asked_for_though_they_had_to_wait_for_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(BenchTable, "target_file_bytes", 1000)
+    bench = await bench_of_a_minute(monkeypatch)
+    await bench.write(6)
+    await bench.put((b"k", b"{}"), transactional=True, producer_id=1, producer_epoch=0, base_sequence=0)
+    await pass_seconds(bench, 600)
+    await bench.end_transaction(1, committed=True)
+    await seconds_until_converted(bench)
+    assert bench.worker.jobs[-1].codec_level == CODEC_LEVEL
     await bench.close()
 
 

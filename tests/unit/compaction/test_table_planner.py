@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bytemq.compaction.table_planner import TableSettings, next_files
+import pytest
+
+from bytemq.compaction.table_planner import FAST_LEVEL, TableSettings, level_of, next_files
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 
 KIB, MIB = 1024, 1024 * 1024
@@ -73,7 +75,7 @@ def test_next_files__tables_of_the_target_size_are_left_alone() -> None:
 
 
 def test_merging__rewrites_a_byte_a_few_times_only() -> None:
-    """A file of 100 KiB every time: what is written, until all are near the target, is some tiers' worth."""
+    """A file of 100 KiB every time: what is written, until all are large enough, is some tiers' worth."""
     log: list[SegmentInfo] = []
     written = produced = 0
     for number in range(3000):
@@ -84,5 +86,28 @@ def test_merging__rewrites_a_byte_a_few_times_only() -> None:
             at = log.index(chosen[0])
             log[at : at + len(chosen)] = [chosen[0]._replace(size_bytes=size, name=f"merged {number}")]
             written += size
-    assert written < 4 * produced
-    assert len(log) < 32
+    assert written < 5 * produced
+    assert len(log) < 16
+    assert min(file.size_bytes for file in log[:3]) >= 64 * MIB
+
+
+@pytest.mark.parametrize("size", [17 * MIB, 30 * MIB, 63 * MIB])
+def test_next_files__of_tables_of_which_eight_would_be_too_large_as_many_become_one_as_fit(size: int) -> None:
+    fitting = 128 * MIB // size
+    assert bases(next_files(files(*[("p", size)] * fitting), 0, SETTINGS)) == [], "one more may fit"
+    assert bases(next_files(files(*[("p", size)] * (fitting + 1)), 0, SETTINGS)) == [10 * n for n in range(fitting)]
+
+
+def test_level__is_what_the_topic_says_for_what_stays_and_fast_for_what_is_merged_soon() -> None:
+    settings = SETTINGS._replace(codec_level=9)
+    assert level_of(files(*[("p", MIB // 2)] * 7), settings, is_late=False) == FAST_LEVEL
+    assert level_of(files(*[("p", MIB // 2)] * 8), settings, is_late=False) == 9
+    assert level_of(files(("s", 13 * MIB)), settings, is_late=False) == FAST_LEVEL
+    assert level_of(files(("s", 14 * MIB)), settings, is_late=False) == 9
+    assert level_of(files(("s", MIB)), settings._replace(codec_level=1), is_late=False) == 1
+
+
+def test_level__of_segments_that_are_late_is_fast_but_not_that_of_merges() -> None:
+    settings = SETTINGS._replace(codec_level=9)
+    assert level_of(files(("s", 400 * MIB)), settings, is_late=True) == FAST_LEVEL
+    assert level_of(files(*[("p", 2 * MIB)] * 8), settings, is_late=True) == 9
