@@ -39,6 +39,8 @@ FIRST_RAISED_BY, NEXT_RAISED_BY = 10, 5
 least, for each processor, and at 5 beside six. So a worker gets 5 % of a processor, or as much as the broker would.
 """
 STARVING_SHARE = 0.05
+ROOM_SHARE = 0.25
+"""With more, a worker that was raised further than once goes back a step, where it still gets a tenth."""
 ENOUGH_SHARE = 0.5
 LEAST_WANTED_S = 0.5
 """In the time of a look: below, it hardly wanted to run."""
@@ -65,6 +67,8 @@ def next_niceness(niceness: int, allowed: Range, before: Seen, now: Seen) -> int
     wanted_s = ran_s + waited_s
     if wanted_s < LEAST_WANTED_S or ran_s > ENOUGH_SHARE * wanted_s:
         return allowed.lowest
+    if ran_s > ROOM_SHARE * wanted_s:
+        return max(min(niceness + NEXT_RAISED_BY, allowed.lowest - FIRST_RAISED_BY), niceness)
     if ran_s >= STARVING_SHARE * wanted_s:
         return niceness
     raised = niceness - (FIRST_RAISED_BY if niceness == allowed.lowest else NEXT_RAISED_BY)

@@ -44,6 +44,15 @@ def test_niceness__is_raised_further_where_a_step_is_next_to_nothing(niceness: i
     assert next_niceness(niceness, Range(IDLE, raised), START, now) == expected
 
 
+@pytest.mark.parametrize(
+    ("niceness", "share", "expected"),
+    [(0, 0.3, 5), (5, 0.3, 10), (10, 0.3, 10), (IDLE, 0.3, IDLE), (0, 0.2, 0), (5, 0.2, 5)],
+)
+def test_niceness__goes_back_a_step_where_that_is_enough(niceness: int, share: float, expected: int) -> None:
+    now = Seen(START.ran_s + 2 * share, START.waited_s + 2 * (1 - share))
+    assert next_niceness(niceness, ALLOWED, START, now) == expected
+
+
 def test_watch__raises_the_priority_once_and_lowers_it_when_there_is_room() -> None:
     looks = [Seen(0, 0), Seen(0.1, 4.9), Seen(0.6, 9.4), Seen(1.1, 13.9), Seen(5.1, 14.9), Seen(10.1, 14.9)]
     found: list[int] = []
