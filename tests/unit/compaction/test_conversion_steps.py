@@ -334,7 +334,7 @@ async def test_conversions__are_made_fast_where_they_are_late(
             raise Unavailable("out of memory")
 
     bench.worker.before = before
-    await bench.write(6)
+    await bench.write_some(6)
     await seconds_until_converted(bench)
     assert bench.worker.jobs[-1].codec_level == level
     await bench.close()
@@ -345,7 +345,7 @@ async def test_conversions__are_as_small_as_asked_for_though_they_had_to_wait_fo
 ) -> None:
     monkeypatch.setattr(BenchTable, "target_file_bytes", 1000)
     bench = await bench_of_a_minute(monkeypatch)
-    await bench.write(6)
+    await bench.write_some(6)
     await bench.put((b"k", b"{}"), transactional=True, producer_id=1, producer_epoch=0, base_sequence=0)
     await pass_seconds(bench, 600)
     await bench.end_transaction(1, committed=True)

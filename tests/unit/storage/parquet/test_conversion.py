@@ -187,7 +187,9 @@ def _resident_kib(path: Path) -> int:
     """Of a file, in the memory of this process."""
     maps = Path("/proc/self/smaps").read_text()
     _, _, of_file = maps.partition(str(path))
-    return int(re.search(r"Rss: +(\d+) kB", of_file)[1])  # type: ignore[index]
+    found = re.search(r"Rss: +(\d+) kB", of_file)
+    assert found is not None
+    return int(found[1])
 
 
 def test_conversion__a_damaged_segment_is_refused(tmp_path: Path) -> None:
