@@ -47,15 +47,17 @@ class Departures:
         for pid in unwanted:
             opened = is_open(pid)
             patience_ends_at = self._since[pid] + PATIENCE_S
-            if _is_doubtful(image, pid):  # if it lives it says so within a second; else somebody else is wished for
+            if not left[opened]:  # the first question: of tens of thousands it is the answer
+                look_at = self._pause_ends_at = now + PAUSE_S
+            elif image.doubts and _is_doubtful(
+                image, pid
+            ):  # if it lives it says so within a second; else somebody else is wished for
                 look_at = min(look_at, now + PATIENCE_S)
             elif opened and now < patience_ends_at and not _is_prepared(image, pid):
                 look_at = min(look_at, patience_ends_at)
-            elif left[opened]:
+            else:
                 left[opened] -= 1
                 due.append(pid)
-            else:
-                look_at = self._pause_ends_at = now + PAUSE_S
         self._look_again_at(max(look_at, self._pause_ends_at), now)
         return due
 

@@ -12,20 +12,23 @@ from typing import Any, cast
 
 import pytest
 
+from bytemq.broker.departures import IDLE_AT_ONCE
 from bytemq.broker.holding import State
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.partitions import PartitionTable
 from bytemq.broker.log.services import LogServices
-from bytemq.broker.ownership import Ownership
+from bytemq.broker.ownership import Ownership, Unfinished
 from bytemq.config import BrokerConfig
 from bytemq.errors import Unavailable
 from bytemq.metadata import keys, values
+from bytemq.metadata.claims import claims
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.image import PartitionImage
 from bytemq.metadata.store import Put
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.runtime.steps import STEP_ITEMS, finished
 from bytemq.scheduler.membership import Membership
 from bytemq.types import PartitionId
 from tests.support.fake_log_storage import Disk, FakeLogStorage
@@ -34,7 +37,7 @@ from tests.support.virtual_time import VirtualClock
 from tests.unit.log.harness import Answer, batch
 from tests.unit.topics.world import FakeGroups
 
-T1 = topic_id(1)
+T1, T2 = topic_id(1), topic_id(2)
 
 
 class Member:
@@ -330,6 +333,27 @@ async def test_move__that_is_called_off_while_storage_lets_go_leaves_no_partitio
     old.tasks[1] = asyncio.ensure_future(old.ownership.run())
     await cluster.until(lambda: old.partitions.get("t", 0) is not None)
     assert (await old.partitions.open("t", 0)).high_watermark == 0
+
+
+async def test_owner__of_tens_of_thousands_looks_at_them_in_steps_and_leaves_the_loop_alone_meanwhile(
+    cluster: Cluster,
+) -> None:
+    old, new = cluster.members
+    count = 3 * STEP_ITEMS
+    await cluster.store.txn([], topic_puts("many", T2, [0] * count))
+    await cluster.until(lambda: len(old.ownership._held.get(T2, {})) == count)
+    assert len(list(old.ownership._look_at([T2]))) == 3
+    left = sum(1 for change in claims(new.follower.image, 1, new.membership.session_id, [T2]) if change is None)
+    assert left >= 3 - 1
+    chunk = keys.CHUNK_PARTITIONS
+    wishes = [
+        Put(keys.assignments(T2, first // chunk), values.encode_assignments([1] * min(chunk, count - first)))
+        for first in range(0, count, chunk)
+    ]
+    await cluster.store.txn([], wishes)
+    await cluster.until(lambda: old.follower.image.topics["many"].partitions[0].assigned == 1)
+    found: Unfinished = finished(old.ownership._look_at([T2]))
+    assert len(found.leaving) > count - 2 * IDLE_AT_ONCE and len(found.others) <= IDLE_AT_ONCE
 
 
 class SlowStorage(FakeLogStorage):
