@@ -18,7 +18,7 @@ from bytemq.broker.coordinator.group.records import decode
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatResponse
 from bytemq.protocol.messages.leave_group import LeaveGroupRequest, MemberIdentity
-from tests.scenarios.group_transcript import blocks
+from tests.scenarios.group_transcript import answered
 from tests.unit.coordinator.classic_consumer import ClassicConsumer
 from tests.unit.coordinator.consumer_world import Consumer, ConsumerWorld
 
@@ -315,16 +315,7 @@ class Transcript:
 
 def replay(text: str) -> str:
     """The transcript with the answers that are given now."""
-    transcript = Transcript()
-    written: list[str] = []
-    for steps in blocks(text):
-        transcript.lines = []
-        for line in steps:
-            if line.strip() and not line.startswith("#"):
-                transcript.run(line)
-        answers = transcript.lines or ["(nothing)"]
-        written.append("\n".join([*steps, "----", *answers]))
-    return "\n\n".join(written) + "\n"
+    return answered(text, Transcript())
 
 
 def _partition(text: str) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from bytemq.broker.coordinator.group.environment import GroupSettings
 from bytemq.broker.coordinator.group.records import GroupMetadataRecord, OffsetCommitRecord, decode
@@ -242,7 +242,17 @@ class Transcript:
 
 def replay(text: str) -> str:
     """The transcript with the answers that are given now."""
-    transcript = Transcript()
+    return answered(text, Transcript())
+
+
+class Runs(Protocol):
+    lines: list[str]
+
+    def run(self, step: str) -> None: ...
+
+
+def answered(text: str, transcript: Runs) -> str:
+    """Its blocks of steps, each with what `transcript` says to them."""
     written: list[str] = []
     for steps in blocks(text):
         transcript.lines = []

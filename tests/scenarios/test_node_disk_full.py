@@ -13,6 +13,7 @@ import pytest
 from tests.interop.batches import batch
 from tests.interop.wire import Wire
 from tests.support import probe
+from tests.support.killed_nodes import FIRST_MS, numbers_by_offset
 from tests.support.node_process import NodeProcess
 from tests.support.small_disk import Ballast, CannotMount, small_disk
 
@@ -34,7 +35,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def numbered(number: int) -> bytes:
-    return batch([VALUE], base_timestamp=1_700_000_000_000 + number)
+    return batch([VALUE], base_timestamp=FIRST_MS + number)
 
 
 def fill_up(wire: Wire, first: int) -> tuple[dict[int, int], int]:
@@ -50,14 +51,7 @@ def fill_up(wire: Wire, first: int) -> tuple[dict[int, int], int]:
 
 def check_log(wire: Wire, acknowledged: dict[int, int]) -> None:
     """Every acknowledged batch is at its offset, nothing is there twice, offsets are dense."""
-    found: dict[int, int] = {}
-    end = probe.end_offset(wire, "topic")
-    while len(found) < end:
-        error, batches = probe.fetch(wire, "topic", len(found))
-        assert error == 0 and batches
-        for one in batches:
-            assert one["crc_right"] and one["base_offset"] == len(found)
-            found[one["base_offset"]] = one["base_timestamp"] - 1_700_000_000_000
+    found = numbers_by_offset(wire, "topic")
     assert acknowledged.items() <= found.items()
     assert len(set(found.values())) == len(found)
 

@@ -5,70 +5,34 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka.admin import ConfigResource
 
 from tests.interop.batches import batch
 from tests.support import probe
+from tests.support.killed_nodes import (
+    FIRST_MS,
+    PARTITIONS,
+    TIMEOUT_S,
+    create_topic,
+    numbers_by_offset,
+    produce,
+    read_all,
+)
 from tests.support.node_process import NodeProcess
 
 MAKE = Callable[..., NodeProcess]
-TIMEOUT_S = 60.0
-PARTITIONS = 3
 PRODUCER_ID = 5_000_000
-
-
-def create_topic(node: NodeProcess, topic: str, **config: str) -> AdminClient:
-    admin = AdminClient({"bootstrap.servers": node.bootstrap})
-    admin.create_topics([NewTopic(topic, PARTITIONS, 1, config=config)])[topic].result(TIMEOUT_S)
-    return admin
-
-
-def read_all(node: NodeProcess, topic: str, count: int) -> dict[int, list[tuple[int, bytes]]]:
-    """(offset, value) of each partition, until `count` were read and then whatever else comes at once."""
-    consumer = Consumer({"bootstrap.servers": node.bootstrap, "group.id": "reader", "auto.offset.reset": "earliest"})
-    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
-    found: dict[int, list[tuple[int, bytes]]] = {partition: [] for partition in range(PARTITIONS)}
-    deadline = time.monotonic() + TIMEOUT_S
-    quiet = False
-    while time.monotonic() < deadline and not (quiet and sum(map(len, found.values())) >= count):
-        messages = consumer.consume(1_000, timeout=0.3)
-        quiet = not messages
-        for message in messages:
-            assert message.error() is None, message.error()
-            found[message.partition()].append((message.offset(), message.value()))
-    consumer.close()
-    return found
 
 
 @pytest.mark.parametrize("durability", ["fsync", "page-cache"])
 def test_node__killed_during_idempotent_produce_loses_and_repeats_nothing(make_node: MAKE, durability: str) -> None:
     node = make_node(options=["--durability", durability]).start()
     create_topic(node, "topic")
-    settings = {"enable.idempotence": True, "linger.ms": 1, "message.timeout.ms": 120_000, "retry.backoff.ms": 20}
-    settings |= {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 100}
-    producer = Producer({"bootstrap.servers": node.bootstrap, **settings})
-    acknowledged: dict[tuple[int, int], bytes] = {}
-    failures: list[Any] = []
-
-    def delivered(error: Any, message: Any) -> None:
-        if error is not None:
-            failures.append(error)
-        else:
-            acknowledged[message.partition(), message.offset()] = message.value()
-
-    count, kills = 12_000, {1_500, 4_000, 4_050, 9_000}
-    for number in range(count):
-        producer.produce("topic", str(number).encode(), partition=number % PARTITIONS, on_delivery=delivered)
-        producer.poll(0)
-        if number in kills:
-            node.kill9()
-            node.restart()
-    assert producer.flush(TIMEOUT_S) == 0
-    assert not failures
+    count = 12_000
+    acknowledged = produce(node, count, {1_500, 4_000, 4_050, 9_000})
     found = read_all(node, "topic", count)
     for partition, records in found.items():
         sent = [str(number).encode() for number in range(partition, count, PARTITIONS)]
@@ -182,26 +146,19 @@ def test_node__killed_many_times_at_random_moments_keeps_every_acknowledged_batc
         with probe.connect(node.address) as wire:
             ends = time.monotonic() + moments.uniform(0.05, 0.4)
             while time.monotonic() < ends:
-                records = batch([b"%d" % sent], base_timestamp=1_700_000_000_000 + sent)
+                records = batch([b"%d" % sent], base_timestamp=FIRST_MS + sent)
                 error, offset = probe.produce(wire, "topic", records)
                 assert error == 0
                 acknowledged[offset] = sent
                 sent += 1
             for _ in range(moments.randrange(1, 20)):
-                records = batch([b"%d" % sent], base_timestamp=1_700_000_000_000 + sent)
+                records = batch([b"%d" % sent], base_timestamp=FIRST_MS + sent)
                 wire.send(probe.produce_request("topic", records))
                 sent += 1
             node.kill9()
         node.restart()
-    found: dict[int, int] = {}
     with probe.connect(node.address) as wire:
-        end = probe.end_offset(wire, "topic")
-        while len(found) < end:
-            error, batches = probe.fetch(wire, "topic", len(found))
-            assert error == 0 and batches
-            for one in batches:
-                assert one["crc_right"] and one["base_offset"] == len(found)
-                found[one["base_offset"]] = one["base_timestamp"] - 1_700_000_000_000
+        found = numbers_by_offset(wire, "topic")
     assert acknowledged.items() <= found.items()
     assert sorted(set(found.values())) == list(found.values()), "repeated or out of order"
     assert set(found.values()) <= set(range(sent))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from confluent_kafka import Producer
 
-from tests.scenarios.test_node_kill import PARTITIONS, TIMEOUT_S, create_topic, read_all
+from tests.support.killed_nodes import PARTITIONS, create_topic, produce, read_all
 from tests.support.node_process import NodeFailed, NodeProcess
 from tests.support.s3_server import S3Server, certificate_for_this_machine, running_s3
 
@@ -22,31 +20,6 @@ QUICK = ("--set", "storage.upkeep.interval.ms=200", "--set", "storage.garbage.gr
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with running_s3(tmp_path_factory.mktemp("s3")) as server:
         yield server
-
-
-def produce(node: NodeProcess, count: int, kills: set[int]) -> dict[tuple[int, int], bytes]:
-    """Values by partition and offset as acknowledged; the node is killed and started again after some of them."""
-    settings = {"enable.idempotence": True, "linger.ms": 1, "message.timeout.ms": 120_000, "retry.backoff.ms": 20}
-    settings |= {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 100}
-    producer = Producer({"bootstrap.servers": node.bootstrap, **settings})
-    acknowledged: dict[tuple[int, int], bytes] = {}
-    failures: list[Any] = []
-
-    def delivered(error: Any, message: Any) -> None:
-        if error is not None:
-            failures.append(error)
-        else:
-            acknowledged[message.partition(), message.offset()] = message.value()
-
-    for number in range(count):
-        producer.produce("topic", str(number).encode(), partition=number % PARTITIONS, on_delivery=delivered)
-        producer.poll(0)
-        if number in kills:
-            node.kill9()
-            node.restart()
-    assert producer.flush(TIMEOUT_S) == 0
-    assert not failures
-    return acknowledged
 
 
 def test_node__on_s3_killed_loses_and_repeats_nothing(make_node: MAKE, s3: S3Server) -> None:

@@ -138,17 +138,18 @@ def _write_record(out: bytearray, record: Record, timestamp_delta: int, offset_d
     body = bytearray(1)  # attributes: unused in v2
     write_varint(body, timestamp_delta)
     write_varint(body, offset_delta)
-    _write_bytes(body, record.key)
-    _write_bytes(body, record.value)
+    write_bytes(body, record.key)
+    write_bytes(body, record.value)
     write_varint(body, len(record.headers))
     for key, value in record.headers:
-        _write_bytes(body, key.encode("utf-8", "surrogateescape"))
-        _write_bytes(body, value)
+        write_bytes(body, key.encode("utf-8", "surrogateescape"))
+        write_bytes(body, value)
     write_varint(out, len(body))
     out += body
 
 
-def _write_bytes(out: bytearray, value: bytes | None) -> None:
+def write_bytes(out: bytearray, value: bytes | None) -> None:
+    """As a record has its key, value and headers: with the length in front, -1 for None."""
     if value is None:
         write_varint(out, -1)
     else:

@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 
 from bytemq.protocol.records.batch import DELETE_HORIZON_FLAG, TIMESTAMP_TYPE_FLAG, TRANSACTIONAL_FLAG
-from bytemq.protocol.records.builder import write_varint
+from bytemq.protocol.records.builder import write_bytes, write_varint
 from bytemq.protocol.records.walk_codes import BAD_HEADER_KEY, BAD_OFFSET_DELTA, OK, TRAILING_BYTES
 from bytemq.protocol.records.walk_pure import parse
 
@@ -254,24 +254,16 @@ class _Rows:
         delta = 0 if self._columns[2][row] else _signed_64(self.int64(1, row) - base_timestamp)
         write_varint(body, delta)
         write_varint(body, self.int64(0, row) - base_offset)
-        _write_bytes(body, self.binary(3, 4, 5, row))
-        _write_bytes(body, self.binary(6, 7, 8, row))
+        write_bytes(body, self.binary(3, 4, 5, row))
+        write_bytes(body, self.binary(6, 7, 8, row))
         first, stop = self.int32(9, row), self.int32(9, row + 1)
         write_varint(body, stop - first)
         for header in range(first, stop):
-            _write_bytes(body, self.binary(None, 10, 11, header))
-            _write_bytes(body, self.binary(12, 13, 14, header))
+            write_bytes(body, self.binary(None, 10, 11, header))
+            write_bytes(body, self.binary(12, 13, 14, header))
         record = bytearray()
         write_varint(record, len(body))
         return record + body
-
-
-def _write_bytes(out: bytearray, value: bytes | None) -> None:
-    if value is None:
-        write_varint(out, -1)
-    else:
-        write_varint(out, len(value))
-        out += value
 
 
 def _packed(values: array[int]) -> bytes:
