@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import re
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bytemq.cli.main import COMMANDS
+from bytemq.cli.main import COMMANDS, build_parser
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("benchmarks", "bytemq", "deploy", "docs", "tests", "tools")
@@ -54,6 +55,15 @@ def is_a_file(name: str) -> bool:
     return any(path == name or path.endswith("/" + name) for path in FILES)
 
 
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Also of the commands within it."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found.update(*map(options_of, action.choices.values()))
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_page__names_what_is_there(page: Path) -> None:
     spans = list(code(page))
@@ -68,8 +78,10 @@ def test_page__names_what_is_there(page: Path) -> None:
     paths = {each: each.replace(".", "/") for each in modules}
     unknown = {each for each, path in paths.items() if not {f"{path}.py", f"{path}/__main__.py"} & {*FILES}}
     assert unknown == set(), "modules that are run"
-    commands = set(re.findall(r"(?:^|[ /])bytemq ([a-z][a-z-]*)", text, re.MULTILINE))
-    assert commands - {*COMMANDS} == set(), "commands"
+    used = re.findall(r"(?:^|[ /])bytemq ([a-z][a-z-]*)([^|;&\n]*)", text, re.MULTILINE)
+    assert {command for command, _ in used} - {*COMMANDS} == set(), "commands"
+    options = {(command, each) for command, words in used for each in re.findall(r"(?<![\w-])--[a-z][a-z-]*", words)}
+    assert {(command, each) for command, each in options if each not in options_of(build_parser([command]))} == set()
 
 
 def rows_of_the_map() -> Iterator[tuple[list[str], list[str]]]:
