@@ -1,7 +1,7 @@
 """What moves cost clients, and how fast they are: planned restarts, a thousand partitions at once, an added broker, a
 death; over a real etcd and a real S3 server, or a folder that all brokers share.
 
-    python -m benchmarks.moves [restart thousand grow kill] [--storage s3|file] [--kind seaweedfs|minio]
+    python -m benchmarks.moves [restart thousand grow kill many] [--storage s3|file] [--kind seaweedfs|minio]
 
 An unmodified producer (librdkafka, acks=all) sends small records at a steady rate, round over the partitions, and notes
 how long each took to be acknowledged; a group of one consumer notes how old each was when it came. Told are these
@@ -52,6 +52,9 @@ SETTLE_S = 5.0
 QUIET_S = 6.0
 FILL_BYTES = 1_000_000_000
 GROW_BYTES = 200_000_000
+THOUSAND = 1_000
+MANY_TOPICS = 100
+MANY_PATIENCE_S = 600.0
 _STAMP = struct.Struct("<d")
 
 
@@ -225,7 +228,7 @@ def restart(cluster: Cluster, options: argparse.Namespace) -> None:
 
 def thousand(cluster: Cluster, options: argparse.Namespace) -> None:
     """1,000 partitions of one broker are drained by one command."""
-    partitions = options.partitions
+    partitions = options.partitions or THOUSAND
     cluster.create_topic("thousand", partitions, bytemq_zones="a")
     clients = Clients(cluster, "thousand", partitions, options.rate or 1000)
     time.sleep(QUIET_S)
@@ -312,7 +315,7 @@ class Meter:
 
 def kill(cluster: Cluster, options: argparse.Namespace) -> None:
     """kill -9 of a broker with 1,000 partitions and 1 GB that is in no segment."""
-    partitions = options.partitions
+    partitions = options.partitions or THOUSAND
     cluster.create_topic("kill", partitions, bytemq_zones="a")
     fill(cluster, "kill", partitions)
     assert cluster.leaders("kill") == [0] * partitions
@@ -335,6 +338,30 @@ def kill(cluster: Cluster, options: argparse.Namespace) -> None:
     spread("librdkafka's first produce  ", killed_at, load.first.values())
     print(f"errors that the producer saw: {dict(load.errors) or 'none'}", flush=True)
     cluster.nodes[0].restart()
+
+
+def many(cluster: Cluster, options: argparse.Namespace) -> None:
+    """A hundred thousand partitions, of which a drained broker gives away its third. Nobody uses them."""
+    partitions, topics = options.partitions or 100_000, [f"many-{number}" for number in range(MANY_TOPICS)]
+    began = time.monotonic()
+    for topic in topics:
+        cluster.create_topic(topic, partitions // MANY_TOPICS)
+    print(f"{partitions:,} partitions were made in {time.monotonic() - began:.0f} s", flush=True)
+    until(lambda: all(-1 not in cluster.leaders(topic) for topic in topics), "all have owners", MANY_PATIENCE_S)
+    time.sleep(SETTLE_S)
+    lost_before, owned = sessions_lost(cluster), sum(cluster.leaders(topic).count(0) for topic in topics)
+    took_s = bytemq(cluster, "drain", "0", "--timeout", str(MANY_PATIENCE_S))
+    left = sum(cluster.leaders(topic).count(0) for topic in topics)
+    lost = sessions_lost(cluster) - lost_before
+    print(
+        f"{owned:,} were drained in {took_s:.1f} s, {left} are left; sessions lost: {lost_before} before, {lost} "
+        f"meanwhile; load average {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
+
+
+def sessions_lost(cluster: Cluster) -> int:
+    return cluster.logs().count("session lost")
 
 
 def spread(name: str, since: float, at: Iterable[float]) -> None:
@@ -419,7 +446,7 @@ def fill(cluster: Cluster, topic: str, partitions: int, size_bytes: int = FILL_B
     producer.flush(120)
 
 
-SCENARIOS = {"restart": restart, "thousand": thousand, "grow": grow, "kill": kill}
+SCENARIOS = {"restart": restart, "thousand": thousand, "grow": grow, "kill": kill, "many": many}
 
 
 @contextmanager
@@ -451,10 +478,10 @@ def running_cluster(options: argparse.Namespace) -> Iterator[Cluster]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenarios", nargs="*", default=list(SCENARIOS), metavar="SCENARIO")
+    parser.add_argument("scenarios", nargs="*", default=["restart", "thousand", "grow", "kill"], metavar="SCENARIO")
     parser.add_argument("--storage", default="s3", choices=("s3", "file"))
     parser.add_argument("--kind", default="seaweedfs", choices=("seaweedfs", "minio"))
-    parser.add_argument("--partitions", type=int, default=1000, help="of `thousand` and `kill`")
+    parser.add_argument("--partitions", type=int, help="of `thousand`, `kill` (default: 1000), `many` (100000)")
     parser.add_argument("--rate", type=float, help="records a second")
     parser.add_argument("--logs", help="a folder for the brokers' logs")
     options = parser.parse_args()
