@@ -11,25 +11,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Self
 
-from bytemq.errors import BytemqError, Corrupt, Invalid, NotFound
-from bytemq.metadata import keys
+from bytemq.errors import BytemqError, NotFound
 from bytemq.metadata.store import MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.earlier_sessions import EarlierSessions
 from bytemq.storage.garbage import Garbage
+from bytemq.storage.known_logs import KnownLogs
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import as_recovered, recovered_log
 from bytemq.storage.manifests.manifest import (
-    Manifest,
     SegmentInfo,
     with_leader_epoch,
     with_open_segment_given_up,
 )
-from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.manifests.unopened import segments_without_opening
 from bytemq.storage.pools.pooled_store import placing_in
@@ -40,13 +39,10 @@ from bytemq.storage.stores.interface import Store
 from bytemq.storage.tables.published_columns import ColumnChange
 from bytemq.storage.tables.restored import NoRestorer, RestoredUnits, Restorer
 from bytemq.storage.wal.bulk import BulkFiles
-from bytemq.storage.wal.format import Share
 from bytemq.storage.wal.recent import RecentChunks
-from bytemq.storage.wal.recovery import SessionRecovery
-from bytemq.storage.wal.takeover import Takeover
 from bytemq.storage.wal.wal import Wal
-from bytemq.storage.wal.wal_files import WalFile, WalFiles
-from bytemq.storage.wal.wal_index import TailRecord, decode_tail
+from bytemq.storage.wal.wal_files import WalFiles
+from bytemq.storage.wal.wal_index import TailRecord
 from bytemq.types import PartitionId
 
 log = get_logger("storage")
@@ -73,10 +69,6 @@ class LogStorage:
         self._session_id = session_id
         self._config = config
         self._clock = clock
-        self._logs: dict[PartitionId, LogFiles] = {}
-        self._stored: dict[PartitionId, tuple[bytes, int]] = {}
-        self._offline: dict[PartitionId, WalFile | None] = {}
-        """Logs whose manifest is damaged, with the first file of the write-ahead log that holds something of them."""
         segments = SegmentCache(store, config.open_files, config.chunk_bytes)
         restored = RestoredUnits(store, restorer, config.restored_bytes, config.chunk_bytes)
         self._garbage = Garbage(store, segments, restored, session_id, clock, supervisor, config.table_grace_ms)
@@ -93,6 +85,8 @@ class LogStorage:
         advance = self._advance_log_start
         recent = RecentChunks(config.recent_bytes)
         self._files = Files(segments, restored, self._wal_files.by_ordinal, advance, config.segment_bytes, recent)
+        self._known = KnownLogs(self._files)
+        self._logs = self._known.opened
         self._bulk = BulkFiles(
             store,
             self._wal_files,
@@ -180,9 +174,7 @@ class LogStorage:
 
     async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
         """See `logs`."""
-        files = self._logs.get(partition)
-        if files is None:
-            files = self._logs[partition] = self._load(partition)
+        files = self._known.log(partition)
         if files.snapshot_source is not None:
             # Open before in this session: its last owner still knows everything.
             snapshot = files.snapshot_source()
@@ -233,11 +225,9 @@ class LogStorage:
 
     async def delete_log(self, partition: PartitionId) -> None:
         """See `logs`."""
-        files = self._logs.get(partition)
+        files = self._known.log_for_deletion(partition)
         if files is None:
-            if partition not in self._stored:
-                return
-            files = self._logs[partition] = self._load_for_deletion(partition)
+            return
         files.deleted = True
         await self._publisher.publish(files, None)
         self._logs.pop(partition, None)
@@ -253,7 +243,7 @@ class LogStorage:
 
     def partitions(self) -> Iterable[PartitionId]:
         """Every partition that has a log, opened or not: for comparing with the topics that exist."""
-        return {*self._logs, *self._stored}
+        return {*self._logs, *self._known.stored}
 
     def hasten(self) -> None:
         """See `logs`. One flush follows the other: nothing waits for a time."""
@@ -263,7 +253,7 @@ class LogStorage:
 
     async def segments_of(self, partition: PartitionId) -> Sequence[SegmentInfo]:
         """See `logs`."""
-        return segments_without_opening(partition, self._logs, self._stored)
+        return segments_without_opening(partition, self._logs, self._known.stored)
 
     async def checkpoint(self) -> None:
         """Writes everything committed so far to segments, whatever the limits. Raises Unavailable."""
@@ -315,96 +305,14 @@ class LogStorage:
     # Recovery.
 
     async def _recover(self) -> None:
-        for entry in (await self._metadata.range(keys.MANIFESTS)).entries:
-            self._stored[keys.partition_of_manifest(entry.key)] = (entry.value, entry.revision)
-        entries = (await self._metadata.range(keys.WAL_TAILS)).entries
-        tails = [(decode_tail(entry.value), entry.revision) for entry in entries]
-        for tail, revision in sorted(tails):
-            if tail.session_id >= self._session_id:
-                raise Invalid(f"session id {self._session_id} is not above {tail.session_id}, which was used before")
-            await self._recover_session(tail, revision)
-        for files in self._logs.values():
-            self._check_end(files)
-        for file in self._offline.values():
-            if file is not None:
-                self._wal_files.keep(file)
+        await self._known.read(self._metadata)
+        earlier = EarlierSessions(self._store, self._metadata, self._known, self._wal_files, self._bulk)
+        await earlier.recover(self._session_id)
+        self.recovered_bytes = earlier.walked_bytes
         first = self._wal.next_link
         await self._wal_files.publish_tail(TailRecord(self._session_id, 0, *first))
         unused = [file for file in self._wal_files.live if not file.first_sequence]
         await self._wal_files.release(unused, *first)
-
-    async def _recover_session(self, tail: TailRecord, revision: int) -> None:
-        takeover = Takeover(self._log_of, self._bulk)
-        recovery = SessionRecovery(self._store, tail, self._wal_files.next_ordinal, self._needs, takeover)
-        await recovery.run()
-        await self._bulk.settle_recovered(file for file in recovery.bulk.values() if file is not None)
-        self.recovered_bytes += recovery.walked_bytes
-        for file in recovery.files:
-            if file.heads:
-                # After a kill the kernel has what was written; what is served from now on must survive a power cut too.
-                await file.writable.sync()
-            self._wal_files.adopt(file)
-            await self._wal_files.write_index(file)
-        if not tail.is_sealed:
-            number = recovery.files[-1].number if recovery.files else tail.first_number
-            tail = tail._replace(sealed_number=number, sealed_sequence=recovery.sequence)
-        await self._wal_files.publish_tail(tail, revision)
-        log.info(
-            "write-ahead log recovered",
-            session=tail.session_id,
-            files=len(recovery.files),
-            sequence=recovery.sequence,
-            walked_bytes=recovery.walked_bytes,
-        )
-
-    def _needs(self, share: Share) -> bool:
-        """Whether the log of a share still has it from nowhere else."""
-        files = self._logs.get(share.partition)
-        if files is None and share.partition in self._stored:
-            with suppress(Corrupt):
-                files = self._logs[share.partition] = self._load(share.partition)
-        return files is not None and share.next_offset > files.manifest.end_offset
-
-    def _log_of(self, partition: PartitionId, file: WalFile) -> LogFiles | None:
-        """The log that something in a recovered file is of; None where it was deleted since, or cannot be opened."""
-        files = self._logs.get(partition)
-        if files is None and partition in self._stored:
-            try:
-                files = self._logs[partition] = self._load(partition)
-            except Corrupt:
-                self._offline[partition] = self._offline[partition] or file
-        return files
-
-    def _check_end(self, files: LogFiles) -> None:
-        """A snapshot is published after what it describes became durable: if the log ends before it, bytes are lost."""
-        if files.stored.snapshot_offset > files.end_offset:
-            files.report_hole(files.end_offset, files.stored.snapshot_offset - 1)
-            files.wal.end_offset = files.stored.snapshot_offset
-            files.staged_end = files.end_offset
-
-    def _load(self, partition: PartitionId) -> LogFiles:
-        value, revision = self._stored.get(partition, (b"", 0))
-        stored = StoredManifest(Manifest(leader_epoch=-1))
-        if value:
-            try:
-                stored = decode_manifest(value, directory_of(partition))
-            except Corrupt as error:
-                if partition not in self._offline:
-                    self._offline[partition] = None
-                    log.error(
-                        "the partition is offline: its manifest is damaged", partition=partition, reason=str(error)
-                    )
-                raise Corrupt(f"{keys.manifest(partition)}: {error}") from error
-        self._stored.pop(partition, None)
-        return LogFiles(partition, stored, revision, self._files)
-
-    def _load_for_deletion(self, partition: PartitionId) -> LogFiles:
-        """Also of a log whose manifest is damaged: its files are garbage for the next start then."""
-        try:
-            return self._load(partition)
-        except Corrupt:
-            _, revision = self._stored.pop(partition)
-            return LogFiles(partition, StoredManifest(Manifest(leader_epoch=-1)), revision, self._files)
 
     # Background.
 
@@ -416,7 +324,7 @@ class LogStorage:
 
     async def _tidy(self) -> None:
         try:
-            names = await self._garbage.find(self._stored, self._logs, self._wal_files, self._bulk)
+            names = await self._garbage.find(self._known.stored, self._logs, self._wal_files, self._bulk)
             self._garbage.discard(names)
         except (BytemqError, NotFound) as error:
             log.warning("looking for garbage failed", reason=str(error))
