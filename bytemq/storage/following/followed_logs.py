@@ -19,11 +19,13 @@ from typing import Protocol
 
 from bytemq.errors import BytemqError, Corrupt, NotFound, Unavailable
 from bytemq.metadata import keys
-from bytemq.metadata.store import Compacted, MetadataStore
+from bytemq.metadata.store import MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import LogGate, get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.following.followed_session import FollowedSession
+from bytemq.storage.following.followed_sessions import FollowedSessions
+from bytemq.storage.following.manifest_watches import ManifestWatches
 from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import recovered_log
 from bytemq.storage.manifests.manifest import FileKind, Manifest
@@ -35,7 +37,7 @@ from bytemq.storage.settings import StorageConfig
 from bytemq.storage.shared_file import SharedFile
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.tables.restored import RestoredUnits
-from bytemq.types import PartitionId, TopicId
+from bytemq.types import PartitionId
 
 log = get_logger("storage.following")
 
@@ -110,10 +112,8 @@ class FollowedLogs:
         self._objects = objects
         self._files = Files(segments, restored, self._objects.by_ordinal, _not_ours, config.segment_bytes)
         self._logs: dict[PartitionId, _Followed] = {}
-        self._sessions: dict[int, asyncio.Future[FollowedSession]] = {}
-        self._topics: dict[TopicId, asyncio.Task[object]] = {}
-        """The watches on manifests."""
-        self._running: dict[int, asyncio.Task[object]] = {}
+        self._sessions = FollowedSessions(store, metadata, self._session_logs, objects, clock, supervisor)
+        self._manifests = ManifestWatches(metadata, clock, supervisor, self._heard)
         self._said = LogGate(clock.monotonic, burst=1, interval_s=60.0)
 
     def __len__(self) -> int:
@@ -145,18 +145,16 @@ class FollowedLogs:
         if one.task is not None:
             one.task.cancel()
         if not any(other.topic_id == partition.topic_id for other in self._logs):
-            watching = self._topics.pop(partition.topic_id, None)
-            if watching is not None:
-                watching.cancel()
+            self._manifests.end(partition.topic_id)
 
     def read_from_now_on(self, partition: PartitionId) -> None:
         """Its newest records are wanted as they come."""
         one = self._logs.get(partition)
         if one is not None and not one.is_read:
             one.is_read = True
-            opened = self._sessions.get(one.session_id)
-            if opened is not None and opened.done() and opened.exception() is None:
-                opened.result().read.add(partition)
+            session = self._sessions.opened(one.session_id)
+            if session is not None:
+                session.read.add(partition)
 
     def doubt(self, partition: PartitionId) -> None:
         """Something that should be there was not: begins anew."""
@@ -181,7 +179,7 @@ class FollowedLogs:
         while beginning := {one: one.task for one in logs.values() if one.task is not None}:
             await asyncio.wait(beginning.values())
             # What they begin with may have been read before this was called.
-            begun = {one.session_id for one in beginning} & self._sessions.keys()
+            begun = {one.session_id for one in beginning if one.session_id in self._sessions}
             await asyncio.gather(*map(self._refresh_session, begun))
 
     async def _refresh_log(self, partition: PartitionId, one: _Followed) -> None:
@@ -192,7 +190,7 @@ class FollowedLogs:
             await self._refresh_session(one.session_id)
 
     async def _refresh_session(self, session_id: int) -> None:
-        session = await self._session(session_id)
+        session = await self._sessions.get(session_id)
         try:
             await session.refresh()
         except (Corrupt, NotFound):
@@ -204,9 +202,10 @@ class FollowedLogs:
         """Asks where nothing is heard, begins anew what is broken, and lets go of what nobody needs."""
         while True:
             await self._clock.sleep(LOOK_S)
-            for session_id, opened in list(self._sessions.items()):
-                if opened.done() and opened.exception() is None:
-                    await self._look(session_id, opened.result())
+            for session_id in list(self._sessions):
+                session = self._sessions.opened(session_id)
+                if session is not None:
+                    await self._look(session_id, session)
             await self._objects.forget_unused(self._all_files())
 
     def _all_files(self) -> Iterator[LogFiles]:
@@ -224,8 +223,8 @@ class FollowedLogs:
 
     def _give_up(self, session_id: int, session: FollowedSession) -> None:
         """Whoever follows it begins anew."""
-        if self._is_open(session):
-            self._drop_session(session_id)
+        if self._sessions.opened(session_id) is session:
+            self._sessions.drop(session_id)
         for partition in list(session.takers):
             self._begin_anew(partition, self._logs[partition])
 
@@ -233,7 +232,7 @@ class FollowedLogs:
         for partition in list(self._logs):
             self.unfollow(partition)
         for session_id in list(self._sessions):
-            self._drop_session(session_id)
+            self._sessions.drop(session_id)
 
     # Beginning.
 
@@ -244,7 +243,7 @@ class FollowedLogs:
                 await self._clock.sleep(RETRY_S)
             entry = await self._metadata.get(keys.manifest(partition))
             value, revision = (entry.value, entry.revision) if entry is not None else (b"", 0)
-            self._watch(partition.topic_id, revision)
+            self._manifests.begin(partition.topic_id, revision)
             stored = decode_manifest(value, directory_of(partition)) if value else StoredManifest(Manifest(-1))
             files = one.beginning = LogFiles(partition, stored, revision, self._files)
             try:
@@ -268,9 +267,9 @@ class FollowedLogs:
         self._detach(partition, one)
         one.waiting = []
         if manifest.owner_session:
-            session = await self._session(manifest.owner_session)
+            session = await self._sessions.get(manifest.owner_session)
             await session.refresh()
-            if session.is_broken or not self._is_open(session):
+            if session.is_broken or self._sessions.opened(session.session_id) is not session:
                 return False
             if self._logs.get(partition) is not one:
                 raise Unavailable(f"{partition} is not followed any more")
@@ -321,10 +320,10 @@ class FollowedLogs:
             one.task = None
 
     def _detach(self, partition: PartitionId, one: _Followed) -> None:
-        opened = self._sessions.get(one.session_id)
-        if opened is not None and opened.done() and opened.exception() is None:
-            opened.result().takers.pop(partition, None)
-            opened.result().read.discard(partition)
+        session = self._sessions.opened(one.session_id)
+        if session is not None:
+            session.takers.pop(partition, None)
+            session.read.discard(partition)
         one.session_id = NOBODY
 
     # What comes.
@@ -386,60 +385,6 @@ class FollowedLogs:
         if one.files is not None:
             manifest = one.files.manifest
             one.follower.trimmed(manifest.log_start_offset, manifest.first_dirty_offset)
-
-    # Sessions and watches.
-
-    async def _session(self, session_id: int) -> FollowedSession:
-        """Followed already, or from now on. Raises Corrupt, Unavailable."""
-        opened = self._sessions.get(session_id)
-        if opened is not None and opened.done() and (opened.exception() is not None or opened.result().is_broken):
-            self._drop_session(session_id)
-            opened = None
-        if opened is None:
-            opened = self._sessions[session_id] = asyncio.ensure_future(self._open_session(session_id))
-        return await asyncio.shield(opened)
-
-    async def _open_session(self, session_id: int) -> FollowedSession:
-        session = FollowedSession(
-            session_id, self._store, self._metadata, self._session_logs, self._objects, self._clock
-        )
-        await session.begin()
-        self._running[session_id] = self._supervisor.start("follow a session", session.run())
-        return session
-
-    def _is_open(self, session: FollowedSession) -> bool:
-        opened = self._sessions.get(session.session_id)
-        return opened is not None and opened.done() and opened.exception() is None and opened.result() is session
-
-    def _drop_session(self, session_id: int) -> None:
-        self._sessions.pop(session_id, None)
-        running = self._running.pop(session_id, None)
-        if running is not None:
-            running.cancel()
-
-    def _watch(self, topic_id: TopicId, revision: int) -> None:
-        if topic_id not in self._topics:
-            self._topics[topic_id] = self._supervisor.start("follow manifests", self._watch_topic(topic_id, revision))
-
-    async def _watch_topic(self, topic_id: TopicId, revision: int) -> None:
-        prefix = keys.manifests(topic_id)
-        while True:
-            try:
-                async for events in self._metadata.watch(prefix, revision):
-                    for event in events:
-                        revision = max(revision, event.revision)
-                        self._heard(event.key, event.value, event.revision)
-            except Compacted:
-                pass
-            except BytemqError as error:
-                log.info("cannot watch manifests just now", reason=str(error))
-                await self._clock.sleep(RETRY_S)
-            try:
-                entries, revision = await self._metadata.range(prefix)
-                for entry in entries:
-                    self._heard(entry.key, entry.value, entry.revision)
-            except BytemqError:
-                await self._clock.sleep(RETRY_S)
 
     def _heard(self, key: str, value: bytes | None, revision: int) -> None:
         partition = keys.partition_of_manifest(key)
