@@ -4,12 +4,11 @@
 - v9+ GROUP_ID_NOT_FOUND for an unknown group with a generation (ILLEGAL_GENERATION before).
 - Members of consumer groups commit by v9+ (UNSUPPORTED_VERSION before), at their epoch (STALE_MEMBER_EPOCH).
 - Unknown topics and partitions fail by themselves, before the group is asked. Any offset is accepted, -1 and -5 too.
-- Of very many offsets as many as a batch of the log holds are committed at a time, in turns of the loop.
+- Very many offsets are committed in slices, in turns of the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +16,7 @@ from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.coordinator.group.environment import RequestOrigin
 from bytemq.broker.coordinator.group.shard import GroupShard
 from bytemq.broker.coordinator.outcome import Outcome
+from bytemq.broker.offset_slices import slices
 from bytemq.metadata.image import ClusterImage, TopicImage
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.offset_commit import (
@@ -29,8 +29,6 @@ from bytemq.protocol.messages.offset_commit import (
 from bytemq.types import TopicId
 
 _TOPIC_ID_VERSION = 10
-SLICE_PARTITIONS = 10_000
-"""About what goes into one batch of the log, and is durable at once."""
 
 
 async def handle(broker: Broker, context: RequestContext, request: OffsetCommitRequest) -> OffsetCommitResponse:
@@ -56,7 +54,7 @@ async def handle(broker: Broker, context: RequestContext, request: OffsetCommitR
     origin = RequestOrigin(context.client_id or "", context.peer, context.api_version)
     committed: list[OffsetCommitResponseTopic] = []
     is_refused = bool(answers)
-    for continues, topics in _slices(known):
+    for continues, topics in slices(known):
         part = replace(request, topics=topics)
         if committed:
             await broker.turns.next()
@@ -76,25 +74,6 @@ async def handle(broker: Broker, context: RequestContext, request: OffsetCommitR
 
 def _commit(request: OffsetCommitRequest, origin: RequestOrigin, machine: GroupShard) -> Outcome[OffsetCommitResponse]:
     return machine.offsets.commit(request, origin)
-
-
-def _slices(topics: list[OffsetCommitRequestTopic]) -> Iterator[tuple[bool, list[OffsetCommitRequestTopic]]]:
-    """The topics, so many partitions of them at a time; with each slice whether its first topic goes on in it."""
-    part: list[OffsetCommitRequestTopic] = []
-    continues, left = False, SLICE_PARTITIONS
-    for topic in topics:
-        if not left:
-            yield continues, part
-            part, continues, left = [], False, SLICE_PARTITIONS
-        start = 0
-        while len(topic.partitions) - start > left:
-            part.append(replace(topic, partitions=topic.partitions[start : start + left]))
-            yield continues, part
-            start += left
-            part, continues, left = [], True, SLICE_PARTITIONS
-        part.append(replace(topic, partitions=topic.partitions[start:]) if start else topic)
-        left -= len(topic.partitions) - start
-    yield continues, part
 
 
 def _find(image: ClusterImage, topic: OffsetCommitRequestTopic, by_id: bool) -> TopicImage | None:

@@ -3,12 +3,15 @@
 - v3+ generation and member (KIP-447); v4+ TRANSACTION_ABORTABLE, INVALID_TXN_STATE before; v6 topics by id.
 - v5+ adds the group's partition of `__consumer_offsets` to the transaction (KIP-890); before, AddOffsetsToTxn must.
 - Unknown topics and partitions fail by themselves, before the group is asked.
+- Very many offsets are committed in slices, in turns of the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.coordinator.group.environment import RequestOrigin
@@ -16,6 +19,7 @@ from bytemq.broker.coordinator.group.shard import GroupShard
 from bytemq.broker.coordinator.outcome import Outcome, answered_error
 from bytemq.broker.coordinator.transaction.adding import Writer
 from bytemq.broker.coordinator.transaction.transaction import TopicPartition
+from bytemq.broker.offset_slices import slices
 from bytemq.broker.transaction_admission import Arrival, refusal
 from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.topic_names import OFFSETS_TOPIC
@@ -42,7 +46,7 @@ async def handle(broker: Broker, context: RequestContext, request: TxnOffsetComm
     codes, request.topics = _resolve(broker.image, asked, context.api_version >= _TOPIC_ID_VERSION)
     if request.topics or not asked:
         try:
-            for topic in (await _commit(broker, context, request)).topics:
+            for topic in await _commit(broker, context, request):
                 codes.update((_key(topic, each.partition_index), each.error_code) for each in topic.partitions)
         except KafkaError as error:
             for known in request.topics:
@@ -85,8 +89,12 @@ def _resolve(
     return codes, known
 
 
-async def _commit(broker: Broker, context: RequestContext, request: TxnOffsetCommitRequest) -> TxnOffsetCommitResponse:
-    """Raises KafkaError for what concerns all partitions."""
+async def _commit(
+    broker: Broker, context: RequestContext, request: TxnOffsetCommitRequest
+) -> list[TxnOffsetCommitResponseTopic]:
+    """What became of each. Raises KafkaError for what concerns all partitions: the transaction must not be committed
+    then, whatever is written of it.
+    """
     shard = await broker.groups.awaited_shard_of_named(request.group_id)
     shard.serving_machine()
     writer = Writer(request.transactional_id, request.producer_id, request.producer_epoch)
@@ -95,15 +103,20 @@ async def _commit(broker: Broker, context: RequestContext, request: TxnOffsetCom
     leave = await _enter(broker, writer, partition, version)
     origin = RequestOrigin(context.client_id or "", context.peer, version)
 
-    def commit(machine: GroupShard) -> Outcome[TxnOffsetCommitResponse]:
+    def commit(part: TxnOffsetCommitRequest, machine: GroupShard) -> Outcome[TxnOffsetCommitResponse]:
         """The transaction may have ended since: a marker that is written by now must not be followed by offsets."""
         _check(broker.admission.is_inside((partition, writer.producer_id, writer.producer_epoch)), version)
-        return machine.transactional.commit(request, origin)
+        return machine.transactional.commit(part, origin)
 
+    committed: list[TxnOffsetCommitResponseTopic] = []
     try:
-        return await shard.write(commit)
+        for _, topics in slices(request.topics):
+            if committed:
+                await broker.turns.next()
+            committed += (await shard.write(partial(commit, replace(request, topics=topics)))).topics
     finally:
         leave()
+    return committed
 
 
 async def _enter(broker: Broker, writer: Writer, partition: TopicPartition, version: int) -> Callable[[], None]:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from bytemq.broker.handlers import offset_commit
+from bytemq.broker.offset_slices import SLICE_PARTITIONS
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.offset_commit import (
     OffsetCommitRequest,
@@ -84,7 +85,7 @@ async def test_commit__joins_what_is_refused_with_the_answer_of_the_group() -> N
 
 
 async def test_commit__of_very_many_is_made_in_slices_and_answered_as_one() -> None:
-    group, most = Group(), offset_commit.SLICE_PARTITIONS
+    group, most = Group(), SLICE_PARTITIONS
     asked = [("t", [*range(most)]), ("t", [1]), ("t", [*range(2 * most)])]
     answer = await commit(group, *asked, partitions=2 * most)
     assert answer == [(name, [(index, 0) for index in indexes]) for name, indexes in asked]
@@ -92,7 +93,7 @@ async def test_commit__of_very_many_is_made_in_slices_and_answered_as_one() -> N
 
 
 async def test_commit__of_very_many_says_of_each_what_became_of_it() -> None:
-    group, most = Group(refuses=1), offset_commit.SLICE_PARTITIONS
+    group, most = Group(refuses=1), SLICE_PARTITIONS
     code = ErrorCode.ILLEGAL_GENERATION
     [(_, answers)] = await commit(group, ("t", [*range(3 * most)]), partitions=3 * most)
     assert answers == [(index, code if most <= index < 2 * most else 0) for index in range(3 * most)]
