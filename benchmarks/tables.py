@@ -2,7 +2,8 @@
 
 Conversion, reading back and look-ups run in this process, in one thread: rates are for each second of one core, so that
 other work on the machine tells little. Then a node is read by an unmodified consumer (benchmarks/catch_up.py).
-`--levels 3,6,9` and `--pages 1,4` compare settings of the Parquet files.
+`--levels 3,6,9` and `--pages 1,4` compare settings of the Parquet files; by default both levels are measured that there
+are, of small files and of those that stay.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from benchmarks import catch_up, events
 from bytemq.compaction.restorer import BATCH_BYTES
+from bytemq.compaction.table_planner import FAST_LEVEL
 from bytemq.protocol.records.builder import Record
 from bytemq.protocol.records.columns import IS_NATIVE
 from bytemq.storage.parquet.restoring import restore_unit
@@ -111,16 +113,18 @@ class Bench:
 
     def typed(self, kind: events.Kind) -> None:
         batches, raw = self.batches(kind, 20_000, self.total_bytes // 2)
-        log, settings = Log(self.folder / "plain.log", batches, NO_CODEC), self.all_settings[0]
-        stored = self.convert(log, settings, *RAW).size_bytes
-        before = time.process_time()
-        written = self.convert(log, settings, TableColumns(), Formats("json"))
-        at_first = time.process_time() - before
-        took = seconds(lambda: self.convert(log, settings, written.columns, Formats("json")))
-        rate, first_rate = raw / MB / took, raw / MB / at_first
-        fields = len(list(written.columns.of_table()))
-        print(f"{kind.name} with json columns, {fields} of them at the top: {rate:.0f} MB/s of a core", end="")
-        print(f", {first_rate:.0f} for the first file; {written.size_bytes / stored:.2f} x the size", flush=True)
+        log = Log(self.folder / "plain.log", batches, NO_CODEC)
+        for settings in self.all_settings:
+            stored = self.convert(log, settings, *RAW).size_bytes
+            before = time.process_time()
+            written = self.convert(log, settings, TableColumns(), Formats("json"))
+            at_first = time.process_time() - before
+            made = written.columns
+            took = seconds(lambda settings=settings, made=made: self.convert(log, settings, made, Formats("json")))
+            rate, first_rate, times = raw / MB / took, raw / MB / at_first, written.size_bytes / stored
+            print(f"{kind.name} with json columns, {len(list(made.of_table()))} of them at the top, ", end="")
+            print(f"{_named(settings)}: {rate:.0f} MB/s of a core, {first_rate:.0f} for the first file; ", end="")
+            print(f"{times:.2f} x the size", flush=True)
 
     def look_ups(self, kind: events.Kind) -> None:
         batches, raw = self.batches(kind, 20_000, self.total_bytes)
@@ -155,7 +159,7 @@ class Bench:
         plain = Log(self.folder / "plain.log", batches, NO_CODEC)
         zstd = Log(self.folder / "zstd.log", batches, events.ZSTD)
         del batches
-        self.convert(zstd, self.all_settings[0], *RAW)
+        self.convert(zstd, self.all_settings[-1], *RAW)
         for number in range(SCANNED_FILES):
             os.link(self._parquet, self.folder / f"scanned-{number}.parquet")
         print(
@@ -204,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=100, help="of values (default: 100)")
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--levels", type=_numbers, default=[default.codec_level])
+    parser.add_argument("--levels", type=_numbers, default=[FAST_LEVEL, default.codec_level])
     parser.add_argument("--pages", type=_numbers, default=[default.page_bytes >> 20], help="MiB")
     options = parser.parse_args()
     chosen = options.only.split(",")
