@@ -106,6 +106,9 @@ def run(folder: Path, options: argparse.Namespace) -> None:
         by_kind[kind.name] += clock.ages[topic]
         by_kind["all"] += clock.ages[topic]
     for name, ages in sorted(by_kind.items()):
+        if len(ages) < 2:
+            print(f"  {name:16} next to nothing was in a table")
+            continue
         p99 = quantiles(ages, n=100)[-1]
         print(f"  {name:16} worst {max(ages):5.1f} s, p99 {p99:5.1f} s, median {median(ages):5.1f} s of {len(ages):,}")
     print(f"  the oldest that was in none at the end: {waiting_s:.1f} s; load {os.getloadavg()[0]:.0f}")
