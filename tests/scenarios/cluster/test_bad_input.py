@@ -1,5 +1,5 @@
 """A start on what cannot be right is refused with a sentence that says what to do, and nothing is left of it: no
-session, no open port, nothing in the storage.
+session, no open port, nothing in the storage, nothing in metadata that are new.
 """
 
 from __future__ import annotations
@@ -138,6 +138,10 @@ def test_etcd__that_cannot_be_right_is_refused(
     assert not (tmp_path / "storage").exists()
 
 
+def keys_below(prefix: str, etcd: EtcdProcess) -> list[str]:
+    return etcd_tool("etcdctl", "--endpoints", etcd.endpoint, "get", "--prefix", "--keys-only", prefix).split()
+
+
 def test_storage__that_cannot_be_right_is_refused(make_node: MAKE, etcd: EtcdProcess, tmp_path: Path) -> None:
     s3 = S3Server("seaweedfs", tmp_path / "s3").start()
     try:
@@ -163,7 +167,7 @@ def test_storage__that_cannot_be_right_is_refused(make_node: MAKE, etcd: EtcdPro
         )
     finally:
         s3.close()
-    assert "/brokers/" not in etcd_tool("etcdctl", "--endpoints", etcd.endpoint, "get", "--prefix", "--keys-only", "")
+    assert keys_below("", etcd) == [], "not even a cluster's id"
 
 
 def test_cluster__that_a_broker_does_not_belong_to_refuses_it(
@@ -197,4 +201,5 @@ def test_cluster__that_a_broker_does_not_belong_to_refuses_it(
         },
     )
     assert first.is_running()
+    assert keys_below("d/", etcd) == []
     assert not any((tmp_path / "elsewhere").rglob("*")) and not any((tmp_path / "records").rglob("*"))
