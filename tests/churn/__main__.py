@@ -232,7 +232,8 @@ class Churn:
         tables = sum("/tables/" in name for name in objects)
         unread = sum(not ledger.is_settled() for topic in self._topics for ledger in topic.ledgers)
         self._tell(
-            f"{written:,} records acknowledged ({written_bytes / 1e6:.0f} MB), {unread} followers behind, "
+            f"{written:,} records acknowledged ({written_bytes / 1e6:.0f} MB), "
+            f"{sum(one.is_alive() for one in self._writers)} writers, {unread} followers behind, "
             f"{sum(one.deleted for one in self._passing)} topics made and deleted, {self._cutter.done} cuts, "
             f"{self._catalog.answered} tables asked for; {_told(self._upheaval.done)}; "
             f"{len(objects):,} objects ({tables} Parquet), {sum(objects.values()) / 1e6:.0f} MB; "

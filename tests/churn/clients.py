@@ -59,6 +59,11 @@ class Client(threading.Thread):
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
+    @property
+    def topic_is_gone(self) -> bool:
+        """What is asked of it may be refused for good."""
+        return False
+
     def stop(self) -> None:
         self._stopping.set()
 
@@ -101,10 +106,14 @@ class Writer(Client):
                 self.findings.add(f"{self.name} was shut out: {self.fatal}")
                 return
         give_up_at = time.monotonic() + PATIENCE_S
-        while left := producer.flush(1.0):
+        while (left := producer.flush(1.0)) and not self.topic_is_gone:
             if time.monotonic() > give_up_at:
                 self.findings.add(f"{self.name}: {left} records are not acknowledged")
                 return
+
+    @property
+    def topic_is_gone(self) -> bool:
+        return self.topic.is_gone
 
     def is_due(self) -> bool:
         return self._due <= time.monotonic()
@@ -136,7 +145,7 @@ class Writer(Client):
             return
         self.topic.uncertain(key, number)
         self._met(error)
-        if error.code() in GONE:
+        if error.code() in GONE and self.topic_is_gone:
             self.stop()
 
 
@@ -155,7 +164,7 @@ class TransactionalWriter(Writer):
                     self._transaction(grave[0])
             except KafkaException as error:  # the next producer is its successor
                 self._met(error.args[0])
-                if error.args[0].code() in GONE:
+                if error.args[0].code() in GONE and self.topic_is_gone:
                     self.stop()
             bury(grave)
 
@@ -167,7 +176,7 @@ class TransactionalWriter(Writer):
         def note(key: bytes, number: int, error: KafkaError | None, message: Message) -> None:
             if error is None:
                 delivered.append((message.partition(), message.offset(), key, number))
-            elif error.code() in GONE:
+            elif error.code() in GONE and self.topic_is_gone:
                 self.stop()
 
         producer.begin_transaction()
@@ -203,6 +212,10 @@ class Reader(Client):
     def __init__(self, topic: Topic, ledger: Ledger, bootstrap: str, findings: Findings) -> None:
         super().__init__(f"reader of {topic.name}", bootstrap, findings)
         self._topic, self._ledger = topic, ledger
+
+    @property
+    def topic_is_gone(self) -> bool:
+        return self._topic.is_gone
 
     def work(self) -> None:
         consumer = Consumer(
@@ -245,6 +258,10 @@ class Member(Client):
     ) -> None:
         super().__init__(f"member {number} of {ledger.name}", bootstrap, findings)
         self._protocol, self._topic, self._ledger = protocol, topic, ledger
+
+    @property
+    def topic_is_gone(self) -> bool:
+        return self._topic.is_gone
 
     def work(self) -> None:
         while not self.stopping:
@@ -343,7 +360,7 @@ def _log_start(client: Client, consumer: Consumer, message: Message) -> int:
         except KafkaException as exception:
             error = exception.args[0]
             client.findings.meet(error)
-            if error.code() in GONE or time.monotonic() > give_up_at:
+            if client.topic_is_gone or time.monotonic() > give_up_at:
                 raise
             time.sleep(0.1)
 
