@@ -136,6 +136,11 @@ class Writer(Client):
             )
         except BufferError:
             return
+        except KafkaException:
+            if not self.topic_is_gone:
+                raise
+            self.stop()
+            return
         self._number += 1
         self._due = max(self._due + self._interval_s, time.monotonic() - 1.0)
 
