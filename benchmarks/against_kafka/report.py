@@ -137,8 +137,9 @@ def _limits(results: Sequence[RowResult]) -> str:
         "| limit | median | least | most |",
         "|---|---:|---:|---:|",
     ]
-    for name in results[0].machine if results else ():
-        values = sorted(one.machine[name] for one in results)
+    names = dict.fromkeys(name for one in results for name in one.machine)
+    for name in names:  # rows of before a limit was measured are kept and lack it
+        values = sorted(one.machine[name] for one in results if name in one.machine)
         lines.append(f"| {name} | {number(values[len(values) // 2])} | {number(values[0])} | {number(values[-1])} |")
     return "\n".join(lines) + "\n"
 

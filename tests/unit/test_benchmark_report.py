@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.against_kafka.report import in_their_places, read, write
@@ -44,3 +45,14 @@ def test_report__what_stops_in_the_middle_of_writing_leaves_the_page_as_it_was(t
     assert table_of(tmp_path) == [("first", "old", 3.0)]
     write(tmp_path, {}, [result(ROWS[1], "new", 2.0, 2.0)])
     assert table_of(tmp_path) == [("second", "new", 3.0)]
+
+
+def test_report__a_limit_of_the_machine_that_older_rows_lack_is_shown_of_those_that_have_it(tmp_path: Path) -> None:
+    first, _, third = ROWS
+    older = result(first, "old", 2.0, 2.0)
+    newer = replace(result(third, "new", 4.0, 2.0), machine={"disk": 3.0, "new pages": 7.0})
+    for order in ([older, newer], [newer, older]):
+        write(tmp_path, {}, order)
+        page = (tmp_path / "kafka.md").read_text()
+        assert "| disk | 3 | 1 | 3 |" in page
+        assert "| new pages | 7 | 7 | 7 |" in page
