@@ -39,9 +39,11 @@ FIRST_RAISED_BY, NEXT_RAISED_BY = 10, 5
 least, for each processor, and at 5 beside six. So a worker gets 5 % of a processor, or as much as the broker would.
 """
 STARVING_SHARE = 0.05
-ROOM_SHARE = 0.25
-"""With more, a worker that was raised further than once goes back a step, where it still gets a tenth."""
-ENOUGH_SHARE = 0.5
+ROOM_SHARE, ENOUGH_SHARE = 0.25, 0.5
+"""With more, a worker goes back a step: where it was raised further than once it still gets a tenth there, and goes no
+further; in the idle class it would get nothing beside what leaves it less than half. All steps at once would have it
+starve again on a machine that is busy all the time, for as many looks as it takes to come back.
+"""
 LEAST_WANTED_S = 0.5
 """In the time of a look: below, it hardly wanted to run."""
 _NANOSECONDS = 1e9
@@ -65,14 +67,12 @@ def next_niceness(niceness: int, allowed: Range, before: Seen, now: Seen) -> int
     """What the niceness should be after this look."""
     ran_s, waited_s = now.ran_s - before.ran_s, now.waited_s - before.waited_s
     wanted_s = ran_s + waited_s
-    if wanted_s < LEAST_WANTED_S or ran_s > ENOUGH_SHARE * wanted_s:
-        return allowed.lowest
-    if ran_s > ROOM_SHARE * wanted_s:
-        return max(min(niceness + NEXT_RAISED_BY, allowed.lowest - FIRST_RAISED_BY), niceness)
+    first_raised = allowed.lowest - FIRST_RAISED_BY
+    if wanted_s < LEAST_WANTED_S or ran_s > (ROOM_SHARE if niceness < first_raised else ENOUGH_SHARE) * wanted_s:
+        return min(niceness + NEXT_RAISED_BY, first_raised) if niceness < first_raised else allowed.lowest
     if ran_s >= STARVING_SHARE * wanted_s:
         return niceness
-    raised = niceness - (FIRST_RAISED_BY if niceness == allowed.lowest else NEXT_RAISED_BY)
-    return max(raised, allowed.raised)
+    return max(first_raised if niceness == allowed.lowest else niceness - NEXT_RAISED_BY, allowed.raised)
 
 
 def seen_of(process_id: int) -> Seen | None:

@@ -37,7 +37,14 @@ def test_niceness__follows_what_the_worker_gets_of_what_it_wants(ran_s: float, w
 @pytest.mark.parametrize(
     ("niceness", "raised", "expected"),
     [(IDLE, 0, 10), (10, 0, 5), (5, 0, 0), (0, 0, 0), (10, 8, 8), (IDLE, IDLE, IDLE)],
-    ids=["in the idle class", "beside two", "beside six", "one among many", "idle as the broker"],
+    ids=[
+        "in the idle class",
+        "beside two",
+        "beside six",
+        "one among many",
+        "as the broker itself",
+        "of an idle broker",
+    ],
 )
 def test_niceness__is_raised_further_where_a_step_is_next_to_nothing(niceness: int, raised: int, expected: int) -> None:
     now = Seen(START.ran_s + 0.05, START.waited_s + 1.95)
@@ -46,11 +53,30 @@ def test_niceness__is_raised_further_where_a_step_is_next_to_nothing(niceness: i
 
 @pytest.mark.parametrize(
     ("niceness", "share", "expected"),
-    [(0, 0.3, 5), (5, 0.3, 10), (10, 0.3, 10), (IDLE, 0.3, IDLE), (0, 0.2, 0), (5, 0.2, 5)],
+    [
+        (-15, 0.9, -10),
+        (0, 0.3, 5),
+        (5, 0.3, 10),
+        (10, 0.3, 10),
+        (10, 0.6, IDLE),
+        (IDLE, 0.3, IDLE),
+        (0, 0.2, 0),
+        (5, 0.2, 5),
+    ],
 )
 def test_niceness__goes_back_a_step_where_that_is_enough(niceness: int, share: float, expected: int) -> None:
     now = Seen(START.ran_s + 2 * share, START.waited_s + 2 * (1 - share))
-    assert next_niceness(niceness, ALLOWED, START, now) == expected
+    assert next_niceness(niceness, Range(IDLE, -15), START, now) == expected
+
+
+def test_niceness__of_a_worker_with_little_to_do_goes_back_in_steps_as_well() -> None:
+    assert [next_niceness(niceness, Range(IDLE, -15), START, START) for niceness in (-15, 3, 10, 15, IDLE)] == [
+        -10,
+        8,
+        IDLE,
+        IDLE,
+        IDLE,
+    ]
 
 
 def test_watch__raises_the_priority_once_and_lowers_it_when_there_is_room() -> None:
