@@ -16,7 +16,7 @@ from kafka.protocol.admin import CreateTopicsRequest, DescribeGroupsRequest
 from kafka.protocol.consumer import ListOffsetsRequest
 from kafka.protocol.metadata import FindCoordinatorRequest, MetadataRequest
 
-from tests.interop.batches import describe
+from tests.interop.batches import CONTROL, describe
 from tests.interop.routes import Routes
 from tests.interop.wire import Wire, decode_response
 
@@ -43,6 +43,8 @@ LONG_S = 60.0
 ABSENT = "<absent>"
 SHOWN_CHARACTERS = 40
 SHOWN_BYTES = 1_000
+MARKER_EPOCH = slice(-5, -1)
+"""Where in a control batch the coordinator's epoch is: behind it is only that there are no headers."""
 FIRST_OWN_PRODUCER_ID = 1_000_000  # cases use ids from here on; below are the servers' own
 
 registry: dict[str, Case] = {}
@@ -137,6 +139,9 @@ class Subject:
         self._names["topic_id", topic.topic_id] = f"<id of {name}>"
         return topic.topic_id
 
+    def shares(self, transactional_ids: Sequence[str]) -> list[list[str]]:
+        return self._routes.shares(transactional_ids)
+
     def shown(self, topic_id: uuid.UUID) -> str:
         return self._known("topic_id", topic_id)
 
@@ -224,6 +229,8 @@ class Subject:
             plain = {field.name: self._plain(getattr(value, field.name), field.name) for field in kept}
             if plain.get("error_code") and "base_offset" in plain:
                 plain.pop("log_start_offset", None)  # depends on where in Kafka's code it was refused
+            if "coordinator_epoch" in plain and value.producer_id < FIRST_OWN_PRODUCER_ID:
+                plain["coordinator_epoch"] = self._routes.as_never_moved(value.coordinator_epoch)
             return plain
         if isinstance(value, dict):
             return {key: self._plain(item, key) for key, item in value.items()}
@@ -257,7 +264,12 @@ class Subject:
         return sorted(plain, key=str) if unordered else plain
 
     def _plain_batch(self, found: dict[str, Any]) -> dict[str, Any]:
-        return {name: self._plain(value, name) for name, value in found.items()}
+        plain = {name: self._plain(value, name) for name, value in found.items()}
+        if found.get("attributes", 0) & CONTROL and 0 <= found["producer_id"] < FIRST_OWN_PRODUCER_ID:
+            body = bytes.fromhex(found["body"])
+            epoch = self._routes.as_never_moved(int.from_bytes(body[MARKER_EPOCH]))
+            plain["body"] = b"".join((body[: MARKER_EPOCH.start], epoch.to_bytes(4), body[MARKER_EPOCH.stop :])).hex()
+        return plain
 
     def _known(self, kind: str, value: object) -> str:
         return self._names.setdefault((kind, value), f"<{kind} {sum(known == kind for known, _ in self._names) + 1}>")

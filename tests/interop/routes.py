@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kafka.protocol import admin, consumer, producer
@@ -23,6 +23,7 @@ GROUP, TRANSACTION = 0, 1
 NO_ID = uuid.UUID(int=0)
 COORDINATOR_NOT_AVAILABLE = 15
 FOUND_WITHIN_S = 30.0
+TRANSACTION_STATE = "__transaction_state"
 
 
 class Routes:
@@ -39,6 +40,25 @@ class Routes:
         found = _NAMED_BY[request.API_KEY](self, fields) or self._last.get(request.API_KEY, self._first)
         self._last[request.API_KEY] = found
         return found
+
+    def shares(self, transactional_ids: Iterable[str]) -> list[list[str]]:
+        """What one coordinator has to tell of, for each of them: as many requests as an admin client sends."""
+        if not self._are_several:
+            return [list(transactional_ids)]
+        shares: dict[Address | None, list[str]] = {}
+        for name in transactional_ids:
+            shares.setdefault(self.coordinator(name, TRANSACTION) if name else None, []).append(name)
+        return list(shares.values()) or [[]]
+
+    def as_never_moved(self, coordinator_epoch: int) -> int:
+        """0 in place of an epoch that a transaction coordinator of the cluster has come to by moving."""
+        if not self._are_several or coordinator_epoch <= 0:
+            return coordinator_epoch
+        with Wire(self._first) as wire:
+            named = [MetadataRequest.MetadataRequestTopic(name=TRANSACTION_STATE)]
+            [topic] = wire.call(MetadataRequest[9](topics=named)).topics
+        latest = max(row.leader_epoch for row in topic.partitions)
+        return 0 if coordinator_epoch <= latest else coordinator_epoch
 
     def leader(self, topic: str | uuid.UUID, index: int) -> Address | None:
         named = {"topic_id": topic, "name": None} if isinstance(topic, uuid.UUID) else {"name": topic}

@@ -70,7 +70,6 @@ OF_ONE_BROKER = {
     "strange_flexible_frames",
     "strange_frames",
     "transaction_add_partitions_from_brokers",
-    "transaction_describe",
     "transaction_find_coordinator",
     "transaction_list",
 }

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.interop.conftest import Server, replication_factor
+from tests.interop.conftest import Server, broker_count, replication_factor
+from tests.interop.differential import OWN, Subject
+from tests.interop.differential_consumer_groups import Member, settle, subscription
 from tests.interop.kafka_cli import TOOLS, Cli
+from tests.interop.newer_messages import ConsumerGroupHeartbeatRequest
+from tests.support import probe
 
 pytestmark = pytest.mark.interop
 NAME = Callable[[str], str]
+WITHIN_S = 30.0
 
 
 @pytest.fixture
 def cli(server: Server) -> Cli:
     return Cli(server)
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 @pytest.mark.one_broker
@@ -130,6 +143,44 @@ def test_kafka_cli__configs(cli: Cli, unique_name: NAME) -> None:
     cli.configs("--alter", *group, "--delete-config", "consumer.session.timeout.ms")
 
 
+def test_kafka_cli__configs_of_a_group_reach_its_members(server: Server, cli: Cli, unique_name: NAME) -> None:
+    """Whom the tool asks does not coordinate the group, where there are several brokers."""
+    group = name_of(server, broker_count(server) - 1, unique_name)
+    subject = Subject(server.address, group)
+    member = Member(subject, group, f"{OWN}1", **subscription(subject.topic(2)))
+    settle(member, shares=(2,))
+
+    def told_ms() -> int:
+        fields = {"group_id": group, "member_id": member.id, "member_epoch": member.epoch, "rebalance_timeout_ms": -1}
+        return int(subject.quiet(ConsumerGroupHeartbeatRequest, 1, fields).heartbeat_interval_ms)
+
+    entity, interval = ("--entity-type", "groups", "--entity-name", group), "consumer.heartbeat.interval.ms"
+    assert told_ms() <= 5_000
+    refused = cli.configs("--alter", *entity, "--add-config", f"{interval}=4000", fails=True)
+    assert f"{interval} must be in the range 5000 to 15000 inclusive." in refused
+    cli.configs("--alter", *entity, "--add-config", f"{interval}=15000")
+    assert f"{interval}=15000" in cli.configs("--describe", *entity)
+    wait_until(lambda: told_ms() > 5_000, "the member is told of the longer interval")
+    cli.configs("--alter", *entity, "--delete-config", interval)
+    assert interval not in cli.configs("--describe", *entity)
+    wait_until(lambda: told_ms() <= 5_000, "the member is told of the interval of before")
+    assert [member.beat(), member.count] == [0, 2]
+    subject.close()
+
+
+def name_of(server: Server, coordinator: int, unique_name: NAME) -> str:
+    """A group that this broker coordinates."""
+    found: list[str] = []
+
+    def is_its() -> bool:
+        found.append(unique_name("cli-group"))
+        with probe.connect(server.address) as wire:
+            return probe.coordinator(wire, found[-1]) == coordinator
+
+    wait_until(is_its, f"broker {coordinator} coordinates")
+    return found[-1]
+
+
 def test_kafka_cli__offsets_and_records(cli: Cli, unique_name: NAME, tmp_path: Path) -> None:
     topic = unique_name("cli-offsets")
     cli.topics("--create", "--topic", topic, "--partitions", "1")
@@ -181,14 +232,18 @@ def test_kafka_cli__performance_tools(cli: Cli, unique_name: NAME) -> None:
     assert int(float(last.split(",")[4])) >= 20_000, last
 
 
-def test_kafka_cli__producer_performance_in_transactions(cli: Cli, unique_name: NAME) -> None:
+def test_kafka_cli__producer_performance_in_transactions(server: Server, cli: Cli, unique_name: NAME) -> None:
     topic = unique_name("cli-performance-txn")
     cli.topics("--create", "--topic", topic, "--partitions", "3")
     load = ("--topic", topic, "--num-records", "5000", "--record-size", "100", "--throughput", "-1")
     cli.run(f"{TOOLS}.ProducerPerformance", *load, "--transaction-duration-ms", "50", "--transactional-id", topic)
     committed = ("--isolation-level", "read_committed", "--from-beginning")
     assert len(cli.consume(topic, 5_000, *committed)) == 5_000
-    assert re.search(rf"{topic}\s+0\s+\d+\s+CompleteCommit", cli.run(f"{TOOLS}.TransactionsCommand", "list"))
+    with probe.connect(server.address) as wire:
+        coordinator = probe.coordinator(wire, topic, probe.TRANSACTION)
+    assert 0 <= coordinator < broker_count(server)
+    listed = cli.run(f"{TOOLS}.TransactionsCommand", "list")
+    assert re.search(rf"{topic}\s+{coordinator}\s+\d+\s+CompleteCommit", listed), listed
 
 
 def test_kafka_cli__end_to_end_latency(cli: Cli, unique_name: NAME) -> None:

@@ -16,6 +16,9 @@ from tests.interop.batches import batch, describe
 from tests.interop.differential import build
 from tests.interop.wire import Wire
 
+GROUP, TRANSACTION = 0, 1
+"""Whom a coordinator is for."""
+
 
 def connect(address: tuple[str, int], timeout_s: float = 60.0) -> Wire:
     """A connection to a server that may still be starting."""
@@ -78,8 +81,8 @@ def find_coordinator(wire: Wire, group: str) -> int:
     return int(wire.call(build(FindCoordinatorRequest, 2, {"key": group, "key_type": 0})).error_code)
 
 
-def coordinator(wire: Wire, group: str) -> int:
-    return int(wire.call(build(FindCoordinatorRequest, 2, {"key": group, "key_type": 0})).node_id)
+def coordinator(wire: Wire, name: str, kind: int = GROUP) -> int:
+    return int(wire.call(build(FindCoordinatorRequest, 2, {"key": name, "key_type": kind})).node_id)
 
 
 def leaders(wire: Wire, topic: str) -> list[int]:
