@@ -6,15 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from kafka.protocol.consumer import OffsetCommitRequest, OffsetFetchRequest
 from kafka.protocol.metadata import FindCoordinatorRequest
-from kafka.protocol.producer import InitProducerIdRequest
 
 from tests.interop.differential import build
 from tests.interop.wire import Wire
+from tests.scenarios.damage import commit, commit_of, committed, flip, initialise
 from tests.support import probe
 from tests.support.node_process import NodeProcess
 
@@ -27,43 +25,11 @@ def find(wire: Wire, key: str, key_type: int) -> int:
     return int(wire.call(build(FindCoordinatorRequest, 2, {"key": key, "key_type": key_type})).error_code)
 
 
-def commit(wire: Wire, group: str, offset: int) -> int:
-    row = {"partition_index": 0, "committed_offset": offset, "committed_leader_epoch": -1, "committed_metadata": ""}
-    fields = {"group_id": group, "generation_id_or_member_epoch": -1, "member_id": "", "group_instance_id": None}
-    fields["topics"] = [{"name": "t", "partitions": [row]}]
-    return int(wire.call(build(OffsetCommitRequest, 8, fields)).topics[0].partitions[0].error_code)
-
-
-def committed(wire: Wire, group: str) -> tuple[int, int]:
-    """(error code, offset)."""
-    fields = {"group_id": group, "topics": [{"name": "t", "partition_indexes": [0]}], "require_stable": False}
-    answer = wire.call(build(OffsetFetchRequest, 7, fields))
-    return answer.error_code, answer.topics[0].partitions[0].committed_offset if answer.topics else -1
-
-
-def initialise(wire: Wire, transactional_id: str) -> int:
-    fields = {"transactional_id": transactional_id, "transaction_timeout_ms": 1_000}
-    fields |= {"producer_id": -1, "producer_epoch": -1}
-    return int(wire.call(build(InitProducerIdRequest, 4, fields)).error_code)
-
-
 def eventually(ask: Callable[[], object], expected: object) -> None:
     deadline = time.monotonic() + WITHIN_S
     while (answer := ask()) != expected:
         assert time.monotonic() < deadline, f"{answer} where {expected} should be"
         time.sleep(0.05)
-
-
-def flip(folder: Path, text: bytes) -> None:
-    """One bit of what was stored last with `text`."""
-    for path in sorted(each for each in folder.rglob("*") if each.is_file() and "meta" not in each.name):
-        data = bytearray(path.read_bytes())
-        position = data.rfind(text)
-        if position >= 0:
-            data[position] ^= 0x01
-            path.write_bytes(data)
-            return
-    raise AssertionError(f"{text!r} is nowhere in {folder}")
 
 
 def skip_damage(node: NodeProcess, topic: str) -> None:
@@ -83,16 +49,16 @@ def test_damage__keeps_a_coordinator_back_until_it_may_go_on_without(
             eventually(lambda name=name: find(wire, f"id-{name}", 1), NONE)
             for offset in (1, 2, 3):
                 eventually(lambda name=name, offset=offset: commit(wire, f"group-{name}", offset), NONE)
-            eventually(lambda name=name: initialise(wire, f"id-{name}"), NONE)
+            eventually(lambda name=name: initialise(wire, f"id-{name}")[0], NONE)
     stop(node)
-    flip(node.data_dir, b"group-damaged")
+    flip(node.data_dir, commit_of("group-damaged", 3))
     flip(node.data_dir, b"id-damaged")
     node.restart()
     with probe.connect(node.address) as wire:
         eventually(lambda: committed(wire, "group-sound"), (NONE, 3))
-        eventually(lambda: initialise(wire, "id-sound"), NONE)
+        eventually(lambda: initialise(wire, "id-sound")[0], NONE)
         eventually(lambda: committed(wire, "group-damaged")[0], NOT_COORDINATOR)
-        eventually(lambda: initialise(wire, "id-damaged"), NOT_COORDINATOR)
+        eventually(lambda: initialise(wire, "id-damaged")[0], NOT_COORDINATOR)
         assert commit(wire, "group-damaged", 4) == NOT_COORDINATOR
         assert node.metric("bytemq_coordinators_damaged") == 2
         assert "bytemq topic alter __consumer_offsets --config bytemq.skip.damage=true" in node.log()
@@ -101,9 +67,9 @@ def test_damage__keeps_a_coordinator_back_until_it_may_go_on_without(
         skip_damage(node, "__consumer_offsets")
         eventually(lambda: committed(wire, "group-damaged"), (NONE, 2))
         assert commit(wire, "group-damaged", 9) == NONE
-        assert initialise(wire, "id-damaged") == NOT_COORDINATOR
+        assert initialise(wire, "id-damaged")[0] == NOT_COORDINATOR
         skip_damage(node, "__transaction_state")
-        eventually(lambda: initialise(wire, "id-damaged"), NONE)
+        eventually(lambda: initialise(wire, "id-damaged")[0], NONE)
         assert node.metric("bytemq_coordinators_damaged") == 0
         assert node.metric("bytemq_group_damaged_records") == 1
     node.terminate()
