@@ -63,7 +63,7 @@ class ClassicMember:
         """Joins and syncs as often as it takes. As the leader it takes all partitions of two for itself."""
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
-            answer = self._subject.quiet(JoinGroupRequest, 9, self._joining())
+            answer = self._subject.quiet(JoinGroupRequest, 9, self.joining())
             self.id = answer.member_id or self.id
             if answer.error_code == 0 and self._sync(answer):
                 return
@@ -85,7 +85,7 @@ class ClassicMember:
         who = {"group_id": self.group, "member_id": self.id, "generation_id": self.generation}
         return int(self._subject.quiet(HeartbeatRequest, 4, {**who, "group_instance_id": self.instance}).error_code)
 
-    def _joining(self) -> dict[str, Any]:
+    def joining(self) -> dict[str, Any]:
         return {
             "group_id": self.group,
             "member_id": self.id,
@@ -301,8 +301,8 @@ def migration_while_a_classic_group_rebalances(subject: Subject) -> None:
     classic = classic_group(subject, topic)
     group = classic.group
     other = ClassicMember(subject, group, topic)
-    asked = subject.quiet(JoinGroupRequest, 9, other._joining())
-    waiting = subject.ask(JoinGroupRequest, 9, **{**other._joining(), "member_id": asked.member_id})
+    asked = subject.quiet(JoinGroupRequest, 9, other.joining())
+    waiting = subject.ask(JoinGroupRequest, 9, **{**other.joining(), "member_id": asked.member_id})
     # Their names are known before a description has them in any order.
     subject.note("who is in", {"member_id": classic.id})
     subject.note("who waits", {"member_id": asked.member_id})

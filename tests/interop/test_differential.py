@@ -15,6 +15,7 @@ import pytest
 
 from tests.interop.conftest import Server, make_server
 from tests.interop.differential import hasty, registry, run_case
+from tests.interop.differential_migration_policy import BY_POLICY
 from tests.interop.documented_differences import DIFFERENCES
 from tests.interop.recordings import judge, recorded
 
@@ -26,6 +27,7 @@ OTHER_AREAS = (
     "frames",
     "groups",
     "migration",
+    "migration_policy",
     "produce",
     "record_rules",
     "shapes",
@@ -105,7 +107,7 @@ def cases(names: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=marks.get(name, ())) for name in sorted(names)]
 
 
-@pytest.mark.parametrize("name", cases(registry.keys() - hasty))
+@pytest.mark.parametrize("name", cases(registry.keys() - hasty - BY_POLICY.keys()))
 def test_differential__answers_what_kafka_answers(server: Server, request: pytest.FixtureRequest, name: str) -> None:
     compare(server, request, name)
 
@@ -116,6 +118,19 @@ def test_differential__does_in_the_background_what_kafka_does(
     hasty_server: Server, request: pytest.FixtureRequest, name: str
 ) -> None:
     compare(hasty_server, request, name)
+
+
+@pytest.mark.interop  # starts a server each
+@pytest.mark.parametrize("name", sorted(BY_POLICY))
+def test_differential__migrates_as_far_as_the_policy_says(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    settings = {"group.initial.rebalance.delay.ms": "0", "group.consumer.migration.policy": BY_POLICY[name]}
+    server = make_server(request, tmp_path_factory, name, settings)
+    try:
+        compare(server.start(), request, name)
+    finally:
+        server.close()
 
 
 def compare(server: Server, request: pytest.FixtureRequest, name: str) -> None:
