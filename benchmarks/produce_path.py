@@ -24,7 +24,7 @@ import uvloop
 from crc32c import crc32c
 
 from benchmarks import rounds
-from benchmarks.workloads import BATCHES_16K, Workload, produce_frames
+from benchmarks.workloads import BATCHES_16K, LARGE_4, Workload, produce_frames
 from bytemq.broker.connection import Connection
 from bytemq.broker.context import ClientInfo
 from bytemq.broker.limits import ServerLimits
@@ -46,7 +46,7 @@ SMALL_50 = Workload("1 KB, 50 connections", 16, 50, 1, 1024)
 SMALL_1000 = Workload("1 KB, 1,000 connections", 16, 1000, 1, 1024)
 DEEP = Workload("1 KB, 16 connections, 32 in flight", 16, 16, 32, 1024)
 WIDE = Workload("16 KiB batches, 1,000 partitions", 1000, 16, 4, 16 * 1024)
-WORKLOADS = {"16k": BATCHES_16K, "50": SMALL_50, "1000": SMALL_1000, "deep": DEEP, "wide": WIDE}
+WORKLOADS = {"large": LARGE_4, "16k": BATCHES_16K, "50": SMALL_50, "1000": SMALL_1000, "deep": DEEP, "wide": WIDE}
 
 
 @dataclass
