@@ -18,6 +18,10 @@ Server = NodeProcess | DevCluster | KafkaProcess
 PATIENT_MS = "18000"
 """What is judged is what is answered, not fail-over: no broker loses its session because the machine is busy."""
 
+NEVER_EXPIRING = {"log.initial.task.delay.ms": "86400000"}
+"""Kafka looks for what has expired 30 seconds after its start, and most records here are of 2023: whatever case runs at
+that moment would find its log empty."""
+
 _numbers = itertools.count()
 
 
@@ -41,7 +45,7 @@ def make_server(
     folder: Path = tmp_path_factory.mktemp(name)
     kind = request.config.getoption("--server")
     if kind == "kafka":
-        return KafkaProcess(folder, settings=settings)
+        return KafkaProcess(folder, settings={**NEVER_EXPIRING, **settings})
     if kind.startswith("cluster"):
         settings = {**settings, "broker.session.timeout.ms": PATIENT_MS}
         if kind == "cluster-of-one":  # no zone either: it is compared with a Kafka that has none
