@@ -132,6 +132,10 @@ class TransactionAdmission:
         self._ask(arrival.writer, arrival.partition, arrival.implicit, partial(self._answered, door))
 
     def _answered(self, door: _Door, code: ErrorCode) -> None:
+        inside = self._inside.get(door)
+        if code is ErrorCode.NONE and inside is not None and inside.marks != self._marks.count(*door[:2]):
+            # What was let in for a transaction that has ended since is still on its way, and must stay out of this one.
+            code = ErrorCode.CONCURRENT_TRANSACTIONS
         for arrival in self._waiting.pop(door):
             if code is ErrorCode.NONE:
                 inside = self._inside.get(door)

@@ -4,7 +4,7 @@
 - v9+ GROUP_ID_NOT_FOUND for an unknown group with a generation (ILLEGAL_GENERATION before).
 - Members of consumer groups commit by v9+ (UNSUPPORTED_VERSION before), at their epoch (STALE_MEMBER_EPOCH).
 - Unknown topics and partitions fail by themselves, before the group is asked. Any offset is accepted, -1 and -5 too.
-- Very many offsets are committed in slices, in turns of the loop.
+- Very many offsets are committed in slices, in turns of the loop; once one is refused, so is all that follows.
 """
 
 from __future__ import annotations
@@ -53,23 +53,25 @@ async def handle(broker: Broker, context: RequestContext, request: OffsetCommitR
         return OffsetCommitResponse(topics=answers)
     origin = RequestOrigin(context.client_id or "", context.peer, context.api_version)
     committed: list[OffsetCommitResponseTopic] = []
-    is_refused = bool(answers)
+    refusal = ErrorCode.NONE
     for continues, topics in slices(known):
         part = replace(request, topics=topics)
         if committed:
             await broker.turns.next()
-        try:
-            shard = await broker.groups.awaited_shard_of(request.group_id)
-            answered = (await shard.write(partial(_commit, part, origin))).topics
-        except KafkaError as error:
-            is_refused = True
+        if not refusal:  # else the client may ask again elsewhere, and what is left of this must not come after that
+            try:
+                shard = await broker.groups.awaited_shard_of(request.group_id)
+                answered = (await shard.write(partial(_commit, part, origin))).topics
+            except KafkaError as error:
+                refusal = error.code
+        if refusal:
             answered = [
-                _refused(topic, [each.partition_index for each in topic.partitions], error.code) for topic in topics
+                _refused(topic, [each.partition_index for each in topic.partitions], refusal) for topic in topics
             ]
         if continues:
             committed[-1].partitions += answered.pop(0).partitions
         committed += answered
-    return OffsetCommitResponse(topics=_merged([*answers, *committed]) if is_refused else committed)
+    return OffsetCommitResponse(topics=_merged([*answers, *committed]) if answers or refusal else committed)
 
 
 def _commit(request: OffsetCommitRequest, origin: RequestOrigin, machine: GroupShard) -> Outcome[OffsetCommitResponse]:

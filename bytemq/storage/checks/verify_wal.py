@@ -5,7 +5,7 @@ Part of `verify`; must not write.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bytemq.errors import Corrupt
@@ -115,9 +115,16 @@ class _SessionCheck:
             return True  # written anew after a failure
         return header.sequence == self.sequence + 1 and header.previous_crc == self._link
 
-    def _flush_at(self, view: memoryview, position: int) -> FlushHeader | None:
+    def _is_later(self, header: FlushHeader) -> bool:
+        return is_later(header, self._tail.session_id, self.sequence)
+
+    def _flush_at(
+        self, view: memoryview, position: int, is_wanted: Callable[[FlushHeader], bool] = lambda _: True
+    ) -> FlushHeader | None:
         try:
             header = decode_header(view, position)
+            if not is_wanted(header):
+                return None
             check_head(view[position : position + header.head_bytes], header)
         except Corrupt:
             return None
@@ -128,8 +135,8 @@ class _SessionCheck:
         data = bytes(view[position:])
         at = data.find(MAGIC)
         while at >= 0:
-            header = self._flush_at(view, position + at) if (position + at) % ALIGNMENT == 0 else None
-            if header is not None and is_later(header, self._tail.session_id, self.sequence):
+            header = self._flush_at(view, position + at, self._is_later) if (position + at) % ALIGNMENT == 0 else None
+            if header is not None:
                 return (position + at, header) if header.durable_through > self.sequence else None
             at = data.find(MAGIC, at + 1)
         return None

@@ -57,8 +57,10 @@ BATCH_ENTRY_BYTES = HEADER_BYTES + 4
 """A batch in the index: its header and, as an unsigned 32-bit number, the CRC that it arrived with."""
 MAX_INDEX_BYTES = 256 * 1024 * 1024
 FIRST_SEQUENCE_BITS = 62
-_FURTHEST = 1 << 32
-"""So many flushes of a session are never missing in a row, and among 2**62 sequences hardly met by chance."""
+_FURTHEST = 1 << 24
+"""So many flushes of a session, dozens of files of the smallest ones, are never missing in a row; and among 2**62
+sequences they are hardly met by chance, not even with a file full of guesses, of which it takes a million.
+"""
 
 
 class FlushHeader(NamedTuple):

@@ -354,17 +354,24 @@ class FileWalk:
             at = data.find(prefix) if data != _ZEROES[: len(data)] else -1  # most of a file that is new is so
             while at >= 0:
                 if (position + at) % ALIGNMENT == 0:
-                    flush = await self.flush_at(position + at)
-                    if flush is not None and is_later(_header(flush), self._session_id, self.chain.sequence):
+                    flush = await self.flush_at(position + at, self._is_later)
+                    if flush is not None:
                         return flush
                 at = data.find(prefix, at + 1)
             position += len(data) - len(prefix) + 1
 
-    async def flush_at(self, position: int) -> Head | None:
-        """The flush there, whatever it is, if its head is whole."""
+    def _is_later(self, header: FlushHeader) -> bool:
+        return is_later(header, self._session_id, self.chain.sequence)
+
+    async def flush_at(self, position: int, is_wanted: Callable[[FlushHeader], bool] = lambda _: True) -> Head | None:
+        """The flush there if it is wanted and its head is whole. Of others nothing but the header is read: a client may
+        have made up a thousand with an index of a hundred megabytes each.
+        """
         start = await self._start_of(position)
         try:
             header = decode_header(self._window, start)
+            if not is_wanted(header):
+                return None
             if start + header.head_bytes > len(self._window):
                 await self._fill_window(position, header.head_bytes)
                 start = 0

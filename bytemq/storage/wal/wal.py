@@ -86,7 +86,7 @@ class Wal:
         self._file: WalFile | None = None
         self._sequence = first_sequence - 1
         self._previous_crc = 0
-        self._durable_through = 0
+        self._durable_through = first_sequence - 1
         self._retry_at = 0.0
         self._background: set[asyncio.Task[object]] = set()
         self._unsynced: list[HolderFile] = []

@@ -92,8 +92,9 @@ async def test_commit__of_very_many_is_made_in_slices_and_answered_as_one() -> N
     assert group.sizes == [most, most, most, 1]
 
 
-async def test_commit__of_very_many_says_of_each_what_became_of_it() -> None:
+async def test_commit__of_very_many_ends_with_what_is_refused_and_says_of_each_what_became_of_it() -> None:
     group, most = Group(refuses=1), SLICE_PARTITIONS
     code = ErrorCode.ILLEGAL_GENERATION
     [(_, answers)] = await commit(group, ("t", [*range(3 * most)]), partitions=3 * most)
-    assert answers == [(index, code if most <= index < 2 * most else 0) for index in range(3 * most)]
+    assert answers == [(index, 0 if index < most else code) for index in range(3 * most)]
+    assert group.asked == 2

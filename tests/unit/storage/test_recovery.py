@@ -8,6 +8,7 @@ from bytemq.errors import Corrupt, Invalid, Unavailable
 from bytemq.protocol.records.batch import parse_header
 from bytemq.protocol.records.control import EndTransactionMarker, end_transaction_batch, marker_of, marker_word
 from bytemq.storage.wal.format import ALIGNMENT, FLUSH_HEADER_BYTES, MAGIC, encode_head, shares_to_write
+from bytemq.storage.wal.recovery import ChainState, FileWalk
 from tests.unit.storage.bench import Bench, batch_at, content, pid
 
 
@@ -222,6 +223,24 @@ async def test_recycled_file__with_a_flush_that_a_client_made_up_has_nothing_of_
     await bench.start()
     log, other = await bench.log(), await bench.log(2)
     assert (log.end_offset, other.end_offset, "damaged" in caplog.text) == (41, 0, False)
+
+
+async def test_search__reads_nothing_but_headers_of_flushes_that_a_client_made_up(bench: Bench) -> None:
+    head, _ = encode_head(1, 1 << 63, 1 << 63, 7, [])
+    made_up = head[:40] + (200_000).to_bytes(4, "big") + head[44:]  # the size of its index
+    file = await bench.store.create_append("wal/file", size_bytes=0, zeroed=False)
+    await file.write([made_up * 5_000], 0, sync=True)
+    read_bytes, read = 0, file.read
+
+    async def counted(position: int, size_bytes: int) -> memoryview:
+        nonlocal read_bytes
+        data = await read(position, size_bytes)
+        read_bytes += len(data)
+        return data
+
+    file.read = counted  # type: ignore[method-assign]
+    assert await FileWalk(file, 1, ChainState(1 << 61, 0)).search(0) is None
+    assert read_bytes < 10 * len(made_up) * 5_000
 
 
 async def test_session_id__must_be_new(bench: Bench) -> None:

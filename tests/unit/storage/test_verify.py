@@ -19,10 +19,12 @@ from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.checks.dump import dump
 from bytemq.storage.checks.verify import verify
+from bytemq.storage.checks.verify_wal import verify_session
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.manifests.manifest import PartitionSnapshot, ProducerSnapshot
 from bytemq.storage.stores.local import LocalStore
-from tests.unit.storage.bench import CONFIG, batch_at, pid
+from bytemq.storage.wal.wal_index import TailRecord
+from tests.unit.storage.bench import CONFIG, Bench, batch_at, pid
 
 
 @pytest.fixture
@@ -109,6 +111,22 @@ async def test_verify__finds_a_flipped_bit_anywhere_in_the_write_ahead_log(folde
         assert list(verify(folder)), f"at {position}"
         flip(wal, position)
     assert list(verify(folder)) == []
+
+
+@pytest.mark.parametrize("first_sequence", [1, 1 << 61])
+async def test_verify__finds_a_flipped_bit_in_the_first_flush_of_a_session_that_was_killed(
+    bench: Bench, tmp_path: Path, first_sequence: int
+) -> None:
+    await bench.start(first_sequence=first_sequence)
+    await bench.write(await bench.log(), b"first")
+    await bench.write(await bench.log(), b"second")
+    await bench.kill()
+    [path] = bench.names(".log")
+    (tmp_path / "wal").mkdir()
+    (tmp_path / path).write_bytes(bench.store.content(path).replace(b"first", b"burst"))
+    tail = TailRecord(bench.session, 0, first_sequence)
+    [(name, problem)] = verify_session(tmp_path, tail, {pid(1): 0}, set())
+    assert (name, f"flush {first_sequence}" in problem) == (path, True)
 
 
 async def test_verify__finds_damage_in_indexes_snapshots_and_metadata(folder: Path) -> None:

@@ -228,6 +228,25 @@ def test_admission__keeps_out_what_was_let_in_before_a_marker() -> None:
     run_virtual(scenario())
 
 
+def test_admission__lets_nobody_in_while_one_of_the_transaction_before_is_inside() -> None:
+    async def scenario() -> None:
+        door = Door()
+        ended: list[Callable[[], None]] = []
+        door.admission.enter(Arrival(ELSEWHERE, A, False, ended.append, cast(Any, None)))
+        await asyncio.sleep(0.05)
+        door.admission.marker_comes(A, ELSEWHERE.producer_id)
+        door.enter(ELSEWHERE, A, "next", implicit=False)
+        await asyncio.sleep(0.05)
+        assert door.check(ELSEWHERE, A) is Code.INVALID_TXN_STATE, "it was let in for another transaction"
+        assert door.heard == [("next", Code.CONCURRENT_TRANSACTIONS)]
+        ended[0]()
+        door.enter(ELSEWHERE, A, "again", implicit=False)
+        await asyncio.sleep(0.05)
+        assert door.heard[1:] == [("again", Code.NONE)]
+
+    run_virtual(scenario())
+
+
 @pytest.mark.parametrize(
     ("code", "implicit", "knows_abortable", "answered"),
     [
