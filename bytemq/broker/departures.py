@@ -49,9 +49,8 @@ class Departures:
             patience_ends_at = self._since[pid] + PATIENCE_S
             if not left[opened]:  # the first question: of tens of thousands it is the answer
                 look_at = self._pause_ends_at = now + PAUSE_S
-            elif image.doubts and _is_doubtful(
-                image, pid
-            ):  # if it lives it says so within a second; else somebody else is wished for
+            elif image.doubts and _is_doubtful(image, pid):
+                # If it lives it says so within a second; else somebody else is wished for.
                 look_at = min(look_at, now + PATIENCE_S)
             elif opened and now < patience_ends_at and not _is_prepared(image, pid):
                 look_at = min(look_at, patience_ends_at)

@@ -91,7 +91,8 @@ def _as_many_as_fit(run: Sequence[SegmentInfo], target_bytes: int) -> Sequence[S
 
 def _to_merge(files: Sequence[SegmentInfo], target_bytes: int, given_up: Collection[str]) -> Sequence[SegmentInfo]:
     for limit_bytes in _tiers(target_bytes):
-        for is_small, group in groupby(files, key=lambda file: _is_small_table(file, limit_bytes, given_up)):
+        alike = groupby(files, key=lambda file: (_is_small_table(file, limit_bytes, given_up), file.is_cleaned))
+        for (is_small, _), group in alike:
             if is_small:
                 run = list(group)
                 taken = _as_many_as_fit(run, target_bytes)

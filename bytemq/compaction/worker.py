@@ -123,9 +123,8 @@ class Worker:
             )
             environment = {**ALLOCATION, **self._emptied_scratch()}
             child = await ChildProcess.start(WORKER_PROCESS, environment, niceness=min(self._niceness, LOWEST))
-            broker = niceness_of(os.getpid())
-            lowest = IDLE if self._niceness == IDLE else min(broker + self._niceness, LOWEST)
-            watch = PriorityWatch.over(child.process_id, Range(lowest, broker))
+            allowed = Range.below(niceness_of(os.getpid()), self._niceness)
+            watch = PriorityWatch.over(child.process_id, allowed)
             self._process = _Process(child, setup, watch)
         return self._process
 

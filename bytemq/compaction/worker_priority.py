@@ -62,6 +62,11 @@ class Range(NamedTuple):
     lowest: int
     raised: int
 
+    @classmethod
+    def below(cls, broker: int, by: int) -> Range:
+        """Lower than a broker of that niceness by so much. Below the idle class there is nothing."""
+        return cls(IDLE if IDLE in (broker, by) else min(broker + by, LOWEST), broker)
+
 
 def next_niceness(niceness: int, allowed: Range, before: Seen, now: Seen) -> int:
     """What the niceness should be after this look."""

@@ -93,26 +93,26 @@ class Controller:
         delay_s = LOOK_S
         while True:
             await self._clock.sleep(delay_s)
-            image = self._follower.image
-            if image.controller_id != self._membership.broker_id or len(image.brokers) < 2:
+            office = self._office()
+            if office is None or len(self._follower.image.brokers) < 2:
                 self._balance.forget()
                 self._lateness.forget()
                 continue
             started_at = self._clock.monotonic()
             try:
-                await self._look(started_at)
+                await self._look(started_at, office)
             except Unavailable as error:
                 log.warning("balancing waits for the metadata store", reason=str(error))
             delay_s = max(LOOK_S, (self._clock.monotonic() - started_at) / LOOK_SHARE)
 
-    async def _look(self, now: float) -> None:
+    async def _look(self, now: float, office: Compare) -> None:
         moves = await self._balance.look(now)
         if moves:
             log.info("moving partitions", count=len(moves), reason=moves[0].reason)
-            await self._write(await in_turns(wishes_of(self._follower.image, moves)), moves)
-        await self._end_late_owners(now)
+            await self._write(office, await in_turns(wishes_of(self._follower.image, moves)), moves)
+        await self._end_late_owners(now, office)
 
-    async def _end_late_owners(self, now: float) -> None:
+    async def _end_late_owners(self, now: float, office: Compare) -> None:
         """An owner that does not release in time loses its session, and with it all that it owns."""
         image = self._follower.image
         late = await in_turns(late_owners(image))
@@ -124,7 +124,15 @@ class Controller:
         log.error(
             "an owner does not release its partitions: its session ends", broker=broker.id, late=overdue[broker.id]
         )
-        await self._doubts.end(broker, [Compare(keys.CONTROLLER, image.key_revision(keys.CONTROLLER))])
+        await self._doubts.end(broker, [office])
+
+    def _office(self) -> Compare | None:
+        """What holds as long as this one is the controller; None: it is not. To be taken before anything is planned,
+        and compared when that is written: meanwhile the image may show another controller.
+        """
+        image = self._follower.image
+        is_mine = image.controller_id == self._membership.broker_id
+        return Compare(keys.CONTROLLER, image.key_revision(keys.CONTROLLER)) if is_mine else None
 
     async def stand(self) -> None:
         """Becomes the controller unless there is one, if it may. Clients expect to find one: a node stands before it
@@ -165,16 +173,17 @@ class Controller:
         image = self._follower.image
         if image.key_revision(keys.CONTROLLER) == 0:
             await self.stand()
-        if image.controller_id != self._membership.broker_id:
+        office = self._office()
+        if office is None:
             return  # what has to be planned stays known, in case this one is elected later
         wishes, moves = await in_turns(plan(image, self._unplanned, self._awaited()))
-        if not await self._write(wishes, moves):
+        if not await self._write(office, wishes, moves):
             return  # somebody else changed what was read: the image will show it, and call for a new plan
         await in_turns(self._forget_what_is_planned())
 
-    async def _write(self, wishes: Sequence[Wishes], moves: Sequence[Move]) -> bool:
-        """False when somebody else changed what was read."""
-        for compares, puts in self._transactions(wishes):
+    async def _write(self, office: Compare, wishes: Sequence[Wishes], moves: Sequence[Move]) -> bool:
+        """False when somebody else changed what was read, or is the controller."""
+        for compares, puts in _transactions(office, wishes):
             log.info("assigning partitions", chunks=len(puts))
             written = await self._store.txn(compares, puts)
             if not written.succeeded:
@@ -196,14 +205,13 @@ class Controller:
                 looked_at = 0
                 yield
 
-    def _transactions(self, wishes: Sequence[Wishes]) -> Iterator[tuple[list[Compare], list[Put]]]:
-        image = self._follower.image
-        elected = Compare(keys.CONTROLLER, image.key_revision(keys.CONTROLLER))
-        for start in range(0, len(wishes), CHUNKS_PER_TRANSACTION):
-            compares = [elected]
-            puts: list[Put] = []
-            for topic_id, chunk, brokers, revision in wishes[start : start + CHUNKS_PER_TRANSACTION]:
-                key = keys.assignments(topic_id, chunk)
-                compares.append(Compare(key, revision))
-                puts.append(Put(key, values.encode_assignments(brokers)))
-            yield compares, puts
+
+def _transactions(office: Compare, wishes: Sequence[Wishes]) -> Iterator[tuple[list[Compare], list[Put]]]:
+    for start in range(0, len(wishes), CHUNKS_PER_TRANSACTION):
+        compares = [office]
+        puts: list[Put] = []
+        for topic_id, chunk, brokers, revision in wishes[start : start + CHUNKS_PER_TRANSACTION]:
+            key = keys.assignments(topic_id, chunk)
+            compares.append(Compare(key, revision))
+            puts.append(Put(key, values.encode_assignments(brokers)))
+        yield compares, puts

@@ -71,21 +71,23 @@ def plan(image: ClusterImage, topics: Iterable[TopicId], awaited: Set[int] = fro
 
 def wishes_of(image: ClusterImage, moves: Sequence[Move]) -> Steps[list[Wishes]]:
     """The chunks in which these moves change something. What is assigned otherwise by now is left alone."""
+    read: dict[tuple[TopicId, int], Wishes] = {}
     changed: dict[tuple[TopicId, int], Wishes] = {}
     size = keys.CHUNK_PARTITIONS
     for some in slices(moves):
         for (topic_id, index), source, target, _ in some:
             chunk, place = divmod(index, size)
-            wishes = changed.get((topic_id, chunk))
+            wishes = read.get((topic_id, chunk))
             if wishes is None:
                 topic = image.topics_by_id.get(topic_id)
                 if topic is None:
                     continue
                 brokers = [one.assigned for one in topic.partitions[chunk * size : (chunk + 1) * size]]
                 wishes = Wishes(topic_id, chunk, brokers, image.key_revision(keys.assignments(topic_id, chunk)))
-                changed[topic_id, chunk] = wishes
+                read[topic_id, chunk] = wishes
             if place < len(wishes.brokers) and wishes.brokers[place] == source:
                 wishes.brokers[place] = target
+                changed[topic_id, chunk] = wishes
         yield
     return list(changed.values())
 
@@ -165,6 +167,8 @@ def _place(
     made: Plan,
 ) -> Steps[None]:
     """Adds to what is `made`. `load` is counted up."""
+    for gone in load.keys() - image.brokers.keys():  # since the plan began
+        del load[gone]
     chosen = allowed(image, load, zones_of(topic.configs), owning_role(is_internal=topic.is_internal))
     if not chosen:  # nobody may: they wait where they are for somebody who does
         return

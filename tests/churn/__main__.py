@@ -37,6 +37,7 @@ ROUNDS_OF_GRACE = 3
 """After deaths: garbage is found, has its grace, and what the logs of ended sessions were still needed for as well."""
 PASSING_AT_ONCE = 2
 MEMBERS = 2
+WORDS_OF_FAULTS = (" crashed", "failed unexpectedly", "offsets are lost")
 SETTINGS = {
     "auto.create.topics.enable": "false",
     "bytemq.table.cache.bytes": "67108864",
@@ -144,6 +145,7 @@ class Churn:
         self._settle()
         self._read_again()
         self._final_audits()
+        self._read_logs()
 
     def _churn(self) -> None:
         now = time.monotonic()
@@ -224,6 +226,13 @@ class Churn:
             self._findings.add(what)
         objects = self._s3.objects(BUCKET)
         self._tell(f"in the bucket: {len(objects):,} objects, {sum(objects.values()) / 1e6:.0f} MB")
+
+    def _read_logs(self) -> None:
+        """Whatever troubles there were: nothing that a broker wrote says that it is wrong itself."""
+        for node in self._cluster.nodes:
+            for line in node.log_path.read_text(errors="replace").splitlines():
+                if any(words in line for words in WORDS_OF_FAULTS):
+                    self._findings.add(f"{node.log_path.name}: {line[:300]}")
 
     def _progress(self) -> None:
         written = sum(topic.acknowledged_count for topic in self._topics)

@@ -131,5 +131,5 @@ class Newest:
             return [
                 f"{name}: {key!r} is {found.get(key)}, the newest acknowledged is {number}"
                 for key, number in self._newest.items()
-                if found.get(key) != number and found.get(key) not in self._uncertain[key]
+                if found.get(key) not in {number, *(one for one in self._uncertain[key] if one > number)}
             ]

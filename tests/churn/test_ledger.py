@@ -74,3 +74,5 @@ def test_newest__is_what_a_reader_must_know() -> None:
     ]
     newest.uncertain(b"a", 4)
     assert newest.problems("compacted", {b"a": 4, b"b": 2}) == []
+    newest.acknowledged(b"a", 5)
+    assert newest.problems("compacted", {b"a": 4, b"b": 2}) == ["compacted: b'a' is 4, the newest acknowledged is 5"]

@@ -86,7 +86,15 @@ class PendingFetch:
         self._openings_timer: TimerHandle | None = None  # while nothing else is done than wait for them
 
     def start(self) -> None:
+        """Whatever it raises is the caller's to answer, and nothing is kept then."""
         self._exchange.on_abandon = self._abandoned
+        try:
+            self._begin()
+        except Exception:
+            self._memory.settle(0)
+            raise
+
+    def _begin(self) -> None:
         if self._is_wide:
             self._wait_for_openings()
             self._go_on_in_turns(self._open_in_slices())

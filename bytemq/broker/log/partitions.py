@@ -347,6 +347,8 @@ class PartitionTable:
     async def open_now(self, opening: Opening) -> Partition | ErrorCode:
         """For `Opening` alone: open its log and take its place. Raises BytemqError."""
         pid = opening.pid
+        if self._entry(pid.topic_id, pid.index) is not opening:
+            return ErrorCode.NOT_LEADER_OR_FOLLOWER  # given up before: its log may be open for another ownership
         partition = await open_partition(pid, opening.topic, opening.leader_epoch, opening.config, self.services)
         partitions = self._by_id.get(pid.topic_id)
         if partitions is None or partitions.get(pid.index) is not opening:

@@ -111,3 +111,10 @@ def test_level__of_segments_that_are_late_is_fast_but_not_that_of_merges() -> No
     settings = SETTINGS._replace(codec_level=9)
     assert level_of(files(("s", 400 * MIB)), settings, is_late=True) == FAST_LEVEL
     assert level_of(files(*[("p", 2 * MIB)] * 8), settings, is_late=True) == 9
+
+
+def test_next_files__tables_are_merged_behind_a_few_that_were_cleaned() -> None:
+    """As when a topic was compacted once: these stay as they are for as long as it keeps them."""
+    log = files(*[("p", 10 * KIB)] * 11)
+    log[:3] = [file._replace(is_cleaned=True) for file in log[:3]]
+    assert bases(next_files(log, 0, SETTINGS)) == [10 * n for n in range(3, 11)]

@@ -132,3 +132,11 @@ async def test_priority__is_that_of_all_threads_and_of_those_to_come() -> None:
     finally:
         child.kill()
         await child.wait()
+
+
+@pytest.mark.parametrize(
+    ("broker", "by", "lowest"), [(0, IDLE, IDLE), (0, 10, 10), (15, 10, 19), (IDLE, IDLE, IDLE), (IDLE, 10, IDLE)]
+)
+def test_range__is_never_above_the_broker(broker: int, by: int, lowest: int) -> None:
+    """Also of the worker that readers wait for, where all of the node is in the idle class."""
+    assert Range.below(broker, by) == (lowest, broker)

@@ -131,6 +131,23 @@ async def test_own__at_a_newer_epoch_ends_the_old_ownership() -> None:
     assert (await node.table.open("events", 0)).leader_epoch == 2
 
 
+async def test_open__of_what_was_given_up_meanwhile_opens_nothing() -> None:
+    """Whoever found the partition before it left and came back, such as a pass of retention, still has what it was:
+    opening the log for that would end the ownership of now in storage, and what is acknowledged from then on is lost.
+    """
+    node = Node()
+    await node.own()
+    before = node.table.get("events", 0)
+    await node.table.release(PartitionId(TOPIC, 0))
+    await node.own(epoch=2)
+    partition = await node.table.open("events", 0)
+    with pytest.raises(KafkaError) as caught:
+        await node.table.opened(before)
+    assert caught.value.code is ErrorCode.NOT_LEADER_OR_FOLLOWER
+    assert node.storage.opened == 1
+    assert node.table.get("events", 0) is partition
+
+
 async def test_delete__frees_the_storage_and_the_name() -> None:
     node = Node()
     await node.own()

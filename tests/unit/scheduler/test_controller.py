@@ -11,12 +11,16 @@ from bytemq.errors import Fenced, Invalid, Unavailable
 from bytemq.metadata import keys, values
 from bytemq.metadata.embedded import EmbeddedStore
 from bytemq.metadata.follower import ImageFollower
+from bytemq.metadata.image import ClusterImage
 from bytemq.metadata.loads import IDLE, LoadReport, encode_load
 from bytemq.metadata.moves import RecordedMove
 from bytemq.metadata.store import MetadataStore, Put, Txn
+from bytemq.runtime.steps import Steps
+from bytemq.scheduler import controller
 from bytemq.scheduler.controller import START_GRACE_S, Controller
 from bytemq.scheduler.lateness import RELEASE_TIMEOUT_S
 from bytemq.scheduler.membership import Membership, check_clock
+from bytemq.scheduler.planner import Plan, plan
 from bytemq.scheduler.reports import last_moves, load_reports
 from tests.support.metadata import broker_value, embedded_store, topic_id, topic_puts
 from tests.support.virtual_time import VirtualClock
@@ -260,3 +264,25 @@ async def test_controller__ends_the_session_of_an_owner_that_does_not_release(cl
         assert seconds < 60
     assert seconds > RELEASE_TIMEOUT_S, "it had its time"
     assert first.broker_id in cluster.observer.image.brokers
+
+
+async def test_controller__that_was_replaced_in_the_middle_of_a_plan_writes_nothing_of_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = asyncio.Event()
+
+    def slowly(image: ClusterImage, *rest: Any) -> Steps[Plan]:
+        made = yield from plan(image, *rest)
+        while made.wishes and image.controller_id == 1:
+            planned.set()
+            yield
+        return made
+
+    monkeypatch.setattr(controller, "plan", slowly)
+    await cluster.add(1)
+    await cluster.store.txn([], topic_puts("t", T1, [-1]))
+    await planned.wait()
+    await cluster.store.txn([], [Put(keys.CONTROLLER, values.encode_number(7))])
+    await cluster.until(lambda: cluster.observer.image.controller_id == 7)
+    await cluster.look()
+    assert cluster.assigned() == [-1]

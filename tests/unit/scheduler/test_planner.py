@@ -112,3 +112,16 @@ def test_wishes__of_moves_leave_alone_what_is_assigned_otherwise_by_now() -> Non
         (0, [1, 1, 1, 1], 1),
         (1, [1, 1, 0, 1], 1),
     ]
+
+
+def test_plan__goes_on_when_a_broker_dies_in_the_middle_of_it() -> None:
+    image = image_of([0, 1, 2], topic_puts("t", T1, [9] * 3 * STEP_ITEMS))
+    steps = plan(image, [T1])
+    next(steps)
+    image.apply([Event(keys.broker(2), None, 3000)])
+    assert {broker for wish in finished(steps).wishes for broker in wish.brokers} == {0, 1}
+
+
+def test_wishes__of_a_chunk_that_no_move_changes_are_not_written_again() -> None:
+    image = image_of([0, 1, 2], topic_puts("t", T1, [0, 1] * 200))
+    assert finished(wishes_of(image, [Move(PartitionId(T1, 300), 2, 1, "")])) == []

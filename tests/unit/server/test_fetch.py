@@ -418,6 +418,23 @@ async def test_fetch__whose_reading_crashes_closes_the_connection_and_keeps_no_m
         assert cluster.broker.supervisor.crashes == {"fetch": 1}
 
 
+async def test_fetch__that_crashes_at_once_keeps_no_memory_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few hundred of them, and nobody would be given anything any more."""
+    cluster = make_cluster()
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await filled(cluster, client)
+        files = next(cluster.broker.partitions.open_partitions())._files
+
+        def crash(*_: Any, **__: Any) -> Any:
+            raise KeyError(2608)
+
+        monkeypatch.setattr(files, "read_in_memory", crash)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await fetch(client, request())
+        await eventually(lambda: cluster.broker.response_memory.used_bytes == 0)
+
+
 async def test_fetch__unreadable_bytes_are_an_error_of_the_partition() -> None:
     cluster = make_cluster()
     async with serving(cluster) as running:
