@@ -4,7 +4,6 @@ groups, damage in internal topics, compression.type, and the answers of coordina
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,22 +47,25 @@ CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 COMPRESSION_TYPES = {"uncompressed": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4, "producer": None}
 OF_EACH_CODEC = 6
 """Records, of which each of three partitions gets a third."""
+NAMES = 1000
+"""Among so many there is one of each partition."""
 INTERNAL = {GROUP: "__consumer_offsets", TRANSACTION: "__transaction_state"}
 
 
 def name_of(cluster: Cluster, broker: int, kind: int, prefix: str, apart_from: str = "") -> str:
     """A name that this broker coordinates, by another partition than the other name's."""
 
-    def owners() -> list[int] | None:
+    def found() -> str | None:
         with probe.connect(living(cluster)[0].address) as wire:
             probe.coordinator(wire, prefix, kind)  # which makes the topic
-        found = cluster.leaders(INTERNAL[kind])
-        return found if found and min(found) >= 0 else None
+        owners = cluster.leaders(INTERNAL[kind])
+        taken = partition_for(apart_from, len(owners)) if apart_from and owners else -1
+        indexes = {index for index, owner in enumerate(owners) if owner == broker and index != taken}
+        names = (f"{prefix}-{number}" for number in range(NAMES))
+        return next((name for name in names if indexes and partition_for(name, len(owners)) in indexes), None)
 
-    known: list[int] = until(owners, f"{INTERNAL[kind]} has owners")
-    taken = partition_for(apart_from, len(known)) if apart_from else -1
-    numbered = ((name, partition_for(name, len(known))) for name in (f"{prefix}-{n}" for n in itertools.count()))
-    return next(name for name, index in numbered if known[index] == broker and index != taken)
+    name: str = until(found, f"broker {broker} coordinates {'another name' if apart_from else 'a name'}")
+    return name
 
 
 def asked(cluster: Cluster, name: str, kind: int, ask: Callable[[Wire], Any]) -> Any:
