@@ -24,7 +24,7 @@ from bytemq.metadata.store import MetadataStore
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
-from bytemq.runtime.steps import STEP_ITEMS, Steps, slices
+from bytemq.runtime.steps import Pace, Steps, slices
 from bytemq.runtime.turns import in_turns
 from bytemq.types import PartitionId, TopicId
 
@@ -204,16 +204,14 @@ class Ownership:
 
     def _look_at(self, topics: Iterable[TopicId]) -> Steps[Unfinished]:
         found = Unfinished([], [])
-        looked_at = 0
+        pace = Pace()
         for topic_id in topics:
             for some in slices([*self._held.get(topic_id, {}).values()]):
                 for holding in some:
                     step = self._step(holding)
                     if step is not Step.NOTHING:
                         (found.leaving if step is Step.LEAVE else found.others).append(holding)
-                looked_at += len(some)
-                if looked_at >= STEP_ITEMS:
-                    looked_at = 0
+                if pace.is_over(len(some)):
                     yield
         return found
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from bytemq.metadata import keys, values
 from bytemq.metadata.image import ClusterImage, PartitionImage, TopicImage
 from bytemq.metadata.store import Compare, Put
-from bytemq.runtime.steps import STEP_ITEMS
+from bytemq.runtime.steps import Pace
 from bytemq.types import PartitionId, TopicId
 
 CHUNKS_PER_TRANSACTION = 60
@@ -113,7 +113,7 @@ def _changes(
     with_wishes: bool,
 ) -> Changes:
     change = Change([session], [])
-    looked_at = 0
+    pace = Pace()
     for topic, chunk in chunks:
         owners = _rewritten(topic, chunk, rewrite)
         if owners is not None:
@@ -124,9 +124,7 @@ def _changes(
             if len(change.puts) == CHUNKS_PER_TRANSACTION:
                 yield change
                 change = Change([session], [])
-        looked_at += min(keys.CHUNK_PARTITIONS, len(topic.partitions))
-        if looked_at >= STEP_ITEMS:
-            looked_at = 0
+        if pace.is_over(min(keys.CHUNK_PARTITIONS, len(topic.partitions))):
             yield None
     if change.puts:
         yield change

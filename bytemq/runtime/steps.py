@@ -26,6 +26,23 @@ def finished(steps: Steps[_T]) -> _T:
             return result
 
 
+class Pace:
+    """Tells of work whose parts are of many sizes when a step has become long enough."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self) -> None:
+        self._items = 0
+
+    def is_over(self, items: int) -> bool:
+        """Whether a step ends behind so many more; the next one begins then."""
+        self._items += items
+        if self._items < STEP_ITEMS:
+            return False
+        self._items = 0
+        return True
+
+
 def slices(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
     for start in range(0, len(items), STEP_ITEMS):
         yield items[start : start + STEP_ITEMS]

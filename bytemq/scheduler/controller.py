@@ -22,7 +22,7 @@ from bytemq.metadata.store import Compare, MetadataStore, Put
 from bytemq.metadata.values import NO_BROKER
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
-from bytemq.runtime.steps import STEP_ITEMS, Steps
+from bytemq.runtime.steps import Pace, Steps
 from bytemq.runtime.turns import in_turns
 from bytemq.scheduler.balance_work import BalanceWork
 from bytemq.scheduler.board import Move
@@ -195,14 +195,12 @@ class Controller:
         return True
 
     def _forget_what_is_planned(self) -> Steps[None]:
-        image, looked_at = self._follower.image, 0
+        image, pace = self._follower.image, Pace()
         for topic_id in list(self._unplanned):
             topic = image.topics_by_id.get(topic_id)
             if topic is None or homes_of(image).issuperset(partition.assigned for partition in topic.partitions):
                 self._unplanned.discard(topic_id)
-            looked_at += 0 if topic is None else len(topic.partitions)
-            if looked_at >= STEP_ITEMS:
-                looked_at = 0
+            if pace.is_over(0 if topic is None else len(topic.partitions)):
                 yield
 
 

@@ -20,7 +20,7 @@ from bytemq.metadata.image import ClusterImage, TopicImage
 from bytemq.metadata.loads import IDLE, Rates
 from bytemq.metadata.spread import allowed, load_of_live_brokers, owning_role, spread_endlessly, zones_of
 from bytemq.metadata.values import NO_BROKER
-from bytemq.runtime.steps import STEP_ITEMS, Steps, slices
+from bytemq.runtime.steps import Pace, Steps, slices
 from bytemq.scheduler.board import BrokerState, Move, PlacedPartition
 from bytemq.types import PartitionId, TopicId
 
@@ -49,20 +49,18 @@ def plan(image: ClusterImage, topics: Iterable[TopicId], awaited: Set[int] = fro
     if not image.brokers:
         return made
     load = load_of_live_brokers(image)
-    looked_at = 0
+    pace = Pace()
     for topic_id in sorted(topics):
         topic = image.topics_by_id.get(topic_id)
         if topic is None:
             continue
         revisions = _revisions(image, topic)
         homeless: list[int] = []
-        for first in range(0, len(topic.partitions), STEP_ITEMS):
-            some = topic.partitions[first : first + STEP_ITEMS]
+        partitions = topic.partitions
+        for some in slices(range(len(partitions))):
             homes = homes_of(image, awaited)
-            homeless += [first + place for place, partition in enumerate(some) if partition.assigned not in homes]
-            looked_at += len(some)
-            if looked_at >= STEP_ITEMS:
-                looked_at = 0
+            homeless += [index for index in some if partitions[index].assigned not in homes]
+            if pace.is_over(len(some)):
                 yield
         if homeless:
             yield from _place(topic, homeless, image, load, revisions, made)
@@ -95,16 +93,14 @@ def wishes_of(image: ClusterImage, moves: Sequence[Move]) -> Steps[list[Wishes]]
 def late_owners(image: ClusterImage) -> Steps[dict[PartitionId, int]]:
     """Partitions that a live broker owns and that are wished to be on another live one, with their owners."""
     late: dict[PartitionId, int] = {}
-    looked_at = 0
+    pace = Pace()
     for topic in list(image.topics.values()):
-        for first in range(0, len(topic.partitions), STEP_ITEMS):
-            some = topic.partitions[first : first + STEP_ITEMS]
-            for index, partition in enumerate(some, first):
+        for some in slices(range(len(topic.partitions))):
+            for index in some:
+                partition = topic.partitions[index]
                 if partition.owner not in (NO_BROKER, partition.assigned) and partition.assigned in image.brokers:
                     late[PartitionId(topic.topic_id, index)] = partition.owner
-            looked_at += len(some)
-            if looked_at >= STEP_ITEMS:
-                looked_at = 0
+            if pace.is_over(len(some)):
                 yield
     return late
 
@@ -114,16 +110,16 @@ def placed_partitions(
 ) -> Steps[list[PlacedPartition]]:
     """Every partition where it is wished to be."""
     placed: list[PlacedPartition] = []
-    looked_at = 0
+    pace = Pace()
     for topic in list(image.topics.values()):
         zones = zones_of(topic.configs)
         topic_id, is_internal = topic.topic_id, topic.is_internal
-        for index, partition in enumerate(topic.partitions):
-            pid = PartitionId(topic_id, index)
-            home = homes.get(pid, "")
-            placed.append(PlacedPartition(pid, partition.assigned, rates.get(pid, IDLE), zones, is_internal, home))
-            if len(placed) - looked_at >= STEP_ITEMS:
-                looked_at = len(placed)
+        for some in slices(range(len(topic.partitions))):
+            for index in some:
+                pid, assigned = PartitionId(topic_id, index), topic.partitions[index].assigned
+                home = homes.get(pid, "")
+                placed.append(PlacedPartition(pid, assigned, rates.get(pid, IDLE), zones, is_internal, home))
+            if pace.is_over(len(some)):
                 yield
     return placed
 

@@ -340,18 +340,17 @@ class PartitionTable:
 
     async def _segments_of(self, opening: Opening) -> Sequence[SegmentInfo]:
         """Nothing when it was given up meanwhile: what others own is not asked for."""
-        if self._entry(opening.pid.topic_id, opening.pid.index) is not opening:
+        if not self._has_its_place(opening):
             return ()
         return await self.services.storage.segments_of(opening.pid)
 
     async def open_now(self, opening: Opening) -> Partition | ErrorCode:
         """For `Opening` alone: open its log and take its place. Raises BytemqError."""
         pid = opening.pid
-        if self._entry(pid.topic_id, pid.index) is not opening:
+        if not self._has_its_place(opening):
             return ErrorCode.NOT_LEADER_OR_FOLLOWER  # given up before: its log may be open for another ownership
         partition = await open_partition(pid, opening.topic, opening.leader_epoch, opening.config, self.services)
-        partitions = self._by_id.get(pid.topic_id)
-        if partitions is None or partitions.get(pid.index) is not opening:
+        if not self._has_its_place(opening):
             await partition.close()  # given up while it was being opened
             return ErrorCode.NOT_LEADER_OR_FOLLOWER
         if partition.end_offset < opening.least_end_offset:
@@ -362,10 +361,14 @@ class PartitionTable:
             )
         if partition.config is not opening.config:
             partition.reconfigure(opening.config)
-        partitions[pid.index] = partition
+        self._by_id[pid.topic_id][pid.index] = partition
         for producer_id, producer_epoch in self._beginnings.take(pid).items():
             partition.await_beginning(producer_id, producer_epoch)
         return partition
+
+    def _has_its_place(self, opening: Opening) -> bool:
+        """Whether it was not given up."""
+        return self._entry(opening.pid.topic_id, opening.pid.index) is opening
 
     def _entry(self, topic_id: bytes, index: int) -> Entry | None:
         partitions = self._by_id.get(topic_id)
