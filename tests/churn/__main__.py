@@ -21,15 +21,18 @@ from pathlib import Path
 
 from tests.chaos.cluster import end_when_terminated
 from tests.churn import clients
-from tests.churn.audit import BUCKET, audit, await_end_of_sessions, await_quiet
+from tests.churn.audit import audit
 from tests.churn.clients import Findings, Member, Reader, TransactionalWriter, Writer
 from tests.churn.ledger import Ledger
 from tests.churn.topics import CUT, KINDS, PASSING, Topic
 from tests.churn.upheavals import CatalogReader, Cutter, Passing, Upheaval, create
+from tests.scenarios.cluster.at_rest import await_end_of_sessions, await_quiet
 from tests.scenarios.cluster.cluster import Cluster
 from tests.support.etcd_process import EtcdProcess
 from tests.support.s3_server import S3Server, minio_program, running_s3
 
+BUCKET = "records"
+QUIET_S, QUIET_PATIENCE_S = 10.0, 300.0
 GRACE_S = 10
 UPKEEP_S = 2
 MARGIN_S = 10
@@ -204,7 +207,7 @@ class Churn:
 
     def _final_audits(self) -> None:
         """With everybody at rest for longer than the time of grace; and once more when brokers have died that way."""
-        self._tell(f"the store was at rest after {await_quiet(self._s3):.0f} s")
+        self._tell(f"the store was at rest after {await_quiet(self._s3, BUCKET, QUIET_S, QUIET_PATIENCE_S):.0f} s")
         time.sleep(GRACE_S + MARGIN_S)
         while_running = audit(self._cluster, GRACE_S + MARGIN_S)
         self._tell(f"brokers running: {while_running}")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.scenarios.cluster.at_rest import await_clean
 from tests.scenarios.cluster.cluster import Cluster, CountingProducer, check_nothing_lost, read_all, until
 from tests.support import probe
 from tests.support.etcd_process import EtcdProcess
@@ -26,7 +24,7 @@ def test_cluster_on_s3__loses_nothing_when_brokers_die_or_are_only_taken_for_dea
         cluster = Cluster(tmp_path, etcd, 3, QUICK, storage="s3://records/cluster", environment=s3.environment)
         try:
             run(cluster.start())
-            audit(cluster)
+            await_clean(cluster)
         finally:
             cluster.close()
             etcd.close()
@@ -55,17 +53,3 @@ def run(cluster: Cluster) -> None:
 def leaders_as_told_by(node: NodeProcess) -> list[int]:
     with probe.connect(node.address) as wire:
         return probe.leaders(wire, "topic")
-
-
-def audit(cluster: Cluster) -> None:
-    """While the brokers run: nothing is wrong, and soon nothing is left over."""
-    command = [sys.executable, "-m", "bytemq", "verify", cluster.storage, "--metadata", cluster.etcd.url("cluster")]
-
-    def is_clean() -> bool:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, **(cluster.environment or {})}, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout.strip() == "everything is as it was written"
-
-    until(is_clean, "garbage of ended sessions is found")

@@ -4,10 +4,7 @@ afterwards, and what is left in the bucket.
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -15,6 +12,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from tests.interop.batches import batch
+from tests.scenarios.cluster.at_rest import await_clean
 from tests.scenarios.cluster.cluster import LONG_SESSIONS, PATIENCE_S, Cluster, until
 from tests.scenarios.test_compaction import kill_workers
 from tests.support import probe
@@ -80,19 +78,6 @@ def state_of(cluster: Cluster, topic: str) -> tuple[dict[bytes, bytes], int]:
     raise TimeoutError("the consumer did not reach the end")
 
 
-def audit(cluster: Cluster) -> None:
-    """Nothing is wrong, and soon nothing is in the bucket that nobody names."""
-    command = [sys.executable, "-m", "bytemq", "verify", cluster.storage, "--metadata", cluster.etcd.url("cluster")]
-    environment = {**os.environ, **(cluster.environment or {})}
-
-    def is_clean() -> bool:
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout.strip() == "everything is as it was written"
-
-    until(is_clean, "the garbage goes")
-
-
 def test_worker_and_owner__killed_during_compaction_lose_nothing(cluster: Cluster) -> None:
     chance = random.Random(5)
     cluster.create_topic("state", 1, **COMPACTED)
@@ -123,7 +108,7 @@ def test_worker_and_owner__killed_during_compaction_lose_nothing(cluster: Cluste
     assert killed_workers
     until(lambda: state_of(cluster, "state")[1] < 12_000, "it is compacted in the end", CLEANER_PATIENCE_S)
     assert state_of(cluster, "state")[0] == expected
-    audit(cluster)
+    await_clean(cluster)
 
 
 def test_duplicate__is_recognised_after_compaction_delete_records_and_moves(cluster: Cluster) -> None:

@@ -4,20 +4,14 @@ what stays, what readers are told meanwhile, and that nothing is left in the buc
 
 from __future__ import annotations
 
-import asyncio
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaException
 
-from bytemq.metadata import keys
-from bytemq.metadata.opening import open_metadata
 from tests.scenarios import letting_go
+from tests.scenarios.cluster.at_rest import CLEAN, await_clean, await_end_of_sessions, await_quiet, verdict
 from tests.scenarios.cluster.cluster import PATIENCE_S, Cluster, until
 from tests.support.etcd_process import EtcdProcess
 from tests.support.s3_server import S3Server, minio_program, running_s3
@@ -29,7 +23,6 @@ OPTIONS = (
     *("--set", "storage.garbage.grace.ms=500"),
 )
 BUCKET = "records"
-EXPORTS = "metadata/"
 QUIET_S = 3.0
 
 
@@ -76,12 +69,12 @@ def test_store__holds_nothing_that_nobody_names_after_everything_was_let_go(clus
         # None, OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, NOT_LEADER_OR_FOLLOWER
         assert reader.told <= {0, 1, 3, 5, 6}, reader.told
 
-    until(lambda: verify(cluster) == "everything is as it was written", "the garbage of ended sessions goes")
-    settle(s3)
+    await_clean(cluster)
+    await_quiet(s3, BUCKET, QUIET_S)
     for node in cluster.nodes:  # what live sessions have made is no finding: they might be about to publish it
         node.kill9()
-    until(lambda: not asyncio.run(has_sessions(cluster)), "the sessions end")
-    assert verify(cluster) == "everything is as it was written"
+    await_end_of_sessions(cluster)
+    assert verdict(cluster) == CLEAN
     left = sum(s3.objects(BUCKET).values())
     assert left < 2 * letting_go.RECORDS * letting_go.VALUE_BYTES + 4 * 1024 * 1024, "two topics, and one cut to 1 MiB"
     for node in cluster.nodes:
@@ -98,35 +91,3 @@ def low(cluster: Cluster, topic: str) -> int:
 
     found: tuple[int, int] = until(ask, f"{topic} has an owner")
     return found[0]
-
-
-def verify(cluster: Cluster) -> str:
-    command = [sys.executable, "-m", "bytemq", "verify", cluster.storage, "--metadata", cluster.etcd.url("cluster")]
-    environment = {**os.environ, **(cluster.environment or {})}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
-
-
-async def has_sessions(cluster: Cluster) -> bool:
-    metadata = await open_metadata(cluster.etcd.url("cluster"), {})
-    try:
-        return bool((await metadata.range(keys.BROKERS)).entries)
-    finally:
-        await metadata.close()
-
-
-def settle(s3: S3Server) -> None:
-    """Returns when nothing has come or gone for a while, but exports of the metadata: one is made all the time, and an
-    old one goes.
-    """
-
-    def of_topics() -> dict[str, int]:
-        return {name: size for name, size in s3.objects(BUCKET).items() if f"/{EXPORTS}" not in name}
-
-    def is_quiet() -> bool:
-        before = of_topics()
-        time.sleep(QUIET_S)
-        return of_topics() == before
-
-    until(is_quiet, "nothing is written or deleted any more")
