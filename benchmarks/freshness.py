@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import tempfile
 import time
 from collections import defaultdict
@@ -120,11 +119,9 @@ def main() -> None:
     parser.add_argument("--per-second", type=float, default=60)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--after-ms", type=int, default=60_000)
-    folder = Path(tempfile.mkdtemp(prefix="freshness-"))
-    try:
-        run(folder, parser.parse_args())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="freshness-", ignore_cleanup_errors=True) as folder:
+        run(Path(folder), options)
 
 
 if __name__ == "__main__":

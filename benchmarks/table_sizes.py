@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -107,11 +106,9 @@ def main() -> None:
     parser.add_argument("--producers", type=lambda text: [int(part) for part in text.split(",")], default=[1, 10])
     parser.add_argument("--per-second", type=float, default=1_000)
     parser.add_argument("--seconds", type=float, default=60)
-    folder = Path(tempfile.mkdtemp(prefix="table-sizes-"))
-    try:
-        run(folder, parser.parse_args())
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="table-sizes-", ignore_cleanup_errors=True) as folder:
+        run(Path(folder), options)
 
 
 if __name__ == "__main__":
