@@ -111,7 +111,6 @@ class Cleaner:
         self._worker = worker
         self._clock = clock
         self._settings = settings
-        self._runs = 0
 
     async def run(self) -> None:
         """For ever: everything that is due, then a pause of log.cleaner.backoff.ms."""
@@ -182,7 +181,6 @@ class Cleaner:
         settings, config = self._settings(), owned.config
         has_tables = any(segment.kind is FileKind.PARQUET for segment in segments)
         tables = await self._table_form(owned) if has_tables else None
-        self._runs += 1
         return CleanLog(
             segments=segments,
             first_dirty_offset=cleaned_end(segments, segments[0].base_offset),
@@ -194,7 +192,7 @@ class Cleaner:
             segment_bytes=min(config.segment_bytes, settings.segment_bytes),
             chunk_bytes=settings.chunk_bytes,
             directory=self._storage.placed(directory_of(owned.pid)),
-            suffix=f"-{self._storage.session_id:x}-c{self._runs:x}",
+            suffix=f"-{self._storage.names.mark()}",
             tables=tables,
         )
 

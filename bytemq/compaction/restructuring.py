@@ -25,6 +25,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import AbortedTxn, FileKind, Manifest, SegmentInfo
+from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.tables.published_columns import ColumnChange, ColumnsChanged, ColumnStore, change_of
 from bytemq.storage.tables.table_file import new_names, table_file
 
@@ -59,6 +60,9 @@ class TablePartition(Protocol):
 class TableStorage(Protocol):
     """What is asked of the storage."""
 
+    @property
+    def names(self) -> ObjectNames: ...
+
     async def checkpoint(self) -> None: ...
 
     async def seal(self, files: LogFiles) -> None: ...
@@ -91,7 +95,6 @@ class Restructuring:
         storage: TableStorage,
         worker: Worker,
         clock: Clock,
-        session_id: int,
         columns: ColumnStore,
     ) -> None:
         self._columns = columns
@@ -99,8 +102,6 @@ class Restructuring:
         self._storage = storage
         self._worker = worker
         self._clock = clock
-        self._session_id = session_id
-        self._made = 0
         self._times: dict[LogFiles, LogTimes] = {}
         self._delay = Delay()
         self._looked: float | None = None
@@ -270,8 +271,7 @@ class Restructuring:
     async def _convert(self, partition: TablePartition, chosen: Sequence[SegmentInfo], settings: TableSettings) -> bool:
         """False: not yet, because the table's columns changed while the file was made."""
         files = partition.files
-        self._made += 1
-        names = new_names(partition.topic, files.partition, chosen[0].base_offset, self._session_id, self._made)
+        names = new_names(partition.topic, files.partition, chosen[0].base_offset, self._storage.names.mark())
         first, last = chosen[0].base_offset, chosen[-1].last_offset
         known = await self._columns.get(files.partition.topic_id)
         job = Convert(

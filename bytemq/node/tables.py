@@ -138,7 +138,7 @@ class Tables:
         """Once there are partitions. What is returned is to be run."""
         self._broker, self._whole, self._topic_config = broker, whole, topic_config
         columns = ColumnStore(broker.metadata)
-        self._restructuring = Restructuring(self._opened, storage, self._converter, broker.clock, session_id, columns)
+        self._restructuring = Restructuring(self._opened, storage, self._converter, broker.clock, columns)
         me = Asker(broker.node_id, session_id, lease)
         self._builds = TableBuilds(
             broker.metadata, lambda: broker.image, self._build_own, me, broker.clock, broker.supervisor

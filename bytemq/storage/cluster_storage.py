@@ -42,9 +42,11 @@ from bytemq.storage.manifests.manifest import (
 from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of
 from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.manifests.unopened import UnopenedLogs
+from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.objects.flush_objects import FlushObjects
 from bytemq.storage.objects.object_wal import ObjectWal
 from bytemq.storage.objects.object_write_behind import ObjectWriteBehind
+from bytemq.storage.objects.own_objects import OwnObjects
 from bytemq.storage.objects.session_log import SessionTail
 from bytemq.storage.objects.session_logs import SessionLogs, attach_shares
 from bytemq.storage.objects.session_tail import SessionTailKeeper
@@ -109,10 +111,15 @@ class ClusterStorage:
         segments = SegmentCache(self._store, config.open_files, config.chunk_bytes)
         self._segments = segments
         self.pools = store
-        self.garbage = SharedGarbage(self._store, store, metadata, segments, session.fence, config, clock, supervisor)
+        self.names = ObjectNames(session_id)
+        """See `logs`."""
+        self._own_objects = OwnObjects(self.names)
+        self.garbage = SharedGarbage(
+            self._store, store, metadata, segments, self._own_objects, session.fence, config, clock, supervisor
+        )
         discard = self.garbage.discard
         place = partial(store.place, discard=discard)
-        self._publisher = Publisher(place, metadata, session_id, config, discard, supervisor, [session.fence])
+        self._publisher = Publisher(place, metadata, self.names, config, discard, supervisor, [session.fence])
         self._tail = SessionTailKeeper(
             place, metadata, SessionTail(session.broker_id, session_id), session.fence, clock, random, supervisor
         )
@@ -127,6 +134,7 @@ class ClusterStorage:
             self._objects,
             self._tail,
             self._publisher,
+            self.names,
             self._logs,
             self._handed_over,
             discard,
@@ -135,13 +143,13 @@ class ClusterStorage:
             supervisor,
         )
         self._small_segments = SmallSegments(
-            place, segments, self._publisher, self._logs, session_id, config.chunk_bytes
+            place, segments, self._publisher, self._logs, self.names, config.chunk_bytes
         )
         self._wal = ObjectWal(
             place, self._tail, config, clock, random, self._objects.add_own, self._write_behind.consider, discard
         )
         self._drain = PoolDrain(
-            store, place, metadata, self._write_behind, self._publisher, self._logs, session_id, clock
+            store, place, metadata, self._write_behind, self._publisher, self._logs, self.names, clock
         )
         others = FlushObjects(NOBODY, self.cache, TailMemory(bodies, config.wal_memory_bytes))
         self.followed = FollowedLogs(store, metadata, others, segments, restored, config, clock, supervisor)
@@ -180,6 +188,7 @@ class ClusterStorage:
     async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
         """See `logs`. Raises Corrupt also when something is missing that a manifest or tail names."""
         await self.release_log(partition)  # if it is open: a new owner's state is made from what is committed
+        opening = self._own_objects.opening(partition, leader_epoch)
         files = await self._load(partition)
         self._logs[partition] = files  # from here on, what it has extents in is in use
         try:
@@ -192,6 +201,7 @@ class ClusterStorage:
         except BaseException:
             self._logs.pop(partition, None)
             raise
+        self._own_objects.opened(partition, opening)
         files.pending_entries = []
         self._handed_over.pop(partition, None)
         return files
@@ -239,10 +249,6 @@ class ClusterStorage:
         """See `logs`."""
         return {} if self.pools.is_alone else {shown(name): pool.state for name, pool in self.pools.pools.items()}
 
-    @property
-    def session_id(self) -> int:
-        return self._session.session_id
-
     async def look_ahead(self, session_id: int) -> None:
         """See `logs`."""
         await self._session_logs.look_ahead(session_id)
@@ -253,9 +259,11 @@ class ClusterStorage:
         files = self._logs.pop(partition, None)
         if files is None:
             return
+        self._own_objects.released(partition)
         files.snapshot_source = None
         self._handed_over[partition] = files
-        await self._publisher.release(files)
+        if await self._publisher.release(files):
+            self.garbage.look()
 
     async def delete_log(self, partition: PartitionId) -> None:
         """See `logs`."""
@@ -266,6 +274,7 @@ class ClusterStorage:
             files.deleted = True
             await self._publisher.publish(files, None)
         self._logs.pop(partition, None)
+        self._own_objects.released(partition)
         self._unopened.forget(partition)
         files.wal.drop_first(len(files.wal))
 

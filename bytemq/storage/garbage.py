@@ -19,6 +19,7 @@ from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of, names_of
+from bytemq.storage.object_names import maker_of
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.stores.interface import Store
 from bytemq.storage.tables.restored import RestoredUnits
@@ -100,8 +101,7 @@ class Garbage:
         """Names that earlier sessions left and nothing refers to. Spare files of theirs are handed to `wal_files`."""
         listed = [info.name for folder in ("topics/", *PUBLIC) for info in await self._store.list(folder)]
         # Names made by this session are in flux, and none of them can be garbage of an earlier one.
-        own = f"-{self._session_id:x}-"
-        listed = [name for name in listed if own not in name.rpartition("/")[2]]
+        listed = [name for name in listed if maker_of(name) != self._session_id]
         found = [
             info.name
             for info in await self._store.list("wal/")

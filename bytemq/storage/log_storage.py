@@ -31,6 +31,7 @@ from bytemq.storage.manifests.manifest import (
 )
 from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.manifests.unopened import segments_without_opening
+from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.pools.pooled_store import placing_in
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.segments.write_behind import WriteBehind
@@ -66,7 +67,8 @@ class LogStorage:
         """Use `open`."""
         self._store = store
         self._metadata = metadata
-        self._session_id = session_id
+        self.names = ObjectNames(session_id)
+        """See `logs`."""
         self._config = config
         self._clock = clock
         segments = SegmentCache(store, config.open_files, config.chunk_bytes)
@@ -75,7 +77,7 @@ class LogStorage:
         self._publisher = Publisher(
             placing_in(store),
             metadata,
-            session_id,
+            self.names,
             config,
             self._garbage.discard,
             supervisor,
@@ -90,7 +92,7 @@ class LogStorage:
         self._bulk = BulkFiles(
             store,
             self._wal_files,
-            session_id,
+            self.names,
             config,
             clock,
             durability,
@@ -123,7 +125,7 @@ class LogStorage:
             self._publisher,
             self._garbage,
             self._logs,
-            session_id,
+            self.names,
             config,
             clock,
             supervisor,
@@ -216,10 +218,6 @@ class LogStorage:
         """See `logs`."""
         return {}
 
-    @property
-    def session_id(self) -> int:
-        return self._session_id
-
     async def release_log(self, partition: PartitionId) -> None:
         """See `logs`. Here nobody else can open it before this session has ended."""
 
@@ -307,10 +305,10 @@ class LogStorage:
     async def _recover(self) -> None:
         await self._known.read(self._metadata)
         earlier = EarlierSessions(self._store, self._metadata, self._known, self._wal_files, self._bulk)
-        await earlier.recover(self._session_id)
+        await earlier.recover(self.names.session_id)
         self.recovered_bytes = earlier.walked_bytes
         first = self._wal.next_link
-        await self._wal_files.publish_tail(TailRecord(self._session_id, 0, *first))
+        await self._wal_files.publish_tail(TailRecord(self.names.session_id, 0, *first))
         unused = [file for file in self._wal_files.live if not file.first_sequence]
         await self._wal_files.release(unused, *first)
 

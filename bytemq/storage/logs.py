@@ -13,6 +13,7 @@ from bytemq.protocol.records.batch import RecordBatch
 from bytemq.storage.following.followed_logs import FollowedLogs
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import SegmentInfo
+from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.tables.published_columns import ColumnChange
 from bytemq.storage.wal.staging import Append, OnDurable
 from bytemq.types import PartitionId
@@ -76,8 +77,8 @@ class Logs(Protocol):
         """The name of something new that is going to be created elsewhere: in the store that is best now."""
 
     @property
-    def session_id(self) -> int:
-        """Part of the name of every object that this session creates, as `-<hex>-`."""
+    def names(self) -> ObjectNames:
+        """Of what this session makes."""
 
     async def look_ahead(self, session_id: int) -> None:
         """Logs of that session, which lives, are going to be opened here: what takes time is done now. Raises

@@ -5,7 +5,8 @@
 - "refused": nothing happens, and the caller is told so (503);
 - "lost": it happens, but the answer does not come;
 - "twice": it happens, a library below sends it again, and the answer is that of the second time;
-- "late": the caller gives up; it happens afterwards, when `settle` is called;
+- "late": the caller gives up; it happens afterwards, when `settle` is called, unless the object was deleted meanwhile:
+  what is deleted has had its time of grace, which outlasts any request;
 - "cut": it happens, the answer breaks off;
 - "torn": a PUT breaks off, and the store keeps what has come of it, as SeaweedFS does; of anything else the answer;
 - "silent": nothing happens, and nobody ever says so.
@@ -33,7 +34,7 @@ class FailingDriver:
         self.keeps_tokens = keeps_tokens
         self.calls: list[tuple[str, str]] = []
         self.latency_s = 0.0
-        self._late: list[Callable[[], object]] = []
+        self._late: list[tuple[str, Callable[[], object]]] = []
 
     async def _attempt(
         self, operation: str, name: str, act: Callable[[], object], half: Callable[[], object] | None = None
@@ -46,7 +47,7 @@ class FailingDriver:
         if fault == "refused":
             raise Unavailable(f"{name}: 503 SlowDown")
         if fault == "late":
-            self._late.append(act)
+            self._late.append((name, act))
             raise Unavailable(f"{name}: no answer")
         result = half() if fault == "torn" and half is not None else act()
         if fault == "twice":
@@ -59,7 +60,7 @@ class FailingDriver:
     def settle(self) -> None:
         """What was under way when its caller gave up arrives."""
         late, self._late = self._late, []
-        for act in late:
+        for _, act in late:
             try:
                 act()
             except (Invalid, NotFound):
@@ -109,6 +110,7 @@ class FailingDriver:
         def act() -> None:
             for name in names:
                 self.objects.pop(name, None)
+            self._late = [(name, late) for name, late in self._late if name not in names]
 
         await self._attempt("delete", names[0], act)
 

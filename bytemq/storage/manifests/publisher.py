@@ -11,7 +11,7 @@ anything else is published.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ from bytemq.storage.manifests.manifest_codec import (
     encode_snapshot,
     names_of,
 )
+from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.pools.pooled_store import Place
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.shared_file import SharedFile
@@ -91,7 +92,7 @@ class Publisher:
         self,
         place: Place,
         metadata: MetadataStore,
-        session_id: int,
+        names: ObjectNames,
         config: StorageConfig,
         discard: Callable[[Sequence[str]], None],
         supervisor: Supervisor,
@@ -103,11 +104,10 @@ class Publisher:
         self._fence = fence
         self._committed_is_durable = committed_is_durable
         self._metadata = metadata
-        self._session_id = session_id
+        self._names = names
         self._config = config
         self._discard = discard
         self._supervisor = supervisor
-        self._snapshots = 0
         self._requests: list[_Request] = []
         self._in_doubt: dict[LogFiles, set[str]] = {}
         """What a log's manifest named, or was to name, when the outcome of a transaction was unknown: the next one that
@@ -168,11 +168,12 @@ class Publisher:
         for file in read:
             await file.unpinned()
 
-    async def release(self, files: LogFiles) -> None:
-        """Nothing more is published for the log when this returns, also by who has begun something before."""
+    async def release(self, files: LogFiles) -> Collection[str]:
+        """Nothing more is published for the log when this returns, also by who has begun something before. Returns the
+        objects of which it is not known whether the log's manifest names them."""
         files.released = True
         await self.idle()
-        self._in_doubt.pop(files, None)
+        return self._in_doubt.pop(files, ())
 
     async def idle(self) -> None:
         """Returns when nothing is being published."""
@@ -265,9 +266,7 @@ class Publisher:
         offset, data = manifest.snapshot.offset, encode_snapshot(manifest.snapshot)
         if len(data) <= self._config.snapshot_inline_bytes:
             return StoredManifest(manifest, offset, data)
-        self._snapshots += 1
-        directory = directory_of(files.partition)
-        name = f"{directory}{offset:020d}-{self._session_id:x}-{self._snapshots:x}.snapshot"
+        name = f"{directory_of(files.partition)}{offset:020d}-{self._names.mark()}.snapshot"
         return StoredManifest(manifest, offset, b"", await self._place(name, [data]))
 
     async def _transact(self, prepared: Sequence[_Prepared]) -> None:
@@ -309,7 +308,7 @@ class Publisher:
             files.revision = -1
             try:
                 await self.refresh(files)
-                if files.stored != known and files.manifest.owner_session == self._session_id:
+                if files.stored != known and files.manifest.owner_session == self._names.session_id:
                     error = Unavailable(f"the manifest of {files.partition} was changed by an earlier attempt")
             except BytemqError as failure:
                 error = failure

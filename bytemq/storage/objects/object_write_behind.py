@@ -28,6 +28,7 @@ from bytemq.storage.manifests.manifest import (
 )
 from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.manifests.publisher import Publisher
+from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.objects.flush_objects import FlushObjects, used_ordinals
 from bytemq.storage.objects.segment_in_memory import SegmentInMemory
 from bytemq.storage.objects.session_tail import SessionTailKeeper
@@ -61,6 +62,7 @@ class ObjectWriteBehind(BackgroundPasses):
         objects: FlushObjects,
         tail: SessionTailKeeper,
         publisher: Publisher,
+        names: ObjectNames,
         logs: Mapping[PartitionId, LogFiles],
         handed_over: Mapping[PartitionId, LogFiles],
         discard: Callable[[Sequence[str]], None],
@@ -74,12 +76,12 @@ class ObjectWriteBehind(BackgroundPasses):
         self._objects = objects
         self._tail = tail
         self._publisher = publisher
+        self._names = names
         self._logs = logs
         self._handed_over = handed_over
         self._discard = discard
         self._config = config
         self._clock = clock
-        self._segments_made = 0
         self._looked_at = 0
         """The last flush when the logs were looked at one by one."""
         self.written_bytes = 0
@@ -201,9 +203,7 @@ class ObjectWriteBehind(BackgroundPasses):
 
     async def _create(self, files: LogFiles, made: SegmentInMemory, snapshot: PartitionSnapshot | None) -> SegmentInfo:
         info, parts = await made.finish(snapshot.aborted if snapshot is not None else ())
-        self._segments_made += 1
-        session = f"{self._tail.session_id:x}-{self._segments_made:x}"
-        name = f"{directory_of(files.partition)}{info.base_offset:020d}-{session}.log"
+        name = f"{directory_of(files.partition)}{info.base_offset:020d}-{self._names.mark()}.log"
         info = info._replace(name=await self._place(name, parts))
         self.written_bytes += info.size_bytes
         return info

@@ -41,6 +41,7 @@ from bytemq.storage.objects.session_log import (
     names_of_tail,
     with_flushes,
 )
+from bytemq.storage.objects.shared_garbage import TOPICS, writer_of
 from bytemq.storage.pools.names import pool_of, shown
 from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.stores.interface import ObjectInfo
@@ -82,7 +83,7 @@ async def roll_forward(store: PooledStore, backup: Backup) -> RolledForward:
     Raises Corrupt for an export that cannot be read, Unavailable.
     """
     entries = dict(backup.entries)
-    objects, unseen = await store.list_everywhere(FOLDER)
+    objects, unseen = await store.list_everywhere(FOLDER, TOPICS)
     if unseen:
         raise Unavailable(f"what is in {', '.join(sorted(map(shown, unseen)))} cannot be seen: it does not answer")
     names = {info.name for info in objects}
@@ -116,7 +117,8 @@ async def roll_forward(store: PooledStore, backup: Backup) -> RolledForward:
     _raise_epochs(entries, topics, written)
     first_free = max(values.decode_number(entries.get(keys.PRODUCER_IDS, b"0")), newest_producer + 1)
     entries[keys.PRODUCER_IDS] = values.encode_number(first_free + PRODUCER_IDS_LEFT_OUT)
-    newest = max([known, *listed])
+    # One that came again would meet what the other one left.
+    newest = max([known, *(writer_of(name) or 0 for name in names)])
     entries[keys.LAST_SESSION] = values.encode_number(newest)
     # Exports sort by revision: those that are made from now on come behind all that are there.
     revision = max(backup.revision, newest, await newest_revision(store))

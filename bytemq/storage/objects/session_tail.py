@@ -99,12 +99,12 @@ class SessionTailKeeper:
         """Nobody needs what is below. Returns the names of objects, apart from flushes, that may go now. Raises
         Fenced."""
         async with self._lock:
-            before = self.tail
-            if sequence <= before.first_sequence:
-                return ()
-            await self._publish(released_below(self._with_ready_index(before), sequence))
-            kept = set(names_of_tail(self.tail))
-            return [name for name in names_of_tail(before) if name.endswith(".index") and name not in kept]
+            left, before = self._pass_over_index(sequence), self.tail
+            if sequence > before.first_sequence:
+                await self._publish(released_below(self._with_ready_index(before), sequence))
+                kept = set(names_of_tail(self.tail))
+                left += [name for name in names_of_tail(before) if name.endswith(".index") and name not in kept]
+            return left
 
     def last_in(self, pool: str) -> int:
         """The last flush that a pool must be kept for, be it for an index; 0: there is none."""
@@ -115,6 +115,22 @@ class SessionTailKeeper:
         """Returns when no index is being written."""
         if self._indexing is not None:
             await asyncio.wait([self._indexing])
+
+    def _pass_over_index(self, sequence: int) -> list[str]:
+        """What is durable, not published yet, and of nothing that is needed never becomes part of the tail. Returns the
+        name of the object."""
+        if self._index is None or self._index.last_sequence >= sequence:
+            return []
+        name = index_name(self.session_id, self._index)
+        self._forget_index()
+        return [name]
+
+    def _forget_index(self) -> None:
+        """What it is of is in it, or nobody needs that any more."""
+        assert self._index is not None
+        while self._heads and self._heads[0][0].sequence <= self._index.last_sequence:
+            self._heads.popleft()
+        self._index = None
 
     def _with_ready_index(self, tail: SessionTail) -> SessionTail:
         return with_index(tail, self._index) if self._index is not None else tail
@@ -141,9 +157,7 @@ class SessionTailKeeper:
             delay_s = min(2 * delay_s, MAX_RETRY_S)
         self.tail, self._revision = tail, revision
         if self._index is not None and self._index in tail.indexes:
-            while self._heads and self._heads[0][0].sequence <= self._index.last_sequence:
-                self._heads.popleft()
-            self._index = None
+            self._forget_index()
 
     async def _write_index(self) -> None:
         """Failing is harmless: the tail names the flushes themselves for longer."""

@@ -4,10 +4,11 @@ Owns: the deletion of objects that nothing names, and the end of ended sessions'
 something is superseded.
 
 Deleting comes last. What this session has superseded goes after a time of grace, for readers elsewhere. What others
-have left is found by listing, after a start and after the end of a session: an object is garbage when its session has
-ended and, looked at after that, no manifest and no tail names it, since nobody is left who could still publish it. The
-log of an ended session goes when no manifest names the session; its tail record goes first, by a transaction that
-compares our own session's key.
+have left is found by listing, after a start and after the end of a session: an object is garbage when nobody is left
+who could still publish it and, looked at after that, no manifest and no tail names it. Of what an ended session made
+that is certain. Of its own objects each session judges itself: an owner after it may have superseded some, and died
+before they went. The log of an ended session goes when no manifest names the session; its tail record goes first, by a
+transaction that compares our own session's key.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from bytemq.metadata.store import Compare, MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
+from bytemq.storage.manifests.manifest import Manifest
 from bytemq.storage.manifests.manifest_codec import StoredManifest, directory_of, names_of
+from bytemq.storage.object_names import maker_of
+from bytemq.storage.objects.own_objects import OwnObjects
 from bytemq.storage.objects.session_log import FOLDER, session_of
 from bytemq.storage.pools.contents import manifests_of
 from bytemq.storage.pools.names import by_pool, plain_name, pool_of
@@ -49,6 +53,7 @@ class SharedGarbage:
         pools: PooledStore,
         metadata: MetadataStore,
         segments: SegmentCache,
+        own_objects: OwnObjects,
         fence: Compare,
         config: StorageConfig,
         clock: Clock,
@@ -59,6 +64,7 @@ class SharedGarbage:
         self._pools = pools
         self._metadata = metadata
         self._segments = segments
+        self._own_objects = own_objects
         self._fence = fence
         self._grace_s = config.storage_garbage_grace_ms / 1000
         self._clock = clock
@@ -71,7 +77,7 @@ class SharedGarbage:
         """Garbage found by listing, and since when."""
         self._seen_live: set[int] | None = None
         self._sweep_at: float | None = None
-        """When to list next; None: nothing has ended since the last time."""
+        """When to list next; None: nothing has happened since the last time that could have left anything."""
         self.held: set[PartitionId] = set()
         """Partitions that something in the log of an ended session is part of, as of the last round: the log can go
         when each was opened and written behind."""
@@ -116,6 +122,10 @@ class SharedGarbage:
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
+    def look(self) -> None:
+        """Something may have been left: the next round looks for it."""
+        self._sweep_at = self._clock.monotonic()
+
     async def collect(self, forget_session: Callable[[int], None]) -> None:
         """One round: what waited long enough, and what ended sessions have left. Raises Unavailable, Corrupt.
 
@@ -125,7 +135,7 @@ class SharedGarbage:
         tails = await self._tails()
         live = await self._live_sessions()
         if self._seen_live is None or self._seen_live - live:
-            self._sweep_at = self._clock.monotonic()
+            self.look()
         self._seen_live = live
         for session_id in await self._without_use(tails.keys() - live):
             key = keys.session_log(session_id)
@@ -133,10 +143,10 @@ class SharedGarbage:
             if deleted.succeeded:
                 log.info("write-ahead log of an ended session released", session=session_id)
                 forget_session(session_id)
-                self._sweep_at = self._clock.monotonic()
+                self.look()
         if self._sweep_at is not None and self._sweep_at <= self._clock.monotonic():
-            has_seen_all = await self.sweep()
-            is_over = has_seen_all and not self._suspects
+            could_tell_all = await self.sweep()
+            is_over = could_tell_all and not self._suspects
             self._sweep_at = None if is_over else self._clock.monotonic() + self._grace_s
 
     async def _without_use(self, ended: set[int]) -> list[int]:
@@ -156,26 +166,38 @@ class SharedGarbage:
         return sorted(ended - needed)
 
     async def sweep(self) -> bool:
-        """Deletes what was found to be garbage a time of grace ago and still is. False: not all pools have answered."""
+        """Deletes what was found to be garbage a time of grace ago and still is.
+
+        False: of some objects it cannot be told yet, or not all pools have answered.
+        """
+        settled = self._own_objects.settled()
         listed, unseen = await self._pools.list_everywhere(*FOLDERS)
         live = await self._live_sessions()
         tails = await self._tails()
         manifests = await self._manifests()
         named: set[str] = set()
         unknown: set[str] = set()
+        by_folder: dict[str, Manifest] = {}
         for partition, stored in manifests.items():
+            folder = directory_of(partition)
             if stored is None:
-                unknown.add(directory_of(partition))
+                unknown.add(folder)
             else:
                 named.update(names_of(stored))
+                by_folder[folder] = stored.manifest
         now = self._clock.monotonic()
         found: dict[str, float] = {}
+        can_tell_all = True
         for name, _ in listed:
-            session = writer_of(name)
-            if session is None or session in live or name in named or partition_folder_of(name) in unknown:
+            folder, session = partition_folder_of(name), writer_of(name)
+            if session is None or name in named or folder in unknown or session_of(name) in tails:
                 continue
-            if session_of(name) in tails:
-                continue
+            if session in live:
+                is_past = settled.is_past_publishing(name, folder, by_folder.get(folder))
+                if is_past is None:
+                    can_tell_all = False
+                if not is_past:
+                    continue
             found[name] = self._suspects.get(name, now)
         found |= {name: since for name, since in self._suspects.items() if pool_of(name) in unseen}
         due = [name for name, since in found.items() if since + self._grace_s <= now and pool_of(name) not in unseen]
@@ -183,10 +205,10 @@ class SharedGarbage:
             del found[name]
         self._suspects = found
         if due:
-            log.info("garbage of ended sessions", count=len(due))
+            log.info("garbage that others have left", count=len(due))
         for pool, names in by_pool(due).items():
             await self._delete(pool, names)
-        return not unseen
+        return can_tell_all and not unseen
 
     async def _tails(self) -> dict[int, int]:
         """Which sessions have a log, and the revisions of their tails. What is in those matters to nobody here."""
@@ -203,11 +225,5 @@ class SharedGarbage:
 
 
 def writer_of(name: str) -> int | None:
-    """The session that made an object. Names outside write-ahead logs are <offset>-<session>-<number>.<kind>."""
-    if plain_name(name).startswith(FOLDER):
-        return session_of(name)
-    parts = name.rpartition("/")[2].partition(".")[0].split("-")
-    try:
-        return int(parts[1], 16)
-    except (IndexError, ValueError):
-        return None
+    """The session that made an object; None for what is named otherwise than ours."""
+    return session_of(name) if plain_name(name).startswith(FOLDER) else maker_of(name)

@@ -18,6 +18,7 @@ from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.manifests.publisher import Publisher
+from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.objects.segment_in_memory import SegmentInMemory
 from bytemq.storage.pools.pooled_store import Place
 from bytemq.storage.reading import is_sound
@@ -61,16 +62,15 @@ class SmallSegments:
         segments: SegmentCache,
         publisher: Publisher,
         logs: Mapping[PartitionId, LogFiles],
-        session_id: int,
+        names: ObjectNames,
         chunk_bytes: int,
     ) -> None:
         self._place = place
         self._segments = segments
         self._publisher = publisher
         self._logs = logs
-        self._session_id = session_id
+        self._names = names
         self._chunk_bytes = chunk_bytes
-        self._made = 0
         self._given_up: set[str] = set()
         """Segments that cannot be read as they were written: they stay as they are."""
 
@@ -103,8 +103,7 @@ class SmallSegments:
                 return
         first, aborted = chosen[0], files.snapshot_source().aborted if files.snapshot_source is not None else ()
         info, parts = await made.finish(aborted)
-        self._made += 1
-        name = f"{directory_of(files.partition)}{first.base_offset:020d}-{self._session_id:x}-m{self._made:x}.log"
+        name = f"{directory_of(files.partition)}{first.base_offset:020d}-{self._names.mark()}.log"
         info = info._replace(name=await self._place(name, parts), created_ms=first.created_ms)
         await self._publisher.replace_files(files, chosen, [info])
 

@@ -20,6 +20,7 @@ from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import FileKind, SegmentInfo, with_snapshot
 from bytemq.storage.manifests.manifest_codec import StoredManifest, directory_of
 from bytemq.storage.manifests.publisher import Publisher
+from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.objects.object_write_behind import ObjectWriteBehind
 from bytemq.storage.pools.contents import manifests_of
 from bytemq.storage.pools.names import pool_of
@@ -45,7 +46,7 @@ class PoolDrain:
         write_behind: ObjectWriteBehind,
         publisher: Publisher,
         logs: Mapping[PartitionId, LogFiles],
-        session_id: int,
+        names: ObjectNames,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -54,9 +55,8 @@ class PoolDrain:
         self._write_behind = write_behind
         self._publisher = publisher
         self._logs = logs
-        self._session_id = session_id
+        self._names = names
         self._clock = clock
-        self._made = 0
         self._look_at = 0.0
         self._look_every_s = LOOK_EVERY_S
         self.held: set[PartitionId] = set()
@@ -118,8 +118,7 @@ class PoolDrain:
         if info not in files.manifest.segments:
             return  # it went meanwhile
         data = await self._store.read(info.name)
-        self._made += 1
-        name = f"{directory_of(files.partition)}{info.base_offset:020d}-{self._session_id:x}-p{self._made:x}.log"
+        name = f"{directory_of(files.partition)}{info.base_offset:020d}-{self._names.mark()}.log"
         moved = info._replace(name=await self._place(name, [data]))
         await self._publisher.replace_files(files, [info], [moved])
         self.moved_bytes += len(data)

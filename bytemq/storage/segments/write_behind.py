@@ -30,6 +30,7 @@ from bytemq.storage.manifests.manifest import (
 )
 from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.manifests.publisher import Publisher
+from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.segments.background_passes import BackgroundPasses
 from bytemq.storage.segments.segment_files import BulkSegmentWriter, SegmentWriter
 from bytemq.storage.segments.segment_limits import begun_with
@@ -71,7 +72,7 @@ class WriteBehind(BackgroundPasses):
         publisher: Publisher,
         garbage: Garbage,
         logs: Mapping[PartitionId, LogFiles],
-        session_id: int,
+        names: ObjectNames,
         config: StorageConfig,
         clock: Clock,
         supervisor: Supervisor,
@@ -86,10 +87,9 @@ class WriteBehind(BackgroundPasses):
         self._bulk = bulk
         self._wal = wal
         self._publisher = publisher
-        self._session_id = session_id
+        self._names = names
         self._config = config
         self._clock = clock
-        self._segments_made = 0
         self._awaited = 0
         """How many wait for room."""
         self._unsynced_bytes = 0
@@ -313,9 +313,7 @@ class WriteBehind(BackgroundPasses):
         return writer
 
     async def _new_segment(self, files: LogFiles, first: Chunk) -> SegmentWriter:
-        self._segments_made += 1
-        base = first.base_offset
-        name = f"{directory_of(files.partition)}{base:020d}-{self._session_id:x}-{self._segments_made:x}.log"
+        name = f"{directory_of(files.partition)}{first.base_offset:020d}-{self._names.mark()}.log"
         file = await self._store.create_append(name)
         info = begun_with(first, self._clock.wall_ms(), name)
         return SegmentWriter(file, info, self._config.chunk_bytes, None)

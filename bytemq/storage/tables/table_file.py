@@ -60,9 +60,9 @@ class NewNames(NamedTuple):
     companion: str
 
 
-def new_names(topic: str, partition: PartitionId, base_offset: int, session_id: int, number: int) -> NewNames:
-    """Names that nobody else uses: a session numbers what it makes."""
-    stem = f"{base_offset:020d}-{session_id:x}-t{number:x}"
+def new_names(topic: str, partition: PartitionId, base_offset: int, mark: str) -> NewNames:
+    """`mark`: see `object_names`."""
+    stem = f"{base_offset:020d}-{mark}"
     return NewNames(
         f"{partition_folder(topic, partition)}{stem}{SUFFIX}",
         f"topics/{format_topic_id(partition.topic_id)}/{partition.index}/{stem}{COMPANION_SUFFIX}",

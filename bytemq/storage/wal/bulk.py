@@ -23,6 +23,7 @@ from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.storage.manifests.manifest_codec import directory_of
+from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.settings import Durability, StorageConfig
 from bytemq.storage.shared_file import HolderFile
 from bytemq.storage.stores.interface import AppendFile, Buffer, ReadFile, Store
@@ -105,7 +106,7 @@ class BulkFiles:
         self,
         store: Store,
         wal_files: WalFiles,
-        session_id: int,
+        names: ObjectNames,
         config: StorageConfig,
         clock: Clock,
         durability: Durability,
@@ -115,7 +116,7 @@ class BulkFiles:
     ) -> None:
         self._store = store
         self._wal_files = wal_files
-        self._session_id = session_id
+        self._names = names
         self._config = config
         self._clock = clock
         self._synced = durability == "fsync"
@@ -123,7 +124,6 @@ class BulkFiles:
         self._discard = discard
         self._on_ended = on_ended
         self._supervisor = supervisor
-        self._made = 0
         self._retry_at = 0.0
         """Until then no file is made, since one could not be; 0: they can be."""
         self._active: dict[LogFiles, BulkFile] = {}
@@ -190,9 +190,7 @@ class BulkFiles:
         if self._clock.monotonic() < self._retry_at:
             return
         self._prepared[files] = None
-        self._made += 1
-        directory = directory_of(files.partition)
-        name = f"{directory}{files.staged_end:020d}-{self._session_id:x}-b{self._made:x}.log"
+        name = f"{directory_of(files.partition)}{files.staged_end:020d}-{self._names.mark()}-b.log"
         task = self._supervisor.start("bulk-prepare", self._make(files, name))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -17,7 +17,8 @@ from bytemq.storage.objects import object_wal, roll_forward, session_tail
 from bytemq.storage.objects.flush_objects import FlushObjects
 from bytemq.storage.objects.object_wal import Flight, ObjectWal
 from bytemq.storage.objects.object_write_behind import ObjectWriteBehind
-from bytemq.storage.objects.session_log import SessionTail, encode_tail
+from bytemq.storage.objects.own_objects import Settled
+from bytemq.storage.objects.session_log import SessionTail, encode_tail, session_of
 from bytemq.storage.objects.session_tail import SessionTailKeeper
 from bytemq.storage.objects.shared_garbage import SharedGarbage
 from bytemq.storage.pools.pooled_store import Discard, PooledStore
@@ -115,6 +116,20 @@ def garbage_of_the_living() -> AbstractContextManager[Any]:
     return patch.object(SharedGarbage, "_live_sessions", nobody)
 
 
+def garbage_of_the_living_left() -> AbstractContextManager[Any]:
+    """What another owner has superseded and did not live to delete."""
+    return patch.object(Settled, "is_past_publishing", lambda *asked: False)
+
+
+def index_of_what_is_released_kept() -> AbstractContextManager[Any]:
+    return patch.object(SessionTailKeeper, "_pass_over_index", lambda self, sequence: [])
+
+
+def sessions_known_by_their_logs_alone() -> AbstractContextManager[Any]:
+    """When metadata are made of the storage: one that wrote segments only comes again."""
+    return patch.object(roll_forward, "writer_of", session_of)
+
+
 def second_index_of_the_same_flushes() -> AbstractContextManager[Any]:
     """One is durable and not published yet when another is begun."""
     commit = SessionTailKeeper.commit
@@ -208,6 +223,9 @@ PLANTED: dict[Planted, int] = {
     released_too_early: 1,
     handed_over_forgotten: 10,
     garbage_of_the_living: 1,
+    garbage_of_the_living_left: 204,
+    index_of_what_is_released_kept: 44,
+    sessions_known_by_their_logs_alone: 1816,
     second_index_of_the_same_flushes: 107,
     merged_segments_deleted_first: 103,
     attempts_not_told: 105,

@@ -27,7 +27,7 @@ from bytemq.storage.log_files import LogFiles
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of, names_of
 from bytemq.storage.objects import session_tail, small_segments
 from bytemq.storage.objects.roll_forward import roll_forward
-from bytemq.storage.objects.shared_garbage import writer_of
+from bytemq.storage.objects.session_log import session_of
 from bytemq.storage.pools.contents import PoolContents, contents
 from bytemq.storage.pools.names import SHOWN_PRIMARY, in_pool, pool_shown_as, shown
 from bytemq.storage.stores.remote import RetryPolicy
@@ -255,17 +255,21 @@ class World:
         broker.storage.append(log, [made], on_durable)
 
     async def _move(self, partition: PartitionId) -> None:
+        if await self._release(partition):
+            await self._open(partition, self.chance.choice(self.brokers))
+
+    async def _release(self, partition: PartitionId) -> bool:
         broker, log = self.owned[partition]
         for _ in range(2000):
             if log.staged_end == log.end_offset:
                 break
             await self.cluster.clock.sleep(0.01)
         else:
-            return
+            return False
         del self.owned[partition]
         self.history.note(f"{_name(broker)} releases {_number(partition)}")
         await broker.storage.release_log(partition)
-        await self._open(partition, self.chance.choice(self.brokers))
+        return True
 
     async def _lose(self, broker: Broker) -> None:
         """It dies, stops, or is only taken for dead."""
@@ -344,10 +348,15 @@ class World:
         for broker in self.brokers:
             broker.heal()
         await self.cluster.clock.sleep(self.fate.choice((0.01, 0.1, 0.3)) if self.loses_metadata else 1)
+        lives_on = [] if self.loses_metadata else [broker for broker in self.brokers if self.fate.random() < 0.5]
         for broker in [*self.brokers, *(broker for broker, _ in self.zombies)]:
             broker.heal()
-            await broker.kill()
-            self.cluster.end(broker)
+            if broker not in lives_on:
+                await broker.kill()
+                self.cluster.end(broker)
+        for partition, (broker, _) in list(self.owned.items()):
+            if broker in lives_on and not await self._release(partition):
+                raise self.history.broken(f"what {_name(broker)} was given for {_number(partition)} is never written")
         await self._roll_forward()
         heir = await self.cluster.broker(99, **self.settings)
         self.owned = {}
@@ -355,7 +364,8 @@ class World:
             await self._open(partition, heir)
             await self._check_partition(partition, one_by_one=True)
         deadline = self.cluster.clock.monotonic() + CLEAN_WITHIN_S
-        while (wrong := self._wrong_in_store(heir.session.session_id)) is not None:
+        live = {broker.session.session_id for broker in (*lives_on, heir)}
+        while (wrong := self._wrong_in_store(live)) is not None:
             if self.cluster.clock.monotonic() > deadline:
                 raise self.history.broken(wrong)
             await self.cluster.clock.sleep(0.5)
@@ -363,7 +373,8 @@ class World:
             await self._check_partition(partition, one_by_one=False)
         if self.pools:
             await self._drain(heir)
-        await heir.stop()
+        for broker in (*lives_on, heir):
+            await broker.stop()
 
     async def _drain(self, heir: Broker) -> None:
         """One of the pools, or the primary."""
@@ -406,7 +417,7 @@ class World:
             if data in self.refused[partition]:
                 raise self.history.broken(f"offset {offset} holds what was refused")
 
-    def _wrong_in_store(self, live: int) -> str | None:
+    def _wrong_in_store(self, live: set[int]) -> str | None:
         """What is there and should not be; garbage takes its time to go. Raises when something is missing."""
         named: set[str] = set()
         for entry in self.metadata.entries.values():
@@ -417,11 +428,11 @@ class World:
         missing = sorted(named - set(there))
         if missing:
             raise self.history.broken(f"objects are missing: {missing[:3]}")
-        tails = [int(key.removeprefix(keys.SESSION_LOGS)) for key in self.metadata.entries if keys.SESSION_LOGS in key]
-        if tails != [live]:
-            return f"logs of ended sessions are still there: {tails}"
+        tails = {int(key.removeprefix(keys.SESSION_LOGS)) for key in self.metadata.entries if keys.SESSION_LOGS in key}
+        if tails != live:
+            return f"logs of ended sessions are still there: {sorted(tails - live)}"
         for name in there:
-            if name not in named and writer_of(name) != live:
+            if name not in named and session_of(name) not in live:
                 return f"{name} is garbage, and nobody has found it"
         return None
 

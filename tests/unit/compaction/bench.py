@@ -137,7 +137,6 @@ class CleanerBench(Bench):
             storage,
             worker,
             self.clock,
-            self.session,
             columns,
         )
         self.partition = await self.opened("log")

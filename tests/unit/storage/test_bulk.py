@@ -40,7 +40,7 @@ async def filled(bench: Bench, count: int, *, durability: Durability = "fsync", 
 
 
 def bulk_files(bench: Bench) -> list[str]:
-    return bench.names("-b")
+    return bench.names("-b.log")
 
 
 @BOTH

@@ -39,7 +39,7 @@ async def with_table(cluster: Cluster, broker: Broker) -> None:
     await broker.write(log, 20, 100)
     await broker.storage.write_behind(log)
     before = tuple(log.manifest.segments)
-    names = new_names("events", pid(3), 0, broker.session.session_id, 1)
+    names = new_names("events", pid(3), 0, broker.storage.names.mark())
     job = Convert(before, 0, names, (), row_group_bytes=1000, codec="zstd")
     converted = await convert(job, Workspace(broker.store, 1 << 30, lambda name: None))
     await broker.storage.replace_files(log, before, [converted.file])
@@ -172,7 +172,7 @@ def test_audit__waits_for_what_a_live_session_is_about_to_publish() -> None:
 def test_audit__finds_leftovers_among_tables() -> None:
     async def test(cluster: Cluster) -> None:
         broker = await with_everything(cluster)
-        left = new_names("events", pid(3), 0, 1, 99)
+        left = new_names("events", pid(3), 0, "1-99")
         for name in left:
             cluster.objects[name] = (b"", "")
         assert set(await found(cluster, broker)) == set(left)

@@ -424,6 +424,52 @@ def test_garbage__of_ended_sessions_is_found_and_what_is_needed_is_not() -> None
     run(test)
 
 
+def test_garbage__of_a_living_session_that_a_later_owner_superseded_and_did_not_live_to_delete() -> None:
+    """Twenty-three such objects were left by eight minutes of churn."""
+
+    async def test(cluster: Cluster) -> None:
+        lives = await cluster.broker(1)
+        log = await lives.storage.open_log(pid(1), 1)
+        await lives.write(log, 5)
+        await lives.storage.checkpoint()
+        superseded = {segment.name for segment in log.segments}
+        await lives.storage.release_log(pid(1))
+        dies = await cluster.broker(2)
+        taken = await dies.storage.open_log(pid(1), 2)
+        await taken.advance_log_start(taken.end_offset)
+        assert superseded and superseded <= cluster.objects.keys(), "readers have their grace"
+        await dead(cluster, dies)
+        log = await lives.storage.open_log(pid(1), 3)
+        written = await lives.write(log, 5)
+        await lives.storage.checkpoint()
+        await eventually(cluster.clock, lambda: superseded.isdisjoint(cluster.objects))
+        assert await content(log) == written
+
+    run(test)
+
+
+def test_garbage__that_a_transaction_of_unknown_outcome_left_with_who_released_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def no_answer(*what: object) -> None:
+        raise Unavailable("no answer")
+
+    async def test(cluster: Cluster) -> None:
+        first, second = await cluster.broker(1), await cluster.broker(2)
+        log = await first.storage.open_log(pid(1), 1)
+        await first.write(log, 5)
+        with monkeypatch.context() as patched, pytest.raises(Unavailable):
+            patched.setattr(cluster.metadata, "txn", no_answer)
+            await first.storage.checkpoint()
+        left = {name for name in cluster.objects if name.endswith(".log")}
+        await first.storage.release_log(pid(1))
+        await second.storage.open_log(pid(1), 2)
+        assert left and left <= cluster.objects.keys()
+        await eventually(cluster.clock, lambda: left.isdisjoint(cluster.objects))
+
+    run(test)
+
+
 def test_segments_of__a_log_that_came_later_is_what_its_manifest_says_now() -> None:
     async def test(cluster: Cluster) -> None:
         first, second = await cluster.broker(1), await cluster.broker(2)

@@ -133,6 +133,13 @@ async def test_sessions__that_began_since_are_found_and_those_that_had_ended_are
     assert values.decode_number(entries[keys.PRODUCER_IDS]) == 2000 + PRODUCER_IDS_LEFT_OUT
 
 
+async def test_session__that_only_wrote_segments_does_not_come_again() -> None:
+    lost = Lost(known=9)
+    lost.store.objects[f"{directory_of(P)}{0:020d}-c-1.log"] = b"of what it took over"
+    found = await lost.roll_forward()
+    assert values.decode_number(dict(found.backup.entries)[keys.LAST_SESSION]) == found.backup.revision == 0xC
+
+
 async def test_restored_metadata__go_on_above_every_export_that_is_there() -> None:
     """An older file was given: what is exported next must not pass for older than what was exported before."""
     lost = Lost()

@@ -89,3 +89,18 @@ async def test_tail__an_index_that_is_finished_during_a_commit_is_the_only_one_o
     await keeper.commit([flush(4 * INDEX_FLUSHES)])
     assert named_by(keeper.tail) == list(range(1, 4 * INDEX_FLUSHES + 1))
     assert len(keeper.tail.indexes) == len(objects.created) >= 3
+
+
+async def test_index__of_nothing_but_what_was_released_meanwhile_goes_with_it() -> None:
+    metadata, objects = SlowMetadata(), SlowObjects()
+    keeper = keeper_on(metadata, objects)
+    await keeper.begin()
+    objects.answering.clear()
+    for sequence in range(1, INDEX_FLUSHES + 1):
+        await keeper.commit([flush(sequence)])
+    assert not await keeper.release_below(INDEX_FLUSHES + 1)
+    objects.answering.set()
+    await keeper.idle()
+    assert await keeper.release_below(INDEX_FLUSHES + 1) == objects.created != []
+    await keeper.commit([flush(INDEX_FLUSHES + 1)])
+    assert named_by(keeper.tail) == [INDEX_FLUSHES + 1]
