@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from bytemq.broker.coordinator.batches import Answer, Batch, Write, WriteQueue
 from bytemq.broker.coordinator.loading import Loaded, LoadFailed, LogDamaged, Replaying, load
-from bytemq.broker.coordinator.outcome import CoordinatorRecord, Envelope, Outcome, answered_error
+from bytemq.broker.coordinator.outcome import NOTHING, CoordinatorRecord, Envelope, Outcome, answered_error
 from bytemq.broker.coordinator.timers import TimerQueue
 from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.results import AppendResult, Origin
@@ -75,7 +75,6 @@ class ShardRuntime(Generic[M]):
         self._flush_scheduled = False
         self._alarm: TimerHandle | None = None
         self._alarm_ms = 0
-        self._settled: list[asyncio.Future[None]] = []
         self._unreadable_records = 0
 
     @property
@@ -234,10 +233,16 @@ class ShardRuntime(Generic[M]):
         return self.serving_machine()
 
     async def drained(self) -> None:
-        """Returns when everything decided until now is committed or given up."""
-        if self._queue:
-            settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._settled.append(settled)
+        """Returns when everything decided until now is committed or given up; what is decided meanwhile is not waited
+        for, which never ends on a busy shard.
+        """
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def ended(code: ErrorCode) -> Outcome[None]:
+            _resolve(settled, None)
+            return NOTHING
+
+        if self._queue.follow(Outcome(None, on_appended=ended), None):
             await settled
 
     # -- writing
@@ -299,7 +304,6 @@ class ShardRuntime(Generic[M]):
                 finished.append(write)
         for write in finished:
             self._ended(write.on_appended, write.answer, ErrorCode.NONE)
-        self._tell_settled()
         self._arm()
 
     def _fail(self, writes: list[Write], code: ErrorCode) -> None:
@@ -309,7 +313,6 @@ class ShardRuntime(Generic[M]):
                 self.machine.roll_back(write.sequence, record)
         for write in writes:
             self._ended(write.on_appended, write.answer, code)
-        self._tell_settled()
         self._arm()
 
     def _ended(
@@ -345,12 +348,6 @@ class ShardRuntime(Generic[M]):
             answer, write.answer = write.answer, None
             if answer is not None:
                 answer(ErrorCode.REQUEST_TIMED_OUT)
-
-    def _tell_settled(self) -> None:
-        if not self._queue and self._settled:
-            settled, self._settled = self._settled, []
-            for waiting in settled:
-                _resolve(waiting, None)
 
     # -- time
 

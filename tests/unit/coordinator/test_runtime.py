@@ -235,6 +235,44 @@ def test_runtime__a_stable_fetch_waits_for_what_is_on_its_way() -> None:
     run_virtual(scenario())
 
 
+def test_runtime__a_stable_fetch_waits_for_nothing_that_comes_after_it() -> None:
+    """On a busy shard something is on its way at any moment."""
+
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        partition.hold = True
+        before = asyncio.create_task(commit(runtime, "g", 5))
+        await asyncio.sleep(0.1)
+        fetch = asyncio.create_task(runtime.settled())
+        await asyncio.sleep(0)
+        after = asyncio.create_task(commit(runtime, "g", 6))
+        await asyncio.sleep(0.1)
+        partition.commit(1)
+        assert committed(await asyncio.wait_for(fetch, 1), "g") == [5]
+        partition.commit()
+        await asyncio.gather(before, after)
+
+    run_virtual(scenario())
+
+
+def test_runtime__a_stable_fetch_does_not_take_a_commit_whose_client_gave_up_for_settled() -> None:
+    async def scenario() -> None:
+        partition = FakePartition()
+        runtime = await started(partition)
+        partition.hold = True
+        task = asyncio.create_task(commit(runtime, "g", 5))
+        await asyncio.sleep(0)
+        fetch = asyncio.create_task(runtime.settled())
+        await asyncio.sleep(6)  # offsets.commit.timeout.ms is over
+        assert task.done() and not fetch.done()
+        partition.commit()
+        assert committed(await fetch, "g") == [5]
+        task.exception()
+
+    run_virtual(scenario())
+
+
 def test_runtime__loads_what_an_earlier_one_wrote() -> None:
     async def scenario() -> None:
         partition = FakePartition()
