@@ -221,6 +221,37 @@ async def test_describe__says_all_there_is_to_say() -> None:
     assert turns == 0
 
 
+# -- when there is no memory left for members
+
+
+def test_join__that_is_refused_for_memory_founds_no_group() -> None:
+    world = GroupWorld(GroupSettings(membership_max_bytes=4_000, initial_rebalance_delay_ms=0))
+    world.join("g", version=3)
+    world.advance(1)
+    used_bytes, records = world.shard.environment.memory.used_bytes, len(world.log)
+    for number in range(10):
+        for version in (3, 9):
+            [refused] = world.join(f"other-{number}", version=version)
+            assert refused.error_code == ErrorCode.GROUP_MAX_SIZE_REACHED
+    assert list(world.shard.groups) == ["g"]
+    assert world.shard.environment.memory.used_bytes == used_bytes
+    assert len(world.log) == records
+
+
+def test_join__of_the_last_member_that_is_refused_for_memory_leaves_an_empty_group() -> None:
+    world = GroupWorld(GroupSettings(membership_max_bytes=4_000, initial_rebalance_delay_ms=0))
+    joined = world.join("g", version=3)
+    world.advance(1)
+    member_id = joined[0].member_id
+    world.sync("g", member_id, 1, {member_id: b"all"})
+    assert world.shard.groups["g"].state is GroupState.STABLE
+    [refused] = world.join("g", member_id, protocols={"range": subscription("t") + bytes(4_000)})
+    assert refused.error_code == ErrorCode.GROUP_MAX_SIZE_REACHED
+    group = world.shard.groups["g"]
+    assert (group.members, group.state) == ({}, GroupState.EMPTY)
+    assert world.shard.removal.delete_groups(["g"]).response[0].error_code == ErrorCode.NONE
+
+
 # -- from one to the other
 
 

@@ -21,6 +21,7 @@ from bytemq.broker.coordinator.group.member import (
     protocols_bytes,
     protocols_of,
 )
+from bytemq.broker.coordinator.group.memory import GROUP_BYTES
 from bytemq.broker.coordinator.group.rebalance import Rebalance, generation_response
 from bytemq.broker.coordinator.group.records import GroupRecord, fits_a_string
 from bytemq.broker.coordinator.group.states import GroupState
@@ -56,9 +57,11 @@ class Joining:
             tombstones = self._end_of_consumer_group(request)
             group = self._environment.groups.get(request.group_id)
             is_new_group = group is None
+            if group is None and request.member_id != UNKNOWN_MEMBER_ID:
+                raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
+            if not self._has_room(group, request):
+                return self._refuse_for_size(group, request, reply)
             if group is None:
-                if request.member_id != UNKNOWN_MEMBER_ID:
-                    raise KafkaError(ErrorCode.UNKNOWN_MEMBER_ID)
                 group = self._environment.create_group(request.group_id)
             try:
                 outcome = self._join_group(group, request, origin, reply)
@@ -96,8 +99,6 @@ class Joining:
     def _join_group(
         self, group: ClassicGroup, request: JoinGroupRequest, origin: RequestOrigin, reply: JoinReply
     ) -> Outcome[None]:
-        if not self._has_room(group, request):
-            return self._refuse_for_size(group, request, reply)
         if not group.supports(request.protocol_type, {protocol.name for protocol in request.protocols}):
             raise KafkaError(ErrorCode.INCONSISTENT_GROUP_PROTOCOL)
         if request.member_id != UNKNOWN_MEMBER_ID:
@@ -245,14 +246,18 @@ class Joining:
         self._environment.forget_group(group)
         return NOTHING
 
-    def _has_room(self, group: ClassicGroup, request: JoinGroupRequest) -> bool:
+    def _has_room(self, group: ClassicGroup | None, request: JoinGroupRequest) -> bool:
         """group.max.size, as Kafka counts it in each state, and the node's memory for members."""
-        member = group.members.get(request.member_id)
+        member = None if group is None else group.members.get(request.member_id)
         needed_bytes = _MEMBER_BYTES + protocols_bytes((each.name, each.metadata) for each in request.protocols)
-        if member is not None:
+        if group is None:
+            needed_bytes += GROUP_BYTES
+        elif member is not None:
             needed_bytes -= member.size_bytes
         if needed_bytes > 0 and not self._environment.memory.has_room_for(needed_bytes):
             return False
+        if group is None:
+            return True
         max_size = self._environment.settings.max_size
         if group.state is GroupState.PREPARING_REBALANCE:
             # Counting those who wait kicks out the last to rejoin, should the limit have been lowered.
@@ -261,16 +266,20 @@ class Joining:
             return member is not None or len(group.members) < max_size
         return True
 
-    def _refuse_for_size(self, group: ClassicGroup, request: JoinGroupRequest, reply: JoinReply) -> Outcome[None]:
-        """The group is full: a member that was in it is out, too."""
-        was_in = request.member_id in group.members or request.member_id in group.pending_join
-        self._rebalance.drop(group, request.member_id)
+    def _refuse_for_size(
+        self, group: ClassicGroup | None, request: JoinGroupRequest, reply: JoinReply
+    ) -> Outcome[None]:
+        """The group is full: a member that was in it is out, too. One that is not there yet is not founded."""
+        followed = NOTHING
+        if group is not None and (request.member_id in group.members or request.member_id in group.pending_join):
+            self._rebalance.drop(group, request.member_id)
+            followed = self._rebalance.go_on_without(group)
         reply(
             JoinGroupResponse(
                 error_code=ErrorCode.GROUP_MAX_SIZE_REACHED, member_id=UNKNOWN_MEMBER_ID, protocol_name=None
             )
         )
-        return self._rebalance.prepare_or_complete(group) if was_in and group.members else NOTHING
+        return followed
 
 
 def check_request(request: JoinGroupRequest, settings: GroupSettings) -> None:

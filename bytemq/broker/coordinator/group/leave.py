@@ -9,8 +9,7 @@ from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
 from bytemq.broker.coordinator.group.consumer.sessions import Sessions
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
 from bytemq.broker.coordinator.group.rebalance import Rebalance
-from bytemq.broker.coordinator.group.states import GroupState
-from bytemq.broker.coordinator.outcome import NOTHING, Outcome
+from bytemq.broker.coordinator.outcome import Outcome
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.leave_group import LeaveGroupRequest, LeaveGroupResponse, MemberIdentity, MemberResponse
 
@@ -45,7 +44,7 @@ class Leaving:
         response = LeaveGroupResponse(members=responses)
         if group is None or all(member.error_code for member in responses):
             return Outcome(response)
-        followed = self._rebalance_without(group)
+        followed = self._rebalance.go_on_without(group)
         return Outcome(response, followed.records, followed.on_appended)
 
     def _leave_consumers(self, group: ConsumerGroup, request: LeaveGroupRequest) -> Outcome[LeaveGroupResponse]:
@@ -83,10 +82,3 @@ class Leaving:
                 return error.code
         self._rebalance.drop(group, member.member_id)
         return ErrorCode.NONE
-
-    def _rebalance_without(self, group: ClassicGroup) -> Outcome[None]:
-        if group.state in (GroupState.STABLE, GroupState.COMPLETING_REBALANCE):
-            return self._rebalance.prepare_or_complete(group)
-        if group.state is GroupState.PREPARING_REBALANCE:
-            return self._rebalance.complete_if_all_joined(group)
-        return NOTHING

@@ -69,6 +69,12 @@ class Rebalance:
             return NOTHING
         return self.complete_join(group)
 
+    def go_on_without(self, group: ClassicGroup) -> Outcome[None]:
+        """After members were dropped: the others begin anew, or need not wait for these any more."""
+        if group.state in (GroupState.STABLE, GroupState.COMPLETING_REBALANCE):
+            return self.prepare(group)
+        return self.complete_if_all_joined(group)
+
     def complete_join(self, group: ClassicGroup) -> Outcome[None]:
         """Ends the join phase: dynamic members that have not rejoined are out, the others get the new generation."""
         environment = self._environment
@@ -124,14 +130,12 @@ class Rebalance:
             return NOTHING
         if member_id in group.pending_join:
             group.remove_pending(member_id)
-            return self._complete_after_loss(group)
+            return self.complete_if_all_joined(group)
         member = group.members.get(member_id)
         if member is None or member.has_satisfied_heartbeat():
             return NOTHING
         self.drop(group, member_id)
-        if group.state in (GroupState.STABLE, GroupState.COMPLETING_REBALANCE):
-            return self.prepare_or_complete(group)
-        return self._complete_after_loss(group)
+        return self.go_on_without(group)
 
     def resume(self, group: ClassicGroup) -> Outcome[None]:
         """The group is back, without timers: every member has a session again, and a rebalance begins again."""
@@ -160,11 +164,6 @@ class Rebalance:
             self._environment.timers.cancel(("sync", group.group_id))
 
     # -- deadlines
-
-    def _complete_after_loss(self, group: ClassicGroup) -> Outcome[None]:
-        if group.state is GroupState.PREPARING_REBALANCE and group.has_all_members_joined():
-            return self.complete_join(group)
-        return NOTHING
 
     def _await_more_members(self, group: ClassicGroup, delay_ms: int, remaining_ms: int) -> None:
         group_id = group.group_id
