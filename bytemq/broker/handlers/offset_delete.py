@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.offset_delete import (
@@ -19,29 +21,31 @@ from bytemq.protocol.messages.offset_delete import (
 async def handle(broker: Broker, context: RequestContext, request: OffsetDeleteRequest) -> OffsetDeleteResponse:
     if not request.group_id:
         raise KafkaError(ErrorCode.INVALID_GROUP_ID)
-    unknown: dict[str, OffsetDeleteResponseTopic] = {}
+    unknown: dict[str, list[int]] = {}
     known: list[OffsetDeleteRequestTopic] = []
     for topic in request.topics:
         present = broker.image.topics.get(topic.name)
         count = 0 if present is None else len(present.partitions)
         missing = [each.partition_index for each in topic.partitions if not 0 <= each.partition_index < count]
         if missing:
-            unknown[topic.name] = _unknown(topic.name, missing)
+            unknown.setdefault(topic.name, []).extend(missing)
             topic.partitions = [each for each in topic.partitions if 0 <= each.partition_index < count]
         if topic.partitions:
             known.append(topic)
     if unknown and not known:
-        return OffsetDeleteResponse(topics=list(unknown.values()))
+        return OffsetDeleteResponse(topics=_refused(unknown))
     request.topics = known
     shard = await broker.groups.awaited_shard_of(request.group_id)
     response = await shard.write(lambda machine: machine.offsets.delete(request))
     for answered in response.topics:
-        if answered.name in unknown:
-            answered.partitions += unknown.pop(answered.name).partitions
-    response.topics += unknown.values()
+        answered.partitions += _unknown(unknown.pop(answered.name, ()))
+    response.topics += _refused(unknown)
     return response
 
 
-def _unknown(name: str, indexes: list[int]) -> OffsetDeleteResponseTopic:
-    code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-    return OffsetDeleteResponseTopic(name, [OffsetDeleteResponsePartition(index, code) for index in indexes])
+def _refused(unknown: Mapping[str, Iterable[int]]) -> list[OffsetDeleteResponseTopic]:
+    return [OffsetDeleteResponseTopic(name, _unknown(indexes)) for name, indexes in unknown.items()]
+
+
+def _unknown(indexes: Iterable[int]) -> list[OffsetDeleteResponsePartition]:
+    return [OffsetDeleteResponsePartition(index, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION) for index in indexes]
