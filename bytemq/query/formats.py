@@ -69,7 +69,13 @@ def _text(value: Any) -> str:
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    return zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    """Raises ValueError."""
+    try:
+        return zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    except OverflowError as error:
+        raise ValueError(
+            "a date or timestamp is outside of the years 1 to 9999: cast it to varchar, or ask for --format arrow"
+        ) from error
 
 
 def _csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, bytes]]:

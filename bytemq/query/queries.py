@@ -118,6 +118,8 @@ class Queries:
         if self._running >= self.limits.concurrent:
             raise Unavailable(f"{self._running} queries are running, which is the limit; try again")
         self._running += 1
+        self._made += 1
+        scratch = self._scratch / str(self._made)
         process: _Process | None = None
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.limits.timeout_s
@@ -130,7 +132,7 @@ class Queries:
                     process = None
                 if process is None:
                     process = await _Process.start()
-                await process.send(Message(self._request(query)))
+                await process.send(Message(self._request(query, scratch)))
                 conversation = _Conversation(process, self._topics)
                 first = await conversation.next()
             if "failed" in first.content:
@@ -148,6 +150,8 @@ class Queries:
             self._running -= 1
             if process is not None:
                 await process.kill()
+                if scratch.exists():  # it was killed before it took its files away
+                    await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
             self._keep_one_ready()
 
     async def close(self) -> None:
@@ -157,15 +161,14 @@ class Queries:
         if self._spare is not None:
             await self._spare.kill()
 
-    def _request(self, query: Query) -> dict[str, Any]:
-        self._made += 1
+    def _request(self, query: Query, scratch: Path) -> dict[str, Any]:
         limits = self.limits
         return {
             "sql": query.sql,
             "format": query.format,
             "explain": query.explain,
             "root": self._root,
-            "scratch": str(self._scratch / str(self._made)),
+            "scratch": str(scratch),
             "memory_bytes": limits.memory_bytes,
             "scratch_bytes": limits.scratch_bytes,
             "threads": limits.threads,
@@ -256,8 +259,12 @@ class _Process:
         return self._child.has_ended
 
     async def send(self, message: Message) -> None:
+        """Raises Unavailable when the process has ended."""
         self._child.writer.writelines(encode(message))
-        await self._child.writer.drain()
+        try:
+            await self._child.writer.drain()
+        except OSError as error:
+            raise _ended() from error
 
     async def receive(self) -> Message:
         """Raises Unavailable when the process has ended, or sends what is no message."""
@@ -266,13 +273,17 @@ class _Process:
             content, payload = lengths(await reader.readexactly(LENGTHS.size))
             return decode(await reader.readexactly(content), await reader.readexactly(payload))
         except (asyncio.IncompleteReadError, OSError, ValueError) as error:
-            raise Unavailable("the query's process ended: it may have needed more memory than it may use") from error
+            raise _ended() from error
 
     def end(self) -> None:
         self._child.end()
 
     async def kill(self) -> None:
         await self._child.kill()
+
+
+def _ended() -> Unavailable:
+    return Unavailable("the query's process ended: it may have needed more memory than it may use")
 
 
 def _failure(message: Message) -> BytemqError:

@@ -135,3 +135,30 @@ async def test_process_that_was_kept_ready_and_died__is_let_go_of(
     async with made.run(Query("select 1", "csv")):
         assert killed[1:] == [spare]
     await made.close()
+
+
+async def test_process__that_is_killed_leaves_no_files(made: Queries, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    class Spilling(EndlessProcess):
+        async def send(self, message: Message) -> None:
+            folders.append(Path(message.content["scratch"]))
+            folders[-1].mkdir(parents=True)
+            (folders[-1] / "tail-0.parquet").write_bytes(b"rows")
+
+    monkeypatch.setattr(queries, "_Process", Spilling)
+    async with made.run(Query("select 1", "csv")):
+        assert folders[0].exists()
+    assert not folders[0].exists()
+    await made.close()
+
+
+async def test_process__that_ended_before_it_was_told_something_is_told_of_as_such() -> None:
+    process = await queries._Process.start()
+    try:
+        process.end()
+        with pytest.raises(Unavailable, match="the query's process ended"):
+            for _ in range(100):
+                await process.send(Message({}, bytes(1 << 20)))
+    finally:
+        await process.kill()
