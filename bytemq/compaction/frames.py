@@ -26,6 +26,8 @@ class Setup(NamedTuple):
     memory_bytes: int
     log_levels: dict[str, str]
     log_format: LogFormat
+    scratch: str
+    """A folder for temporary files that nobody else has; "": the system's."""
 
 
 class Created(NamedTuple):

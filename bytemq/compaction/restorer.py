@@ -36,7 +36,11 @@ class WorkerRestorer:
         self._made += 1
         folder = str(self._scratch.root)
         job = Restore(parquet, companion, unit, folder, f"{self._made}.restored", BATCH_BYTES)
-        return await self._worker.run(job)
+        try:
+            return await self._worker.run(job)
+        except BaseException:  # on a full disk, say, where each attempt would leave one
+            await self._scratch.delete([job.name])
+            raise
 
     async def close(self) -> None:
         await self._worker.close()

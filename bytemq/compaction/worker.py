@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,7 +55,7 @@ class Worker:
     ) -> None:
         """`store_url`: as for `by_url.open_store`; `memory_bytes`: what a process may allocate; `pools`: those of this
         moment, a process that was told of others is ended before the next job. `scratch`: a folder for its temporary
-        files, emptied before a process starts, for one that was killed leaves them there; None: the system's.
+        files, emptied by each process that starts, for one that was killed leaves them there; None: the system's.
         """
         self.name = name
         self.starts = self.deaths = 0
@@ -120,24 +119,23 @@ class Worker:
                 self._memory_bytes,
                 logging.levels(),
                 logging.current_format(),
+                self._made_scratch(),
             )
-            environment = {**ALLOCATION, **self._emptied_scratch()}
-            child = await ChildProcess.start(WORKER_PROCESS, environment, niceness=min(self._niceness, LOWEST))
+            child = await ChildProcess.start(WORKER_PROCESS, ALLOCATION, niceness=min(self._niceness, LOWEST))
             allowed = Range.below(niceness_of(os.getpid()), self._niceness)
             watch = PriorityWatch.over(child.process_id, allowed)
             self._process = _Process(child, setup, watch)
         return self._process
 
-    def _emptied_scratch(self) -> dict[str, str]:
-        """As what a process has of it in its environment. Raises Unavailable."""
+    def _made_scratch(self) -> str:
+        """As a process is told of it, which empties it. Raises Unavailable."""
         if self._scratch is None:
-            return {}
-        shutil.rmtree(self._scratch, ignore_errors=True)
+            return ""
         try:
             self._scratch.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(f"{self._scratch} cannot be made: {error.strerror}") from error
-        return {"TMPDIR": str(self._scratch.absolute())}
+        return str(self._scratch.absolute())
 
     async def _end(self) -> None:
         process, self._process = self._process, None

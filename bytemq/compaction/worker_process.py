@@ -1,8 +1,8 @@
 """The worker process: `python -m bytemq.compaction.worker_process FD`, started by `worker.Worker`.
 
-Owns: its own modesty (memory, the first to be killed when the machine has no memory left) and running one job
-after the other. Must not: know a job, or outlive the broker: when the socket at file descriptor FD ends, however
-that came, the process ends at once.
+Owns: its own modesty (memory, the first to be killed when the machine has no memory left), its temporary files, and
+running one job after the other. Must not: know a job, or outlive the broker: when the socket at file descriptor FD
+ends, however that came, the process ends at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import gc
 import importlib
 import os
 import resource
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +43,8 @@ def main() -> None:
     connection = parent()
     setup: Setup = decode(_received(connection) or sys.exit(0))
     _be_modest(setup)
+    if setup.scratch:
+        _use_scratch(Path(setup.scratch))
     asyncio.run(_work(connection, setup))
 
 
@@ -52,6 +56,17 @@ def _be_modest(setup: Setup) -> None:
     logging.configure(log_format=setup.log_format)
     for part, level in setup.log_levels.items():
         logging.set_level(level, part)
+
+
+def _use_scratch(folder: Path) -> None:
+    """Without what one before that was killed left there: here nobody waits for it."""
+    for left in folder.iterdir():
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 
 async def _work(connection: socket.socket, setup: Setup) -> None:

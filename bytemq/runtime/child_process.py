@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping
 
 from bytemq.errors import Unavailable
 
+MODEST = {"OPENBLAS_NUM_THREADS": "1"}
+"""What NumPy brings has a thread for each processor otherwise, and 40 MiB of what a process may use for each thread."""
+
 
 class ChildProcess:
     """`reader` and `writer` are our end of the socket; when we close it, the process is to end by itself."""
@@ -42,6 +45,7 @@ class ChildProcess:
 
         Raises Unavailable when no process can be started.
         """
+        inherited = {name: os.environ[name] for name in filter(inherits, os.environ)}
         ours, theirs = socket.socketpair()
         with theirs:
             reader, writer = await asyncio.open_connection(sock=ours)
@@ -54,7 +58,7 @@ class ChildProcess:
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
-                    env={**{name: os.environ[name] for name in filter(inherits, os.environ)}, **(environment or {})},
+                    env={**MODEST, **inherited, **(environment or {})},
                 )
             except OSError as error:
                 writer.close()

@@ -168,7 +168,11 @@ class RestoredUnits:
             sealed=True,
             is_cleaned=True,
         )
-        segment = await open_segment(self._restorer.scratch, described, self._chunk_bytes)
+        try:
+            segment = await open_segment(self._restorer.scratch, described, self._chunk_bytes)
+        except BaseException:
+            await self._restorer.scratch.delete([made.name])
+            raise
         self._restored[info.name, number] = _Restored(segment, made.size_bytes)
         self.size_bytes += made.size_bytes
         await self._shrink()

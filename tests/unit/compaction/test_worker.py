@@ -72,6 +72,12 @@ async def test_process__has_its_priority_before_it_has_imported_anything() -> No
         await child.kill()
 
 
+async def test_process__keeps_its_memory_for_its_work_however_many_processors_there_are(worker: Worker) -> None:
+    """NumPy's 40 MiB for each of them would be all that a worker may use, on 12."""
+    process_id = (await worker.run(Describe()))["pid"]
+    assert b"OPENBLAS_NUM_THREADS=1" in Path(f"/proc/{process_id}/environ").read_bytes().split(b"\0")  # noqa: ASYNC240
+
+
 async def test_process__shares_processors_as_we_do_and_no_terminal(worker: Worker) -> None:
     """Niceness counts within a session, where the kernel groups by them."""
     process_id = (await worker.run(Describe()))["pid"]
