@@ -121,8 +121,8 @@ class PartitionTable:
         self._by_id: dict[bytes, dict[int, Entry]] = {}
         self._by_name: dict[str, dict[int, Entry]] = {}
         """The same inner dicts. A recreated topic takes the name from its predecessor."""
-        self._ended_at: dict[PartitionId, int] = {}
-        """Where the logs ended that were closed and that storage has not let go of yet."""
+        self._leaving: dict[PartitionId, Entry] = {}
+        """What was given up and storage has not let go of yet: whoever gave it up may have failed or been cancelled."""
 
     # The hot path.
 
@@ -209,11 +209,13 @@ class PartitionTable:
         old ownership ends first. A log that ends below `least_end_offset` has lost something and is not opened.
         """
         known = self._entry(pid.topic_id, pid.index)
+        if known is not None and known.leader_epoch >= leader_epoch:
+            return
         if known is not None:
-            if known.leader_epoch >= leader_epoch:
-                return
             await self.release(pid)
-        self._ended_at.pop(pid, None)
+        leaving = self._leaving.get(pid)
+        await self._close(leaving, drain=True)
+        self._let_go_of(pid, leaving)
         self.departed.came_back(pid)
         partitions = self._by_id.setdefault(pid.topic_id, {})
         self._by_name[topic] = partitions
@@ -230,27 +232,23 @@ class PartitionTable:
     async def release(self, pid: PartitionId) -> int:
         """Give `pid` up: refused to everyone at once; returns when nothing more of ours can be committed to it.
 
-        The end offset of its log, -1 if it was not open. Raises BytemqError; then call again.
+        The end offset of its log, -1 if it was not open. Raises BytemqError; then, or when it was cancelled, call
+        again.
         """
-        entry = self._remove(pid)
-        if entry is not None:
+        if self._entry(pid.topic_id, pid.index) is not None:
             self.departed.left(pid)
-        partition = None if entry is None else await self._settled(entry)
-        if partition is not None:
-            await partition.close(drain=True)
-            self._ended_at[pid] = partition.high_watermark
+        leaving = self._give_up(pid)
+        await self._close(leaving, drain=True)
         await self.services.storage.release_log(pid)
-        return self._ended_at.pop(pid, -1)
+        self._let_go_of(pid, leaving)
+        return leaving.high_watermark if isinstance(leaving, Partition) else -1
 
     async def delete(self, pid: PartitionId) -> None:
         """The topic is gone: forget `pid` and let its storage be freed. Raises BytemqError; then call again."""
-        self._ended_at.pop(pid, None)
-        entry = self._remove(pid)
-        if entry is not None:
-            partition = await self._settled(entry)
-            if partition is not None:
-                await partition.close()
+        leaving = self._give_up(pid)
+        await self._close(leaving)
         await self.services.storage.delete_log(pid)
+        self._let_go_of(pid, leaving)
 
     def reconfigure(self, pid: PartitionId, config: TopicConfig) -> None:
         """The topic's config has changed."""
@@ -374,17 +372,25 @@ class PartitionTable:
         partitions = self._by_id.get(topic_id)
         return None if partitions is None else partitions.get(index)
 
-    async def _settled(self, entry: Entry) -> Partition | None:
-        if isinstance(entry, Partition):
-            return entry
-        await entry.settled()  # its partition closes itself: it finds its place taken
-        return None
+    async def _close(self, leaving: Entry | None, *, drain: bool = False) -> None:
+        if isinstance(leaving, Partition):
+            await leaving.close(drain=drain)
+        elif leaving is not None:
+            await leaving.settled()  # its partition closes itself: it finds its place taken
 
-    def _remove(self, pid: PartitionId) -> Entry | None:
+    def _give_up(self, pid: PartitionId) -> Entry | None:
+        """Nobody finds it any more. What it was, also where it was given up before and not let go of yet."""
         partitions = self._by_id.get(pid.topic_id)
         entry = None if partitions is None else partitions.pop(pid.index, None)
-        if partitions is not None and entry is not None and not partitions:
-            del self._by_id[pid.topic_id]
-            if self._by_name.get(entry.topic) is partitions:
-                del self._by_name[entry.topic]
-        return entry
+        if partitions is not None and entry is not None:
+            self._leaving[pid] = entry
+            if not partitions:
+                del self._by_id[pid.topic_id]
+                if self._by_name.get(entry.topic) is partitions:
+                    del self._by_name[entry.topic]
+        return self._leaving.get(pid)
+
+    def _let_go_of(self, pid: PartitionId, leaving: Entry | None) -> None:
+        """Unless it came back and is given up once more."""
+        if self._leaving.get(pid) is leaving:
+            self._leaving.pop(pid, None)

@@ -108,6 +108,46 @@ async def test_release__waits_for_what_is_on_its_way() -> None:
     assert answer.result.error is ErrorCode.NONE
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+async def test_release__that_was_cancelled_is_waited_for_by_the_next_one(comes_back: bool) -> None:
+    """What is on its way is committed by this session still: whoever opens the log before that finds it too short."""
+    node = Node()
+    await node.own()
+    partition = await node.table.open("events", 0)
+    partition.append(memoryview(batch()), Answer())
+    releasing = asyncio.create_task(node.table.release(partition.pid))
+    await asyncio.sleep(0)
+    releasing.cancel()
+    await asyncio.wait([releasing])
+    again = asyncio.create_task(node.own() if comes_back else node.table.release(partition.pid))
+    await asyncio.sleep(0.01)
+    assert not again.done()
+    assert node.table.get("events", 0) is None
+    node.storage.settle()
+    assert await again == (None if comes_back else 1)
+    if comes_back:
+        assert (await node.table.open("events", 0)).high_watermark == 1
+
+
+async def test_release__that_was_cancelled_while_opening_is_waited_for_by_the_next_one() -> None:
+    node = Node()
+    await node.own()
+    opening = node.table.get("events", 0)
+    assert isinstance(opening, Opening)
+    held = asyncio.Event()
+    node.storage.wait = held.wait  # type: ignore[method-assign, assignment]
+    opening.then(lambda outcome: None)
+    releasing = asyncio.create_task(node.table.release(opening.pid))
+    await asyncio.sleep(0)
+    releasing.cancel()
+    await asyncio.wait([releasing])
+    again = asyncio.create_task(node.table.release(opening.pid))
+    await asyncio.sleep(0.01)
+    assert not again.done()
+    held.set()
+    assert await again == -1
+
+
 async def test_release__while_opening_closes_what_was_opened() -> None:
     node = Node()
     await node.own()
