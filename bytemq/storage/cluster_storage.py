@@ -36,6 +36,7 @@ from bytemq.storage.manifests.manifest import (
     InheritedRange,
     Manifest,
     SegmentInfo,
+    require_not_superseded,
     with_open_segment_given_up,
     with_owner,
 )
@@ -187,9 +188,13 @@ class ClusterStorage:
 
     async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
         """See `logs`. Raises Corrupt also when something is missing that a manifest or tail names."""
+        known = self._logs.get(partition)
+        if known is not None:
+            require_not_superseded(known.manifest, leader_epoch)
         await self.release_log(partition)  # if it is open: a new owner's state is made from what is committed
         opening = self._own_objects.opening(partition, leader_epoch)
         files = await self._load(partition)
+        require_not_superseded(files.manifest, leader_epoch)
         self._logs[partition] = files  # from here on, what it has extents in is in use
         try:
             inherited = await self._attach(files)
@@ -200,6 +205,7 @@ class ClusterStorage:
             )
         except BaseException:
             self._logs.pop(partition, None)
+            files.released = True  # what was begun meanwhile, such as writing it behind, comes to nothing
             raise
         self._own_objects.opened(partition, opening)
         files.pending_entries = []
@@ -393,13 +399,13 @@ class ClusterStorage:
 
     async def _let_go_of_handed_over(self) -> None:
         """A log that was released needs this session's flushes until its next owner has written them behind."""
-        session_id = self._session.session_id
         for partition, files in list(self._handed_over.items()):
-            entry = await self._metadata.get(keys.manifest(partition))
-            manifest = decode_manifest(entry.value, directory_of(partition)).manifest if entry is not None else None
-            if manifest is None or not names_session(manifest, session_id):
-                files.wal.drop_first(len(files.wal))
-                self._handed_over.pop(partition, None)
+            try:
+                is_needed = names_session((await self._load(partition)).manifest, self._session.session_id)
+            except Corrupt:
+                continue  # nobody knows what it names
+            if not is_needed and self._handed_over.get(partition) is files:  # not of a later ownership of ours
+                del self._handed_over[partition]
 
 
 def names_session(manifest: Manifest, session_id: int) -> bool:

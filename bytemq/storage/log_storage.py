@@ -26,6 +26,7 @@ from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import as_recovered, recovered_log
 from bytemq.storage.manifests.manifest import (
     SegmentInfo,
+    require_not_superseded,
     with_leader_epoch,
     with_open_segment_given_up,
 )
@@ -177,6 +178,7 @@ class LogStorage:
     async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
         """See `logs`."""
         files = self._known.log(partition)
+        require_not_superseded(files.manifest, leader_epoch)
         if files.snapshot_source is not None:
             # Open before in this session: its last owner still knows everything.
             snapshot = files.snapshot_source()

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from bytemq.errors import Unavailable
+from bytemq.errors import Fenced, Unavailable
 
 
 class ProducerSnapshot(NamedTuple):
@@ -137,14 +137,22 @@ def tables_end(segments: Sequence[SegmentInfo]) -> int:
     return max((segment.last_offset + 1 for segment in segments if segment.kind is FileKind.PARQUET), default=0)
 
 
+def require_not_superseded(manifest: Manifest, leader_epoch: int) -> None:
+    """Raises Fenced for an ownership that somebody holds on to although there was a later one."""
+    if leader_epoch < manifest.leader_epoch:
+        raise Fenced(f"the log was opened at leader epoch {manifest.leader_epoch}, epoch {leader_epoch} is over")
+
+
 def with_leader_epoch(manifest: Manifest, leader_epoch: int) -> Manifest:
-    return replace(manifest, leader_epoch=max(leader_epoch, manifest.leader_epoch))
+    """After its owner has opened the log. Raises Fenced."""
+    require_not_superseded(manifest, leader_epoch)
+    return replace(manifest, leader_epoch=leader_epoch)
 
 
 def with_owner(
     manifest: Manifest, leader_epoch: int, owner_session: int, inherited: Sequence[InheritedRange]
 ) -> Manifest:
-    """After a session has opened the log: `inherited` is all that followed the segments when it looked.
+    """After a session has opened the log: `inherited` is all that followed the segments when it looked. Raises Fenced.
 
     What was written behind since is in segments: naming it again would name a session whose log may be gone.
     """

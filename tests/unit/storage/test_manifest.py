@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bytemq.errors import Unavailable
+from bytemq.errors import Fenced, Unavailable
 from bytemq.storage.manifests.manifest import (
     InheritedRange,
     Manifest,
@@ -56,7 +56,8 @@ def test_log_start__drops_whole_segments_and_never_moves_back() -> None:
 
 def test_leader_epoch__never_goes_back() -> None:
     assert with_leader_epoch(MANIFEST, 7).leader_epoch == 7
-    assert with_leader_epoch(MANIFEST, 0).leader_epoch == 1
+    with pytest.raises(Fenced):
+        with_leader_epoch(MANIFEST, 0)
 
 
 def test_holes__count_as_part_of_the_log() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from bytemq.errors import Corrupt, NotFound, Unavailable
+from bytemq.errors import Corrupt, Fenced, NotFound, Unavailable
 from bytemq.metadata import keys
 from bytemq.storage.manifests.manifest import InheritedRange
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of
@@ -301,6 +301,93 @@ def test_log_released_and_taken_back__by_the_same_session() -> None:
         assert await content(log) == written
         await broker.storage.checkpoint()
         assert await content(log) == written
+
+    run(test)
+
+
+def test_log_released_twice__keeps_its_flushes_although_the_first_owner_after_it_was_asked_of_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was needed no more of the first ownership says nothing of the second one."""
+
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1, storage_upkeep_interval_ms=1_000_000, storage_garbage_grace_ms=100)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000, storage_garbage_grace_ms=100)
+        log, others = await first.storage.open_log(pid(1), 1), await first.storage.open_log(pid(2), 1)
+        written = await first.write(log, 3)
+        await first.storage.release_log(pid(1))
+        await second.storage.open_log(pid(1), 2)
+        await second.storage.checkpoint()
+        answered, get = asyncio.Event(), cluster.metadata.get
+
+        async def slow(key: str):  # type: ignore[no-untyped-def]
+            entry = await get(key)
+            await answered.wait()
+            return entry
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cluster.metadata, "get", slow)
+            asking = asyncio.ensure_future(first.storage._let_go_of_handed_over())
+            await cluster.clock.sleep(1)
+        await second.storage.release_log(pid(1))
+        written += await first.write(await first.storage.open_log(pid(1), 3), 3)
+        await first.storage.release_log(pid(1))
+        answered.set()
+        await asking
+        await first.write(others, 1)
+        await first.storage.checkpoint()
+        await cluster.clock.sleep(1)
+        assert await content(await second.storage.open_log(pid(1), 4)) == written
+
+    run(test)
+
+
+def test_open__at_an_epoch_that_is_over_leaves_the_log_to_its_owner() -> None:
+    async def test(cluster: Cluster) -> None:
+        first, second = await cluster.broker(1), await cluster.broker(2)
+        log = await first.storage.open_log(pid(1), 2)
+        written = await first.write(log, 2)
+        for broker in (first, second):
+            with pytest.raises(Fenced):
+                await broker.storage.open_log(pid(1), 1)
+        written += await first.write(log, 2)
+        await first.storage.checkpoint()
+        assert await content(log) == written
+        await first.storage.release_log(pid(1))
+        assert await content(await second.storage.open_log(pid(1), 3)) == written
+
+    run(test)
+
+
+def test_open__that_fails_leaves_nobody_who_publishes_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write-behind may have begun with the log meanwhile, and end when somebody else owns it."""
+
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        written = await first.write(await first.storage.open_log(pid(1), 1), 3)
+        await dead(cluster, first)
+        second = await cluster.broker(2, storage_upkeep_interval_ms=1_000_000)
+        third = await cluster.broker(3, storage_upkeep_interval_ms=1_000_000)
+
+        async def away(*_: object) -> None:
+            await cluster.clock.sleep(2)
+            raise Unavailable("away")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cluster.metadata, "txn", away)
+            opening = asyncio.ensure_future(second.storage.open_log(pid(1), 2))
+            await cluster.clock.sleep(1)
+            second.driver.latency_s = 5.0
+            writing_behind = asyncio.ensure_future(second.storage.checkpoint())
+            with pytest.raises(Unavailable):
+                await opening
+        taken = await third.storage.open_log(pid(1), 3)
+        published = manifest_of(cluster, pid(1))
+        await writing_behind
+        assert manifest_of(cluster, pid(1)) == published
+        written += await third.write(taken, 1)
+        await third.storage.checkpoint()
+        assert await content(taken) == written
 
     run(test)
 
