@@ -35,7 +35,9 @@ class Departures:
     def due(
         self, image: ClusterImage, unwanted: Sequence[PartitionId], is_open: Callable[[PartitionId], bool]
     ) -> list[PartitionId]:
-        """Of all that are unwanted now, those that go, in their order."""
+        """Of all that are unwanted now, those that go: first who has waited longest. Who went and is asked about again
+        waits from then on: what storage does not let go of stands in nobody's way.
+        """
         now = self._clock.monotonic()
         self._since = {pid: self._since.get(pid, now) for pid in unwanted}
         if now < self._pause_ends_at:
@@ -44,7 +46,7 @@ class Departures:
         left = {True: OPEN_AT_ONCE, False: IDLE_AT_ONCE}
         look_at = float("inf")
         due: list[PartitionId] = []
-        for pid in unwanted:
+        for pid in sorted(unwanted, key=self._since.__getitem__):
             opened = is_open(pid)
             patience_ends_at = self._since[pid] + PATIENCE_S
             if not left[opened]:  # the first question: of tens of thousands it is the answer
@@ -57,6 +59,8 @@ class Departures:
             else:
                 left[opened] -= 1
                 due.append(pid)
+        for pid in due:
+            del self._since[pid]
         self._look_again_at(max(look_at, self._pause_ends_at), now)
         return due
 

@@ -223,7 +223,8 @@ class Ownership:
     async def _take(self, topics: Iterable[TopicId], unfinished: Iterable[Holding]) -> list[Holding]:
         """Returns those that were not among the unfinished and are now."""
         for holding in self._due(unfinished, Step.TAKE):
-            await self._own(holding)
+            if self._step(holding) is Step.TAKE:
+                await self._own(holding)
         # One after the other: taking a partition opens nothing, and ten thousand tasks would cost more than it.
         count, left = 0, []
         for topic_id in topics:
@@ -268,7 +269,6 @@ class Ownership:
 
     async def _leave(self, unwanted: list[Holding]) -> list[Holding]:
         """Closes so many of those that are wished elsewhere, and returns these."""
-        unwanted.sort(key=lambda holding: holding.state is State.STUCK)  # the others go first
         pids = [holding.pid for holding in unwanted]
         now = set(self._departures.due(self._follower.image, pids, self._partitions.is_open))
         leaving = [holding for holding in unwanted if holding.pid in now and self._step(holding) is Step.LEAVE]

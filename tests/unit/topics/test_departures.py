@@ -71,6 +71,27 @@ def test_departures__of_many_open_partitions_are_some_at_a_time() -> None:
     assert owner.woken == 2
 
 
+def test_departures__begin_with_who_has_waited_longest() -> None:
+    owner = Owner(2 * OPEN_AT_ONCE)
+    first = owner.unwanted[OPEN_AT_ONCE:]
+    newer, owner.unwanted = owner.unwanted[:OPEN_AT_ONCE], [*first, PartitionId(T1, 0)]
+    assert owner.go() == first
+    owner.unwanted = [*newer[1:], *owner.unwanted]
+    owner.clock.advance(PAUSE_S * 1.01)
+    assert owner.go()[0] == newer[0], "before those that came later, wherever they are in the table"
+
+
+def test_departures__of_what_storage_does_not_let_go_of_come_behind_all_others() -> None:
+    owner = Owner(2 * IDLE_AT_ONCE, idle=True)
+    stuck, others = owner.unwanted[:IDLE_AT_ONCE], owner.unwanted[IDLE_AT_ONCE:]
+    assert owner.go() == stuck
+    owner.unwanted = [*stuck, *others]
+    owner.clock.advance(PAUSE_S * 1.01)
+    assert owner.go() == others
+    owner.clock.advance(PAUSE_S * 1.01)
+    assert owner.go() == stuck
+
+
 def test_departures__of_few_leave_no_pause_behind() -> None:
     owner = Owner(3)
     assert len(owner.go()) == 3
