@@ -89,16 +89,20 @@ class Membership:
         attempts = 1
         sent_at = clock.monotonic()
         lease = await store.grant_lease(ttl_s)
+        wanted = broker_id
         try:
             while True:
-                wanted = await _lowest_free_id(store) if broker_id is None else broker_id
+                if wanted is None:
+                    wanted = await _lowest_free_id(store)
                 registered = await _register(store, wanted, broker, lease)
                 if isinstance(registered, _Registered):
                     break
+                if broker_id is None and registered is not None:
+                    wanted = None  # not where nobody has it: we may come to, by an attempt that had no answer
                 if broker_id is not None:
                     if clock.monotonic() >= give_up_at and (registered is not None or attempts == REGISTRATIONS):
                         if or_any:
-                            broker_id = None
+                            broker_id = wanted = None
                             continue
                         raise Unavailable(
                             f"broker id {broker_id} is in use by another node{_addresses(registered)}. "
