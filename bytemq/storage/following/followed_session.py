@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from bytemq.errors import BytemqError, Corrupt, NotFound
+from bytemq.errors import BytemqError, Corrupt, Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.store import Compacted, MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.steps import Pace
 from bytemq.runtime.tasks import retrieved
 from bytemq.storage.objects.flush_objects import FlushObjects
 from bytemq.storage.objects.session_log import (
@@ -29,9 +30,8 @@ from bytemq.storage.objects.session_log import (
     decode_tail,
     flush_name,
 )
-from bytemq.storage.objects.session_logs import CommittedShare, SessionLogs
+from bytemq.storage.objects.session_logs import CommittedShare, SessionLogs, committed_shares, not_released
 from bytemq.storage.stores.interface import ObjectStore
-from bytemq.storage.wal.format import decode_shares
 from bytemq.types import PartitionId
 
 log = get_logger("storage.following")
@@ -94,7 +94,7 @@ class FollowedSession:
             tail, revision = await self._logs.tail_of(self.session_id)
             flushes = await self._logs.flushes_of(tail)
             self._last_crc = flushes[0].header.previous_crc if flushes else tail.last_crc
-            self._take(flushes, {})
+            await self._take(flushes, {})
             self._is_at(tail, revision)
 
     async def refresh(self) -> None:
@@ -167,7 +167,9 @@ class FollowedSession:
                 return
             try:
                 await self._read_new(tail)
-            except (Corrupt, NotFound):
+            except Unavailable:
+                raise
+            except Exception:  # whatever it is, it would be met again
                 self.is_broken = True
                 raise
             self._is_at(tail, revision)
@@ -177,15 +179,7 @@ class FollowedSession:
         self.heard_at = self._clock.monotonic()
         if tail.first_sequence > self._first:
             self._first = tail.first_sequence
-            self._forget_released()
-
-    def _forget_released(self) -> None:
-        for partition, shares in list(self.shares.items()):
-            kept = [share for share in shares if share.ref.sequence >= self._first]
-            if kept:
-                self.shares[partition] = kept
-            else:
-                del self.shares[partition]
+            self.shares = not_released(self.shares, self._first)
 
     # Reading what is new.
 
@@ -195,11 +189,11 @@ class FollowedSession:
         self._read_ahead(tail)
         while self._last < tail.last_sequence and self._last + 1 in self._reading:
             ref, body = await self._body(self._last + 1)
-            self._take([checked_flush(ref, self.session_id, body[: ref.head_bytes])], {ref.sequence: body})
+            await self._take([checked_flush(ref, self.session_id, body[: ref.head_bytes])], {ref.sequence: body})
         if self._last < tail.last_sequence:  # late, or little of it is read
             flushes = await self._logs.flushes_of(tail, self._last)
             read = [sequence for sequence in self._reading if sequence <= tail.last_sequence]
-            self._take(flushes, {sequence: (await self._body(sequence))[1] for sequence in read})
+            await self._take(flushes, {sequence: (await self._body(sequence))[1] for sequence in read})
 
     def _read_ahead(self, tail: SessionTail) -> None:
         """Begins to read the newest of what is new, as far as it is worth it."""
@@ -231,13 +225,16 @@ class FollowedSession:
             reading.add_done_callback(retrieved)
         self._reading.clear()
 
-    def _take(self, flushes: Sequence[IndexedFlush], bodies: Mapping[int, bytes]) -> None:
-        for ref, header, head in flushes:
+    async def _take(self, flushes: Sequence[IndexedFlush], bodies: Mapping[int, bytes]) -> None:
+        """Each whole, in one step; something else may be done between two of many."""
+        pace = Pace()
+        for flush in flushes:
+            ref, header, _ = flush
             if header.previous_crc != self._last_crc:
                 raise Corrupt(f"session {self.session_id}: flush {ref.sequence} does not follow its predecessor")
             self._last, self._last_crc = ref.sequence, ref.crc
             read_bytes = 0
-            shares = [CommittedShare(ref, header.head_bytes, share) for share in decode_shares(head, header)]
+            shares = committed_shares(flush)
             wanted = [share for share in shares if share.share.partition in self.takers]
             if wanted and ref.sequence in bodies:
                 self._objects.keep(self.session_id, ref, bodies[ref.sequence])
@@ -246,7 +243,11 @@ class FollowedSession:
             for committed in wanted:
                 if committed.share.partition in self.read:
                     read_bytes += committed.share.size_bytes
-                self.takers[committed.share.partition](self.session_id, committed)
+                taker = self.takers.get(committed.share.partition)
+                if taker is not None:  # else the chunk before this one has made it begin anew
+                    taker(self.session_id, committed)
             if self.read:
                 part = read_bytes / max(1, ref.size_bytes - ref.head_bytes)
                 self._read_part += WEIGHT_OF_LAST * (part - self._read_part)
+            if pace.is_over(len(shares)):
+                await asyncio.sleep(0)

@@ -7,8 +7,9 @@ nobody opens any more.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -17,6 +18,7 @@ from bytemq.errors import Corrupt, NotFound
 from bytemq.metadata import keys
 from bytemq.metadata.store import MetadataStore
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.steps import Pace
 from bytemq.runtime.tasks import retrieved
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.objects.session_log import (
@@ -38,8 +40,6 @@ log = get_logger("storage.recovery")
 
 READS_AT_ONCE = 16
 SESSIONS_KEPT = 8
-SLICE_FLUSHES = 256
-"""Flushes handled before the event loop may do something else."""
 
 
 class CommittedShare(NamedTuple):
@@ -79,6 +79,28 @@ def attach_shares(
         files.drop_wal_below(next_offset)
     files.staged_end = files.end_offset
     return missing
+
+
+def committed_shares(flush: IndexedFlush) -> list[CommittedShare]:
+    """Raises Corrupt."""
+    ref, header, head = flush
+    return [CommittedShare(ref, header.head_bytes, share) for share in decode_shares(head, header)]
+
+
+def not_released(
+    shares: Mapping[PartitionId, list[CommittedShare]], first_sequence: int
+) -> dict[PartitionId, list[CommittedShare]]:
+    """Those of flushes from that one on. Whoever has been given lists keeps what is in them."""
+    kept: dict[PartitionId, list[CommittedShare]] = {}
+    for partition, of_log in shares.items():
+        left = of_log[bisect_left(of_log, first_sequence, key=_sequence) :]
+        if left:
+            kept[partition] = left
+    return kept
+
+
+def _sequence(committed: CommittedShare) -> int:
+    return committed.ref.sequence
 
 
 class _Loaded(NamedTuple):
@@ -173,7 +195,9 @@ class SessionLogs:
         if loaded is not None and loaded.revision == revision:
             return loaded._replace(is_final=is_final)
         while True:
-            shares = {} if loaded is None else _not_released(loaded, tail)
+            shares = {} if loaded is None else loaded.shares
+            if loaded is not None and tail.first_sequence != loaded.tail.first_sequence:
+                shares = not_released(shares, tail.first_sequence)
             try:
                 await self._add(shares, tail, loaded.tail if loaded is not None else None)
                 return _Loaded(tail, revision, is_final, shares)
@@ -195,16 +219,16 @@ class SessionLogs:
         flushes = await self.flushes_of(tail, before.last_sequence if before is not None else 0)
         if before is not None and flushes and flushes[0].ref.sequence == before.last_sequence + 1:
             _check_link(tail, flushes[0], before.last_crc)
-        added: list[CommittedShare] = []
-        for count, flush in enumerate(flushes):
-            added.extend(
-                CommittedShare(flush.ref, flush.header.head_bytes, share)
-                for share in decode_shares(flush.head, flush.header)
-            )
-            if count % SLICE_FLUSHES == SLICE_FLUSHES - 1:
+        added: dict[PartitionId, list[CommittedShare]] = {}
+        pace = Pace()
+        for flush in flushes:
+            committed = committed_shares(flush)
+            for one in committed:
+                added.setdefault(one.share.partition, []).append(one)
+            if pace.is_over(len(committed)):
                 await asyncio.sleep(0)
-        for one in added:
-            shares.setdefault(one.share.partition, []).append(one)
+        for partition, new in added.items():
+            shares.setdefault(partition, []).extend(new)
         log.info(
             "write-ahead log of a session read", session=tail.session_id, flushes=len(flushes), partitions=len(shares)
         )
@@ -251,15 +275,3 @@ def _check_chain(tail: SessionTail, flushes: Sequence[IndexedFlush], first: int)
 def _check_link(tail: SessionTail, flush: IndexedFlush, predecessor_crc: int) -> None:
     if flush.header.previous_crc != predecessor_crc:
         raise Corrupt(f"session {tail.session_id}: flush {flush.header.sequence} does not follow its predecessor")
-
-
-def _not_released(loaded: _Loaded, tail: SessionTail) -> dict[PartitionId, list[CommittedShare]]:
-    """What is still needed of what was read before. Those who have asked for it keep what they were given."""
-    if tail.first_sequence == loaded.tail.first_sequence:
-        return loaded.shares
-    kept: dict[PartitionId, list[CommittedShare]] = {}
-    for partition, shares in loaded.shares.items():
-        left = [share for share in shares if share.ref.sequence >= tail.first_sequence]
-        if left:
-            kept[partition] = left
-    return kept

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from bytemq.metadata import keys
+from bytemq.metadata.store import Event
+from bytemq.runtime.steps import STEP_ITEMS
 from bytemq.storage.following.followed_logs import LOOK_S, FollowedLogs
 from bytemq.storage.following.followed_session import FollowedSession
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.wal.format import decode_entries
+from bytemq.storage.objects import session_logs
+from bytemq.storage.wal.format import FlushHeader, Share, decode_entries, decode_shares
 from bytemq.types import PartitionId
 from tests.support.log_workload import snapshot_of
 from tests.support.virtual_time import run_virtual
@@ -87,6 +91,79 @@ def test_follow__is_told_of_each_commit_and_reads_each_flush_once() -> None:
         assert [await content(watcher.files) for watcher in watchers] == written
 
     run(test, wal_retained_bytes=HUGE)
+
+
+def test_follow__goes_on_when_a_log_came_back_with_more_than_one_chunk_and_its_manifest_is_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What another owner has written meanwhile is missing before the first chunk: the log begins anew then, and what
+    comes with the second one is nobody's just now.
+    """
+
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        watch = cluster.metadata.watch
+
+        async def late(prefix: str, after_revision: int) -> AsyncIterator[list[Event]]:
+            if prefix.startswith(keys.MANIFESTS):
+                await cluster.clock.sleep(3600)
+            async for events in watch(prefix, after_revision):
+                yield events
+
+        monkeypatch.setattr(cluster.metadata, "watch", late)
+        between = await cluster.broker(3)
+        written = await owner.write(await owner.storage.open_log(pid(1), 1), 2)
+        watcher = await followed(reader, pid(1))
+        await owner.storage.release_log(pid(1))
+        written += await between.write(await between.storage.open_log(pid(1), 2), 1)
+        await between.storage.release_log(pid(1))
+        log = await owner.storage.open_log(pid(1), 3)
+        chunks = [batch(log.staged_end + number, 1000) for number in range(3)]
+        written += [bytes(one.view) for one in chunks]
+        await owner.append(log, *chunks)
+        await eventually(cluster.clock, lambda: watcher.end_offset == 6, 5.0)
+        await cluster.clock.sleep(10)
+        for _ in range(3):
+            written += await owner.write(log, 1)
+            await eventually(cluster.clock, lambda: watcher.end_offset == log.end_offset, LOOK_S / 4)
+        assert await content(watcher.files) == written
+
+    run(test, wal_retained_bytes=HUGE)
+
+
+@pytest.mark.parametrize("what", ["opened", "followed"])
+def test_follow__and_opening_leave_the_loop_to_others_while_a_long_log_is_gone_through(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        count = 100
+        logs = [await owner.storage.open_log(pid(number), 1) for number in range(count)]
+        for _ in range(60):
+            await asyncio.gather(*(owner.append(log, batch(log.staged_end)) for log in logs))
+        await owner.storage.release_log(pid(1))
+        turn, decoded = 0, Counter[int]()
+
+        async def turns() -> None:
+            nonlocal turn
+            while True:
+                turn += 1
+                await asyncio.sleep(0)
+
+        def decoding(head: bytes | memoryview, header: FlushHeader) -> list[Share]:
+            shares = decode_shares(head, header)
+            decoded[turn] += len(shares)
+            return shares
+
+        monkeypatch.setattr(session_logs, "decode_shares", decoding)
+        turning = asyncio.ensure_future(turns())
+        if what == "opened":
+            await reader.storage.open_log(pid(1), 2)
+        else:
+            await followed(reader, pid(1))
+        turning.cancel()
+        assert decoded.total() == count * 60
+        assert max(decoded.values()) < STEP_ITEMS + 2 * count
+
+    run(test, wal_retained_bytes=HUGE, wal_flush_bytes=HUGE)
 
 
 def test_follow__of_a_log_that_is_opened_afterwards_reads_no_flush_twice() -> None:
