@@ -340,6 +340,8 @@ class Publisher:
         if files.revision >= 0:
             return
         entry = await self._metadata.get(keys.manifest(files.partition))
+        if files.revision >= 0:
+            return  # somebody else has asked meanwhile, and may have published since
         if entry is None:
             files.revision = 0
             return

@@ -8,6 +8,7 @@ import pytest
 
 from bytemq.errors import BytemqError, Fenced, Invalid, Unavailable
 from bytemq.metadata import keys
+from bytemq.metadata.store import KeyValue
 from bytemq.storage.manifests.manifest import Manifest, with_holes, with_leader_epoch
 from tests.unit.storage.bench import Bench, pid
 
@@ -37,3 +38,26 @@ async def test_publish__fails_one_log_alone(bench: Bench, fault: str, error: typ
     )
     assert [type(outcome) for outcome in outcomes] == [error, type(None)]
     assert other.manifest.leader_epoch == 7
+
+
+async def test_refresh__whose_answer_is_late_takes_nothing_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write-behind and the publisher both ask after an outcome that is unknown."""
+    storage = await bench.start()
+    files = await bench.log(1)
+    publisher, get, answered = storage._publisher, bench.metadata.get, asyncio.Event()
+
+    async def late(key: str) -> KeyValue | None:
+        entry = await get(key)
+        await answered.wait()
+        return entry
+
+    files.revision = -1
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.metadata, "get", late)
+        asking = asyncio.ensure_future(publisher.refresh(files))
+        await asyncio.sleep(0)
+    await publisher.publish(files, lambda manifest: with_leader_epoch(manifest, 7))
+    published = files.stored, files.revision
+    answered.set()
+    await asking
+    assert (files.stored, files.revision) == published
