@@ -38,8 +38,11 @@ from bytemq.config.group import GroupConfig, check_group_config, default_of
 from bytemq.config.values import ConfigType, InvalidConfig, Value
 from bytemq.metadata.topic_names import check_topic_name
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
+from bytemq.runtime.turns import Turns, each
 
 MIN_ISR = "min.insync.replicas"
+RESOURCES_PER_TURN = 100
+"""Altered before others have their turn."""
 
 
 class Operation(IntEnum):
@@ -127,12 +130,12 @@ Resource = TypeVar("Resource", bound=NamedResource)
 
 
 async def alter_each(
-    resources: Sequence[Resource], alter: Callable[[Resource], Awaitable[None]]
+    turns: Turns, resources: Sequence[Resource], alter: Callable[[Resource], Awaitable[None]]
 ) -> list[tuple[int, str | None, int, str]]:
     """What became of each: (error code, message, type, name). Each succeeds or fails alone, and must be named once."""
     named = Counter((resource.resource_type, resource.resource_name) for resource in resources)
     altered: list[tuple[int, str | None, int, str]] = []
-    for resource in resources:
+    async for resource in each(turns, resources, RESOURCES_PER_TURN):
         kind, name = resource.resource_type, resource.resource_name
         try:
             if named[kind, name] > 1:

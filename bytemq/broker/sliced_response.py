@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from bytemq.protocol.codec import encode_element, write_element
 from bytemq.protocol.primitives import Writer
-from bytemq.protocol.schema import Message, Struct
+from bytemq.protocol.schema import Message, Struct, parse_versions
 from bytemq.runtime.turns import Turns
 
 SLICE_BYTES = 32 * 1024
@@ -80,10 +80,11 @@ class EncodedInTurns:
 
 
 def response_of(response: type[Message], version: int, encoded: Sequence[bytes]) -> bytes:
-    """A response that is a throttle time and an array of these elements."""
+    """A response that is a throttle time, where the version has one, and an array of these elements."""
     flexible = response.FLEXIBLE.includes(version)
     writer = Writer()
-    writer.write_int32(0)  # throttle_time_ms
+    if parse_versions(response.FIELDS["throttle_time_ms"].versions).includes(version):
+        writer.write_int32(0)
     writer.buffer += _length(len(encoded), flexible=flexible)
     return b"".join((writer.buffer, *encoded, b"\0" if flexible else b""))
 

@@ -6,8 +6,9 @@ such works then make that turn twenty slices long, and everybody else waits for 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 from bytemq.runtime.steps import Steps
@@ -40,6 +41,25 @@ class Turns:
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._give)
         slice_of_work()
+
+
+async def each(turns: Turns, items: Iterable[_T], at_once: int) -> AsyncIterator[_T]:
+    """The items in their order; after so many of them others have their turn."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % at_once == 0:
+            await turns.next()
+
+
+async def side_by_side(turns: Turns, work: Iterable[Awaitable[_T]], at_once: int) -> list[_T]:
+    """What comes of each, in their order. So many are begun in one turn, and done before the next ones are begun."""
+    results: list[_T] = []
+    left = iter(work)
+    while begun := list(islice(left, at_once)):
+        if results:
+            await turns.next()
+        results += await asyncio.gather(*begun)
+    return results
 
 
 def _begin(turn: asyncio.Future[None]) -> None:

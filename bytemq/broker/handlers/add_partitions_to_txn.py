@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
 from bytemq.broker.context import Broker, RequestContext
@@ -25,7 +24,9 @@ from bytemq.protocol.messages.add_partitions_to_txn import (
     AddPartitionsToTxnTopicResult,
     AddPartitionsToTxnTransaction,
 )
+from bytemq.runtime.turns import side_by_side
 
+TRANSACTIONS_AT_ONCE = 200
 _BATCH_VERSION = 4
 _FENCED_VERSION = 2
 
@@ -37,7 +38,8 @@ async def handle(
     if version >= _BATCH_VERSION:
         if not request.transactions:
             raise KafkaError(ErrorCode.INVALID_REQUEST)
-        worked_on = await asyncio.gather(*(_work_on(broker, each, version) for each in request.transactions))
+        work = (_work_on(broker, each, version) for each in request.transactions)
+        worked_on = await side_by_side(broker.turns, work, TRANSACTIONS_AT_ONCE)
         results = [
             AddPartitionsToTxnResult(each.transactional_id, topics)
             for each, topics in zip(request.transactions, worked_on, strict=True)

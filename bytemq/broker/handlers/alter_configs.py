@@ -23,5 +23,5 @@ async def handle(broker: Broker, context: RequestContext, request: AlterConfigsR
         changes = [Change(config.name, Operation.SET, config.value) for config in resource.configs]
         await changer.replace(resource.resource_type, resource.resource_name, changes)
 
-    altered = [AlterConfigsResourceResponse(*one) for one in await alter_each(request.resources, alter)]
+    altered = [AlterConfigsResourceResponse(*one) for one in await alter_each(broker.turns, request.resources, alter)]
     return AlterConfigsResponse(responses=altered)

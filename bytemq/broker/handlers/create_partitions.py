@@ -6,7 +6,6 @@ A topic that is named twice is not changed (INVALID_REQUEST, once). An expired d
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 
 from bytemq.broker.context import Broker, RequestContext
@@ -17,6 +16,9 @@ from bytemq.protocol.messages.create_partitions import (
     CreatePartitionsTopic,
     CreatePartitionsTopicResult,
 )
+from bytemq.runtime.turns import side_by_side
+
+TOPICS_AT_ONCE = 200
 
 
 async def handle(broker: Broker, context: RequestContext, request: CreatePartitionsRequest) -> CreatePartitionsResponse:
@@ -30,7 +32,8 @@ async def handle(broker: Broker, context: RequestContext, request: CreatePartiti
             results.append(_result(topic, ErrorCode.REQUEST_TIMED_OUT, ErrorCode.REQUEST_TIMED_OUT.message))
         else:
             accepted.append(topic)
-    results += await asyncio.gather(*(_create(broker, request, topic) for topic in accepted))
+    work = (_create(broker, request, topic) for topic in accepted)
+    results += await side_by_side(broker.turns, work, TOPICS_AT_ONCE)
     return CreatePartitionsResponse(results=results)
 
 

@@ -6,7 +6,7 @@ offsets that were never written (OFFSET_OUT_OF_RANGE). Going backwards is no err
 
 from __future__ import annotations
 
-import asyncio
+from itertools import islice
 
 from bytemq.broker.context import Broker, RequestContext
 from bytemq.broker.owned import open_owned
@@ -17,21 +17,24 @@ from bytemq.protocol.messages.delete_records import (
     DeleteRecordsPartitionResult,
     DeleteRecordsRequest,
     DeleteRecordsResponse,
-    DeleteRecordsTopic,
     DeleteRecordsTopicResult,
 )
+from bytemq.runtime.turns import side_by_side
 
 UNKNOWN_LOW_WATERMARK = -1
+PARTITIONS_AT_ONCE = 200
 
 
 async def handle(broker: Broker, context: RequestContext, request: DeleteRecordsRequest) -> DeleteRecordsResponse:
-    topics = await asyncio.gather(*(_delete_of_topic(broker, topic) for topic in request.topics if topic.partitions))
-    return DeleteRecordsResponse(topics=topics)
-
-
-async def _delete_of_topic(broker: Broker, topic: DeleteRecordsTopic) -> DeleteRecordsTopicResult:
-    results = await asyncio.gather(*(_delete(broker, topic.name, partition) for partition in topic.partitions))
-    return DeleteRecordsTopicResult(name=topic.name, partitions=results)
+    work = (_delete(broker, topic.name, partition) for topic in request.topics for partition in topic.partitions)
+    results = iter(await side_by_side(broker.turns, work, PARTITIONS_AT_ONCE))
+    return DeleteRecordsResponse(
+        topics=[
+            DeleteRecordsTopicResult(topic.name, list(islice(results, len(topic.partitions))))
+            for topic in request.topics
+            if topic.partitions
+        ]
+    )
 
 
 async def _delete(broker: Broker, topic: str, asked: DeleteRecordsPartition) -> DeleteRecordsPartitionResult:

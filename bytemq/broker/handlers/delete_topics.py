@@ -7,7 +7,6 @@ data goes behind.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable
 
@@ -20,7 +19,10 @@ from bytemq.protocol.messages.delete_topics import (
     DeleteTopicsResponse,
     DeleteTopicState,
 )
+from bytemq.runtime.turns import side_by_side
 from bytemq.types import ZERO_TOPIC_ID, TopicId
+
+TOPICS_AT_ONCE = 200
 
 
 async def handle(broker: Broker, context: RequestContext, request: DeleteTopicsRequest) -> DeleteTopicsResponse:
@@ -34,7 +36,7 @@ async def handle(broker: Broker, context: RequestContext, request: DeleteTopicsR
     if request.timeout_ms <= 0:
         return _all(asked, ErrorCode.REQUEST_TIMED_OUT, ErrorCode.REQUEST_TIMED_OUT.message)
     results, accepted = _sort_out(broker.image, asked)
-    results += await asyncio.gather(*(_delete(broker, result) for result in accepted))
+    results += await side_by_side(broker.turns, (_delete(broker, result) for result in accepted), TOPICS_AT_ONCE)
     return DeleteTopicsResponse(responses=results)
 
 

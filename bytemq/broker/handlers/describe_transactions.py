@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.sliced_response import encode_in_turns
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.protocol.messages.describe_transactions import (
     DescribeTransactionsRequest,
@@ -10,13 +11,13 @@ from bytemq.protocol.messages.describe_transactions import (
     TransactionState,
 )
 
+SLICE_IDS = 200
 
-def handle(
-    broker: Broker, context: RequestContext, request: DescribeTransactionsRequest
-) -> DescribeTransactionsResponse:
-    return DescribeTransactionsResponse(
-        transaction_states=[_describe(broker, transactional_id) for transactional_id in request.transactional_ids]
-    )
+
+async def handle(broker: Broker, context: RequestContext, request: DescribeTransactionsRequest) -> bytes:
+    """The encoded response."""
+    states = (_describe(broker, transactional_id) for transactional_id in request.transactional_ids)
+    return await encode_in_turns(broker.turns, DescribeTransactionsResponse, context.api_version, states, SLICE_IDS)
 
 
 def _describe(broker: Broker, transactional_id: str) -> TransactionState:

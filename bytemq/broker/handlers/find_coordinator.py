@@ -16,6 +16,10 @@ from bytemq.metadata.topic_names import OFFSETS_TOPIC, TRANSACTION_TOPIC
 from bytemq.metadata.values import NO_BROKER, DoubtStage
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.find_coordinator import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
+from bytemq.runtime.turns import each
+
+KEYS_PER_TURN = 500
+"""Looked for before others have their turn."""
 
 _BATCH_VERSION = 4
 
@@ -35,7 +39,9 @@ _TOPICS = {KeyType.GROUP: OFFSETS_TOPIC, KeyType.TRANSACTION: TRANSACTION_TOPIC}
 async def handle(broker: Broker, context: RequestContext, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
     is_batch = context.api_version >= _BATCH_VERSION
     keys = request.coordinator_keys if is_batch else [request.key]
-    coordinators = [await _find(broker, context, key, request.key_type) for key in keys]
+    coordinators = [
+        await _find(broker, context, key, request.key_type) async for key in each(broker.turns, keys, KEYS_PER_TURN)
+    ]
     if is_batch:
         return FindCoordinatorResponse(coordinators=coordinators)
     found = coordinators[0]

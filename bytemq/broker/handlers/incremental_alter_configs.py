@@ -25,5 +25,5 @@ async def handle(
         changes = [Change(config.name, config.config_operation, config.value) for config in resource.configs]
         await changer.incrementally(resource.resource_type, resource.resource_name, changes)
 
-    altered = [AlterConfigsResourceResponse(*one) for one in await alter_each(request.resources, alter)]
+    altered = [AlterConfigsResourceResponse(*one) for one in await alter_each(broker.turns, request.resources, alter)]
     return IncrementalAlterConfigsResponse(responses=altered)

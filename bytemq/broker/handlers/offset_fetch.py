@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
@@ -32,8 +31,10 @@ from bytemq.protocol.messages.offset_fetch import (
     OffsetFetchResponseTopic,
     OffsetFetchResponseTopics,
 )
+from bytemq.runtime.turns import side_by_side
 from bytemq.types import ZERO_TOPIC_ID, TopicId
 
+GROUPS_AT_ONCE = 200
 _GROUP_ERROR_VERSION = 2
 _FLEXIBLE_VERSION = 6
 _GROUPS_VERSION = 8
@@ -63,7 +64,7 @@ async def handle(broker: Broker, context: RequestContext, request: OffsetFetchRe
     encoding = EncodedInTurns(broker.turns, OffsetFetchResponse, version)
     if version >= _GROUPS_VERSION:
         fetched = (_fetch(broker, group, version, request.require_stable) for group in request.groups)
-        answers = await asyncio.gather(*fetched)
+        answers = await side_by_side(broker.turns, fetched, GROUPS_AT_ONCE)
         return response_of(OffsetFetchResponse, version, [await _encoded_group(encoding, each) for each in answers])
     topics = None
     if request.topics is not None:

@@ -15,16 +15,22 @@ from bytemq.protocol.messages.offset_for_leader_epoch import (
     OffsetForLeaderPartition,
     OffsetForLeaderTopicResult,
 )
+from bytemq.runtime.turns import each
+
+PARTITIONS_PER_TURN = 200
+"""Answered before others have their turn."""
 
 
 async def handle(
     broker: Broker, context: RequestContext, request: OffsetForLeaderEpochRequest
 ) -> OffsetForLeaderEpochResponse:
-    response = OffsetForLeaderEpochResponse()
-    for topic in request.topics:
-        ends = [await _end_of(broker, topic.topic, asked) for asked in topic.partitions]
-        response.topics.append(OffsetForLeaderTopicResult(topic=topic.topic, partitions=ends))
-    return response
+    topics = [OffsetForLeaderTopicResult(topic=topic.topic) for topic in request.topics]
+    partitions = (
+        (answer, asked) for answer, topic in zip(topics, request.topics, strict=True) for asked in topic.partitions
+    )
+    async for answer, asked in each(broker.turns, partitions, PARTITIONS_PER_TURN):
+        answer.partitions.append(await _end_of(broker, answer.topic, asked))
+    return OffsetForLeaderEpochResponse(topics=topics)
 
 
 async def _end_of(broker: Broker, topic: str, asked: OffsetForLeaderPartition) -> EpochEndOffset:

@@ -26,7 +26,7 @@ from bytemq.protocol.messages.consumer_group_describe import (
 from bytemq.protocol.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
 from bytemq.protocol.messages.join_group import JoinGroupResponse, JoinGroupResponseMember
 from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment, SyncGroupResponse
-from bytemq.runtime.turns import Turns
+from tests.support.turns import CountedTurns
 from tests.unit.coordinator.classic_consumer import ClassicConsumer
 from tests.unit.coordinator.consumer_world import Consumer, ConsumerWorld, FakeTopics
 from tests.unit.coordinator.group_world import GroupWorld, subscription
@@ -174,14 +174,6 @@ def test_subscriptions__of_a_consumer_group_follow_members_and_expressions() -> 
     assert subscribed() == {"u", "v"}
     two.leave()
     assert subscribed() == set()
-
-
-class CountedTurns(Turns):
-    taken = 0
-
-    async def next(self) -> None:
-        self.taken += 1
-        await super().next()
 
 
 async def described(world: ConsumerWorld, group_ids: list[str]) -> tuple[bytes, int]:

@@ -13,7 +13,7 @@ from bytemq.broker.expressions import MAX_EXPRESSION_BYTES, compile_expression
 from bytemq.broker.handlers import list_transactions
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.list_transactions import ListTransactionsRequest, TransactionState
-from bytemq.runtime.turns import Turns
+from tests.support.turns import CountedTurns
 
 SLOW = "|".join(f"[ab]*a[ab]{{{count}}}" for count in range(100, 240, 3))
 
@@ -51,14 +51,6 @@ def time_to_match(text: str) -> float:
 def test_expression__takes_no_longer_for_its_groups() -> None:
     grouped, plain = (f"{opens}{opens}[a-z0-9 ']*))*" * 300 for opens in ("(", "(?:"))
     assert time_to_match(grouped) < 10 * time_to_match(plain)
-
-
-class CountedTurns(Turns):
-    taken = 0
-
-    async def next(self) -> None:
-        self.taken += 1
-        await super().next()
 
 
 async def listed(pattern: str, ids: list[str]) -> tuple[list[str], int]:
