@@ -44,12 +44,13 @@ from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manif
 from bytemq.storage.manifests.publisher import Publisher
 from bytemq.storage.manifests.unopened import UnopenedLogs
 from bytemq.storage.object_names import ObjectNames
+from bytemq.storage.objects.committed_shares import attach_shares
 from bytemq.storage.objects.flush_objects import FlushObjects
 from bytemq.storage.objects.object_wal import ObjectWal
 from bytemq.storage.objects.object_write_behind import ObjectWriteBehind
 from bytemq.storage.objects.own_objects import OwnObjects
 from bytemq.storage.objects.session_log import SessionTail
-from bytemq.storage.objects.session_logs import SessionLogs, attach_shares
+from bytemq.storage.objects.session_logs import SessionLogs
 from bytemq.storage.objects.session_tail import SessionTailKeeper
 from bytemq.storage.objects.shared_garbage import SharedGarbage
 from bytemq.storage.objects.small_segments import SmallSegments

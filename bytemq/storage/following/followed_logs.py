@@ -30,8 +30,9 @@ from bytemq.storage.log_files import Files, LogFiles
 from bytemq.storage.log_opening import recovered_log
 from bytemq.storage.manifests.manifest import FileKind, Manifest
 from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of
+from bytemq.storage.objects.committed_shares import CommittedShare, attach_shares
 from bytemq.storage.objects.flush_objects import FlushObjects
-from bytemq.storage.objects.session_logs import CommittedShare, SessionLogs, attach_shares
+from bytemq.storage.objects.session_logs import SessionLogs
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.settings import StorageConfig
 from bytemq.storage.shared_file import SharedFile
@@ -274,7 +275,7 @@ class FollowedLogs:
             if self._logs.get(partition) is not one:
                 raise Unavailable(f"{partition} is not followed any more")
             # In one step: what is there now is attached, and what comes is told.
-            shares = session.shares.get(partition, ())
+            shares = session.shares.of(partition)
             missing += attach_shares(files, session.session_id, shares, self._objects.ordinal_of)
             one.session_id = session.session_id
             session.takers[partition] = lambda session_id, share: self._taken(partition, one, session_id, share)

@@ -21,6 +21,7 @@ from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.steps import Pace
 from bytemq.runtime.tasks import retrieved
+from bytemq.storage.objects.committed_shares import CommittedShare, CommittedShares, share_at
 from bytemq.storage.objects.flush_objects import FlushObjects
 from bytemq.storage.objects.session_log import (
     FlushRef,
@@ -30,7 +31,7 @@ from bytemq.storage.objects.session_log import (
     decode_tail,
     flush_name,
 )
-from bytemq.storage.objects.session_logs import CommittedShare, SessionLogs, committed_shares, not_released
+from bytemq.storage.objects.session_logs import SessionLogs
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.types import PartitionId
 
@@ -64,7 +65,7 @@ class FollowedSession:
         self.takers: dict[PartitionId, Taker] = {}
         self.read: set[PartitionId] = set()
         """Those of them that somebody reads as they grow."""
-        self.shares: dict[PartitionId, list[CommittedShare]] = {}
+        self.shares = CommittedShares()
         """All that is committed and not released, as of `heard_at`."""
         self.heard_at = clock.monotonic()
         self.is_broken = False
@@ -75,7 +76,6 @@ class FollowedSession:
         self._objects = objects
         self._clock = clock
         self._revision = 0
-        self._first = 1
         self._last = 0
         self._last_crc = 0
         self._read_part = 1.0
@@ -177,9 +177,7 @@ class FollowedSession:
     def _is_at(self, tail: SessionTail, revision: int) -> None:
         self._revision, self._last, self._last_crc = revision, tail.last_sequence, tail.last_crc
         self.heard_at = self._clock.monotonic()
-        if tail.first_sequence > self._first:
-            self._first = tail.first_sequence
-            self.shares = not_released(self.shares, self._first)
+        self.shares.release_below(tail.first_sequence)
 
     # Reading what is new.
 
@@ -233,13 +231,11 @@ class FollowedSession:
             if header.previous_crc != self._last_crc:
                 raise Corrupt(f"session {self.session_id}: flush {ref.sequence} does not follow its predecessor")
             self._last, self._last_crc = ref.sequence, ref.crc
-            read_bytes = 0
-            shares = committed_shares(flush)
-            wanted = [share for share in shares if share.share.partition in self.takers]
+            places = self.shares.add(flush)
+            wanted = [share_at(flush, position) for partition, position in places if partition in self.takers]
             if wanted and ref.sequence in bodies:
                 self._objects.keep(self.session_id, ref, bodies[ref.sequence])
-            for committed in shares:
-                self.shares.setdefault(committed.share.partition, []).append(committed)
+            read_bytes = 0
             for committed in wanted:
                 if committed.share.partition in self.read:
                     read_bytes += committed.share.size_bytes
@@ -249,5 +245,5 @@ class FollowedSession:
             if self.read:
                 part = read_bytes / max(1, ref.size_bytes - ref.head_bytes)
                 self._read_part += WEIGHT_OF_LAST * (part - self._read_part)
-            if pace.is_over(len(shares)):
+            if pace.is_over(len(places)):
                 await asyncio.sleep(0)

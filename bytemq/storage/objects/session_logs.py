@@ -7,9 +7,8 @@ nobody opens any more.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -20,7 +19,7 @@ from bytemq.metadata.store import MetadataStore
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.steps import Pace
 from bytemq.runtime.tasks import retrieved
-from bytemq.storage.log_files import LogFiles
+from bytemq.storage.objects.committed_shares import CommittedShare, CommittedShares
 from bytemq.storage.objects.session_log import (
     FlushRef,
     IndexedFlush,
@@ -33,7 +32,6 @@ from bytemq.storage.objects.session_log import (
     index_name,
 )
 from bytemq.storage.stores.interface import ObjectStore
-from bytemq.storage.wal.format import Share, decode_shares
 from bytemq.types import PartitionId
 
 log = get_logger("storage.recovery")
@@ -42,74 +40,13 @@ READS_AT_ONCE = 16
 SESSIONS_KEPT = 8
 
 
-class CommittedShare(NamedTuple):
-    """A chunk of one partition in a committed flush."""
-
-    ref: FlushRef
-    payload_position: int
-    share: Share
-
-
-def attach_shares(
-    files: LogFiles,
-    session_id: int,
-    shares: Sequence[CommittedShare],
-    ordinal_of: Callable[[int, FlushRef], int],
-    next_offset: int | None = None,
-) -> list[tuple[int, int]]:
-    """Puts the extents that follow what is known of a log behind it, up to `next_offset`.
-
-    Returns the (first, last) offsets that are nowhere: lost, or written behind and released since the manifest was
-    read.
-    """
-    missing: list[tuple[int, int]] = []
-    for ref, payload_position, share in shares:
-        if next_offset is not None and share.base_offset >= next_offset:
-            break
-        if share.next_offset > files.stored.snapshot_offset:
-            files.pending_entries.append(share.entries)
-        if share.next_offset <= files.end_offset:
-            continue
-        if share.base_offset > files.end_offset:
-            missing.append((files.end_offset, share.base_offset - 1))
-        ordinal = ordinal_of(session_id, ref)
-        files.wal.append(share.chunk(payload_position), ordinal, share.checksum, verified=False)
-    if next_offset is not None and files.end_offset < next_offset:
-        missing.append((files.end_offset, next_offset - 1))
-        files.drop_wal_below(next_offset)
-    files.staged_end = files.end_offset
-    return missing
-
-
-def committed_shares(flush: IndexedFlush) -> list[CommittedShare]:
-    """Raises Corrupt."""
-    ref, header, head = flush
-    return [CommittedShare(ref, header.head_bytes, share) for share in decode_shares(head, header)]
-
-
-def not_released(
-    shares: Mapping[PartitionId, list[CommittedShare]], first_sequence: int
-) -> dict[PartitionId, list[CommittedShare]]:
-    """Those of flushes from that one on. Whoever has been given lists keeps what is in them."""
-    kept: dict[PartitionId, list[CommittedShare]] = {}
-    for partition, of_log in shares.items():
-        left = of_log[bisect_left(of_log, first_sequence, key=_sequence) :]
-        if left:
-            kept[partition] = left
-    return kept
-
-
-def _sequence(committed: CommittedShare) -> int:
-    return committed.ref.sequence
-
-
 class _Loaded(NamedTuple):
     tail: SessionTail
     revision: int
     """Of the tail record."""
     is_final: bool
     """Whether the session had ended before its tail was read: nothing can be added to its log any more."""
-    shares: dict[PartitionId, list[CommittedShare]]
+    shares: CommittedShares
 
 
 class SessionLogs:
@@ -139,7 +76,7 @@ class SessionLogs:
             loaded = await self._read_anew(session_id)
         else:
             self._loaded.move_to_end(session_id)
-        return loaded.shares.get(partition, ())
+        return loaded.shares.of(partition)
 
     async def look_ahead(self, session_id: int) -> None:
         """So that there is less to read later. Raises as `shares_of`."""
@@ -195,9 +132,8 @@ class SessionLogs:
         if loaded is not None and loaded.revision == revision:
             return loaded._replace(is_final=is_final)
         while True:
-            shares = {} if loaded is None else loaded.shares
-            if loaded is not None and tail.first_sequence != loaded.tail.first_sequence:
-                shares = not_released(shares, tail.first_sequence)
+            shares = CommittedShares() if loaded is None else loaded.shares
+            shares.release_below(tail.first_sequence)
             try:
                 await self._add(shares, tail, loaded.tail if loaded is not None else None)
                 return _Loaded(tail, revision, is_final, shares)
@@ -212,23 +148,15 @@ class SessionLogs:
         self._loaded.pop(session_id, None)
         self._locks.pop(session_id, None)
 
-    async def _add(
-        self, shares: dict[PartitionId, list[CommittedShare]], tail: SessionTail, before: SessionTail | None
-    ) -> None:
+    async def _add(self, shares: CommittedShares, tail: SessionTail, before: SessionTail | None) -> None:
         """What the tail names and the one before did not. Nothing is added when it cannot be read."""
         flushes = await self.flushes_of(tail, before.last_sequence if before is not None else 0)
         if before is not None and flushes and flushes[0].ref.sequence == before.last_sequence + 1:
             _check_link(tail, flushes[0], before.last_crc)
-        added: dict[PartitionId, list[CommittedShare]] = {}
         pace = Pace()
         for flush in flushes:
-            committed = committed_shares(flush)
-            for one in committed:
-                added.setdefault(one.share.partition, []).append(one)
-            if pace.is_over(len(committed)):
+            if pace.is_over(len(shares.add(flush))):
                 await asyncio.sleep(0)
-        for partition, new in added.items():
-            shares.setdefault(partition, []).extend(new)
         log.info(
             "write-ahead log of a session read", session=tail.session_id, flushes=len(flushes), partitions=len(shares)
         )

@@ -50,6 +50,8 @@ _CRC = struct.Struct(">I")
 FLUSH_HEADER_BYTES = _HEADER.size + _CRC.size
 
 _SHARE = struct.Struct(">16siiBxHIIqqqQQ")
+_WHOSE = struct.Struct(">16si6xHI")
+"""The beginning of a share: partition, and how much follows."""
 INLINE = 0
 REFERENCE = 1
 
@@ -230,28 +232,50 @@ def check_head(head: bytes | memoryview, header: FlushHeader) -> None:
 def decode_shares(head: bytes | memoryview, header: FlushHeader) -> list[Share]:
     """The shares of a flush whose head was checked. Raises Corrupt where the sizes in it contradict each other."""
     view = memoryview(head)
-    position, end = FLUSH_HEADER_BYTES, header.head_bytes
+    position = FLUSH_HEADER_BYTES
     shares = []
+    for _ in range(header.share_count):
+        share, position = decode_share(view, header, position)
+        shares.append(share)
+    return shares
+
+
+def decode_share(view: memoryview, header: FlushHeader, position: int) -> tuple[Share, int]:
+    """The share that begins there in the head, and where the next one does. Raises Corrupt as `decode_shares`."""
+    end = header.head_bytes
+    if end - position < _SHARE.size:
+        raise Corrupt("the index of a flush ends inside a share")
+    topic, index, epoch, kind, name_bytes, count, checksum, base, after, newest, start, size = _SHARE.unpack_from(
+        view, position
+    )
+    position += _SHARE.size
+    if count == 0 or count * BATCH_ENTRY_BYTES + name_bytes > end - position:
+        raise Corrupt("the index of a flush ends inside a share")
+    name = ""
+    if kind == REFERENCE and name_bytes:
+        name = str(view[position : position + name_bytes], "utf-8", "replace")
+        position += name_bytes
+    elif kind != INLINE or name_bytes or start + size > header.payload_bytes:
+        raise Corrupt("a share of a flush lies outside its payload")
+    entries = view[position : position + count * BATCH_ENTRY_BYTES]
+    partition = PartitionId(TopicId(topic), index)
+    share = Share(partition, epoch, base, after, start, size, newest, checksum, entries, name)
+    return share, position + len(entries)
+
+
+def share_places(head: bytes | memoryview, header: FlushHeader) -> list[tuple[PartitionId, int]]:
+    """Whose the shares of a flush are, and where each begins in its head. Raises Corrupt as `decode_shares`."""
+    position, end = FLUSH_HEADER_BYTES, header.head_bytes
+    places = []
     for _ in range(header.share_count):
         if end - position < _SHARE.size:
             raise Corrupt("the index of a flush ends inside a share")
-        topic, index, epoch, kind, name_bytes, count, checksum, base, after, newest, start, size = _SHARE.unpack_from(
-            view, position
-        )
-        position += _SHARE.size
-        if count == 0 or count * BATCH_ENTRY_BYTES + name_bytes > end - position:
-            raise Corrupt("the index of a flush ends inside a share")
-        name = ""
-        if kind == REFERENCE and name_bytes:
-            name = str(view[position : position + name_bytes], "utf-8", "replace")
-            position += name_bytes
-        elif kind != INLINE or name_bytes or start + size > header.payload_bytes:
-            raise Corrupt("a share of a flush lies outside its payload")
-        entries = view[position : position + count * BATCH_ENTRY_BYTES]
-        position += len(entries)
-        partition = PartitionId(TopicId(topic), index)
-        shares.append(Share(partition, epoch, base, after, start, size, newest, checksum, entries, name))
-    return shares
+        topic, index, name_bytes, count = _WHOSE.unpack_from(head, position)
+        places.append((PartitionId(TopicId(topic), index), position))
+        position += _SHARE.size + name_bytes + count * BATCH_ENTRY_BYTES
+    if position > end:
+        raise Corrupt("the index of a flush ends inside a share")
+    return places
 
 
 def decode_entries(entries: bytes | memoryview) -> Iterator[RecordBatch]:

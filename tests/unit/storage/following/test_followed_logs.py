@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
@@ -14,8 +14,9 @@ from bytemq.runtime.steps import STEP_ITEMS
 from bytemq.storage.following.followed_logs import LOOK_S, FollowedLogs
 from bytemq.storage.following.followed_session import FollowedSession
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.objects import session_logs
-from bytemq.storage.wal.format import FlushHeader, Share, decode_entries, decode_shares
+from bytemq.storage.objects.committed_shares import CommittedShares
+from bytemq.storage.objects.session_log import IndexedFlush
+from bytemq.storage.wal.format import decode_entries
 from bytemq.types import PartitionId
 from tests.support.log_workload import snapshot_of
 from tests.support.virtual_time import run_virtual
@@ -140,7 +141,8 @@ def test_follow__and_opening_leave_the_loop_to_others_while_a_long_log_is_gone_t
         for _ in range(60):
             await asyncio.gather(*(owner.append(log, batch(log.staged_end)) for log in logs))
         await owner.storage.release_log(pid(1))
-        turn, decoded = 0, Counter[int]()
+        turn, told = 0, Counter[int]()
+        add = CommittedShares.add
 
         async def turns() -> None:
             nonlocal turn
@@ -148,20 +150,20 @@ def test_follow__and_opening_leave_the_loop_to_others_while_a_long_log_is_gone_t
                 turn += 1
                 await asyncio.sleep(0)
 
-        def decoding(head: bytes | memoryview, header: FlushHeader) -> list[Share]:
-            shares = decode_shares(head, header)
-            decoded[turn] += len(shares)
-            return shares
+        def counted(shares: CommittedShares, flush: IndexedFlush) -> Sequence[tuple[PartitionId, int]]:
+            places = add(shares, flush)
+            told[turn] += len(places)
+            return places
 
-        monkeypatch.setattr(session_logs, "decode_shares", decoding)
+        monkeypatch.setattr(CommittedShares, "add", counted)
         turning = asyncio.ensure_future(turns())
         if what == "opened":
             await reader.storage.open_log(pid(1), 2)
         else:
             await followed(reader, pid(1))
         turning.cancel()
-        assert decoded.total() == count * 60
-        assert max(decoded.values()) < STEP_ITEMS + 2 * count
+        assert told.total() == count * 60
+        assert max(told.values()) < STEP_ITEMS + 2 * count
 
     run(test, wal_retained_bytes=HUGE, wal_flush_bytes=HUGE)
 
