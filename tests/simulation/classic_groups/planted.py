@@ -20,6 +20,7 @@ from bytemq.broker.coordinator.group.rebalance import Rebalance
 from bytemq.broker.coordinator.group.sync import Syncing
 from bytemq.broker.coordinator.outcome import NOTHING, Outcome
 from bytemq.protocol.error_codes import ErrorCode
+from bytemq.protocol.messages.leave_group import LeaveGroupRequest
 
 Planted = Callable[[], AbstractContextManager[Any]]
 
@@ -172,7 +173,13 @@ def absent_member_kept() -> AbstractContextManager[Any]:
 
 
 def left_without_a_rebalance() -> AbstractContextManager[Any]:
-    return patch.object(Leaving, "_rebalance_without", lambda self, group: NOTHING)
+    leave = Leaving.leave
+
+    def broken(self: Leaving, request: LeaveGroupRequest) -> Any:
+        with patch.object(Rebalance, "go_on_without", lambda self, group: NOTHING):
+            return leave(self, request)
+
+    return patch.object(Leaving, "leave", broken)
 
 
 def uncommitted_offset_given() -> AbstractContextManager[Any]:

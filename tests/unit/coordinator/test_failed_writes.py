@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from bytemq.broker.coordinator.group.consumer.member import MemberState
+from bytemq.broker.coordinator.group.environment import ConsumerGroupSettings, GroupSettings
 from bytemq.protocol.error_codes import ErrorCode
+from tests.unit.coordinator.consumer_world import Consumer, ConsumerWorld
 from tests.unit.coordinator.group_world import GroupWorld
+
+AT_ONCE = GroupSettings(consumer=ConsumerGroupSettings(assignment_interval_ms=0))
 
 
 def joined(world: GroupWorld, **who: str) -> tuple[str, int]:
@@ -36,3 +41,31 @@ def test_take_over__twice_with_neither_written_leaves_the_member_that_the_log_kn
     assert world.shard.groups["g"].static_members == {"i": member_id}
     assert [each[0].error_code for each in answers] == [ErrorCode.FENCED_INSTANCE_ID, ErrorCode.NOT_COORDINATOR]
     assert world.classic_heartbeat("g", member_id, generation, instance="i") is ErrorCode.NONE
+
+
+def test_revocation__that_takes_too_long_ends_the_member_also_when_that_cannot_be_written_at_first() -> None:
+    world = ConsumerWorld(AT_ONCE, t=2)
+    slow, other = Consumer(world, "slow"), Consumer(world, "other")
+    slow.rebalance_ms = 10_000
+    slow.heartbeat()
+    slow.slow = True
+    other.heartbeat()
+    slow.heartbeat()  # is asked for one of its two
+    assert world.group.current_of("slow").state is MemberState.UNREVOKED_PARTITIONS
+
+    def go_on(seconds: int) -> None:
+        for _ in range(seconds // 5):
+            slow.heartbeat()
+            other.heartbeat()
+            world.advance(5_000)
+
+    world.hold = True
+    world.advance(11_000)
+    assert list(world.group.members) == ["other"]
+    world.fail()
+    world.hold = False
+    assert list(world.group.members) == ["other", "slow"]
+    go_on(5)
+    assert "slow" in world.group.members
+    go_on(10)
+    assert "slow" not in world.group.members

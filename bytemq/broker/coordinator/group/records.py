@@ -21,7 +21,6 @@ OFFSET_COMMIT_TYPES = (0, 1)  # 0 is the key of before Kafka 0.9, of the same sh
 GROUP_METADATA_TYPE = 2
 NO_TIMESTAMP = -1
 NO_LEADER_EPOCH = -1
-NO_PRODUCER_ID = -1
 
 _INT16 = struct.Struct(">h")
 _INT32 = struct.Struct(">i")

@@ -12,7 +12,12 @@ from bytemq.broker.coordinator.group.consumer.classic_members import ClassicMemb
 from bytemq.broker.coordinator.group.consumer.group import ConsumerGroup
 from bytemq.broker.coordinator.group.consumer.heartbeat import Heartbeats
 from bytemq.broker.coordinator.group.consumer.migration import Migration
-from bytemq.broker.coordinator.group.consumer.records import ConsumerGroupRecord, GroupEpochRecord, MemberRecord
+from bytemq.broker.coordinator.group.consumer.records import (
+    ConsumerGroupRecord,
+    CurrentRecord,
+    GroupEpochRecord,
+    MemberRecord,
+)
 from bytemq.broker.coordinator.group.consumer.regexes import Regexes
 from bytemq.broker.coordinator.group.consumer.sessions import Sessions
 from bytemq.broker.coordinator.group.environment import GroupEnvironment
@@ -53,15 +58,18 @@ class ConsumerGroups:
         self._undo.popleft()
 
     def roll_back(self) -> None:
-        """The latest staged record will never be in the log. A member that is back has a session again: its deadline
-        may have passed meanwhile; and is told its assignment again, for by which connection it came is forgotten. An
-        epoch that is taken back may have been that of topics which have changed: they are looked at again.
+        """The latest staged record will never be in the log. A member that is back has a session again, and time to
+        give up what it was asked to: its deadlines may have passed meanwhile; and is told its assignment again, for by
+        which connection it came is forgotten. An epoch that is taken back may have been that of topics which have
+        changed: they are looked at again.
         """
         undo = self._undo.pop()
         self.apply(undo)
         group = self._environment.consumer_groups.get(undo.group_id)
         if isinstance(undo, GroupEpochRecord) and group is not None:
             group.is_metadata_stale = True
+        if isinstance(undo, CurrentRecord) and group is not None:
+            self.sessions.resume_revocation(group, undo.member_id)
         if isinstance(undo, MemberRecord) and undo.value is not None:
             if group is not None:
                 group.connections.setdefault(undo.member_id, "")

@@ -53,8 +53,6 @@ from bytemq.protocol.messages.consumer_group_heartbeat import (
     TopicPartitions,
 )
 
-_MEMBER_BYTES = 1_500
-
 Response = ConsumerGroupHeartbeatResponse
 
 

@@ -55,14 +55,20 @@ class Sessions:
             self._environment.timers.schedule(key, timeout_ms, lambda: self._expire(group_id, member_id))
 
     def joined(self, group_id: str, member_id: str, session_timeout_ms: int, rebalance_timeout_ms: int) -> None:
-        """A classic member has joined, and must ask for its assignment now."""
+        """A classic member has joined, and must ask for its assignment now. Told when that is committed: by then it may
+        be out, or in a classic group, whose sessions are under the same keys.
+        """
+        if not self._has(group_id, member_id):
+            return
         self._environment.timers.cancel(("classic join", group_id, member_id))
         self.extend(group_id, member_id, session_timeout_ms)
         key = ("classic sync", group_id, member_id)
         self._environment.timers.schedule(key, rebalance_timeout_ms, lambda: self._expire(group_id, member_id))
 
     def synced(self, group_id: str, member_id: str, session_timeout_ms: int) -> None:
-        """A classic member has its assignment."""
+        """A classic member has its assignment; as `joined`."""
+        if not self._has(group_id, member_id):
+            return
         self._environment.timers.cancel(("classic sync", group_id, member_id))
         self.extend(group_id, member_id, session_timeout_ms)
 
@@ -71,10 +77,14 @@ class Sessions:
         for member_id, member in group.members.items():
             group.connections[member_id] = ""
             self.extend(group.group_id, member_id, member.session_timeout_ms)
-            current = group.current_of(member_id)
-            if member.classic is None and current.state is MemberState.UNREVOKED_PARTITIONS:
-                timeout_ms = member.rebalance_timeout_ms
-                self.watch_revocation(group.group_id, member_id, CurrentAssignment(), current, timeout_ms)
+            self.resume_revocation(group, member_id)
+
+    def resume_revocation(self, group: ConsumerGroup, member_id: str) -> None:
+        """The member has again what it has now. If it was asked to give something up, it has its full time for that."""
+        member, current = group.members.get(member_id), group.current_of(member_id)
+        if member is not None and member.classic is None and current.state is MemberState.UNREVOKED_PARTITIONS:
+            timeout_ms = member.rebalance_timeout_ms
+            self.watch_revocation(group.group_id, member_id, CurrentAssignment(), current, timeout_ms)
 
     def stop(self, group: ConsumerGroup) -> None:
         for member_id in group.members:
@@ -94,6 +104,10 @@ class Sessions:
             classic = self._migration.downgraded(group)
         self.stop(group)
         return self._migration.downgrade(group, classic)
+
+    def _has(self, group_id: str, member_id: str) -> bool:
+        group = self._environment.consumer_groups.get(group_id)
+        return group is not None and member_id in group.members
 
     def _expire(self, group_id: str, member_id: str) -> Outcome[None]:
         group = self._environment.consumer_groups.get(group_id)
