@@ -113,6 +113,10 @@ class Publisher:
         """What a log's manifest named, or was to name, when the outcome of a transaction was unknown: the next one that
         is applied says what of it counts."""
         self._worker: asyncio.Task[object] | None = None
+        self._under_way: Collection[LogFiles] = ()
+        """Those that something is being published for."""
+        self._round_is_over = asyncio.Event()
+        """Replaced with each round."""
 
     async def publish(
         self,
@@ -172,7 +176,8 @@ class Publisher:
         """Nothing more is published for the log when this returns, also by who has begun something before. Returns the
         objects of which it is not known whether the log's manifest names them."""
         files.released = True
-        await self.idle()
+        while files in self._under_way:  # others may go on without end
+            await self._round_is_over.wait()
         return self._in_doubt.pop(files, ())
 
     async def idle(self) -> None:
@@ -191,7 +196,20 @@ class Publisher:
                         by_log.setdefault(request.files, []).append(request)
                 taken = {id(request) for requests in by_log.values() for request in requests}
                 self._requests = [request for request in self._requests if id(request) not in taken]
-                await self._publish(by_log)
+                self._under_way = by_log
+                try:
+                    await self._publish(by_log)
+                except Exception as error:  # whoever waits is told all the same
+                    log.error("publishing manifests crashed", error=error)
+                    for files, requests in by_log.items():
+                        files.revision = -1
+                        _fail(
+                            requests, Unavailable(f"the manifest of {files.partition} may not be published: {error!r}")
+                        )
+                finally:
+                    over, self._round_is_over = self._round_is_over, asyncio.Event()
+                    self._under_way = ()
+                    over.set()
         finally:
             self._worker = None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from bytemq.errors import BytemqError, Fenced, Invalid, Unavailable
 from bytemq.metadata import keys
-from bytemq.metadata.store import KeyValue
+from bytemq.metadata.store import KeyValue, Txn
 from bytemq.storage.manifests.manifest import Manifest, with_holes, with_leader_epoch
 from tests.unit.storage.bench import Bench, pid
 
@@ -61,3 +62,51 @@ async def test_refresh__whose_answer_is_late_takes_nothing_back(bench: Bench, mo
     answered.set()
     await asking
     assert (files.stored, files.revision) == published
+
+
+async def test_publish__tells_those_who_wait_also_when_something_crashes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = await bench.start()
+    files, publisher = await bench.log(1), storage._publisher
+
+    async def crash(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.metadata, "txn", crash)
+        first = asyncio.ensure_future(publisher.publish(files, lambda manifest: with_leader_epoch(manifest, 7)))
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(first, timeout=30)
+    await publisher.publish(files, lambda manifest: with_leader_epoch(manifest, 8))
+    assert files.manifest.leader_epoch == 8
+
+
+async def test_release__does_not_wait_for_what_is_published_of_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = await bench.start()
+    files, other, publisher = await bench.log(1), await bench.log(2), storage._publisher
+    txn, rounds = bench.metadata.txn, 0
+
+    async def slow(*transaction: Any) -> Txn:
+        nonlocal rounds
+        rounds += 1
+        await asyncio.sleep(0.01)
+        return await txn(*transaction)
+
+    async def publish_on() -> None:
+        while True:
+            await publisher.publish(other, lambda manifest: with_leader_epoch(manifest, 7))
+
+    monkeypatch.setattr(bench.metadata, "txn", slow)
+    publishing = asyncio.gather(publish_on(), publish_on())
+    await asyncio.sleep(0.015)
+    before = rounds
+    await asyncio.wait_for(publisher.release(files), timeout=30)
+    assert rounds <= before + 2
+    with pytest.raises(Fenced):
+        await publisher.publish(files, lambda manifest: with_leader_epoch(manifest, 7))
+    publishing.cancel()
+    await asyncio.gather(publishing, return_exceptions=True)
