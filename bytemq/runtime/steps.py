@@ -27,17 +27,20 @@ def finished(steps: Steps[_T]) -> _T:
 
 
 class Pace:
-    """Tells of work whose parts are of many sizes when a step has become long enough."""
+    """Tells of work whose parts are of many sizes when a step has become long enough: behind so many `step_items`,
+    whatever is counted.
+    """
 
-    __slots__ = ("_items",)
+    __slots__ = ("_items", "_step_items")
 
-    def __init__(self) -> None:
+    def __init__(self, step_items: int = STEP_ITEMS) -> None:
         self._items = 0
+        self._step_items = step_items
 
     def is_over(self, items: int) -> bool:
         """Whether a step ends behind so many more; the next one begins then."""
         self._items += items
-        if self._items < STEP_ITEMS:
+        if self._items < self._step_items:
             return False
         self._items = 0
         return True

@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from bytemq.errors import BytemqError, Corrupt
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.steps import Pace
 from bytemq.runtime.tasks import Supervisor
 from bytemq.storage.log_files import LogFiles
-from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of, names_of
+from bytemq.storage.manifests.manifest_codec import STEP_BYTES, decode_manifest, directory_of, names_of
 from bytemq.storage.object_names import maker_of
 from bytemq.storage.segments.segment_files import SegmentCache
 from bytemq.storage.stores.interface import Store
@@ -29,8 +30,6 @@ from bytemq.storage.wal.wal_files import WalFiles
 from bytemq.types import PartitionId
 
 log = get_logger("storage.garbage")
-
-SLICE = 200
 
 
 class Garbage:
@@ -109,13 +108,14 @@ class Garbage:
         ]
         live: set[str] = set()
         unknown: set[str] = set()  # folders of logs whose manifest is damaged: any file there may be needed
-        for count, (partition, (value, _)) in enumerate(list(stored.items())):
+        pace = Pace(STEP_BYTES)
+        for partition, (value, _) in list(stored.items()):
             directory = directory_of(partition)
             try:
                 live.update(names_of(decode_manifest(value, directory)))
             except Corrupt:
                 unknown.add(directory)
-            if count % SLICE == SLICE - 1:
+            if pace.is_over(len(value)):
                 await asyncio.sleep(0)
         live.update(one.file.name for one in bulk.live.values())
         for files in list(logs.values()):

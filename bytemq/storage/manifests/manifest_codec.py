@@ -27,6 +27,8 @@ from bytemq.storage.pools.names import in_pool, plain_name, pool_of
 from bytemq.storage.tables.table_file import objects_of
 from bytemq.types import PartitionId, format_topic_id
 
+STEP_BYTES = 32 * 1024
+"""Of manifests, decoded in a row before something else is done: a few milliseconds, be they many or large."""
 VERSION = 2
 """Of manifests. Version 1 knew segments only, none of them cleaned; it is still read."""
 SHARED_VERSION = 3

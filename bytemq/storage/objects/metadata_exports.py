@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Iterator
-from itertools import islice
 from random import Random
 
 from bytemq.errors import BytemqError, Corrupt, NotFound
@@ -24,6 +23,7 @@ from bytemq.metadata.image import ImageChange
 from bytemq.metadata.store import MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
+from bytemq.runtime.steps import Pace
 from bytemq.storage.stores.interface import ObjectStore
 
 log = get_logger("storage.exports")
@@ -34,7 +34,8 @@ LOOK_S = 1.0
 """How often it is looked whether one is due, and how long after a change of topics, configs or pools it is."""
 REST = 5
 """One that took a second is followed by another after so many seconds, at the earliest."""
-SLICE = 200
+STEP_BYTES = 64 * 1024
+"""Of lines, before something else is done."""
 _REVISION_DIGITS = 16
 _GZIP = zlib.MAX_WBITS | 16
 
@@ -146,11 +147,13 @@ async def newest_export(store: ObjectStore) -> Backup:
 
 
 async def _compressed(lines: Iterator[str]) -> bytes:
-    """In slices: whoever makes an export serves clients, too."""
+    """In steps: whoever makes an export serves clients, too."""
     compressor = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
     parts: list[bytes] = []
-    while some := list(islice(lines, SLICE)):
-        parts.append(compressor.compress("".join(f"{line}\n" for line in some).encode()))
-        await asyncio.sleep(0)
+    pace = Pace(STEP_BYTES)
+    for line in lines:
+        parts.append(compressor.compress(f"{line}\n".encode()))
+        if pace.is_over(len(line)):
+            await asyncio.sleep(0)
     parts.append(compressor.flush())
     return b"".join(parts)

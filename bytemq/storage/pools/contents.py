@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from bytemq.errors import Corrupt
 from bytemq.metadata import keys
 from bytemq.metadata.store import MetadataStore
+from bytemq.runtime.steps import Pace
 from bytemq.storage.manifests.manifest import FileKind
-from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of
+from bytemq.storage.manifests.manifest_codec import STEP_BYTES, StoredManifest, decode_manifest, directory_of
 from bytemq.storage.objects.session_log import decode_tail, pools_of_tail
 from bytemq.storage.pools.names import pool_of
 from bytemq.types import PartitionId
-
-SLICE = 200
 
 
 @dataclass(slots=True)
@@ -67,11 +66,12 @@ async def contents(metadata: MetadataStore) -> dict[str, PoolContents]:
 
 async def manifests_of(metadata: MetadataStore) -> AsyncIterator[tuple[PartitionId, StoredManifest | None]]:
     """All of them; None for a damaged one."""
-    for count, entry in enumerate((await metadata.range(keys.MANIFESTS)).entries):
+    pace = Pace(STEP_BYTES)
+    for entry in (await metadata.range(keys.MANIFESTS)).entries:
         partition = keys.partition_of_manifest(entry.key)
         try:
             yield partition, decode_manifest(entry.value, directory_of(partition))
         except Corrupt:
             yield partition, None
-        if count % SLICE == SLICE - 1:
+        if pace.is_over(len(entry.value)):
             await asyncio.sleep(0)

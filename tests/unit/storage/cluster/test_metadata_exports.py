@@ -14,6 +14,7 @@ from bytemq.metadata.follower import ImageFollower
 from bytemq.metadata.store import Put
 from bytemq.storage.objects.metadata_exports import FOLDER, KEPT, MetadataExports, newest_export
 from bytemq.storage.stores.interface import Buffer
+from tests.support.loop_turns import counted_turns
 from tests.support.metadata import topic_id, topic_puts
 from tests.support.object_store import MemoryObjectStore
 from tests.support.power_cut_store import MemoryMetadata, Power
@@ -67,6 +68,18 @@ def test_exports__are_made_twice_within_the_grace_and_the_newest_are_kept() -> N
         assert exporting.names == sorted(seen)[-KEPT:]
 
     run(test)
+
+
+def test_exports__leave_the_loop_to_others_also_where_single_keys_are_large() -> None:
+    async def main() -> None:
+        exporting = Exporting()
+        await exporting.put(Put(keys.IDENTITY, b"cluster"))
+        await exporting.put(*(Put(f"storage/{number}", bytes(200_000)) for number in range(20)))
+        async with counted_turns() as turns:
+            await exporting.exports.export()
+        assert turns.count > 20
+
+    run_virtual(main())
 
 
 def test_exports__follow_a_change_of_topics_or_configs_and_not_one_of_owners() -> None:

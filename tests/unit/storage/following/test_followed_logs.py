@@ -19,6 +19,7 @@ from bytemq.storage.objects.session_log import IndexedFlush
 from bytemq.storage.wal.format import decode_entries
 from bytemq.types import PartitionId
 from tests.support.log_workload import snapshot_of
+from tests.support.loop_turns import counted_turns
 from tests.support.virtual_time import run_virtual
 from tests.unit.storage.cluster.cluster_bench import Broker, Cluster, batch, content, eventually, pid
 
@@ -141,27 +142,20 @@ def test_follow__and_opening_leave_the_loop_to_others_while_a_long_log_is_gone_t
         for _ in range(60):
             await asyncio.gather(*(owner.append(log, batch(log.staged_end)) for log in logs))
         await owner.storage.release_log(pid(1))
-        turn, told = 0, Counter[int]()
+        told = Counter[int]()
         add = CommittedShares.add
+        async with counted_turns() as turns:
 
-        async def turns() -> None:
-            nonlocal turn
-            while True:
-                turn += 1
-                await asyncio.sleep(0)
+            def counted(shares: CommittedShares, flush: IndexedFlush) -> Sequence[tuple[PartitionId, int]]:
+                places = add(shares, flush)
+                told[turns.count] += len(places)
+                return places
 
-        def counted(shares: CommittedShares, flush: IndexedFlush) -> Sequence[tuple[PartitionId, int]]:
-            places = add(shares, flush)
-            told[turn] += len(places)
-            return places
-
-        monkeypatch.setattr(CommittedShares, "add", counted)
-        turning = asyncio.ensure_future(turns())
-        if what == "opened":
-            await reader.storage.open_log(pid(1), 2)
-        else:
-            await followed(reader, pid(1))
-        turning.cancel()
+            monkeypatch.setattr(CommittedShares, "add", counted)
+            if what == "opened":
+                await reader.storage.open_log(pid(1), 2)
+            else:
+                await followed(reader, pid(1))
         assert told.total() == count * 60
         assert max(told.values()) < STEP_ITEMS + 2 * count
 
