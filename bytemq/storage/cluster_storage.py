@@ -31,7 +31,7 @@ from bytemq.storage.cache.block_cache import BlockCache, ColdBlocks
 from bytemq.storage.cache.caching_store import CachingStore
 from bytemq.storage.following.followed_logs import NOBODY, FollowedLogs
 from bytemq.storage.log_files import Files, LogFiles
-from bytemq.storage.log_opening import recovered_log
+from bytemq.storage.log_opening import NO_OFFSET, recovered_log, require_end
 from bytemq.storage.manifests.manifest import (
     InheritedRange,
     Manifest,
@@ -187,7 +187,9 @@ class ClusterStorage:
 
     # Logs.
 
-    async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
+    async def open_log(
+        self, partition: PartitionId, leader_epoch: int, *, least_end_offset: int = NO_OFFSET
+    ) -> LogFiles:
         """See `logs`. Raises Corrupt also when something is missing that a manifest or tail names."""
         known = self._logs.get(partition)
         if known is not None:
@@ -199,6 +201,7 @@ class ClusterStorage:
         self._logs[partition] = files  # from here on, what it has extents in is in use
         try:
             inherited = await self._attach(files)
+            require_end(files, least_end_offset)
             files.recovered = await recovered_log(self._store, files)
             session_id = self._session.session_id
             await self._publisher.publish(

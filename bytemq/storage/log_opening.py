@@ -1,7 +1,7 @@
 """What the owner of a log that is being opened rebuilds its state from.
 
-Owns: reading the stored snapshot, and the headers of all batches after it. Must not: decide where the log ends, or
-publish.
+Owns: refusing a log of which something is missing at its end, reading the stored snapshot, and the headers of all
+batches after it. Must not: decide where the log ends, or publish.
 """
 
 from __future__ import annotations
@@ -31,8 +31,18 @@ from bytemq.storage.wal.format import BATCH_ENTRY_BYTES, decode_entries
 log = get_logger("storage")
 
 READ_BYTES = 1024 * 1024
+NO_OFFSET = -1
 NEGATIVE = 0x80
 """From this first byte on a number is below 0."""
+
+
+def require_end(files: LogFiles, least_end_offset: int) -> None:
+    """Raises Corrupt. Before anything is published: what is missing may be found where the manifest still leads to."""
+    if files.end_offset < least_end_offset:
+        raise Corrupt(
+            f"the log ends at offset {files.end_offset}, but its last owner left it at {least_end_offset}: "
+            "acknowledged records are missing from the storage"
+        )
 
 
 async def recovered_log(store: ObjectStore, files: LogFiles) -> RecoveredLog:

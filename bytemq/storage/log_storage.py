@@ -23,7 +23,7 @@ from bytemq.storage.earlier_sessions import EarlierSessions
 from bytemq.storage.garbage import Garbage
 from bytemq.storage.known_logs import KnownLogs
 from bytemq.storage.log_files import Files, LogFiles
-from bytemq.storage.log_opening import as_recovered, recovered_log
+from bytemq.storage.log_opening import NO_OFFSET, as_recovered, recovered_log, require_end
 from bytemq.storage.manifests.manifest import (
     SegmentInfo,
     require_not_superseded,
@@ -175,10 +175,13 @@ class LogStorage:
 
     # Logs.
 
-    async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
+    async def open_log(
+        self, partition: PartitionId, leader_epoch: int, *, least_end_offset: int = NO_OFFSET
+    ) -> LogFiles:
         """See `logs`."""
         files = self._known.log(partition)
         require_not_superseded(files.manifest, leader_epoch)
+        require_end(files, least_end_offset)
         if files.snapshot_source is not None:
             # Open before in this session: its last owner still knows everything.
             snapshot = files.snapshot_source()

@@ -12,6 +12,7 @@ from bytemq.errors import BytemqError
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.storage.following.followed_logs import FollowedLogs
 from bytemq.storage.log_files import LogFiles
+from bytemq.storage.log_opening import NO_OFFSET
 from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.tables.published_columns import ColumnChange
@@ -22,10 +23,13 @@ from bytemq.types import PartitionId
 class Logs(Protocol):
     """All methods are called on the event loop."""
 
-    async def open_log(self, partition: PartitionId, leader_epoch: int) -> LogFiles:
+    async def open_log(
+        self, partition: PartitionId, leader_epoch: int, *, least_end_offset: int = NO_OFFSET
+    ) -> LogFiles:
         """Publishes the owner's epoch and finds what its state is rebuilt from (`recovered`). Copies no data.
 
-        Raises Corrupt while its manifest is damaged: that log alone is offline. Fenced, Unavailable.
+        Raises Corrupt while its manifest is damaged, or the log ends below `least_end_offset`, where its last owner
+        left it: that log alone is offline, and all that is named of it stays. Fenced, Unavailable.
         """
 
     def append(self, files: LogFiles, batches: Sequence[RecordBatch], on_durable: OnDurable) -> None:

@@ -36,8 +36,8 @@ class FailingLogStorage(FakeLogStorage):
         if self._flush_due is None and not self.crashed:
             self._start_flush()
 
-    async def open_log(self, pid: PartitionId, leader_epoch: int) -> FakeLogFiles:
-        files = await super().open_log(pid, leader_epoch)
+    async def open_log(self, pid: PartitionId, leader_epoch: int, *, least_end_offset: int = -1) -> FakeLogFiles:
+        files = await super().open_log(pid, leader_epoch, least_end_offset=least_end_offset)
         files.cached = self._random.random() < 0.7  # else every read waits
         return files
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bytemq.errors import BytemqError, NotFound, Unavailable
+from bytemq.errors import BytemqError, Corrupt, NotFound, Unavailable
 from bytemq.protocol.records.batch import HEADER_BYTES, RecordBatch, parse_header
 from bytemq.storage.log_files import RecoveredLog
 from bytemq.storage.manifests.manifest import Manifest, PartitionSnapshot, SegmentInfo
@@ -181,10 +181,12 @@ class FakeLogStorage:
     async def wait(self) -> None:
         """Where the real storage would wait for the disk; the simulation makes it take time and fail."""
 
-    async def open_log(self, pid: PartitionId, leader_epoch: int) -> FakeLogFiles:
+    async def open_log(self, pid: PartitionId, leader_epoch: int, *, least_end_offset: int = -1) -> FakeLogFiles:
         await self.wait()
         if self.open_error is not None:
             raise self.open_error
+        if self.disk.logs.setdefault(pid, StoredLog()).end_offset < least_end_offset:
+            raise Corrupt("acknowledged records are missing")
         self.opened += 1
         return FakeLogFiles(self, pid, self.disk.logs.setdefault(pid, StoredLog()))
 

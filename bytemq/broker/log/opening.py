@@ -10,6 +10,7 @@ from bytemq.broker.log.partition import Partition
 from bytemq.broker.log.producer_budget import ProducerBudget
 from bytemq.broker.log.services import LogServices
 from bytemq.broker.log.state import LogState
+from bytemq.storage.log_opening import NO_OFFSET
 from bytemq.types import PartitionId
 
 if TYPE_CHECKING:
@@ -18,10 +19,16 @@ if TYPE_CHECKING:
 
 
 async def open_partition(
-    pid: PartitionId, topic: str, leader_epoch: int, config: TopicConfig, services: LogServices
+    pid: PartitionId,
+    topic: str,
+    leader_epoch: int,
+    config: TopicConfig,
+    services: LogServices,
+    *,
+    least_end_offset: int = NO_OFFSET,
 ) -> Partition:
     """Open the log for its owner at `leader_epoch`. Raises BytemqError; nothing is owed to storage then."""
-    files = await services.storage.open_log(pid, leader_epoch)
+    files = await services.storage.open_log(pid, leader_epoch, least_end_offset=least_end_offset)
     recovered = files.recovered
     assert recovered is not None, "storage opens a log with what it recovered"
     state, epochs = restored(recovered, services.producers, services.clock.wall_ms())

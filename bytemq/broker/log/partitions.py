@@ -24,10 +24,11 @@ from bytemq.broker.log.retention import RetentionPolicy, could_retain_less
 from bytemq.broker.log.services import LogServices
 from bytemq.broker.log.waiters import Awaited, Waiters
 from bytemq.config import TopicConfig
-from bytemq.errors import BytemqError, Corrupt
+from bytemq.errors import BytemqError
 from bytemq.metadata.standing import Standing
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.runtime.logging import get_logger
+from bytemq.storage.log_opening import NO_OFFSET
 from bytemq.storage.manifests.manifest import SegmentInfo
 from bytemq.types import PartitionId, TopicId
 
@@ -55,7 +56,7 @@ class Opening(Awaited["Partition | ErrorCode"]):
         topic: str,
         leader_epoch: int,
         config: TopicConfig,
-        least_end_offset: int = -1,
+        least_end_offset: int = NO_OFFSET,
     ) -> None:
         super().__init__()
         self.pid = pid
@@ -203,7 +204,7 @@ class PartitionTable:
     # Ownership.
 
     async def own(
-        self, pid: PartitionId, topic: str, leader_epoch: int, config: TopicConfig, *, least_end_offset: int = -1
+        self, pid: PartitionId, topic: str, leader_epoch: int, config: TopicConfig, *, least_end_offset: int = NO_OFFSET
     ) -> None:
         """This broker owns `pid` from now on. Opens it only for those who have waited. At a newer epoch than before the
         old ownership ends first. A log that ends below `least_end_offset` has lost something and is not opened.
@@ -347,16 +348,17 @@ class PartitionTable:
         pid = opening.pid
         if not self._has_its_place(opening):
             return ErrorCode.NOT_LEADER_OR_FOLLOWER  # given up before: its log may be open for another ownership
-        partition = await open_partition(pid, opening.topic, opening.leader_epoch, opening.config, self.services)
+        partition = await open_partition(
+            pid,
+            opening.topic,
+            opening.leader_epoch,
+            opening.config,
+            self.services,
+            least_end_offset=opening.least_end_offset,
+        )
         if not self._has_its_place(opening):
             await partition.close()  # given up while it was being opened
             return ErrorCode.NOT_LEADER_OR_FOLLOWER
-        if partition.end_offset < opening.least_end_offset:
-            await partition.close()
-            raise Corrupt(
-                f"the log ends at offset {partition.end_offset}, but its last owner left it at "
-                f"{opening.least_end_offset}: acknowledged records are missing from the storage"
-            )
         if partition.config is not opening.config:
             partition.reconfigure(opening.config)
         self._by_id[pid.topic_id][pid.index] = partition

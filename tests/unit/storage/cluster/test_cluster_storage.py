@@ -342,6 +342,23 @@ def test_log_released_twice__keeps_its_flushes_although_the_first_owner_after_it
     run(test)
 
 
+def test_open__of_a_log_that_lacks_what_was_acknowledged_keeps_all_that_leads_to_it() -> None:
+    """Whoever mends what hides it finds it there."""
+
+    async def test(cluster: Cluster) -> None:
+        first, second = await cluster.broker(1), await cluster.broker(2)
+        written = await first.write(await first.storage.open_log(pid(1), 1), 3)
+        await first.storage.release_log(pid(1))
+        before = manifest_of(cluster, pid(1))
+        with pytest.raises(Corrupt, match="ends at offset 3, but its last owner left it at 4"):
+            await second.storage.open_log(pid(1), 2, least_end_offset=4)
+        await cluster.clock.sleep(30)
+        assert manifest_of(cluster, pid(1)) == before
+        assert await content(await second.storage.open_log(pid(1), 2, least_end_offset=3)) == written
+
+    run(test)
+
+
 def test_open__at_an_epoch_that_is_over_leaves_the_log_to_its_owner() -> None:
     async def test(cluster: Cluster) -> None:
         first, second = await cluster.broker(1), await cluster.broker(2)
