@@ -44,9 +44,11 @@ class Deadlines:
     def _tick(self) -> None:
         now = self._clock.monotonic()
         expired = [item for item, due in self._due.items() if due <= now]
-        for item in expired:
-            if self._due.pop(item, None) is not None:
-                item.expired()
-        self._ticking = bool(self._due)
-        if self._ticking:
-            self._clock.call_later(INTERVAL_S, self._tick)
+        try:
+            for item in expired:
+                if self._due.pop(item, None) is not None:
+                    item.expired()
+        finally:  # one that crashes takes no other with it
+            self._ticking = bool(self._due)
+            if self._ticking:
+                self._clock.call_later(INTERVAL_S, self._tick)

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from bytemq.runtime.clock import SystemClock
 from bytemq.runtime.deadlines import Deadlines
 from tests.support.virtual_time import LoopClock, VirtualClock, run_virtual
@@ -46,6 +48,25 @@ def test_deadlines__can_be_set_from_an_expiration() -> None:
     deadlines.add(item, 1)
     clock.advance(60)
     assert item.expirations == 3
+
+
+def test_deadlines__go_on_behind_one_whose_owner_crashes() -> None:
+    """Else nobody would be told of a time-out any more."""
+    clock = VirtualClock()
+    deadlines = Deadlines(clock)
+
+    class Crashing(Item):
+        def expired(self) -> None:
+            raise ValueError("a mistake of ours")
+
+    behind, later = Item(), Item()
+    deadlines.add(Crashing(), 1)
+    deadlines.add(behind, 1)
+    with pytest.raises(ValueError, match="mistake"):
+        clock.advance(2)
+    deadlines.add(later, 1)
+    clock.advance(5)
+    assert (behind.expirations, later.expirations) == (1, 1)
 
 
 def test_virtual_clock__runs_callbacks_in_order_of_time() -> None:
