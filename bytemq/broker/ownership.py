@@ -10,7 +10,7 @@ released only when nothing of it can be committed any more, and only one step wo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from bytemq.broker.departures import Departures
@@ -167,21 +167,26 @@ class Ownership:
 
     async def _work(self) -> bool:
         topics, self._dirty = self._dirty, set()
+        crashed: list[BaseException] = []
         try:
             claims_hold = await self._commit(claims(self._follower.image, self._broker_id, self._session_id, topics))
             found = await in_turns(self._look_at(topics))
             unfinished = found.others
             self._forget_what_is_over(unfinished)
-            await asyncio.gather(*map(self._close, self._due(unfinished, Step.CLOSE)))
+            crashed += await _crashes_of(map(self._close, self._due(unfinished, Step.CLOSE)))
             self._reconfigure(topics)
             unfinished += await self._take(topics, unfinished)
-            leaving = await self._leave([*found.leaving, *self._due(unfinished, Step.LEAVE)])
+            leaving = self._leaving_now([*found.leaving, *self._due(unfinished, Step.LEAVE)])
+            crashed += await _crashes_of(map(self._leave, leaving))
             unfinished = [*dict.fromkeys([*unfinished, *leaving])]
             await self._hand_over(self._due(unfinished, Step.HAND_OVER))
             self._forget_what_is_over(unfinished)
             # Last: they wait for storage, and nobody else waits for these.
             deletions = map(self._delete, self._due(unfinished, Step.DELETE))
-            await asyncio.gather(*deletions, *map(self._coordinate, self._due(unfinished, Step.COORDINATE)))
+            coordinated = map(self._coordinate, self._due(unfinished, Step.COORDINATE))
+            crashed += await _crashes_of([*deletions, *coordinated])
+            if crashed:
+                raise crashed[0]
         except Unavailable as error:
             log.warning("ownership waits for the metadata store", reason=str(error))
             self._dirty |= topics
@@ -267,20 +272,18 @@ class Ownership:
                     holding.topic = topic
                     self._partitions.reconfigure(holding.pid, self._topic_config(topic))
 
-    async def _leave(self, unwanted: list[Holding]) -> list[Holding]:
-        """Closes so many of those that are wished elsewhere, and returns these."""
+    def _leaving_now(self, unwanted: list[Holding]) -> list[Holding]:
+        """So many of those that are wished elsewhere."""
         pids = [holding.pid for holding in unwanted]
         now = set(self._departures.due(self._follower.image, pids, self._partitions.is_open))
-        leaving = [holding for holding in unwanted if holding.pid in now and self._step(holding) is Step.LEAVE]
-        await asyncio.gather(*map(self._leave_one, leaving))
-        return leaving
+        return [holding for holding in unwanted if holding.pid in now and self._step(holding) is Step.LEAVE]
 
     async def _hand_over(self, left: Iterable[Holding]) -> None:
         """Together."""
         endings = {one.pid: Ending(one.leader_epoch, one.end_offset) for one in left}
         await self._commit(releases(self._follower.image, self._broker_id, self._session_id, endings))
 
-    async def _leave_one(self, holding: Holding) -> None:
+    async def _leave(self, holding: Holding) -> None:
         coordinators = self._coordinators.get(holding.topic.name)
         if coordinators is not None:
             holding.state = State.TAKEN  # from now on nobody coordinates what it is about, also if this is called off
@@ -354,3 +357,8 @@ class Ownership:
         if revisions:
             await self._follower.wait_for(max(revisions))
         return len(revisions) == len(written)
+
+
+async def _crashes_of(steps: Iterable[Coroutine[None, None, None]]) -> list[BaseException]:
+    """Of steps that are done side by side: what is wrong with one partition keeps no other."""
+    return [crash for crash in await asyncio.gather(*steps, return_exceptions=True) if crash is not None]

@@ -222,6 +222,25 @@ async def held_by_storage(cluster: Cluster) -> Storage:
     return cast(Storage, storage)
 
 
+async def test_move__of_a_partition_that_crashes_keeps_no_other(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, _ = cluster.members
+    release = old.partitions.release
+
+    async def crash(pid: PartitionId) -> int:
+        if pid.index == 0:
+            raise ZeroDivisionError
+        return await release(pid)
+
+    monkeypatch.setattr(old.partitions, "release", crash)
+    await cluster.wish([1, 1])
+    await cluster.until(lambda: cluster.fact(1).owner == 1)
+    with pytest.raises(ZeroDivisionError):  # counted and tried again by whoever runs this
+        await old.tasks[1]
+    assert cluster.fact(0).owner == 0
+
+
 async def test_move__of_a_log_that_storage_lets_go_of_late_tells_where_it_ends(cluster: Cluster) -> None:
     old, _ = cluster.members
     storage = await held_by_storage(cluster)
