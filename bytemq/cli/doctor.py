@@ -76,9 +76,9 @@ async def _examine(options: argparse.Namespace) -> list[Finding]:
 
 
 def _open_files() -> Finding:
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)  # a node raises its own limit to this one
     enough = allowed == resource.RLIM_INFINITY or allowed >= OPEN_FILES
-    says = f"{allowed} open files" if enough else f"{allowed} open files; allow {OPEN_FILES} (ulimit -n, LimitNOFILE)"
+    says = f"{allowed} open files" if enough else f"{allowed} open files; allow {OPEN_FILES} (ulimit -Hn, LimitNOFILE)"
     return Finding("file limit", "ok" if enough else "warning", says)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import faulthandler
 import os
 import random
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -42,8 +43,16 @@ Begin = Callable[[BrokerConfig, asyncio.Event], Awaitable[Node | None]]
 
 def serve(config: BrokerConfig) -> int:
     """Run a node until SIGTERM or SIGINT; returns the exit code. Raises Failed or BytemqError when it cannot run."""
+    allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run_node(config))
+
+
+def allow_open_files() -> None:
+    """As many as may be: what shells allow by default is for programs that wait with select(2)."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS says infinity, and does not mean it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -44,9 +44,13 @@ class StorageConfig:
     wal_inline_bytes: int = 1 * MIB
     """With page-cache durability a flush up to this size is written on the loop, as long as that is quick."""
     bulk_bytes: int = 64 * 1024
-    """With page-cache durability: so much of one log in one flush is written straight to a segment to be."""
+    """With page-cache durability: so much of one log between two syncs is written straight to a segment to be."""
+    bulk_share_bytes: int = 4_000
+    """Of that, what has less in one flush is not: each costs a call of the system."""
     bulk_synced_bytes: int = 512 * 1024
-    """The same with fsync, where another file costs another sync."""
+    """With fsync, where another file costs another sync: so much in one flush is."""
+    bulk_files: int = 1024
+    """Most of such files that are being filled, each of them open."""
     bulk_segment_bytes: int = 4 * MIB
     """What is less than this when it is written behind is copied to the open segment: no small segments."""
     wal_retained_bytes: int = 1024 * MIB

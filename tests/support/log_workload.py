@@ -30,6 +30,7 @@ SMALL = StorageConfig(
     recent_bytes=3000,
     write_behind_step_bytes=1000,
     bulk_bytes=400,
+    bulk_share_bytes=400,
     bulk_synced_bytes=400,
     bulk_segment_bytes=900,
     wal_retained_bytes=4 * 4096,

@@ -1,4 +1,4 @@
-"""Bulk files: segments to be, which large shares of flushes are written to directly, once and for all.
+"""Bulk files: segments to be, which what flows is written to directly, once and for all.
 
 Owns: which shares go there, the files' names, space and life until they are segments of a manifest or gone. Must not:
 commit (the write-ahead log does, with a head that refers to the bytes), or publish.
@@ -7,7 +7,7 @@ A bulk file belongs to one log, begins with a share and takes what follows in th
 are those of a segment. It ends when it is full, when a share goes into the write-ahead log instead, or when it is
 written behind: a footer and a manifest then make a segment of it. One that is not worth a segment, or not certain, is
 copied as the write-ahead log is. Wherever there is doubt (no file ready, small shares, a failure), a share goes into
-the write-ahead log: that is always right, and only costs a second write.
+the write-ahead log: that is always right, and only costs a second write. What is worth a file: ADR 101.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bytemq.storage.object_names import ObjectNames
 from bytemq.storage.settings import Durability, StorageConfig
 from bytemq.storage.shared_file import HolderFile
 from bytemq.storage.stores.interface import AppendFile, Buffer, ReadFile, Store
+from bytemq.storage.wal.bulk_flows import BulkFlows
 from bytemq.storage.wal.extents import Chunk
 from bytemq.storage.wal.format import Reference
 from bytemq.storage.wal.staging import Flush
@@ -39,8 +40,6 @@ Write = tuple[AppendFile, Sequence[Buffer], int]
 
 SMALL_IN_A_ROW = 8
 """So many flushes with little of a log end its bulk file: a system call each is too much for little."""
-MAX_ACTIVE = 256
-"""Most bulk files that are being filled: each is an open file."""
 
 
 class BulkFile(HolderFile):
@@ -120,7 +119,11 @@ class BulkFiles:
         self._config = config
         self._clock = clock
         self._synced = durability == "fsync"
-        self._least_bytes = config.bulk_synced_bytes if self._synced else config.bulk_bytes
+        self._least_bytes = config.bulk_synced_bytes if self._synced else config.bulk_share_bytes
+        self._least_flow = 0 if self._synced else config.bulk_bytes
+        self._flows = BulkFlows(config.wal_sync_interval_ms / 1000, clock)
+        self._looked_for_idle = -1
+        """In which interval."""
         self._discard = discard
         self._on_ended = on_ended
         self._supervisor = supervisor
@@ -132,6 +135,8 @@ class BulkFiles:
         self._tasks: set[asyncio.Task[object]] = set()
         self.live: dict[int, BulkFile] = {}
         """Those that extents refer to, and those being filled, by ordinal."""
+        self._by_log: dict[LogFiles, list[BulkFile]] = {}
+        """The same."""
 
     # Placing the shares of a flush.
 
@@ -139,6 +144,7 @@ class BulkFiles:
         """What of the flush is written to bulk files. Nothing is promised: `give_up` takes it back."""
         if not self._active and flush.size_bytes < self._least_bytes:
             return []
+        self._flows.turn()
         placed = []
         first = 0
         while first < len(flush.logs):
@@ -155,7 +161,7 @@ class BulkFiles:
 
     def _file_for(self, files: LogFiles, size_bytes: int, newest: int) -> BulkFile | None:
         bulk = self._active.get(files)
-        is_large = size_bytes >= self._least_bytes
+        is_large = self._flows.add(files, size_bytes) >= self._least_flow and size_bytes >= self._least_bytes
         if bulk is not None:
             bulk.small_in_a_row = 0 if is_large else bulk.small_in_a_row + 1
             if self._takes(bulk, size_bytes, newest):
@@ -185,15 +191,23 @@ class BulkFiles:
 
     def _prepare(self, files: LogFiles) -> None:
         """Makes the next file of a log ready."""
-        if files in self._prepared or len(self._active) + len(self._prepared) >= MAX_ACTIVE:
-            return
-        if self._clock.monotonic() < self._retry_at:
+        if files in self._prepared or self._clock.monotonic() < self._retry_at or not self._has_room():
             return
         self._prepared[files] = None
         name = f"{directory_of(files.partition)}{files.staged_end:020d}-{self._names.mark()}-b.log"
         task = self._supervisor.start("bulk-prepare", self._make(files, name))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _has_room(self) -> bool:
+        """For one more file. Those of logs that nothing comes of any more make room: looked for once an interval."""
+        if self._is_full() and self._looked_for_idle != self._flows.intervals:
+            self._looked_for_idle = self._flows.intervals
+            self._end_all([bulk for files, bulk in self._active.items() if self._flows.is_idle(files)])
+        return not self._is_full()
+
+    def _is_full(self) -> bool:
+        return len(self._active) + len(self._prepared) >= self._config.bulk_files
 
     async def _make(self, files: LogFiles, name: str) -> None:
         try:
@@ -212,13 +226,22 @@ class BulkFiles:
         self._register(bulk)
 
     def _promised_bytes(self) -> int:
-        """What the files that are being filled, or are about to be, may still take."""
-        filling = sum(files.segment_limits.most_bytes - bulk.end_position for files, bulk in self._active.items())
-        return filling + sum(files.segment_limits.most_bytes for files in self._prepared)
+        """What the files that are being filled, or are about to be, may take while nobody looks."""
+        filled = (len(self._active) + len(self._prepared)) * self._config.segment_bytes
+        return min(filled, self._config.wal_retained_bytes)
 
     def _register(self, bulk: BulkFile) -> None:
         self.live[bulk.ordinal] = bulk
+        self._by_log.setdefault(bulk.log, []).append(bulk)
         self._wal_files.by_ordinal[bulk.ordinal] = bulk
+
+    def _unregister(self, bulk: BulkFile) -> None:
+        del self.live[bulk.ordinal]
+        del self._wal_files.by_ordinal[bulk.ordinal]
+        of_log = self._by_log[bulk.log]
+        of_log.remove(bulk)
+        if not of_log:
+            del self._by_log[bulk.log]
 
     # Writing and committing.
 
@@ -250,11 +273,15 @@ class BulkFiles:
     def end(self, bulk: BulkFile) -> None:
         """Nothing more is placed in the file. The flush in flight may still commit to it."""
         if not bulk.is_ended:
+            self._end_all([bulk])
+
+    def _end_all(self, bulks: Iterable[BulkFile]) -> None:
+        for bulk in bulks:
             bulk.is_ended = True
             if self._active.get(bulk.log) is bulk:
                 del self._active[bulk.log]
-            if self.ended_bytes >= self._config.wal_retained_bytes // 2:
-                self._on_ended()
+        if self.ended_bytes >= self._config.wal_retained_bytes // 2:
+            self._on_ended()
 
     @property
     def ended_bytes(self) -> int:
@@ -283,7 +310,7 @@ class BulkFiles:
 
     def of_log(self, files: LogFiles) -> list[BulkFile]:
         """Those with committed bytes, in the order of offsets."""
-        found = [bulk for bulk in self.live.values() if bulk.log is files and bulk.chunks]
+        found = [bulk for bulk in self._by_log.get(files, ()) if bulk.chunks]
         return sorted(found, key=_base_offset)
 
     def whole_files(self, files: LogFiles, count: int) -> int:
@@ -313,8 +340,7 @@ class BulkFiles:
         """Lets go of the files that no extent refers to any more: segments by now, copied, or of a log that is gone."""
         for bulk in list(self.live.values()):
             if bulk.ordinal in self.live and self._is_over(bulk):
-                del self.live[bulk.ordinal]
-                del self._wal_files.by_ordinal[bulk.ordinal]
+                self._unregister(bulk)
                 if self._prepared.get(bulk.log) is bulk:
                     del self._prepared[bulk.log]
                 await self._close(bulk, bulk.log)

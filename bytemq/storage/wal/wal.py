@@ -89,7 +89,8 @@ class Wal:
         self._durable_through = first_sequence - 1
         self._retry_at = 0.0
         self._background: set[asyncio.Task[object]] = set()
-        self._unsynced: list[HolderFile] = []
+        self._unsynced: dict[HolderFile, None] = {}
+        """In the order in which they were written to."""
         self._sync_lock = asyncio.Lock()
         self.failure: BytemqError | None = None
         """Why the last flush failed; None once something could be written again."""
@@ -167,7 +168,7 @@ class Wal:
         sync fails now; the other files were synced.
         """
         async with self._sync_lock:  # whoever returns from here knows that also what others had begun is done
-            files, self._unsynced = self._unsynced, []
+            files, self._unsynced = list(self._unsynced), {}
             sequence = self._sequence
             failure: Unavailable | None = None
             try:
@@ -178,7 +179,7 @@ class Wal:
                         files[0].is_doubtful, failure = True, error
                     del files[0]
             except BaseException:  # a cancellation, too: the clean stop that follows syncs them
-                self._unsynced = list({*files, *self._unsynced})
+                self._unsynced = {**dict.fromkeys(files), **self._unsynced}
                 raise
             used = (*self._files.live, *self._bulk.live.values())
             certain = [file.first_sequence - 1 for file in used if file.is_doubtful]
@@ -343,8 +344,8 @@ class Wal:
         self._sequence += 1
         if self._synced:
             self._durable_through = self._sequence
-        elif file not in self._unsynced and not file.is_doubtful:
-            self._unsynced.append(file)
+        elif not file.is_doubtful:
+            self._unsynced[file] = None
         if not file.heads:
             file.first_sequence, file.first_link = self._sequence, self._previous_crc
         file.heads.append((position, encoded.head))
@@ -367,8 +368,8 @@ class Wal:
                 files.committed(chunk, batches)
         if not self._synced:
             for one in placed:
-                if one.bulk not in self._unsynced and not one.bulk.is_doubtful:
-                    self._unsynced.append(one.bulk)
+                if not one.bulk.is_doubtful:
+                    self._unsynced[one.bulk] = None
         if file.end_position * 2 > file.size_bytes:
             self._files.prepare()
         self.failure = None

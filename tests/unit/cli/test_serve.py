@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,3 +197,15 @@ def test_ready_line__says_where_the_data_is(storage: str, where: str) -> None:
     config = BrokerConfig({"bytemq.data.dir": "data", "bytemq.storage": storage})
     node = SimpleNamespace(config=config, addresses={"PLAINTEXT": ("127.0.0.1", 9092)})
     assert f" is ready on 127.0.0.1:9092, data in {where}, node 0" in serve.ready_line(cast(Node, node))
+
+
+def test_open_files__are_as_many_as_may_be() -> None:
+    program = """
+import resource
+from bytemq.cli.serve import allow_open_files
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+allow_open_files()
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

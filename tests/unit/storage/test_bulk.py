@@ -23,7 +23,7 @@ from bytemq.storage.stores.local import LocalStore
 from tests.unit.storage.bench import CONFIG, Bench, batch_at, content, pid
 
 LARGE = b"x" * 1500
-BULK = {"bulk_bytes": 1000, "bulk_synced_bytes": 1000, "bulk_segment_bytes": 3000}
+BULK = {"bulk_bytes": 1000, "bulk_share_bytes": 1000, "bulk_synced_bytes": 1000, "bulk_segment_bytes": 3000}
 BOTH = pytest.mark.parametrize("durability", ["fsync", "page-cache"])
 
 
@@ -257,3 +257,46 @@ async def test_bulk__leaves_the_reserve_of_the_disk_alone(bench: Bench) -> None:
         await asyncio.sleep(0)
     await bench.write(log, LARGE)
     assert len(bulk_files(bench)) == 1, "as soon as there is space"
+
+
+HOUR_MS = 3_600_000
+FLOWING = {**BULK, "bulk_bytes": 4 * len(LARGE), "wal_sync_interval_ms": HOUR_MS}
+
+
+async def write_often(bench: Bench, log: LogFiles, count: int, pause_s: float = 0.0) -> None:
+    for _ in range(count):
+        await bench.write(log, LARGE)
+        await asyncio.sleep(pause_s)
+
+
+async def test_bulk__is_what_is_little_in_a_flush_and_much_between_two_syncs(bench: Bench) -> None:
+    await bench.start("page-cache", **FLOWING)
+    log = await bench.log()
+    await write_often(bench, log, 3)
+    assert bulk_files(bench) == [], "so much may be all that comes"
+    await write_often(bench, log, 4)
+    [name] = bulk_files(bench)
+    assert len(bench.store.content(name)) >= 2 * len(LARGE)
+
+
+async def test_bulk__is_not_what_comes_now_and_then(bench: Bench) -> None:
+    """Each file costs a sync of its own."""
+    await bench.start("page-cache", **{**FLOWING, "wal_sync_interval_ms": 1})
+    log = await bench.log()
+    await write_often(bench, log, 12, pause_s=0.003)
+    assert bulk_files(bench) == []
+
+
+async def test_bulk__files_of_logs_that_nothing_comes_of_make_room_for_others(bench: Bench) -> None:
+    storage = await bench.start("page-cache", **{**FLOWING, "bulk_files": 1})
+    idle, busy = await bench.log(1), await bench.log(2)
+    await write_often(bench, idle, 8)
+    await write_often(bench, busy, 8)
+    assert {bulk.log for bulk in storage._bulk.live.values()} == {idle}
+    for _ in range(2):
+        storage._bulk._flows._ends_at = 0.0
+        await write_often(bench, busy, 8)
+    assert {bulk.log for bulk in storage._bulk.live.values() if not bulk.is_ended} == {busy}
+    storage._bulk._flows._ends_at = 0.0
+    await write_often(bench, busy, 8)
+    assert {bulk.log for bulk in storage._bulk.live.values() if not bulk.is_ended} == {busy}, "it is not idle"
