@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from bytemq.storage.manifests.manifest import Manifest
 from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.object_names import ObjectNames, made_by
 from bytemq.types import PartitionId
@@ -29,6 +28,13 @@ class Opening(NamedTuple):
     """False: it is under way, or came to nothing; nobody knows what will be published of it."""
 
 
+class Ownership(NamedTuple):
+    """As a manifest has it."""
+
+    leader_epoch: int
+    owner_session: int
+
+
 class Settled(NamedTuple):
     """As of one moment. What manifests say must have been read after it."""
 
@@ -37,10 +43,9 @@ class Settled(NamedTuple):
     openings: Mapping[str, Opening]
     """By folder of the partition."""
 
-    def is_past_publishing(self, name: str, folder: str, manifest: Manifest | None) -> bool | None:
-        """Of an object that the manifest of its partition, which has that folder, does not name.
-
-        None: it cannot be told yet.
+    def is_past_publishing(self, name: str, folder: str, ownership: Ownership | None) -> bool | None:
+        """Of an object that the manifest of its partition, which has that folder, does not name. `ownership` is what
+        the manifest says, None where there is none. Returns None when it cannot be told yet.
         """
         made = made_by(name)
         if made is None or made.session_id != self.session_id:
@@ -49,9 +54,9 @@ class Settled(NamedTuple):
         if opening is not None and opening.is_published:
             return made.number < opening.since
         if opening is None:
-            is_over = manifest is None or manifest.owner_session != self.session_id
+            is_over = ownership is None or ownership.owner_session != self.session_id
         else:
-            is_over = manifest is not None and manifest.leader_epoch > opening.leader_epoch
+            is_over = ownership is not None and ownership.leader_epoch > opening.leader_epoch
         return made.number < self.following if is_over else None
 
 

@@ -23,10 +23,9 @@ from bytemq.metadata.store import Compare, MetadataStore
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
-from bytemq.storage.manifests.manifest import Manifest
-from bytemq.storage.manifests.manifest_codec import StoredManifest, directory_of, names_of
+from bytemq.storage.manifests.manifest_codec import directory_of, names_of
 from bytemq.storage.object_names import maker_of
-from bytemq.storage.objects.own_objects import OwnObjects
+from bytemq.storage.objects.own_objects import Ownership, OwnObjects
 from bytemq.storage.objects.session_log import FOLDER, session_of
 from bytemq.storage.pools.contents import manifests_of
 from bytemq.storage.pools.names import by_pool, plain_name, pool_of
@@ -155,7 +154,7 @@ class SharedGarbage:
         if not ended:
             return []
         needed: set[int] = set()
-        for partition, stored in (await self._manifests()).items():
+        async for partition, stored in manifests_of(self._metadata):
             if stored is None:
                 return []  # nobody knows what a damaged manifest names
             manifest = stored.manifest
@@ -174,17 +173,16 @@ class SharedGarbage:
         listed, unseen = await self._pools.list_everywhere(*FOLDERS)
         live = await self._live_sessions()
         tails = await self._tails()
-        manifests = await self._manifests()
         named: set[str] = set()
         unknown: set[str] = set()
-        by_folder: dict[str, Manifest] = {}
-        for partition, stored in manifests.items():
+        owned: dict[str, Ownership] = {}
+        async for partition, stored in manifests_of(self._metadata):
             folder = directory_of(partition)
             if stored is None:
                 unknown.add(folder)
             else:
                 named.update(names_of(stored))
-                by_folder[folder] = stored.manifest
+                owned[folder] = Ownership(stored.manifest.leader_epoch, stored.manifest.owner_session)
         now = self._clock.monotonic()
         found: dict[str, float] = {}
         can_tell_all = True
@@ -193,7 +191,7 @@ class SharedGarbage:
             if session is None or name in named or folder in unknown or session_of(name) in tails:
                 continue
             if session in live:
-                is_past = settled.is_past_publishing(name, folder, by_folder.get(folder))
+                is_past = settled.is_past_publishing(name, folder, owned.get(folder))
                 if is_past is None:
                     can_tell_all = False
                 if not is_past:
@@ -218,10 +216,6 @@ class SharedGarbage:
     async def _live_sessions(self) -> set[int]:
         """A session's id is the revision of its broker's key."""
         return {entry.revision for entry in (await self._metadata.range(keys.BROKERS)).entries}
-
-    async def _manifests(self) -> dict[PartitionId, StoredManifest | None]:
-        """None for a damaged one."""
-        return {partition: stored async for partition, stored in manifests_of(self._metadata)}
 
 
 def writer_of(name: str) -> int | None:

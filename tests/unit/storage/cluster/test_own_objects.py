@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bytemq.storage.manifests.manifest import Manifest
 from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.object_names import Made, ObjectNames, made_by
-from bytemq.storage.objects.own_objects import OwnObjects
+from bytemq.storage.objects.own_objects import Ownership, OwnObjects
 from tests.unit.storage.cluster.cluster_bench import pid
 
 ME, OTHER = 0xED6, 0xF00
@@ -20,8 +19,8 @@ class Bench:
     def made(self) -> str:
         return f"{directory_of(P)}{7:020d}-{self.names.mark()}.log"
 
-    def is_past(self, name: str, manifest: Manifest | None) -> bool | None:
-        return self.own.settled().is_past_publishing(name, directory_of(P), manifest)
+    def is_past(self, name: str, ownership: Ownership | None) -> bool | None:
+        return self.own.settled().is_past_publishing(name, directory_of(P), ownership)
 
 
 def test_names__say_who_made_an_object_and_in_which_order() -> None:
@@ -39,18 +38,18 @@ def test_open_partition__what_was_made_before_it_was_opened_is_past_publishing()
     opening = bench.own.opening(P, 3)
     meanwhile = bench.made()
     bench.own.opened(P, opening)
-    manifest = Manifest(3, owner_session=ME)
-    assert [bench.is_past(name, manifest) for name in (before, meanwhile, bench.made())] == [True, False, False]
-    assert bench.is_past(f"{directory_of(P)}{7:020d}-{OTHER:x}-1.log", manifest) is False, "of somebody else"
+    ownership = Ownership(3, ME)
+    assert [bench.is_past(name, ownership) for name in (before, meanwhile, bench.made())] == [True, False, False]
+    assert bench.is_past(f"{directory_of(P)}{7:020d}-{OTHER:x}-1.log", ownership) is False, "of somebody else"
 
 
 def test_opening__tells_nothing_before_it_is_published_and_if_it_fails_not_before_somebody_else_has_opened() -> None:
     bench = Bench()
     bench.own.opening(P, 3)
     made = bench.made()
-    assert bench.is_past(made, Manifest(2, owner_session=OTHER)) is None
+    assert bench.is_past(made, Ownership(2, OTHER)) is None
     assert bench.is_past(made, None) is None
-    assert bench.is_past(made, Manifest(4, owner_session=OTHER)) is True
+    assert bench.is_past(made, Ownership(4, OTHER)) is True
 
 
 def test_released_partition__is_told_of_when_somebody_else_has_opened_it() -> None:
@@ -58,8 +57,8 @@ def test_released_partition__is_told_of_when_somebody_else_has_opened_it() -> No
     bench.own.opened(P, bench.own.opening(P, 3))
     made = bench.made()
     bench.own.released(P)
-    assert bench.is_past(made, Manifest(3, owner_session=ME)) is None, "a transaction may be on its way"
-    assert bench.is_past(made, Manifest(4, owner_session=OTHER)) is True
+    assert bench.is_past(made, Ownership(3, ME)) is None, "a transaction may be on its way"
+    assert bench.is_past(made, Ownership(4, OTHER)) is True
     assert bench.is_past(made, None) is True, "deleted"
 
 
@@ -70,9 +69,9 @@ def test_release__during_an_opening_is_not_undone_by_its_end() -> None:
     second = bench.own.opening(P, 4)
     made = bench.made()
     bench.own.opened(P, first)
-    assert bench.is_past(made, Manifest(3, owner_session=ME)) is None
+    assert bench.is_past(made, Ownership(3, ME)) is None
     bench.own.opened(P, second)
-    assert bench.is_past(made, Manifest(4, owner_session=ME)) is False
+    assert bench.is_past(made, Ownership(4, ME)) is False
 
 
 def test_settled__says_nothing_of_what_is_made_afterwards() -> None:
