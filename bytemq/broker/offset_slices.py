@@ -1,4 +1,6 @@
-"""Offsets that one request commits, some at a time: a hundred thousand would hold the event loop for a second. Pure."""
+"""Offsets that one request commits or deletes, some at a time: a hundred thousand would hold the event loop for a
+second. Pure.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,13 @@ from dataclasses import replace
 from typing import TypeVar
 
 from bytemq.protocol.messages.offset_commit import OffsetCommitRequestTopic
+from bytemq.protocol.messages.offset_delete import OffsetDeleteRequestTopic
 from bytemq.protocol.messages.txn_offset_commit import TxnOffsetCommitRequestTopic
 
 SLICE_PARTITIONS = 10_000
 """About what goes into one batch of the log, and is durable at once."""
 
-Topic = TypeVar("Topic", OffsetCommitRequestTopic, TxnOffsetCommitRequestTopic)
+Topic = TypeVar("Topic", OffsetCommitRequestTopic, TxnOffsetCommitRequestTopic, OffsetDeleteRequestTopic)
 
 
 def slices(topics: Sequence[Topic]) -> Iterator[tuple[bool, list[Topic]]]:

@@ -1,13 +1,19 @@
 """OffsetDelete v0: deletes a group's offsets.
 
 - GROUP_SUBSCRIBED_TO_TOPIC for topics that a member is subscribed to; NON_EMPTY_GROUP where that cannot be known.
+- Very many are deleted in slices, in turns of the loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 
 from bytemq.broker.context import Broker, RequestContext
+from bytemq.broker.coordinator.group.shard import GroupShard
+from bytemq.broker.coordinator.outcome import Outcome
+from bytemq.broker.offset_slices import slices
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.messages.offset_delete import (
     OffsetDeleteRequest,
@@ -34,13 +40,22 @@ async def handle(broker: Broker, context: RequestContext, request: OffsetDeleteR
             known.append(topic)
     if unknown and not known:
         return OffsetDeleteResponse(topics=_refused(unknown))
-    request.topics = known
-    shard = await broker.groups.awaited_shard_of(request.group_id)
-    response = await shard.write(lambda machine: machine.offsets.delete(request))
-    for answered in response.topics:
-        answered.partitions += _unknown(unknown.pop(answered.name, ()))
-    response.topics += _refused(unknown)
-    return response
+    deleted: list[OffsetDeleteResponseTopic] = []
+    for continues, topics in slices(known):
+        if deleted:
+            await broker.turns.next()
+        shard = await broker.groups.awaited_shard_of(request.group_id)
+        answered = (await shard.write(partial(_delete, replace(request, topics=topics)))).topics
+        if continues:
+            deleted[-1].partitions += answered.pop(0).partitions
+        deleted += answered
+    for answer in deleted:
+        answer.partitions += _unknown(unknown.pop(answer.name, ()))
+    return OffsetDeleteResponse(topics=[*deleted, *_refused(unknown)])
+
+
+def _delete(request: OffsetDeleteRequest, machine: GroupShard) -> Outcome[OffsetDeleteResponse]:
+    return machine.offsets.delete(request)
 
 
 def _refused(unknown: Mapping[str, Iterable[int]]) -> list[OffsetDeleteResponseTopic]:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from bytemq.broker.handlers import offset_delete
+from bytemq.broker.offset_slices import SLICE_PARTITIONS
 from bytemq.protocol.messages.offset_delete import (
     OffsetDeleteRequest,
     OffsetDeleteRequestPartition,
@@ -14,16 +15,22 @@ from bytemq.protocol.messages.offset_delete import (
     OffsetDeleteResponsePartition,
     OffsetDeleteResponseTopic,
 )
+from bytemq.runtime.turns import Turns
 
 
 class Group:
     """Deletes everything that it is asked for."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        """How many partitions were asked for at a time."""
 
     async def awaited_shard_of(self, group_id: str) -> Group:
         return self
 
     async def write(self, change: Any) -> OffsetDeleteResponse:
         request = change(SimpleNamespace(offsets=SimpleNamespace(delete=lambda request: request)))
+        self.sizes.append(sum(len(topic.partitions) for topic in request.topics))
         return OffsetDeleteResponse(
             topics=[
                 OffsetDeleteResponseTopic(
@@ -34,10 +41,12 @@ class Group:
         )
 
 
-async def delete(*topics: tuple[str, list[int]]) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Of a topic "t" with two partitions."""
-    image = SimpleNamespace(topics={"t": SimpleNamespace(partitions=[None, None])})
-    broker: Any = SimpleNamespace(image=image, groups=Group())
+async def delete(
+    *topics: tuple[str, list[int]], group: Group | None = None, partitions: int = 2
+) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Of a topic "t"."""
+    image = SimpleNamespace(topics={"t": SimpleNamespace(partitions=[None] * partitions)})
+    broker: Any = SimpleNamespace(image=image, groups=group or Group(), turns=Turns())
     asked = [
         OffsetDeleteRequestTopic(name, [OffsetDeleteRequestPartition(index) for index in indexes])
         for name, indexes in topics
@@ -56,3 +65,17 @@ async def test_delete__answers_each_partition_that_there_is_not_however_often_it
 
 async def test_delete__joins_what_there_is_not_with_the_answer_of_the_group() -> None:
     assert await delete(("t", [7, 0]), ("u", [0]), ("t", [8])) == [("t", [(0, 0), (7, 3), (8, 3)]), ("u", [(0, 3)])]
+
+
+async def test_delete__of_very_many_is_made_in_slices_and_answered_as_one() -> None:
+    group, most = Group(), SLICE_PARTITIONS
+    asked = [("t", [*range(most + 1)]), ("t", [*range(most)])]
+    answer = await delete(*asked, group=group, partitions=2 * most)
+    assert answer == [(name, [(index, 0) for index in indexes]) for name, indexes in asked]
+    assert group.sizes == [most, most, 1]
+
+
+async def test_delete__of_nothing_asks_the_group_all_the_same() -> None:
+    group = Group()
+    assert await delete(group=group) == []
+    assert group.sizes == [0]
