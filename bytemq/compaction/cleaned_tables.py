@@ -33,7 +33,6 @@ from bytemq.storage.pools.names import plain_name
 from bytemq.storage.tables.companion import SUFFIX as COMPANION_SUFFIX
 from bytemq.storage.tables.table_file import SUFFIX, NewNames, table_file
 
-pa.set_memory_pool(pa.system_memory_pool())  # gives back at once: beside it there is the table of keys
 FOLDER_PREFIX = "bytemq-clean-"
 _HORIZON = SCHEMA.field("delete_horizon_ms")
 
@@ -167,7 +166,8 @@ class TableOutput:
             self._writer.close()
 
     async def add(self, unit: KeptUnit, source: SegmentInfo) -> None:
-        if self._writer is not None and self._writer.size_bytes >= self._form.target_file_bytes:
+        writer = self._writer
+        if writer is not None and (writer.size_bytes >= self._form.target_file_bytes or writer.is_full):
             await self.end(unit.base_offset)
         if self._writer is None:
             form = self._form

@@ -42,6 +42,7 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.typedef import Record
 from pyiceberg.types import NestedField
 
+import bytemq.compaction.arrow_limits  # noqa: F401
 from bytemq.compaction.iceberg_jobs import IcebergFile, IcebergMetadata, WriteIceberg
 from bytemq.compaction.job import Workspace
 from bytemq.compaction.local_files import own_file

@@ -13,6 +13,7 @@ import bytemq.compaction.arrow_limits  # noqa: F401
 from bytemq.compaction.job import Workspace
 from bytemq.compaction.local_files import LocalTable, local_input, mapped, open_table, remove_table
 from bytemq.compaction.table_jobs import Convert, Converted, Restore
+from bytemq.errors import Invalid
 from bytemq.storage.manifests.manifest import FileKind
 from bytemq.storage.parquet.restoring import RESTORED_COLUMNS, restore_unit
 from bytemq.storage.parquet.settings import ParquetSettings
@@ -24,7 +25,6 @@ from bytemq.storage.tables.table_file import table_file
 
 
 async def convert(job: Convert, space: Workspace) -> Converted:
-    first, last = job.files[0], job.files[-1]
     with tempfile.TemporaryDirectory(prefix="bytemq-table-") as name:
         folder = Path(name)
         inputs = [await local_input(file, space.store, folder) for file in job.files]
@@ -39,20 +39,23 @@ async def convert(job: Convert, space: Workspace) -> Converted:
             columns=job.columns,
             formats=job.formats,
         )
+        taken = [file for file in job.files if file.last_offset < written.next_offset]
+        if len(taken) == 1 and taken[0].kind is FileKind.PARQUET:
+            raise Invalid(f"{taken[0].name} has as many row groups, of as many columns, as a file may have")
         # The companion first: a Parquet file that can be seen under tables/ is whole.
         for target, path in ((job.names.companion, companion), (job.names.parquet, parquet)):
             with mapped(path) as data:
                 await space.create(target, [data])
-    horizons = [file.delete_horizon_ms for file in job.files if file.delete_horizon_ms >= 0]
+    horizons = [file.delete_horizon_ms for file in taken if file.delete_horizon_ms >= 0]
     converted = described(
         written,
         job.names,
-        first.base_offset,
-        last.last_offset,
-        [table_file(file) for file in job.files if file.kind is FileKind.PARQUET],
-        max_timestamp=max(file.max_timestamp for file in job.files),
-        created_ms=first.created_ms,
-        is_cleaned=first.is_cleaned,
+        taken[0].base_offset,
+        taken[-1].last_offset,
+        [table_file(file) for file in taken if file.kind is FileKind.PARQUET],
+        max_timestamp=max(file.max_timestamp for file in taken),
+        created_ms=taken[0].created_ms,
+        is_cleaned=taken[0].is_cleaned,
         delete_horizon_ms=min(horizons, default=-1),
     )
     return Converted(converted, written.columns)

@@ -295,6 +295,7 @@ class Restructuring:
                 self._given_up.update(file.name for file in chosen)
                 log.error("files stay as they are, they cannot be converted", files=len(chosen), reason=str(error))
             raise
+        chosen = [file for file in chosen if file.last_offset <= written.last_offset]
         change = None if columns == known.columns else change_of(files.partition.topic_id, known, columns)
         try:
             await self._storage.replace_files(files, chosen, [written], change)
@@ -308,7 +309,7 @@ class Restructuring:
             "converted",
             topic=partition.topic,
             partition=files.partition.index,
-            offsets=f"{first}..{last}",
+            offsets=f"{first}..{written.last_offset}",
             files=len(chosen),
             records=table_file(written).records,
             bytes=written.size_bytes,

@@ -14,14 +14,15 @@ from bytemq.storage.tables.table_file import CODEC_LEVEL, Codec, NewNames
 
 class Converted(NamedTuple):
     file: SegmentInfo
-    """What a manifest says of it."""
+    """What a manifest says of it: in place of all files of the job, or of the first of them."""
     columns: TableColumns
     """Of the table, once the file is part of it."""
 
 
 @dataclass(frozen=True)
 class Convert(Job[Converted]):
-    """Files of a log, in either form, become one Parquet file with its companion.
+    """Files of a log, in either form, become one Parquet file with its companion; where they are too much for one, the
+    first of them do.
 
     All are sealed and decided (below the last stable offset), follow each other, and are cleaned or are not.
     """

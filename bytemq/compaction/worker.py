@@ -29,9 +29,11 @@ ALLOCATION = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-"""For glibc: large buffers go back to the system at once, whichever thread had them; memory is limited there. What zstd
-allocates for each page of a Parquet file (6 MiB at level 8) is used again: new memory took a tenth of the time.
+"""All memory is glibc's: what Arrow's own allocator reserves counts as used, a fourth of what a worker may use, before
+there is a row. Large buffers go back to the system at once, whichever thread had them; memory is limited there. What
+zstd allocates for each page of a Parquet file (6 MiB at level 8) is used again: new memory took a tenth of the time.
 """
 WORKER_PROCESS = "bytemq.compaction.worker_process"
 

@@ -23,7 +23,7 @@ from bytemq.protocol.records.reader import iter_records
 from bytemq.storage.checks.verify import segment_problems
 from bytemq.storage.manifests.manifest import AbortedTxn, FileKind, Manifest, SegmentInfo, contradictions
 from bytemq.storage.parquet.checking import check_rows
-from bytemq.storage.parquet.sources import ParquetInput, read_companion
+from bytemq.storage.parquet.sources import CompanionFile, ParquetInput
 from bytemq.storage.parquet.units import TableUnit, units_of
 from bytemq.storage.segments.batch_walk import batch_at
 from bytemq.storage.segments.segment_builder import SegmentBuilder
@@ -212,7 +212,7 @@ class CompactedLog:
         with TemporaryDirectory() as folder:
             source = await local_input(info, self.store, Path(folder))
             assert isinstance(source, ParquetInput)
-            companion, _ = read_companion(source.companion)
+            companion = CompanionFile(source.companion)
             for number in range(len(companion.units)):
                 *batches, _footer = restored(source.path, source.companion, number, CHUNK_BYTES)
                 for batch in split_batches(memoryview(b"".join(batches))):

@@ -85,20 +85,19 @@ class RecordColumns:
     @property
     def size_bytes(self) -> int:
         """About what the columns will take: 60 bytes a record for all that is not key, value or header."""
-        records, keys, values, headers, header_keys, header_values = self._sizes
-        return 60 * records + keys + values + 8 * headers + header_keys + header_values
+        return _column_bytes(self._sizes)
 
     def add(self, batch: RecordBatch) -> bool:
         """False, and nothing is added, for a batch whose records cannot be columns: malformed, more than may be
-        decompressed, offsets not ascending, header keys that are not UTF-8. Its bytes must stay until the columns are
-        taken.
+        decompressed, or more than that as columns, offsets not ascending, header keys that are not UTF-8. Its bytes
+        must stay until the columns are taken.
         """
         try:
             data = decompress(batch.compression, batch.records, self._max_decompressed_bytes)
         except KafkaError:
             return False
         code, sizes = measure(data, batch.record_count, batch.last_offset_delta)
-        if code != OK:
+        if code != OK or _column_bytes(sizes) > self._max_decompressed_bytes:
             return False
         total = tuple(a + b for a, b in zip(self._sizes, sizes, strict=True))
         if max(total) > _INT32_MAX:
@@ -125,6 +124,11 @@ class RecordColumns:
         columns = Columns(*fill(self._parts, self._sizes))
         self._parts, self._sizes = [], (0, 0, 0, 0, 0, 0)
         return columns
+
+
+def _column_bytes(sizes: Sizes) -> int:
+    records, keys, values, headers, header_keys, header_values = sizes
+    return 60 * records + keys + values + 8 * headers + header_keys + header_values
 
 
 class EncodedBatch(NamedTuple):

@@ -17,4 +17,7 @@ class ParquetSettings(NamedTuple):
     """Of zstd; other codecs have none."""
     page_bytes: int = 1024 * 1024
     max_decompressed_bytes: int = MOST_DECOMPRESSED_BYTES
-    """Batches that are larger decompressed are kept as they are."""
+    """Batches that are larger decompressed, or as columns, are kept as they are."""
+    typed_bytes: int = 96 * 1024 * 1024
+    """Of the typed columns of a row group: where documents are small and have few of many fields, those are fifty times
+    the documents. Of others a row group is never as much."""

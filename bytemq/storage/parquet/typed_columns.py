@@ -5,8 +5,8 @@ there are. The same for whoever reads records: conversion, and queries over what
 which columns there are (`tables.table_columns` does).
 
 JSON is RFC 8259 as orjson reads it: no NaN, no comma too much, UTF-8 only, at most 1,024 levels. Of a key that an
-object has twice the last one counts. An integer of more than 64 bits is the nearest double. Documents without surprises
-take a shorter way (`plain_documents`).
+object has twice the last one counts. An integer of more than 64 bits is the nearest double. A document of more than
+4 MiB is not read. Documents without surprises take a shorter way (`plain_documents`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from bytemq.storage.parquet.plain_documents import PlainDocuments, plain_documen
 from bytemq.storage.parquet.record_schema import one_array, typed_fields
 from bytemq.storage.parquet.value_columns import ValueColumns
 from bytemq.storage.tables.table_columns import (
+    FIRST_ID,
     OUTCOMES,
     ROOTS,
     Formats,
@@ -39,6 +40,10 @@ from bytemq.storage.tables.table_columns import (
 CHUNK_BYTES = 1024 * 1024
 """Of raw bytes that are objects of Python at once; those take ten times as much."""
 CHUNK_RECORDS = 8192
+CHUNK_CELLS = 1024 * 1024
+"""Records times columns: of each there is an object, or that there is none, before there are arrays."""
+MOST_DOCUMENT_BYTES = 4 * 1024 * 1024
+"""A document may be all of them: one that is larger is not read. `[{},{},...` takes thirty times as much."""
 _ERROR_CHARACTERS = 120
 
 
@@ -76,17 +81,32 @@ class TypedReader:
         """The typed columns of records; `table` has at least the `roots`. No rows once it has grown."""
         if not self.roots:
             return self._nulls(len(table))
-        raw_bytes = sum(table.column(root).nbytes for root in self.roots)
-        rows = min(max(CHUNK_BYTES * len(table) // max(raw_bytes, 1), 1), CHUNK_RECORDS)
         parts = []
-        for start in range(0, len(table), rows):
+        for some in self._in_chunks(table):
             self._fresh = {root: Seen() for root in self.roots}
-            part = self._read_some(table.slice(start, rows))
+            part = self._read_some(some)
             if not all(fresh.is_empty for fresh in self._fresh.values()):
                 self._grow(self._fresh)
             if not self.has_grown:
                 parts.append(part)
         return pa.concat_tables(parts) if parts else self._schema.empty_table()
+
+    def _in_chunks(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Of at most twice CHUNK_BYTES, or of one record."""
+        fitting = CHUNK_BYTES * len(table) // max(self._raw_bytes(table), 1)
+        rows = max(min(fitting, CHUNK_RECORDS, CHUNK_CELLS // max(self.columns.next_id - FIRST_ID, 1)), 1)
+        for start in range(0, len(table), rows):
+            pending = [table.slice(start, rows)]
+            while pending:
+                some = pending.pop()
+                if len(some) == 1 or self._raw_bytes(some) <= 2 * CHUNK_BYTES:
+                    yield some
+                else:
+                    half = len(some) // 2
+                    pending += some.slice(half), some.slice(0, half)
+
+    def _raw_bytes(self, table: pa.Table) -> int:
+        return sum(table.column(root).nbytes for root in self.roots)
 
     def _use(self, columns: TableColumns) -> None:
         self.columns = columns
@@ -147,7 +167,7 @@ class TypedReader:
 
     def _read_root(self, root: str, raw: pa.ChunkedArray) -> dict[str, pa.Array]:
         """Of columns in which there is nothing some may be left out."""
-        if root not in self.plain:
+        if root not in self.plain or raw.nbytes > MOST_DOCUMENT_BYTES:
             return self._read_values(root, raw)
         found, odd = self.plain[root].read(one_array(raw))
         if not odd:
@@ -196,6 +216,8 @@ def _names(columns: TableColumns, root: str) -> Iterator[str]:
 def _documents(raw: pa.ChunkedArray) -> tuple[list[Any], dict[int, str]]:
     """The values, and what is wrong with those that are no JSON, by row."""
     errors: dict[int, str] = {}
+    if len(raw) == 1 and raw.nbytes > MOST_DOCUMENT_BYTES:
+        return [None], {0: f"not read: larger than {MOST_DOCUMENT_BYTES} bytes"}
     values = raw.to_pylist()
     try:
         return [None if value is None else orjson.loads(value) for value in values], errors

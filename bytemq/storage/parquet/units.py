@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bytemq.protocol.records.batch import RecordBatch
 from bytemq.storage.parquet.record_schema import SCHEMA
-from bytemq.storage.parquet.sources import ParquetInput, companion_batches, read_companion, reading
+from bytemq.storage.parquet.sources import CompanionFile, ParquetInput, reading
 from bytemq.storage.tables.companion import NO_ROW_GROUP, Unit
 
 
@@ -50,15 +50,15 @@ class TableUnit(NamedTuple):
 class OpenedTable:
     """A Parquet file with its companion, unit by unit."""
 
-    def __init__(self, path: Path, file: pq.ParquetFile, units: Sequence[Unit], batches: Sequence[RecordBatch]) -> None:
-        self.units = units
+    def __init__(self, path: Path, file: pq.ParquetFile, companion: CompanionFile) -> None:
+        self.units = companion.units
         self._path = path
         self._file = file
-        self._batches = batches
+        self._companion = companion
 
     def read(self, unit: Unit, columns: Sequence[str] | None = None) -> TableUnit:
         """All of it, or `columns` alone. Raises Corrupt."""
-        batches = [batch for batch in self._batches if unit.base_offset <= batch.base_offset < unit.next_offset]
+        batches = self._companion.batches(unit)
         return TableUnit(unit.base_offset, unit.next_offset, self._rows(unit, columns), batches)
 
     def _rows(self, unit: Unit, columns: Sequence[str] | None) -> pa.Table:
@@ -71,11 +71,11 @@ class OpenedTable:
 @contextmanager
 def opened_table(parquet: Path, companion: Path) -> Iterator[OpenedTable]:
     """Raises Corrupt for what cannot be read, NotFound."""
-    described, data = read_companion(companion)
+    described = CompanionFile(companion)
     with reading(parquet):
         file = pq.ParquetFile(parquet, memory_map=True, page_checksum_verification=True)
     with file:
-        yield OpenedTable(parquet, file, described.units, list(companion_batches(data)))
+        yield OpenedTable(parquet, file, described)
 
 
 def units_of(source: ParquetInput, columns: Sequence[str] | None = None) -> Iterator[TableUnit]:

@@ -54,12 +54,11 @@ class Companion(NamedTuple):
     batches_bytes: int
 
 
-def encode_companion(units: Sequence[Unit], batches: Sequence[bytes | bytearray | memoryview]) -> list[bytes]:
-    """The object's bytes, in pieces."""
-    size_bytes = sum(len(batch) for batch in batches)
-    header = _HEADER.pack(MAGIC, VERSION, len(units), size_bytes, units[0].base_offset, units[-1].next_offset)
+def encode_index(units: Sequence[Unit], batches_bytes: int) -> bytes:
+    """The object's bytes before its batches."""
+    header = _HEADER.pack(MAGIC, VERSION, len(units), batches_bytes, units[0].base_offset, units[-1].next_offset)
     index = header + b"".join(_UNIT.pack(*unit) for unit in units)
-    return [index + _CRC.pack(crc32c(index)), *(bytes(batch) for batch in batches)]
+    return index + _CRC.pack(crc32c(index))
 
 
 def index_bytes(header: bytes | memoryview) -> int:
@@ -73,7 +72,7 @@ def index_bytes(header: bytes | memoryview) -> int:
 
 
 def decode_companion(data: bytes | memoryview) -> Companion:
-    """Raises Corrupt for anything that `encode_companion` did not make."""
+    """Raises Corrupt for anything that `encode_index` did not make."""
     end = index_bytes(data)
     if len(data) < end or _CRC.unpack_from(data, end - _CRC.size)[0] != crc32c(memoryview(data)[: end - _CRC.size]):
         raise Corrupt("the checksum of the companion of a Parquet file does not match")

@@ -15,7 +15,7 @@ from bytemq.storage.manifests.manifest import FileKind, SegmentInfo
 from bytemq.storage.segments import segment_files
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.tables import restored
-from bytemq.storage.tables.companion import Unit, encode_companion
+from bytemq.storage.tables.companion import Unit, encode_index
 from bytemq.storage.tables.restored import RestoredFile, RestoredUnits
 from bytemq.storage.tables.table_file import TableFile, encode_details
 from tests.support.object_store import MemoryObjectStore
@@ -54,7 +54,7 @@ async def test_unit__that_cannot_be_opened_leaves_nothing(tmp_path: Path, monkey
 
     monkeypatch.setattr(restored, "open_segment", failing)
     store = MemoryObjectStore()
-    store.objects = {"a.companion": b"".join(encode_companion([Unit(0, 10, 0, 0)], []))}
+    store.objects = {"a.companion": encode_index([Unit(0, 10, 0, 0)], 0)}
     units = RestoredUnits(store, restorer(tmp_path, has_room=True), 1 << 20, 4096)
     with pytest.raises(NotFound):
         await units.get(INFO, 0)

@@ -22,10 +22,10 @@ from bytemq.protocol.records.builder import Record, build_batch
 from bytemq.storage.parquet.record_schema import SCHEMA
 from bytemq.storage.parquet.settings import ParquetSettings
 from bytemq.storage.parquet.sources import (
+    CompanionFile,
     Input,
     ParquetInput,
     SegmentInput,
-    read_companion,
     segment_batches,
 )
 from bytemq.storage.parquet.writing import WrittenTable, write_table
@@ -53,7 +53,7 @@ def parquet(folder: Path, name: str) -> tuple[Path, Path]:
 
 def read_back(files: tuple[Path, Path], batch_bytes: int = 500) -> bytes:
     """All units as one log, their indexes checked on the way."""
-    companion, _ = read_companion(files[1])
+    companion = CompanionFile(files[1])
     data = b""
     for number, unit in enumerate(companion.units):
         pieces = restored(*files, number, batch_bytes)
@@ -157,6 +157,47 @@ def test_conversion__a_batch_that_decompresses_to_too_much_is_kept_as_it_is(tmp_
     )
     assert (written.records, written.kept_raw) == (1, 1)
     assert read_back(files)[: len(bomb)] == bomb
+
+
+def test_conversion__a_batch_of_too_many_records_is_kept_as_it_is(tmp_path: Path) -> None:
+    """A megabyte of zstd may be ten million of them, of seven bytes each, and 60 bytes each as columns."""
+    many = build_batch([Record(None, None)] * 1000, compression=4)
+    files, written = write(
+        tmp_path, many, build_batch([Record(None, b"v")], base_offset=1000), max_decompressed_bytes=20_000
+    )
+    assert (written.records, written.kept_raw) == (1, 1)
+    assert read_back(files)[: len(many)] == many
+
+
+def test_conversion__what_is_no_row_is_in_units_that_are_no_larger_than_others(tmp_path: Path) -> None:
+    """However much of it there is: of a unit it is in memory at once when that is read."""
+    rng = random.Random(2)
+    batches = [
+        bytes(build_batch([Record(None, rng.randbytes(1000), (), o)], base_offset=o, producer_id=7, transactional=True))
+        for o in range(100)
+    ]
+    source = segment(tmp_path, "in", batches, 0, 100)
+    files = parquet(tmp_path, "out")
+    small = ParquetSettings(row_group_bytes=10_000)
+    write_table([source], *files, partition=0, aborted=[(7, 0, 99)], settings=small)
+    companion = CompanionFile(files[1])
+    sizes = [sum(batch.size_bytes for batch in companion.batches(unit)) for unit in companion.units]
+    assert sum(sizes) == sum(map(len, batches))
+    assert max(sizes) <= 10_000
+    assert [unit.max_timestamp for unit in companion.units] == [unit.next_offset - 1 for unit in companion.units]
+    assert read_back(files) == b"".join(batches)
+    merged = parquet(tmp_path, "merged")
+    write_table([ParquetInput(*files, 0, 100)], *merged, partition=0, aborted=[], settings=small)
+    assert read_back(merged) == b"".join(batches)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is the kernel that says")
+def test_companion__that_is_large_is_in_memory_in_part_only(tmp_path: Path) -> None:
+    batches = [bytes(build_batch([Record(None, bytes(1_000_000))], base_offset=o, control=True)) for o in range(64)]
+    files, _ = write(tmp_path, *batches, row_group_bytes=2_000_000)
+    companion = CompanionFile(files[1])
+    assert _resident_kib(files[1]) < 16 * 1024
+    assert [len(companion.batches(unit)) for unit in companion.units] == [1] * 64
 
 
 def test_conversion__a_higher_level_makes_smaller_files_of_the_same_records(tmp_path: Path) -> None:

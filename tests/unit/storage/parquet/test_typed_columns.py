@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from bytemq.errors import Corrupt
 from bytemq.protocol.records.builder import Record, build_batch
+from bytemq.storage.parquet import typed_columns, writing
 from bytemq.storage.parquet.record_schema import SCHEMA, conformed, table_schema
 from bytemq.storage.parquet.settings import ParquetSettings
-from bytemq.storage.parquet.sources import ParquetInput, SegmentInput
+from bytemq.storage.parquet.sources import CompanionFile, ParquetInput, SegmentInput
 from bytemq.storage.parquet.typed_columns import TypedReader
 from bytemq.storage.parquet.writing import WrittenTable, write_table
 from bytemq.storage.tables.table_columns import (
@@ -35,7 +36,7 @@ from bytemq.storage.tables.table_columns import (
     grown,
     paths,
 )
-from tests.unit.storage.parquet.shapes import fingerprint, parsed
+from tests.unit.storage.parquet.shapes import fingerprint, parsed, restored
 from tests.unit.storage.parquet.test_conversion import parquet, read_back, segment
 
 JSON = Formats("json")
@@ -367,3 +368,77 @@ def test_conversion__fields_that_come_late_are_in_the_whole_file(tmp_path: Path)
     assert table.column("b").to_pylist()[50] == {"c": "x"}
     assert (written.records, written.invalid, written.left_out, written.retyped) == (52, 1, 0, 0)
     assert pq.read_metadata(files[0]).row_group(0).column(table.schema.names.index("a") + 2).statistics is not None
+
+
+def test_conversion__row_groups_end_where_their_typed_columns_are_many_bytes(tmp_path: Path) -> None:
+    """Of documents with few of many fields those are far more than the documents; between two rows is a batch that is
+    none of them, and later than all.
+    """
+    rows, at = 3 * writing._ADDED_ROWS, writing._ADDED_ROWS + 10
+    documents = [b'{"f%d": %d}' % (number % 50, number) for number in range(rows)]
+    batches = [
+        bytes(build_batch([Record(None, one, (), 5) for one in documents[:at]])),
+        bytes(build_batch([Record(None, b"no row", (), 9)], base_offset=at, control=True)),
+        bytes(build_batch([Record(None, one, (), 5) for one in documents[at:]], base_offset=at + 1)),
+    ]
+    (tmp_path / "log").write_bytes(b"".join(batches))
+    source = SegmentInput(tmp_path / "log", 0, rows + 1, sum(map(len, batches)))
+    files = tmp_path / "parquet", tmp_path / "companion"
+    width_bytes = 50 * 8 * writing._ADDED_ROWS
+    narrow = ParquetSettings(typed_bytes=int(1.5 * width_bytes))
+    written = write_table([source], *files, partition=0, aborted=[], settings=narrow, formats=Formats("json"))
+    assert written.records == rows
+    metadata = pq.read_metadata(files[0])
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [8192] * 3
+    units = CompanionFile(files[1]).units
+    assert [unit.max_timestamp for unit in units] == [5, 9, 5]
+    assert fingerprint(parsed(b"".join(b"".join(restored(*files, n, 1000)[:-1]) for n in range(3)))) == fingerprint(
+        parsed(b"".join(batches))
+    )
+    merged = tmp_path / "merged", tmp_path / "merged-companion"
+    inputs = [ParquetInput(*files, 0, rows + 1)]
+    write_table(inputs, *merged, partition=0, aborted=[], settings=narrow, columns=written.columns)
+    assert pq.read_metadata(merged[0]).num_row_groups == 3
+    assert pq.read_table(merged[0]).equals(pq.read_table(files[0]))
+
+
+def test_conversion__of_more_than_a_file_should_have_is_of_the_first_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "MOST_CHUNKS", 100)
+    inputs = []
+    for number in range(3):
+        data = b"".join(bytes(build_batch([Record(None, b"{}")], base_offset=5 * number + n)) for n in range(5))
+        (tmp_path / f"{number}").write_bytes(data)
+        inputs.append(SegmentInput(tmp_path / f"{number}", 5 * number, 5 * number + 5, len(data)))
+    files = tmp_path / "parquet", tmp_path / "companion"
+    written = write_table(inputs, *files, partition=0, aborted=[], settings=ParquetSettings(row_group_bytes=1))
+    assert (written.records, written.next_offset) == (10, 10)
+    assert CompanionFile(files[1]).units[-1].next_offset == 10
+
+
+@pytest.mark.parametrize("with_columns", [False, True])
+def test_json__of_documents_that_are_too_large_nothing_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    with_columns: bool,
+) -> None:
+    """As objects of Python they would be thirty times as much."""
+    monkeypatch.setattr(typed_columns, "CHUNK_BYTES", 400)
+    monkeypatch.setattr(typed_columns, "MOST_DOCUMENT_BYTES", 1000)
+    columns = read([b'{"a": ["x"]}'])[0] if with_columns else None
+    large = b'{"a": [%s]}' % b",".join([b'"x"'] * 300)
+    _, typed, _ = read([b'{"a": ["y"]}', large, b'{"a": ["z"]}'], columns)
+    assert typed.column("a").to_pylist() == [["y"], None, ["z"]]
+    assert typed.column("value_error").to_pylist() == [None, "not read: larger than 1000 bytes", None]
+
+
+def test_json__a_few_large_documents_among_many_small_ones_are_not_read_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(typed_columns, "CHUNK_BYTES", 1000)
+    values = [b"{}"] * 500 + [b'{"a": "%s"}' % (b"x" * 900)] * 8 + [b"{}"] * 500
+    reader = TypedReader(TableColumns(), Formats("json"))
+    chunks = list(reader._in_chunks(as_table(values)))
+    assert [value for one in chunks for value in one.column("value").to_pylist()] == values
+    assert max(one.column("value").nbytes for one in chunks if len(one) > 1) <= 2000
