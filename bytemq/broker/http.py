@@ -200,7 +200,7 @@ class HttpServer:
         import h11
 
         request: h11.Request | None = None
-        body = b""
+        body = bytearray()
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
@@ -220,7 +220,7 @@ class HttpServer:
                     return Answer(413, b"too large\n")
             elif isinstance(event, h11.EndOfMessage) and request is not None:
                 path, _, query = request.target.decode("ascii", "replace").partition("?")
-                return Request(request.method.decode("ascii", "replace"), path, dict(parse_qsl(query)), body)
+                return Request(request.method.decode("ascii", "replace"), path, dict(parse_qsl(query)), bytes(body))
             else:
                 return None
 

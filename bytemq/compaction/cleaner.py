@@ -123,7 +123,10 @@ class Cleaner:
         """Cleans the log that needs it most, once. False when none needs it."""
         candidates: list[tuple[bool, float, OwnedLog]] = []
         self.counts.max_dirty_ratio = 0.0
-        for owned in await self._logs.compacted(self._is_worth_opening):
+        logs = await self._logs.compacted(self._is_worth_opening)
+        for gone in self.counts.failing.keys() - {owned.pid for owned in logs}:  # deleted, or another broker's by now
+            del self.counts.failing[gone]
+        for owned in logs:
             plan = self._plan(owned)
             self.counts.max_dirty_ratio = max(self.counts.max_dirty_ratio, plan.dirty_ratio)
             failing = self.counts.failing.get(owned.pid)

@@ -57,9 +57,30 @@ COMPRESSION: Final = "deflate"
 # It warns of every column that has no statistics, for every file.
 logging.getLogger("pyiceberg.io.pyarrow").setLevel(logging.ERROR)
 
-_STATISTICS_KEPT = 4096
-_statistics: dict[str, dict[str, Any]] = {}
-"""By file name, whose content never changes."""
+
+class KnownStatistics:
+    """Of files, by name, whose content never changes; of so many columns in all, which take some hundred bytes each."""
+
+    def __init__(self, most_columns: int) -> None:
+        self._most_columns = most_columns
+        self._known: dict[str, dict[str, Any]] = {}
+        self.columns = 0
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        return self._known.get(name)
+
+    def keep(self, name: str, statistics: dict[str, Any]) -> None:
+        self._known[name] = statistics
+        self.columns += _columns_in(statistics)
+        while self.columns > self._most_columns:
+            self.columns -= _columns_in(self._known.pop(next(iter(self._known))))
+
+
+def _columns_in(statistics: dict[str, Any]) -> int:
+    return len(statistics["value_counts"])
+
+
+_statistics = KnownStatistics(most_columns=64 * 1024)
 
 
 async def write(job: WriteIceberg, space: Workspace) -> IcebergMetadata:
@@ -110,7 +131,7 @@ def _new(job: WriteIceberg) -> TableMetadataV2:
 
 
 def _with_columns(metadata: TableMetadataV2, columns: TableColumns) -> TableMetadataV2:
-    """A schema of its own for each set of columns that the table had."""
+    """A schema of its own for each set of columns that the table had, as long as a snapshot has it."""
     places = dict(paths(columns))
     fields = [_documented(field, places) for field in pyarrow_to_schema(table_schema(columns)).fields]
     if tuple(fields) == metadata.schema().fields:
@@ -160,12 +181,14 @@ def _with_snapshot(
             "schema-id": metadata.current_schema_id,
         }
     )
+    in_use = {metadata.current_schema_id, *(old.schema_id for old in kept)}
     log = [entry for entry in metadata.snapshot_log if entry.snapshot_id in known]
     updated = metadata.model_copy(
         update={
             "last_updated_ms": time_ms,
             "last_sequence_number": number,
             "current_snapshot_id": snapshot_id,
+            "schemas": [schema for schema in metadata.schemas if schema.schema_id in in_use],
             "snapshots": [*kept, snapshot],
             "snapshot_log": [*log, SnapshotLogEntry.model_validate(ids)],
             "refs": {MAIN_BRANCH: SnapshotRef.model_validate({"snapshot-id": snapshot_id, "type": "branch"})},
@@ -202,9 +225,7 @@ async def _statistics_of(file: IcebergFile, schema: Schema, store: ObjectStore) 
         found = data_file_statistics_from_parquet_metadata(
             await _footer(file.name, store), compute_statistics_plan(schema, {}), parquet_path_to_id_mapping(schema)
         ).to_serialized_dict()
-        if len(_statistics) >= _STATISTICS_KEPT:
-            _statistics.pop(next(iter(_statistics)))
-        _statistics[file.name] = found
+        _statistics.keep(file.name, found)
     return found
 
 

@@ -331,6 +331,8 @@ class Restructuring:
         for gone in self._times.keys() - known:
             del self._times[gone]
             self._failed.pop(gone, None)
+        if self._given_up:
+            self._given_up.intersection_update(info.name for files in known for info in files.manifest.segments)
 
 
 def rest_s(pass_s: float) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from bytemq.broker.http import Answer, Request
-from bytemq.errors import BytemqError
+from bytemq.errors import BytemqError, Invalid, NotFound
 from bytemq.node.tables import Tables
 from bytemq.protocol.error_codes import KafkaError
 from bytemq.storage.tables.table_file import PUBLIC
@@ -54,7 +54,7 @@ class IcebergRoutes:
             )
         try:
             return await self._answer(path[1:], request)
-        except KafkaError as error:
+        except (KafkaError, Invalid, NotFound) as error:  # there is none, it is internal, or it went meanwhile
             return _error(404, "NoSuchTableException", str(error))
         except BytemqError as error:
             return _error(503, "ServiceUnavailableException", str(error))

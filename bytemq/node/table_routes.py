@@ -38,7 +38,7 @@ class TableRoutes:
 
     async def tables(self, request: Request) -> Answer:
         """/tables"""
-        _, _, *path = request.path.split("/")
+        _, *path = request.path.strip("/").split("/")
         topic, action = (*map(unquote, path), "", "")[:2]
         try:
             if not topic and request.method == "GET":

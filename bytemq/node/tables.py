@@ -238,7 +238,8 @@ class Tables:
         partitions = await self.partitions_of(topic)
         assert self._catalog is not None
         changed_ms = max((partition.files.rewritten_ms for partition in partitions), default=0)
-        return await self._catalog.load(topic, self._node.image.topics[topic].topic_id, partitions, changed_ms)
+        topic_id = partitions[0].files.partition.topic_id  # whatever has its name by now
+        return await self._catalog.load(topic, topic_id, partitions, changed_ms)
 
     def on_image_change(self, change: ImageChange) -> None:
         if change.deleted and self._catalog is not None:

@@ -223,6 +223,17 @@ async def test_failed_job__changes_nothing_and_is_tried_again_later(bench: Clean
     assert await bench.newest() == bench.expected
 
 
+async def test_log__that_could_not_be_cleaned_and_is_gone_is_no_trouble_any_more(bench: CleanerBench) -> None:
+    await bench.open()
+    await bench.fill(60)
+    bench.worker.error = Unavailable("the worker process died")
+    assert not await bench.cleaner.clean_filthiest()
+    assert list(bench.cleaner.counts.failing) == [pid(1)]
+    await bench.table.delete(pid(1))
+    assert not await bench.cleaner.clean_filthiest()
+    assert bench.cleaner.counts.failing == {}
+
+
 async def test_partition_that_nobody_has_touched__is_opened_when_it_is_dirty(bench: CleanerBench) -> None:
     await bench.open()
     await bench.fill(60)
