@@ -97,8 +97,12 @@ class OwnedShards(Generic[M]):
     # -- requests
 
     def shards(self) -> list[ShardRuntime[M]]:
-        """Every shard of this broker, loaded or not."""
-        return list(self._shards.values()) if self._standing.holds() else []
+        """Every shard of this broker, loaded or not. Raises KafkaError COORDINATOR_LOAD_IN_PROGRESS, upon which clients
+        ask again, while others may have them: to list nothing would be to say that there is nothing.
+        """
+        if self._shards and not self._standing.holds():
+            raise KafkaError(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        return list(self._shards.values())
 
     @property
     def damaged_count(self) -> int:

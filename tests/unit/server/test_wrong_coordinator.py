@@ -26,6 +26,8 @@ from bytemq.protocol.messages.heartbeat import HeartbeatRequest, HeartbeatRespon
 from bytemq.protocol.messages.init_producer_id import InitProducerIdRequest, InitProducerIdResponse
 from bytemq.protocol.messages.join_group import JoinGroupRequest, JoinGroupResponse
 from bytemq.protocol.messages.leave_group import LeaveGroupRequest, LeaveGroupResponse
+from bytemq.protocol.messages.list_groups import ListGroupsRequest, ListGroupsResponse
+from bytemq.protocol.messages.list_transactions import ListTransactionsRequest, ListTransactionsResponse
 from bytemq.protocol.messages.sync_group import SyncGroupRequest, SyncGroupResponse
 from bytemq.protocol.messages.txn_offset_commit import (
     TxnOffsetCommitRequest,
@@ -142,3 +144,24 @@ async def test_wrong_coordinator__tells_what_is_wrong_whoever_is_asked(
     async with serving(await cluster_of_others()) as running:
         response = await (await running.connect()).ask(request_, version, response_class)
     assert code_of(response) == expected
+
+
+async def test_listings__of_who_may_have_lost_its_session_are_asked_for_again_and_not_empty() -> None:
+    cluster = await cluster_of_others()
+    shard: Any = None
+    async with serving(cluster) as running:
+        client = await running.connect()
+        for coordinators, request, version, response in (
+            (cluster.broker.groups, ListGroupsRequest(), 5, ListGroupsResponse),
+            (cluster.broker.transactions, ListTransactionsRequest(), 2, ListTransactionsResponse),
+        ):
+            assert (await client.ask(request, version, response)).error_code == 0, "it coordinates nothing"
+            coordinators._shards[0] = shard
+        cluster.broker.standing.end()
+        answers = [
+            await client.ask(ListGroupsRequest(), 5, ListGroupsResponse),
+            await client.ask(ListTransactionsRequest(), 2, ListTransactionsResponse),
+        ]
+        assert {answer.error_code for answer in answers} == {ErrorCode.COORDINATOR_LOAD_IN_PROGRESS}
+        cluster.broker.groups._shards.clear()
+        cluster.broker.transactions._shards.clear()
