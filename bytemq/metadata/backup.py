@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from bytemq.errors import Corrupt, Invalid
@@ -45,13 +45,26 @@ def lines_of(listing: Listing) -> Iterator[str]:
     return _lines(cluster_id, revision, entries)
 
 
-def _lines(cluster_id: str, revision: int, entries: Iterable[KeyValue]) -> Iterator[str]:
+def _lines(cluster_id: str, revision: int, entries: Sequence[KeyValue]) -> Iterator[str]:
+    beginning = _beginning(entries)
     kept = [entry for entry in entries if not entry.key.startswith(LEFT_OUT)]
     yield json.dumps({"bytemq_metadata": FORMAT, "cluster": cluster_id, "revision": revision, "keys": len(kept)})
     for key, value, changed_at in kept:
         if key == keys.LAST_SESSION:  # its revision does not come along
-            value = values.encode_number(values.decode_last_session(value, changed_at))
+            last = values.decode_last_session(value, changed_at)
+            value = values.encode_number(min([last, *(session_id - 1 for session_id in beginning)]))
         yield json.dumps([key, base64.b64encode(value).decode()])
+
+
+def _beginning(entries: Sequence[KeyValue]) -> list[int]:
+    """Sessions that live and have no write-ahead log yet in the storage that brokers share. What they write is told of
+    by nothing else in the file, so it counts them among those that came after it: of others without one it was
+    released.
+    """
+    if all(entry.key != keys.STORAGE for entry in entries):
+        return []
+    logs = {keys.session_of_log(entry.key) for entry in entries if entry.key.startswith(keys.SESSION_LOGS)}
+    return [entry.revision for entry in entries if entry.key.startswith(keys.BROKERS) and entry.revision not in logs]
 
 
 def parse(lines: Iterable[str]) -> Backup:

@@ -69,6 +69,27 @@ async def test_backup__tells_the_newest_session_although_revisions_change(tmp_pa
         assert list(backup.lines_of(await store.range("")))[1:] == lines[1:], "nor in an export of a restored one"
 
 
+async def test_backup__counts_a_session_whose_log_has_not_begun_among_those_that_come_after_it(tmp_path: Path) -> None:
+    """What it acknowledges is in a log that nothing else here tells of: it would be taken for a released one's."""
+    async with embedded_store(tmp_path / "a") as store:
+        await filled(store)
+
+        async def join(broker: int) -> int:
+            puts = [Put(keys.broker(broker), b"session"), Put(keys.LAST_SESSION, values.THIS_REVISION)]
+            return (await store.txn([], puts)).revision
+
+        async def told() -> int:
+            saved = backup.parse(backup.lines_of(await store.range("")))
+            return values.decode_number(dict(saved.entries)[keys.LAST_SESSION])
+
+        await store.txn([], [Put(keys.STORAGE, b"mark")], [keys.broker(1)])
+        first, second = await join(2), await join(3)
+        await store.txn([], [Put(keys.session_log(second), b"tail")])
+        assert await told() < first
+        await store.txn([], [Put(keys.session_log(first), b"tail")])
+        assert await told() == second
+
+
 async def test_backup__of_revisions_far_ahead_says_how_to_get_there(tmp_path: Path) -> None:
     async with embedded_store(tmp_path / "a") as store:
         saved = backup.Backup("c", 10_000_000, [])
