@@ -138,11 +138,11 @@ class SharedGarbage:
         self._seen_live = live
         for session_id in await self._without_use(tails.keys() - live):
             key = keys.session_log(session_id)
+            self.look()  # also where it is released and nobody says so
             deleted = await self._metadata.txn([self._fence, Compare(key, tails[session_id])], deletes=[key])
             if deleted.succeeded:
                 log.info("write-ahead log of an ended session released", session=session_id)
                 forget_session(session_id)
-                self.look()
         if self._sweep_at is not None and self._sweep_at <= self._clock.monotonic():
             could_tell_all = await self.sweep()
             is_over = could_tell_all and not self._suspects

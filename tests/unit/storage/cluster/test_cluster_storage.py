@@ -11,7 +11,7 @@ from bytemq.errors import Corrupt, Fenced, NotFound, Unavailable
 from bytemq.metadata import keys
 from bytemq.storage.manifests.manifest import InheritedRange
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of
-from bytemq.storage.objects.session_log import flush_name
+from bytemq.storage.objects.session_log import flush_name, folder_of
 from bytemq.types import PartitionId
 from tests.support.log_workload import snapshot_of
 from tests.support.virtual_time import run_virtual
@@ -548,6 +548,32 @@ def test_garbage__of_a_living_session_that_a_later_owner_superseded_and_did_not_
         await lives.storage.checkpoint()
         await eventually(cluster.clock, lambda: superseded.isdisjoint(cluster.objects))
         assert await content(log) == written
+
+    run(test)
+
+
+def test_garbage__of_an_ended_sessions_log_that_was_released_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(cluster: Cluster) -> None:
+        first, second = await cluster.broker(1), await cluster.broker(2)
+        log = await first.storage.open_log(pid(1), 1)
+        written = await first.write(log, 3)
+        key, txn = keys.session_log(first.session.session_id), cluster.metadata.txn
+
+        async def without_answer(compares, puts=(), deletes=()):  # type: ignore[no-untyped-def]
+            done = await txn(compares, puts, deletes)
+            if key in deletes and done.succeeded:
+                raise Unavailable("no answer")
+            return done
+
+        monkeypatch.setattr(cluster.metadata, "txn", without_answer)
+        await dead(cluster, first)
+        await cluster.clock.sleep(30)
+        taken = await second.storage.open_log(pid(1), 2)
+        await eventually(cluster.clock, lambda: key not in cluster.metadata.entries)
+        left = [name for name in cluster.objects if name.startswith(folder_of(first.session.session_id))]
+        assert left, "readers have their grace"
+        await eventually(cluster.clock, lambda: not any(name in cluster.objects for name in left))
+        assert await content(taken) == written
 
     run(test)
 
