@@ -14,6 +14,7 @@ worst.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
@@ -38,7 +39,7 @@ from bytemq.storage.settings import StorageConfig
 from bytemq.storage.shared_file import SharedFile
 from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.tables.restored import RestoredUnits
-from bytemq.types import PartitionId
+from bytemq.types import PartitionId, TopicId
 
 log = get_logger("storage.following")
 
@@ -113,6 +114,8 @@ class FollowedLogs:
         self._objects = objects
         self._files = Files(segments, restored, self._objects.by_ordinal, _not_ours, config.segment_bytes)
         self._logs: dict[PartitionId, _Followed] = {}
+        self._of_topic: Counter[TopicId] = Counter()
+        """How many of them."""
         self._sessions = FollowedSessions(store, metadata, self._session_logs, objects, clock, supervisor)
         self._manifests = ManifestWatches(metadata, clock, supervisor, self._heard)
         self._said = LogGate(clock.monotonic, burst=1, interval_s=60.0)
@@ -130,7 +133,9 @@ class FollowedLogs:
         `is_read`: it is going to be read as it grows, not only asked about now and then; see `read_from_now_on`.
         Raises Unavailable, Corrupt; then nothing is followed.
         """
+        self.unfollow(partition)  # whoever was told of it before is told no more
         one = self._logs[partition] = _Followed(follower, is_read)
+        self._of_topic[partition.topic_id] += 1
         try:
             await self._begin(partition, one)
         except BaseException:
@@ -145,7 +150,9 @@ class FollowedLogs:
         self._detach(partition, one)
         if one.task is not None:
             one.task.cancel()
-        if not any(other.topic_id == partition.topic_id for other in self._logs):
+        self._of_topic[partition.topic_id] -= 1
+        if not self._of_topic[partition.topic_id]:
+            del self._of_topic[partition.topic_id]
             self._manifests.end(partition.topic_id)
 
     def read_from_now_on(self, partition: PartitionId) -> None:
@@ -191,7 +198,7 @@ class FollowedLogs:
             await self._refresh_session(one.session_id)
 
     async def _refresh_session(self, session_id: int) -> None:
-        session = await self._sessions.get(session_id)
+        session = await self._session(session_id)
         try:
             await session.refresh()
         except (Corrupt, NotFound):
@@ -222,6 +229,13 @@ class FollowedLogs:
         if session.is_broken or not session.takers:
             self._give_up(session_id, session)
 
+    async def _session(self, session_id: int) -> FollowedSession:
+        """Followed already, or from now on. Raises Corrupt, Unavailable."""
+        session = self._sessions.opened(session_id)
+        if session is not None and session.is_broken:
+            self._give_up(session_id, session)
+        return await self._sessions.get(session_id)
+
     def _give_up(self, session_id: int, session: FollowedSession) -> None:
         """Whoever follows it begins anew."""
         if self._sessions.opened(session_id) is session:
@@ -244,6 +258,7 @@ class FollowedLogs:
                 await self._clock.sleep(RETRY_S)
             entry = await self._metadata.get(keys.manifest(partition))
             value, revision = (entry.value, entry.revision) if entry is not None else (b"", 0)
+            self._require_followed(partition, one)
             self._manifests.begin(partition.topic_id, revision)
             stored = decode_manifest(value, directory_of(partition)) if value else StoredManifest(Manifest(-1))
             files = one.beginning = LogFiles(partition, stored, revision, self._files)
@@ -268,12 +283,11 @@ class FollowedLogs:
         self._detach(partition, one)
         one.waiting = []
         if manifest.owner_session:
-            session = await self._sessions.get(manifest.owner_session)
+            session = await self._session(manifest.owner_session)
             await session.refresh()
             if session.is_broken or self._sessions.opened(session.session_id) is not session:
                 return False
-            if self._logs.get(partition) is not one:
-                raise Unavailable(f"{partition} is not followed any more")
+            self._require_followed(partition, one)
             # In one step: what is there now is attached, and what comes is told.
             shares = session.shares.of(partition)
             missing += attach_shares(files, session.session_id, shares, self._objects.ordinal_of)
@@ -283,9 +297,13 @@ class FollowedLogs:
                 session.read.add(partition)
         return all(gap in manifest.holes for gap in missing)
 
-    def _is_begun(self, partition: PartitionId, one: _Followed, files: LogFiles) -> None:
+    def _require_followed(self, partition: PartitionId, one: _Followed) -> None:
+        """Whoever waits may find that it was let go of, or is followed for somebody else by now. Raises Unavailable."""
         if self._logs.get(partition) is not one:
             raise Unavailable(f"{partition} is not followed any more")
+
+    def _is_begun(self, partition: PartitionId, one: _Followed, files: LogFiles) -> None:
+        self._require_followed(partition, one)
         if one.files is not None:
             files.rewritten_ms = self._when_rewritten(one.files, files.manifest)
         one.files, one.beginning, one.end_offset, one.is_beginning = files, None, files.end_offset, False

@@ -48,9 +48,9 @@ class FollowedSessions:
         return opened.result() if opened is not None and opened.done() and opened.exception() is None else None
 
     async def get(self, session_id: int) -> FollowedSession:
-        """Followed already, or from now on. Raises Corrupt, Unavailable."""
+        """Followed already, or from now on; it may be broken. Raises Corrupt, Unavailable."""
         opened = self._opened.get(session_id)
-        if opened is not None and opened.done() and (opened.exception() is not None or opened.result().is_broken):
+        if opened is not None and opened.done() and opened.exception() is not None:
             self.drop(session_id)
             opened = None
         if opened is None:

@@ -8,14 +8,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
+from bytemq.errors import Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.store import Event
 from bytemq.runtime.steps import STEP_ITEMS
+from bytemq.storage.following import followed_logs
 from bytemq.storage.following.followed_logs import LOOK_S, FollowedLogs
 from bytemq.storage.following.followed_session import FollowedSession
-from bytemq.storage.log_files import LogFiles
+from bytemq.storage.log_files import LogFiles, RecoveredLog
+from bytemq.storage.log_opening import recovered_log
 from bytemq.storage.objects.committed_shares import CommittedShares
 from bytemq.storage.objects.session_log import IndexedFlush
+from bytemq.storage.stores.interface import ObjectStore
 from bytemq.storage.wal.format import decode_entries
 from bytemq.types import PartitionId
 from tests.support.log_workload import snapshot_of
@@ -130,6 +134,76 @@ def test_follow__goes_on_when_a_log_came_back_with_more_than_one_chunk_and_its_m
         assert await content(watcher.files) == written
 
     run(test, wal_retained_bytes=HUGE)
+
+
+def test_follow__of_one_log_of_a_broken_session_keeps_no_other_from_beginning_anew() -> None:
+    """Whoever came first took the session's place, and all who had followed it were told nothing any more."""
+
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        logs = [await owner.storage.open_log(pid(number), 1) for number in range(2)]
+        await owner.write(logs[0], 2)
+        watcher = await followed(reader, pid(0))
+        session = logs_of(reader)._sessions.opened(owner.session.session_id)
+        assert session is not None
+        session.is_broken = True
+        await followed(reader, pid(1))
+        await owner.write(logs[0], 2)
+        await logs_of(reader).refresh({pid(0): owner.session.session_id})
+        assert (watcher.end_offset, watcher.beginnings) == (4, 2)
+
+    run(test, wal_retained_bytes=HUGE)
+
+
+def test_follow__a_second_time_leaves_nobody_behind_who_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one had begun to be told and read the log yet; what came was kept for it without end."""
+
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        log = await owner.storage.open_log(pid(1), 1)
+        await owner.write(log, 2)
+        held = asyncio.Event()
+
+        async def slow(store: ObjectStore, files: LogFiles) -> RecoveredLog:
+            await held.wait()
+            return await recovered_log(store, files)
+
+        monkeypatch.setattr(followed_logs, "recovered_log", slow)
+        first = asyncio.ensure_future(followed(reader, pid(1)))
+        await cluster.clock.sleep(1)
+        await owner.storage.release_log(pid(1))
+        other = await cluster.broker(3)
+        await other.storage.open_log(pid(1), 2)
+        held.set()
+        await followed(reader, pid(1))
+        assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], Unavailable)
+        session = logs_of(reader)._sessions.opened(owner.session.session_id)
+        assert session is not None and not session.takers
+        logs_of(reader).unfollow(pid(1))
+        session.is_broken = True
+        await cluster.clock.sleep(2 * LOOK_S)
+
+    run(test, wal_retained_bytes=HUGE)
+
+
+def test_unfollow__of_thousands_of_topics_asks_each_once() -> None:
+    async def test(cluster: Cluster, owner: Broker, reader: Broker) -> None:
+        count = 300
+        for number in range(count):
+            await followed(reader, pid(number))
+        asked = 0
+
+        class Counted(dict):  # type: ignore[type-arg]
+            def __iter__(self):  # type: ignore[no-untyped-def]
+                nonlocal asked
+                for one in super().__iter__():
+                    asked += 1
+                    yield one
+
+        logs = logs_of(reader)
+        logs._logs = Counted(logs._logs)
+        logs.close()
+        assert asked <= 2 * count and not len(logs)
+
+    run(test)
 
 
 @pytest.mark.parametrize("what", ["opened", "followed"])
