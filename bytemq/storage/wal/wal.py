@@ -88,6 +88,7 @@ class Wal:
         self._previous_crc = 0
         self._durable_through = first_sequence - 1
         self._retry_at = 0.0
+        self._probe_waits = False
         self._background: set[asyncio.Task[object]] = set()
         self._unsynced: dict[HolderFile, None] = {}
         """In the order in which they were written to."""
@@ -384,16 +385,23 @@ class Wal:
                 log.error("appends failed", count=count, reason=str(error), not_logged_since=kept_back)
             self.failure = error
             self._retry_at = self._clock.monotonic() + self._config.retry_delay_ms / 1000
-            self._clock.call_later(self._config.retry_delay_ms / 1000, self._probe)
+            self._probe_later()
             self._on_roll()
         self._refuse()
 
+    def _probe_later(self) -> None:
+        """One probe at a time, however often a flush fails meanwhile."""
+        if not self._probe_waits:
+            self._probe_waits = True
+            self._clock.call_later(self._config.retry_delay_ms / 1000, self._probe)
+
     def _probe(self) -> None:
         """Finds out whether there is room again, so that the storage becomes healthy before somebody appends."""
+        self._probe_waits = False
         if self.failure is None or self._closing or self.has_died:
             return
         if self._files.is_prepared:
             self.failure = None
             return
         self._files.prepare()
-        self._clock.call_later(self._config.retry_delay_ms / 1000, self._probe)
+        self._probe_later()

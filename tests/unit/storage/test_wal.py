@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from bytemq.errors import BytemqError, Corrupt, Full, Invalid, Unavailable
+from bytemq.runtime.clock import SystemClock
 from bytemq.storage.manifests.manifest import PartitionSnapshot
 from bytemq.storage.stores.interface import Buffer
 from tests.support.log_workload import until
@@ -206,6 +207,33 @@ async def test_full_disk__is_not_filled_by_what_the_log_says_of_it(
         await asyncio.sleep(0.002)  # the next one is an attempt of its own
     assert isinstance(storage.healthy, Full)
     assert 1 <= caplog.text.count("appends failed") <= 50
+
+
+async def test_full_disk__is_looked_at_as_often_however_many_flushes_have_failed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = await bench.start(retry_delay_ms=1)
+    log = await bench.log()
+    bench.store.free = 0
+    waiting = 0
+    probe, call_later = storage._wal._probe, SystemClock.call_later
+
+    def probed() -> None:
+        nonlocal waiting
+        waiting -= 1
+        probe()
+
+    def counted(clock: SystemClock, seconds: float, callback: Callable[[], object]) -> object:
+        nonlocal waiting
+        waiting += callback == probed
+        return call_later(clock, seconds, callback)
+
+    monkeypatch.setattr(storage._wal, "_probe", probed)
+    monkeypatch.setattr(SystemClock, "call_later", counted)
+    while len([error for _, error in bench.answers if error is not None]) < 20:
+        await bench.write(log, bytes(3000))
+        await asyncio.sleep(0.002)  # the next one is an attempt of its own
+    assert waiting == 1
 
 
 async def test_batch__larger_than_a_file_gets_one_of_its_own(bench: Bench) -> None:
