@@ -80,6 +80,7 @@ class WalFiles:
         self._next_ordinal = 0
         self._next_spare = 0
         self._spares: list[str] = []
+        self._own_spares = f"{SPARE_PREFIX}{session_id:x}-"
         self._prepared: WalFile | None = None
         self._preparing: asyncio.Task[object] | None = None
         self._prepare_failed = False
@@ -270,7 +271,7 @@ class WalFiles:
         names = [index_name(file.session_id, file.number)]
         if file.size_bytes == self._config.wal_file_bytes and self._wants_spare:
             self._next_spare += 1
-            spare = f"{SPARE_PREFIX}{self._session_id:x}-{self._next_spare:x}"
+            spare = f"{self._own_spares}{self._next_spare:x}"
             await self._store.rename(file.file.name, spare)
             self._spares.append(spare)
         else:
@@ -286,8 +287,10 @@ class WalFiles:
         """Whether the file, or the file that the index belongs to, is needed for recovery, about to be used, or being
         discarded: who looks for garbage meanwhile must not take it away.
         """
+        if name.startswith((self._own_spares, f"wal/{self._session_id:016x}-")):
+            return True
         needed = {*self._spares, *self._leaving, *(file.file.name for file in self.live)}
-        return name in needed or name.replace(".index", ".log") in needed or f"/{self._session_id:016x}-" in name
+        return name in needed or name.replace(".index", ".log") in needed
 
     async def close(self) -> None:
         if self._preparing is not None:

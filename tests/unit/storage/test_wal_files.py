@@ -75,6 +75,25 @@ async def test_release__of_a_file_that_is_being_read_keeps_it_from_those_who_loo
     assert not storage._wal_files.is_needed(file.file.name)
 
 
+async def test_release__of_a_file_that_becomes_a_spare_keeps_it_from_those_who_look_for_garbage(bench: Bench) -> None:
+    storage = await bench.start()
+    await bench.write(await bench.log(), b"value")
+    await storage.checkpoint()
+    files = storage._wal_files
+    rename = bench.store.rename
+
+    async def looked_at(name: str, new_name: str) -> None:
+        await rename(name, new_name)
+        storage.discard(await storage._garbage.find({}, {}, files, storage._bulk))
+
+    bench.store.rename = looked_at  # type: ignore[method-assign]
+    [file] = files.live
+    await files.release([file], 2, 0)
+    await storage._garbage.idle()
+    assert len({*files._spares}) == len(files._spares), "each once"
+    assert {*files._spares} <= {*bench.names("wal/spare")}
+
+
 async def test_release__that_was_not_recorded_is_made_up_for_by_the_next(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
