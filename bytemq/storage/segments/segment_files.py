@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from crc32c import crc32c
 
-from bytemq.errors import Corrupt
+from bytemq.errors import Corrupt, Unavailable
 from bytemq.protocol.records.batch import HEADER_BYTES
 from bytemq.runtime.logging import get_logger
 from bytemq.storage.manifests.manifest import AbortedTxn, SegmentInfo
@@ -63,21 +63,20 @@ class SegmentCache:
     async def get(self, info: SegmentInfo) -> Segment:
         """Raises NotFound when the segment was deleted meanwhile."""
         segment = self.peek(info.name)
-        if segment is not None:
-            if segment.index.end_position < info.size_bytes:  # it grew while its index was being loaded
-                segment.pin()
-                try:
-                    segment.index = await load_index(segment.file, info, self._chunk_bytes)
-                finally:
-                    segment.unpin()
-            return segment
-        opened = await open_segment(self._store, info, self._chunk_bytes)
-        other = self.peek(info.name)  # opened by somebody else while this one waited
-        if other is not None:
-            await opened.file.close()
-            return other
-        segment = self._segments[info.name] = opened
-        await self._shrink()
+        if segment is None:
+            opened = await open_segment(self._store, info, self._chunk_bytes)
+            segment = self.peek(info.name)
+            if segment is None:
+                self._segments[info.name] = opened
+                await self._shrink()
+                return opened
+            await opened.file.close()  # opened by somebody else while this one waited
+        if segment.index.end_position < info.size_bytes:  # it grew while its index was being loaded
+            segment.pin()
+            try:
+                segment.index = await load_index(segment.file, info, self._chunk_bytes)
+            finally:
+                segment.unpin()
         return segment
 
     def grow(self, info: SegmentInfo, chunks: Sequence[tuple[Chunk, int]]) -> None:
@@ -183,6 +182,16 @@ class BulkSegmentWriter(SegmentWriter):
         self.added = list(chunks)
         self._shared = shared
         shared.pin()
+
+    async def sync(self) -> None:
+        """What has failed once is not proved by another sync: such a file is copied."""
+        try:
+            await super().sync()
+        except Unavailable:
+            self._shared.is_doubtful = True
+            raise
+        if self._shared.is_doubtful:  # somebody else was told so, and this one was not
+            raise Unavailable(f"{self.info.name} could not be synced")
 
     async def close(self) -> None:
         self._shared.unpin()

@@ -112,7 +112,7 @@ class WriteBehind(BackgroundPasses):
                 self._awaited -= 1
 
     def _is_due(self) -> bool:
-        return self._is_large() or self._has_many_extents() or self._has_much_bulk()
+        return self._is_large() or self._has_many_extents() or self._bulk.has_much_ended
 
     def _is_large(self) -> bool:
         too_large = self._wal_files.total_bytes > self._config.wal_retained_bytes // 2
@@ -120,9 +120,6 @@ class WriteBehind(BackgroundPasses):
 
     def _has_many_extents(self) -> bool:
         return sum(len(files.wal) for files in self._logs.values()) > self._config.wal_retained_extents
-
-    def _has_much_bulk(self) -> bool:
-        return self._bulk.ended_bytes >= self._config.wal_retained_bytes // 2
 
     async def _run_due(self) -> None:
         await self.run(everything=self._has_many_extents())
@@ -241,7 +238,9 @@ class WriteBehind(BackgroundPasses):
                     await writer.write_footer(aborted, sealed=True)
                     offset = bulk.next_offset
                     continue
-                stop = end_offset if bulk is None or bulk.base_offset <= offset else min(bulk.base_offset, end_offset)
+                stop = end_offset
+                if bulk is not None:  # what is copied ends where another file begins, which need not be
+                    stop = min(stop, bulk.base_offset if bulk.base_offset > offset else bulk.next_offset)
                 chunks, views, offset = await read_chunks(files, self._files.wal, offset, stop, holes)
                 if chunks:
                     await self._append(files, seen, writers, chunks, views, snapshot)

@@ -13,10 +13,11 @@ the write-ahead log: that is always right, and only costs a second write. What i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
-from bytemq.errors import BytemqError, Full
+from bytemq.errors import BytemqError, Full, Unavailable
 from bytemq.runtime.clock import Clock
 from bytemq.runtime.logging import get_logger
 from bytemq.runtime.tasks import Supervisor
@@ -124,6 +125,8 @@ class BulkFiles:
         self._flows = BulkFlows(config.wal_sync_interval_ms / 1000, clock)
         self._looked_for_idle = -1
         """In which interval."""
+        self._some_ended = False
+        """Since it was looked whether those that have ended are many."""
         self._discard = discard
         self._on_ended = on_ended
         self._supervisor = supervisor
@@ -144,7 +147,8 @@ class BulkFiles:
         """What of the flush is written to bulk files. Nothing is promised: `give_up` takes it back."""
         if not self._active and flush.size_bytes < self._least_bytes:
             return []
-        self._flows.turn()
+        if self._flows.turn() and self._active:
+            self._begin("bulk-space", self._leave_the_reserve_alone())
         placed = []
         first = 0
         while first < len(flush.logs):
@@ -157,6 +161,10 @@ class BulkFiles:
             if bulk is not None:
                 placed.append(Placed(bulk, first, behind))
             first = behind
+        if self._some_ended:
+            self._some_ended = False
+            if self.has_much_ended:
+                self._on_ended()
         return placed
 
     def _file_for(self, files: LogFiles, size_bytes: int, newest: int) -> BulkFile | None:
@@ -195,7 +203,10 @@ class BulkFiles:
             return
         self._prepared[files] = None
         name = f"{directory_of(files.partition)}{files.staged_end:020d}-{self._names.mark()}-b.log"
-        task = self._supervisor.start("bulk-prepare", self._make(files, name))
+        self._begin("bulk-prepare", self._make(files, name))
+
+    def _begin(self, name: str, work: Coroutine[None, None, None]) -> None:
+        task = self._supervisor.start(name, work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -203,15 +214,22 @@ class BulkFiles:
         """For one more file. Those of logs that nothing comes of any more make room: looked for once an interval."""
         if self._is_full() and self._looked_for_idle != self._flows.intervals:
             self._looked_for_idle = self._flows.intervals
-            self._end_all([bulk for files, bulk in self._active.items() if self._flows.is_idle(files)])
+            for bulk in self._to_be_filled():
+                if self._flows.is_idle(bulk.log):
+                    self.end(bulk)
         return not self._is_full()
 
     def _is_full(self) -> bool:
-        return len(self._active) + len(self._prepared) >= self._config.bulk_files
+        """Those that have ended are open until they are written behind: there may be as many again."""
+        most = self._config.bulk_files
+        return len(self._active) + len(self._prepared) >= most or len(self.live) >= 2 * most
+
+    def _to_be_filled(self) -> list[BulkFile]:
+        return [*self._active.values(), *(bulk for bulk in self._prepared.values() if bulk is not None)]
 
     async def _make(self, files: LogFiles, name: str) -> None:
         try:
-            if await self._store.free_bytes() < self._promised_bytes() + self._config.reserve_bytes:
+            if not await self._has_space():
                 raise Full("no space for another file of bulk")
             file = await self._store.create_append(name, urgent=True)
         except BytemqError as error:
@@ -225,10 +243,19 @@ class BulkFiles:
         self._prepared[files] = bulk
         self._register(bulk)
 
-    def _promised_bytes(self) -> int:
-        """What the files that are being filled, or are about to be, may take while nobody looks."""
+    async def _has_space(self) -> bool:
+        """For what the files that are being filled, or are about to be, may take until it is looked the next time."""
         filled = (len(self._active) + len(self._prepared)) * self._config.segment_bytes
-        return min(filled, self._config.wal_retained_bytes)
+        promised = min(filled, self._config.wal_retained_bytes)
+        return await self._store.free_bytes() >= promised + self._config.reserve_bytes
+
+    async def _leave_the_reserve_alone(self) -> None:
+        """Files grow as they are filled. Where that could take what is held back, the write-ahead log takes the rest:
+        it knows when it is full."""
+        with suppress(Unavailable):
+            if not await self._has_space():
+                for bulk in self._to_be_filled():
+                    self.end(bulk)
 
     def _register(self, bulk: BulkFile) -> None:
         self.live[bulk.ordinal] = bulk
@@ -273,26 +300,23 @@ class BulkFiles:
     def end(self, bulk: BulkFile) -> None:
         """Nothing more is placed in the file. The flush in flight may still commit to it."""
         if not bulk.is_ended:
-            self._end_all([bulk])
-
-    def _end_all(self, bulks: Iterable[BulkFile]) -> None:
-        for bulk in bulks:
-            bulk.is_ended = True
-            if self._active.get(bulk.log) is bulk:
-                del self._active[bulk.log]
-        if self.ended_bytes >= self._config.wal_retained_bytes // 2:
-            self._on_ended()
+            bulk.is_ended = self._some_ended = True
+            for those in (self._active, self._prepared):
+                if those.get(bulk.log) is bulk:
+                    del those[bulk.log]
 
     @property
-    def ended_bytes(self) -> int:
-        """Of files that could become segments."""
-        return sum(bulk.end_position for bulk in self.live.values() if bulk.is_ended and bulk.is_own)
+    def has_much_ended(self) -> bool:
+        """Whether files that have ended should become segments: by what is in them, or since each is open."""
+        ended = [bulk for bulk in self.live.values() if bulk.is_ended]
+        size_bytes = sum(bulk.end_position for bulk in ended if bulk.is_own)
+        return size_bytes >= self._config.wal_retained_bytes // 2 or len(ended) >= self._config.bulk_files
 
     # Recovery and write-behind.
 
     def adopted(self, file: ReadFile, files: LogFiles) -> BulkFile:
         """A file that an earlier session has written to: it is read from, and copied."""
-        for bulk in self.live.values():
+        for bulk in reversed(self._by_log.get(files, ())):  # the last one, unless this is another
             if bulk.file is file:
                 return bulk
         bulk = BulkFile(file, self._wal_files.next_ordinal(), files, 0, is_own=False)
@@ -341,8 +365,6 @@ class BulkFiles:
         for bulk in list(self.live.values()):
             if bulk.ordinal in self.live and self._is_over(bulk):
                 self._unregister(bulk)
-                if self._prepared.get(bulk.log) is bulk:
-                    del self._prepared[bulk.log]
                 await self._close(bulk, bulk.log)
 
     def _is_over(self, bulk: BulkFile) -> bool:

@@ -19,15 +19,16 @@ class BulkFlows:
         self.intervals = 0
         """That have ended."""
 
-    def turn(self) -> None:
-        """Begins another interval when it is time."""
+    def turn(self) -> bool:
+        """Begins another interval when it is time. Returns whether it did."""
         now = self._clock.monotonic()
         if now < self._ends_at:
-            return
+            return False
         is_late = now >= self._ends_at + self._interval_s
         self._before, self._now = {} if is_late else self._now, {}
         self._ends_at = now + self._interval_s
         self.intervals += 1
+        return True
 
     def add(self, files: LogFiles, size_bytes: int) -> int:
         """Bytes of the log in the interval, with these, or in the one before, whichever is more."""

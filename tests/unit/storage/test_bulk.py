@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,11 @@ from bytemq.storage.checks.verify import verify
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_storage import LogStorage
 from bytemq.storage.manifests.manifest import contradictions
+from bytemq.storage.segments.segment_files import BulkSegmentWriter
 from bytemq.storage.settings import Durability
 from bytemq.storage.stores.local import LocalStore
+from bytemq.storage.wal.bulk import BulkFile, BulkFiles
+from tests.support.log_workload import until
 from tests.unit.storage.bench import CONFIG, Bench, batch_at, content, pid
 
 LARGE = b"x" * 1500
@@ -300,3 +304,128 @@ async def test_bulk__files_of_logs_that_nothing_comes_of_make_room_for_others(be
     storage._bulk._flows._ends_at = 0.0
     await write_often(bench, busy, 8)
     assert {bulk.log for bulk in storage._bulk.live.values() if not bulk.is_ended} == {busy}, "it is not idle"
+
+
+async def test_bulk__files_made_ready_for_logs_that_fell_silent_make_room_for_others(bench: Bench) -> None:
+    storage = await bench.start("page-cache", **{**FLOWING, "bulk_files": 2})
+    silent, busy = [await bench.log(1), await bench.log(2)], await bench.log(3)
+    for log in silent:
+        await write_often(bench, log, 4)
+    await until(lambda: {bulk.log for bulk in storage._bulk.live.values()} == {*silent})
+    assert all(not bulk.chunks for bulk in storage._bulk.live.values()), "made, and never written to"
+    for _ in range(3):
+        storage._bulk._flows._ends_at = 0.0
+        await write_often(bench, busy, 8)
+    assert {bulk.log for bulk in storage._bulk.live.values() if bulk.chunks} == {busy}
+
+
+async def test_bulk__files_that_have_ended_are_written_behind_before_they_are_too_many(bench: Bench) -> None:
+    """Each is open until then, however little is in it."""
+    storage = await bench.start("page-cache", **{**FLOWING, "bulk_files": 4})
+    logs = [await bench.log(number) for number in range(1, 41)]
+    most = 0
+    for number, log in enumerate(logs):
+        await write_often(bench, log, 6)
+        most = max(most, len(storage._bulk.live))
+        if number % 4 == 3:  # nothing comes of these any more
+            for _ in range(2):
+                storage._bulk._flows._ends_at = 0.0
+                await bench.write(logs[-1], LARGE)
+    assert most <= 2 * 4
+    assert any(log.manifest.segments for log in logs[:30])
+
+
+@pytest.mark.parametrize("whose", ["write-behind", "background"])
+async def test_bulk__whose_sync_failed_does_not_become_a_segment(bench: Bench, whose: str) -> None:
+    """The kernel says so once; the next sync succeeds, whatever the device has."""
+    log = await filled(bench, 3, durability="page-cache", wal_sync_interval_ms=HOUR_MS)
+    storage = bench.storage
+    assert storage is not None
+    whole = await content(log)
+    [name] = bulk_files(bench)
+    failures = [Unavailable("I/O error")]
+    bench.store.fault = lambda operation, of: failures.pop() if failures and (operation, of) == ("sync", name) else None
+    if whose == "background":  # while it is being written behind
+        write_footer = BulkSegmentWriter.write_footer
+
+        async def written(writer: BulkSegmentWriter, *args: Any, **named: Any) -> None:
+            await write_footer(writer, *args, **named)
+            with pytest.raises(Unavailable):
+                await storage._wal.sync()
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(BulkSegmentWriter, "write_footer", written)
+            with pytest.raises(Unavailable):
+                await storage.checkpoint()
+    else:
+        with pytest.raises(Unavailable):
+            await storage.checkpoint()
+    assert not failures
+    await storage.checkpoint()
+    await until_gone(bench, name)
+    await bench.kill(power_cut=True)
+    await bench.start("page-cache", **BULK)
+    assert await content(await bench.log()) == whole
+
+
+async def test_bulk__that_grows_leaves_the_reserve_of_the_disk_alone(bench: Bench) -> None:
+    log = await filled(bench, 1, durability="page-cache", reserve_bytes=95_000, wal_sync_interval_ms=HOUR_MS)
+    assert bench.storage is not None
+    [name] = bulk_files(bench)
+    bench.store.free = 96_000  # others fill files as well
+    bench.storage._bulk._flows._ends_at = 0.0
+    await bench.write(log, LARGE)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    size_bytes = len(bench.store.content(name))
+    await bench.write(log, LARGE)
+    assert len(bench.store.content(name)) == size_bytes
+    assert log.wal.holders[-1] == log.wal.files[-1], "the write-ahead log has its space"
+
+
+async def test_bulk__small_files_are_copied_and_large_ones_behind_them_are_not(bench: Bench) -> None:
+    log = await filled(bench, 1)
+    storage = bench.storage
+    assert storage is not None
+    [small] = storage._bulk.of_log(log)
+    storage._bulk.end(small)
+    await bench.write(log, LARGE)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    for _ in range(3):
+        await bench.write(log, LARGE)
+    [_, large] = storage._bulk.of_log(log)
+    whole = await content(log)
+    await storage.checkpoint()
+    assert large.file.name in [segment.name for segment in log.manifest.segments]
+    assert await content(log) == whole
+
+
+async def test_bulk__taking_over_many_files_looks_at_each_once(bench: Bench) -> None:
+    await bench.start("page-cache", **FLOWING)
+    logs = [await bench.log(number) for number in range(1, 21)]
+    for log in logs:
+        await write_often(bench, log, 8)
+    files = len(bulk_files(bench))
+    assert files >= len(logs)
+    await bench.kill()
+
+    class Counted(dict[int, BulkFile]):
+        looked_at = 0
+
+        def values(self) -> Any:
+            self.looked_at += len(self)
+            return super().values()
+
+    with pytest.MonkeyPatch.context() as patched:
+        made = BulkFiles.__init__
+
+        def init(bulk: BulkFiles, *args: Any) -> None:
+            made(bulk, *args)
+            bulk.live = Counted()
+
+        patched.setattr(BulkFiles, "__init__", init)
+        storage = await bench.start("page-cache", **FLOWING)
+    assert isinstance(storage._bulk.live, Counted)
+    assert len(storage._bulk.live) == len(logs)
+    assert storage._bulk.live.looked_at <= 2 * files

@@ -280,6 +280,33 @@ async def test_segment__that_is_to_be_read_stays_open_when_all_others_are_being_
     being_read.unpin()
 
 
+async def test_open_segment__that_a_slow_reader_has_opened_as_it_was_is_opened_anew(bench: Bench) -> None:
+    storage = await bench.start()
+    log = await bench.log()
+    data, infos = b"", []
+    for value in (b"a", b"b"):
+        data += await bench.write(log, value * 2000)
+        await storage.checkpoint()
+        infos.append(log.manifest.segments[-1])
+    segments = storage._files.segments
+    await segments.forget(infos[0].name)  # others are read, and there may be only so many
+    turns = [asyncio.Event(), asyncio.Event()]
+    waiting = iter(turns)
+    open_read = bench.store.open_read
+
+    async def slow(name: str) -> MemoryFile:
+        await next(waiting).wait()
+        return await open_read(name)
+
+    bench.store.open_read = slow  # type: ignore[method-assign]
+    tasks = [asyncio.create_task(segments.get(info)) for info in infos]
+    for turn, task in zip(turns, tasks, strict=True):
+        turn.set()
+        await task
+    assert tasks[1].result().index.end_position == infos[1].size_bytes
+    assert await content(log) == data
+
+
 @pytest.mark.parametrize("sealed", [True, False])
 async def test_behind_damage__of_a_batch_is_the_next_one(bench: Bench, sealed: bool) -> None:
     _, batches = await filled(bench, count=30 if sealed else 8)
