@@ -185,7 +185,7 @@ async def _head(store: PooledStore, session_id: int, flush: FlushRef) -> Indexed
         if flush.size_bytes < header.head_bytes + header.payload_bytes:
             return None
         known = flush._replace(head_bytes=header.head_bytes, crc=header.crc)
-        return checked_flush(known, session_id, memoryview(data)[: header.head_bytes])
+        return checked_flush(known, session_id, bytes(data[: header.head_bytes]))  # of tens of thousands heads alone
     except (Corrupt, NotFound):
         return None
 

@@ -4,6 +4,7 @@ together loses nothing is the business of the simulation of brokers' storages.
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from bytemq.storage.manifests.manifest import InheritedRange, Manifest
 from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of, encode_manifest
 from bytemq.storage.objects.roll_forward import (
     EPOCHS_LEFT_OUT,
+    HEAD_BYTES,
     MOST_IN_FLIGHT,
     PRODUCER_IDS_LEFT_OUT,
     RolledForward,
@@ -35,10 +37,18 @@ class Made(NamedTuple):
 
 
 def flush(
-    session: int, sequence: int, link: int, base_offset: int, epoch: int = 1, *, attempt: int = 0, token: int = 1
+    session: int,
+    sequence: int,
+    link: int,
+    base_offset: int,
+    epoch: int = 1,
+    *,
+    attempt: int = 0,
+    token: int = 1,
+    size_bytes: int = 100,
 ) -> Made:
     """Of one batch of one record."""
-    made = batch(base_offset)
+    made = batch(base_offset, size_bytes)
     made.place(base_offset, epoch)
     head, crc = encode_head(session, sequence, sequence - 1, link, shares_to_write(P, [made], 1 << 20), attempt=attempt)
     data = head + bytes(made.view)
@@ -117,6 +127,18 @@ async def test_chain__leaves_out_a_flush_whose_put_broke_off() -> None:
     assert tail_of(await lost.roll_forward(), 5) == [first.ref]
     again = lost.put(5, flush(5, 2, first.ref.crc, 1, token=2))
     assert tail_of(await lost.roll_forward(), 5) == [first.ref, again.ref]
+
+
+async def test_chain__of_many_flushes_takes_the_memory_of_their_heads() -> None:
+    lost = Lost()
+    count, link = 100, 0
+    for sequence in range(1, count + 1):
+        link = lost.put(5, flush(5, sequence, link, sequence - 1, size_bytes=2 * HEAD_BYTES)).ref.crc
+    tracemalloc.start()
+    found = await lost.roll_forward()
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.flushes == count and peak_bytes < count * HEAD_BYTES / 2
 
 
 async def test_sessions__that_began_since_are_found_and_those_that_had_ended_are_not() -> None:
