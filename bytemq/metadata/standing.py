@@ -28,8 +28,9 @@ class Standing:
         return self._monotonic() < self._until
 
     def renew(self, sent_at: float, ttl_s: float) -> None:
-        """A renewal that was sent at `sent_at` has succeeded."""
-        self._until = sent_at + ttl_s * (1 - MARGIN)
+        """A renewal that was sent at `sent_at` has succeeded. It changes nothing when the session is over."""
+        if self._until != -inf:
+            self._until = sent_at + ttl_s * (1 - MARGIN)
 
     def end(self) -> None:
         """The session is over."""

@@ -8,6 +8,7 @@ import pytest
 from bytemq.errors import Unavailable
 from bytemq.metadata import keys
 from bytemq.metadata.embedded import EmbeddedStore
+from bytemq.metadata.standing import Standing
 from bytemq.metadata.store import KeyValue, Txn
 from bytemq.scheduler.membership import Membership
 from tests.support.metadata import broker_value, embedded_store
@@ -55,3 +56,12 @@ async def test_join__as_anybody_leaves_nothing_of_an_attempt_that_was_carried_ou
         assert joined.broker_id == 0
         entries = (await store.range(keys.BROKERS)).entries
         assert [(entry.key, entry.revision) for entry in entries] == [(keys.broker(0), joined.session_id)]
+
+
+async def test_standing__that_has_ended_is_not_renewed_by_an_answer_that_was_on_its_way() -> None:
+    standing = Standing(VirtualClock().monotonic)
+    standing.renew(0.0, 3.0)
+    assert standing.holds()
+    standing.end()
+    standing.renew(0.0, 3.0)
+    assert not standing.holds()
