@@ -57,6 +57,8 @@ class Followers:
         self._supervisor = supervisor
         self._followed: dict[PartitionId, FollowedPartition | Beginning] = {}
         self._unreadable = LogGate(clock.monotonic, burst=1, interval_s=60.0)
+        self._unserved = LogGate(clock.monotonic, burst=1, interval_s=60.0)
+        """Readers ask again at once."""
 
     def __len__(self) -> int:
         return len(self._followed)
@@ -128,8 +130,15 @@ class Followers:
             followed.fetched_at = self._clock.monotonic()
             outcome = followed
         except BytemqError as error:
-            reason = str(error)
-            log.warning("a partition cannot be served to readers now", topic=topic, partition=pid.index, reason=reason)
+            kept_back = self._unserved.allow(pid)
+            if kept_back is not None:
+                log.warning(
+                    "a partition cannot be served to readers now",
+                    topic=topic,
+                    partition=pid.index,
+                    reason=str(error),
+                    not_logged_since=kept_back,
+                )
         except Exception as error:  # whoever waits is told all the same, and whoever comes next begins anew
             log.error("looking up a partition crashed", topic=topic, partition=pid.index, error=error)
         if self._followed.get(pid) is not beginning:  # ended meanwhile

@@ -293,6 +293,17 @@ async def test_reader__sends_clients_back_when_it_cannot_read() -> None:
         assert logs.doubted == [pid]
 
 
+async def test_reader__says_once_in_a_while_that_it_cannot_look_something_up(caplog: pytest.LogCaptureFixture) -> None:
+    cluster, logs = two_zones(OTHER)
+    async with serving(cluster) as running:
+        client = await running.connect()
+        await followed(cluster, logs, 1)
+        logs.failure = Unavailable("no store")
+        for _ in range(5):
+            assert (await answer(client, rack_id="a")).error_code == ErrorCode.OFFSET_NOT_AVAILABLE
+    assert caplog.text.count("cannot be served to readers") == 1
+
+
 async def test_reader__lets_go_of_what_is_ours_now() -> None:
     cluster, logs = two_zones(OTHER)
     async with serving(cluster) as running:
