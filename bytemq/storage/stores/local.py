@@ -240,15 +240,8 @@ class LocalStore:
             os.close(fd)
 
     def _create(self, name: str, temporary: str, data: Sequence[Buffer]) -> None:
-        self._make_directory(name)
         path, temporary_path = self._path(name), self._path(temporary)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            fd = os.open(temporary_path, flags, 0o644)
-        except FileNotFoundError:  # another node has taken the directory for an empty one
-            self._directories.discard(os.fspath(path.parent))
-            self._make_directory(name)
-            fd = os.open(temporary_path, flags, 0o644)
+        fd = self._open_new(temporary, os.O_WRONLY)
         try:
             try:
                 _write(fd, data, 0)
@@ -261,9 +254,8 @@ class LocalStore:
         _sync_directory(path.parent)
 
     def _allocate(self, name: str, size_bytes: int, zeroed: bool) -> int:
-        self._make_directory(name)
         path = self._path(name)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd = self._open_new(name, os.O_RDWR)
         try:
             if size_bytes:
                 os.posix_fallocate(fd, 0, size_bytes)
@@ -276,6 +268,17 @@ class LocalStore:
             os.unlink(path)
             raise
         return fd
+
+    def _open_new(self, name: str, flags: int) -> int:
+        path = self._path(name)
+        flags |= os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._make_directory(name)
+        try:
+            return os.open(path, flags, 0o644)
+        except FileNotFoundError:  # another thread or node has taken the directory for an empty one
+            self._directories.discard(os.fspath(path.parent))
+            self._make_directory(name)
+            return os.open(path, flags, 0o644)
 
     def _list(self, prefix: str) -> Sequence[ObjectInfo]:
         found = []

@@ -39,6 +39,18 @@ async def test_list__leaves_out_what_is_deleted_meanwhile(tmp_path: Path, monkey
     await store.close()
 
 
+async def test_create_append__makes_a_directory_anew_that_went_meanwhile(tmp_path: Path) -> None:
+    """Deleting the last file in one takes it away, in another thread or by another program."""
+    store = LocalStore(tmp_path)
+    first = await store.create_append("topics/a/0/first")
+    (tmp_path / first.name).unlink()
+    (tmp_path / "topics/a/0").rmdir()
+    second = await store.create_append("topics/a/0/second")
+    for file in (first, second):
+        await file.close()
+    await store.close()
+
+
 async def test_local_store__an_urgent_write_does_not_wait_for_a_sync_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
