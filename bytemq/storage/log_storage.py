@@ -339,3 +339,4 @@ class LogStorage:
                 await self._wal.sync()
             except BytemqError as error:
                 log.error("the write-ahead log could not be synced", reason=str(error))
+            self._consider_write_behind()  # bulk leaves little in the files whose end is the other occasion

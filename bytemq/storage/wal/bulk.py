@@ -43,6 +43,10 @@ SMALL_IN_A_ROW = 8
 """So many flushes with little of a log end its bulk file: a system call each is too much for little."""
 
 
+CONCURRENT_MAKES = 2
+"""A thousand logs may begin to flow at once, and the next file of the write-ahead log is made by the same threads."""
+
+
 class BulkFile(HolderFile):
     """One bulk file. `chunks` are the committed ones with their checksums, from position 0 without a gap."""
 
@@ -135,6 +139,7 @@ class BulkFiles:
         self._active: dict[LogFiles, BulkFile] = {}
         self._prepared: dict[LogFiles, BulkFile | None] = {}
         """The next file of a log; None while it is being made."""
+        self._making = asyncio.Semaphore(CONCURRENT_MAKES)
         self._tasks: set[asyncio.Task[object]] = set()
         self.live: dict[int, BulkFile] = {}
         """Those that extents refer to, and those being filled, by ordinal."""
@@ -229,9 +234,10 @@ class BulkFiles:
 
     async def _make(self, files: LogFiles, name: str) -> None:
         try:
-            if not await self._has_space():
-                raise Full("no space for another file of bulk")
-            file = await self._store.create_append(name, urgent=True)
+            async with self._making:
+                if not await self._has_space():
+                    raise Full("no space for another file of bulk")
+                file = await self._store.create_append(name, urgent=True)
         except BytemqError as error:
             del self._prepared[files]  # the write-ahead log takes what comes
             if not self._retry_at:

@@ -24,6 +24,7 @@ from bytemq.storage.settings import Durability
 from bytemq.storage.stores.local import LocalStore
 from bytemq.storage.wal.bulk import BulkFile, BulkFiles
 from tests.support.log_workload import until
+from tests.support.power_cut_store import MemoryFile
 from tests.unit.storage.bench import CONFIG, Bench, batch_at, content, pid
 
 LARGE = b"x" * 1500
@@ -429,3 +430,40 @@ async def test_bulk__taking_over_many_files_looks_at_each_once(bench: Bench) -> 
     assert isinstance(storage._bulk.live, Counted)
     assert len(storage._bulk.live) == len(logs)
     assert storage._bulk.live.looked_at <= 2 * files
+
+
+async def test_bulk__many_extents_are_written_behind_though_the_write_ahead_log_grows_by_heads_only(
+    bench: Bench,
+) -> None:
+    changes = {
+        "wal_retained_extents": 10,
+        "wal_sync_interval_ms": 1,
+        "wal_file_bytes": 1 << 20,
+        "segment_bytes": 1 << 20,
+    }
+    log = await filled(bench, 20, durability="page-cache", **changes)
+    await until(lambda: log.manifest.segments)
+
+
+async def test_bulk__of_many_logs_that_begin_at_once_is_made_a_few_files_at_a_time(bench: Bench) -> None:
+    await bench.start("page-cache", **FLOWING)
+    logs = [await bench.log(number) for number in range(1, 21)]
+    create = bench.store.create_append
+    under_way = most = 0
+
+    async def counted(name: str, **how: Any) -> MemoryFile:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await create(name, **how)
+        finally:
+            under_way -= 1
+
+    bench.store.create_append = counted  # type: ignore[method-assign]
+    for _ in range(4):
+        for log in logs:
+            bench.append(log, LARGE)
+    await bench.settle()
+    await until(lambda: len(bulk_files(bench)) == len(logs))
+    assert most <= 3, "one may be the write-ahead log's"
