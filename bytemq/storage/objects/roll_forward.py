@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -26,22 +27,29 @@ from bytemq.errors import Corrupt, NotFound, Unavailable
 from bytemq.metadata import keys, values
 from bytemq.metadata.backup import Backup
 from bytemq.storage.manifests.manifest import InheritedRange, Manifest
-from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of, encode_manifest
+from bytemq.storage.manifests.manifest_codec import (
+    StoredManifest,
+    decode_manifest,
+    directory_of,
+    encode_manifest,
+    names_of,
+)
 from bytemq.storage.objects.metadata_exports import newest_revision
 from bytemq.storage.objects.session_log import (
-    FOLDER,
     FlushRef,
     IndexedFlush,
     SessionTail,
     checked_flush,
+    decode_index,
     decode_tail,
     encode_tail,
     flush_name,
     flush_of,
+    index_name,
     names_of_tail,
     with_flushes,
 )
-from bytemq.storage.objects.shared_garbage import TOPICS, writer_of
+from bytemq.storage.objects.shared_garbage import FOLDERS, writer_of
 from bytemq.storage.pools.names import pool_of, shown
 from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.stores.interface import ObjectInfo
@@ -83,7 +91,7 @@ async def roll_forward(store: PooledStore, backup: Backup) -> RolledForward:
     Raises Corrupt for an export that cannot be read, Unavailable.
     """
     entries = dict(backup.entries)
-    objects, unseen = await store.list_everywhere(FOLDER, TOPICS)
+    objects, unseen = await store.list_everywhere(*FOLDERS)
     if unseen:
         raise Unavailable(f"what is in {', '.join(sorted(map(shown, unseen)))} cannot be seen: it does not answer")
     names = {info.name for info in objects}
@@ -97,7 +105,8 @@ async def roll_forward(store: PooledStore, backup: Backup) -> RolledForward:
     newest_producer = -1
     for tail in tails:
         chain = await _chain(store, tail, listed.get(tail.session_id, {}))
-        found.problems += _missing(tail, len(chain), max(listed.get(tail.session_id, ()), default=0), names)
+        found.problems += _missing(tail, len(chain), max(listed.get(tail.session_id, ()), default=0))
+        found.problems += _gone(f"session {tail.session_id}", await _names_of_log(store, tail, names), names)
         found.flushes += len(chain)
         if chain:
             longer = with_flushes(tail, [flush.ref for flush in chain])
@@ -107,6 +116,8 @@ async def roll_forward(store: PooledStore, backup: Backup) -> RolledForward:
                 one = _Written(tail.session_id, share.leader_epoch, share.base_offset, share.next_offset)
                 written[share.partition].append(one)
                 newest_producer = max(newest_producer, *(batch.producer_id for batch in decode_entries(share.entries)))
+    for partition, stored in _manifests(entries):
+        found.problems += _gone(f"partition {partition}", names_of(stored), names)
     topics = _topics(entries)
     for partition, shares in written.items():
         if partition.index >= topics.get(partition.topic_id, 0):
@@ -190,18 +201,43 @@ async def _head(store: PooledStore, session_id: int, flush: FlushRef) -> Indexed
         return None
 
 
-def _missing(tail: SessionTail, followed: int, newest: int, names: Set[str]) -> list[str]:
-    """What the export names and the storage has no more, and flushes behind the end of the chain that are too many to
-    have been on their way. `newest`: the highest sequence in the storage.
+def _missing(tail: SessionTail, followed: int, newest: int) -> list[str]:
+    """Flushes behind the end of the chain that are too many to have been on their way. `newest`: the highest sequence
+    in the storage.
     """
     last = tail.last_sequence + followed
-    problems = []
-    if newest > last + MOST_IN_FLIGHT:
-        problems.append(f"session {tail.session_id}: flush {last + 1} is not there any more, up to {newest} others are")
-    gone = [name for name in names_of_tail(tail) if name not in names]
-    if gone:
-        problems.append(f"session {tail.session_id}: {len(gone)} objects of its log are not there any more ({gone[0]})")
-    return problems
+    if newest <= last + MOST_IN_FLIGHT:
+        return []
+    return [f"session {tail.session_id}: flush {last + 1} is not there any more, up to {newest} others are"]
+
+
+async def _names_of_log(store: PooledStore, tail: SessionTail, names: Set[str]) -> list[str]:
+    """All objects of the log that the export knows: also those that indexes tell of. These may be there although the
+    first of their flushes were released since.
+    """
+    found = list(names_of_tail(tail))
+    for index in tail.indexes:
+        name = index_name(tail.session_id, index)
+        if name in names:
+            flushes = (flush.ref for flush in decode_index(await store.read(name), tail.session_id))
+            needed = (flush for flush in flushes if flush.sequence >= tail.first_sequence)
+            found += [flush_name(tail.session_id, flush) for flush in needed]
+    return found
+
+
+def _manifests(entries: Mapping[str, bytes]) -> Iterator[tuple[PartitionId, StoredManifest]]:
+    """Of one that is damaged whoever opens the log will tell."""
+    for key, value in entries.items():
+        if key.startswith(keys.MANIFESTS):
+            partition = keys.partition_of_manifest(key)
+            with suppress(Corrupt):
+                yield partition, decode_manifest(value, directory_of(partition))
+
+
+def _gone(whose: str, needed: Iterable[str], names: Set[str]) -> list[str]:
+    """What the export names and the storage has no more: what took its place is not known."""
+    gone = [name for name in needed if name not in names]
+    return [f"{whose}: {len(gone)} objects of its log are not there any more ({gone[0]})"] if gone else []
 
 
 def _topics(entries: Mapping[str, bytes]) -> dict[TopicId, int]:

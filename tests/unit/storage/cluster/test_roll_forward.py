@@ -12,7 +12,7 @@ import pytest
 from bytemq.metadata import keys, values
 from bytemq.metadata.backup import Backup
 from bytemq.runtime.clock import SystemClock
-from bytemq.storage.manifests.manifest import InheritedRange, Manifest
+from bytemq.storage.manifests.manifest import InheritedRange, Manifest, SegmentInfo
 from bytemq.storage.manifests.manifest_codec import StoredManifest, decode_manifest, directory_of, encode_manifest
 from bytemq.storage.objects.roll_forward import (
     EPOCHS_LEFT_OUT,
@@ -22,7 +22,16 @@ from bytemq.storage.objects.roll_forward import (
     RolledForward,
     roll_forward,
 )
-from bytemq.storage.objects.session_log import FlushRef, SessionTail, decode_tail, encode_tail, flush_name
+from bytemq.storage.objects.session_log import (
+    FlushRef,
+    SessionTail,
+    decode_tail,
+    encode_index,
+    encode_tail,
+    flush_name,
+    index_name,
+    index_ref,
+)
 from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.wal.format import encode_head, shares_to_write
 from tests.support.object_store import MemoryObjectStore
@@ -209,6 +218,32 @@ async def test_loss__is_told() -> None:
     lost.put(5, flush(5, 1, 0, 0))
     del lost.entries[keys.topic("t")]
     assert "1 records of partitions that the export does not know" in (await lost.roll_forward()).problems[0]
+
+
+async def test_loss__of_what_indexes_and_manifests_name_is_told() -> None:
+    """An export that is older than the grace: what it names was released or replaced since, and by what is not in it.
+    It was restored without a word, and what had taken the place was then garbage.
+    """
+    lost = Lost()
+    first = lost.put(5, flush(5, 1, 0, 0))
+    second = lost.put(5, flush(5, 2, first.ref.crc, 1))
+    flushes = [(one.ref, one.data[: one.ref.head_bytes]) for one in (first, second)]
+    data = encode_index(5, flushes)
+    index = index_ref(flushes, data, 7)
+    lost.store.objects[index_name(5, index)] = data
+    lost.entries[keys.session_log(5)] = encode_tail(SessionTail(1, 5, 1, 2, second.ref.crc, (index,)))
+    assert (await lost.roll_forward()).problems == []
+    del lost.store.objects[flush_name(5, first.ref)]
+    assert "session 5: 1 objects of its log are not there" in (await lost.roll_forward()).problems[0]
+    lost.entries[keys.session_log(5)] = encode_tail(SessionTail(1, 5, 2, 2, second.ref.crc, (index,)))
+    assert (await lost.roll_forward()).problems == [], "it was released before the export"
+
+    name = f"{directory_of(P)}{0:020d}-5-1.log"
+    lost = Lost(Manifest(1, 0, (SegmentInfo(0, 9, 100, 0, 0, name, sealed=True),), owner_session=5))
+    lost.store.objects[name] = b"ten records"
+    assert (await lost.roll_forward()).problems == []
+    del lost.store.objects[name]
+    assert f"1 objects of its log are not there any more ({name})" in (await lost.roll_forward()).problems[0]
 
 
 @pytest.mark.parametrize("has_manifest", [True, False])
