@@ -179,12 +179,18 @@ class WriteBehind(BackgroundPasses):
     async def _write_group(self, group: Sequence[LogFiles], limit: int) -> None:
         written: list[Written] = []
         writers: list[SegmentWriter] = []
+        failure: BytemqError | None = None
         try:
             for files in group:
-                one = await self._write_log(files, limit, writers)
+                try:
+                    one = await self._write_log(files, limit, writers)
+                except BytemqError as error:  # what is wrong with one log must not keep all others
+                    failure, one = error, None
                 if one is not None:
                     written.append(one)
-            await self._sync(writers)
+            counting = {writer for one in written for writer in one.writers}
+            self._garbage.discard(_names_made([writer for writer in writers if writer not in counting]))
+            await self._sync([writer for writer in writers if writer in counting])
             if any(one.snapshot is not None for one in written) and not await self._may_publish_snapshots():
                 written = [one._replace(snapshot=None) for one in written]
         except BaseException:
@@ -197,6 +203,8 @@ class WriteBehind(BackgroundPasses):
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+        if failure is not None:
+            raise failure
 
     async def _may_publish_snapshots(self) -> bool:
         """What a published snapshot describes has to be durable. Segments may be published without one."""

@@ -10,6 +10,7 @@ from bytemq.errors import Corrupt, NotFound, Unavailable
 from bytemq.storage.log_files import LogFiles
 from bytemq.storage.log_timestamps import find_timestamp, max_timestamp_batch
 from bytemq.storage.manifests.manifest import PartitionSnapshot, SegmentInfo
+from bytemq.storage.manifests.manifest_codec import directory_of
 from bytemq.storage.segments.segment_files import walk_segment
 from tests.support.log_workload import until
 from tests.support.power_cut_store import MemoryFile
@@ -117,6 +118,25 @@ async def test_snapshot__is_published_after_everything_it_describes_became_durab
     recovered = log.recovered
     assert recovered is not None and recovered.snapshot is not None
     assert log.manifest.end_offset < recovered.snapshot.offset <= log.end_offset
+
+
+async def test_write_behind__that_fails_for_one_log_is_done_for_the_others(bench: Bench) -> None:
+    storage = await bench.start()
+    logs = [await bench.log(number) for number in (1, 2, 3)]
+    data = [await bench.write(log, b"value") for log in logs]
+    broken = directory_of(logs[1].partition)
+    bench.store.fault = lambda operation, name: (
+        Unavailable("I/O error") if operation == "write" and name.startswith(broken) else None
+    )
+    with pytest.raises(Unavailable):
+        await storage.checkpoint()
+    assert [len(log.manifest.segments) for log in logs] == [1, 0, 1]
+    await storage._garbage.idle()
+    assert bench.names(broken) == [], "what came to nothing went"
+    bench.store.fault = None
+    await storage.checkpoint()
+    assert [len(log.manifest.segments) for log in logs] == [1, 1, 1]
+    assert [await content(log) for log in logs] == data
 
 
 async def test_write_behind__that_fails_changes_nothing_and_is_repeated(bench: Bench) -> None:
