@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -36,6 +36,7 @@ from bytemq.storage.manifests.manifest_codec import (
 )
 from bytemq.storage.objects.metadata_exports import newest_revision
 from bytemq.storage.objects.session_log import (
+    FOLDER,
     FlushRef,
     IndexedFlush,
     SessionTail,
@@ -47,10 +48,11 @@ from bytemq.storage.objects.session_log import (
     flush_of,
     index_name,
     names_of_tail,
+    released_below,
     with_flushes,
 )
-from bytemq.storage.objects.shared_garbage import FOLDERS, writer_of
-from bytemq.storage.pools.names import pool_of, shown
+from bytemq.storage.objects.shared_garbage import FOLDERS, TOPICS, writer_of
+from bytemq.storage.pools.names import plain_name, pool_of, shown
 from bytemq.storage.pools.pooled_store import PooledStore
 from bytemq.storage.stores.interface import ObjectInfo
 from bytemq.storage.wal.format import decode_entries, decode_header, decode_shares
@@ -106,18 +108,21 @@ async def roll_forward(store: PooledStore, backup: Backup) -> RolledForward:
     for tail in tails:
         chain = await _chain(store, tail, listed.get(tail.session_id, {}))
         found.problems += _missing(tail, len(chain), max(listed.get(tail.session_id, ()), default=0))
-        found.problems += _gone(f"session {tail.session_id}", await _names_of_log(store, tail, names), names)
+        gone = [name for name in await _names_of_log(store, tail, names) if name not in names]
+        found.problems += _told(f"session {tail.session_id}", gone)
         found.flushes += len(chain)
+        left = _without(tail, gone)
         if chain:
-            longer = with_flushes(tail, [flush.ref for flush in chain])
-            entries[keys.session_log(tail.session_id)] = encode_tail(longer)
+            left = with_flushes(left, [flush.ref for flush in chain])
+        if chain or gone:
+            entries[keys.session_log(tail.session_id)] = encode_tail(left)
         for flush in chain:
             for share in decode_shares(flush.head, flush.header):
                 one = _Written(tail.session_id, share.leader_epoch, share.base_offset, share.next_offset)
                 written[share.partition].append(one)
                 newest_producer = max(newest_producer, *(batch.producer_id for batch in decode_entries(share.entries)))
     for partition, stored in _manifests(entries):
-        found.problems += _gone(f"partition {partition}", names_of(stored), names)
+        found.problems += _told(f"partition {partition}", [name for name in names_of(stored) if name not in names])
     topics = _topics(entries)
     for partition, shares in written.items():
         if partition.index >= topics.get(partition.topic_id, 0):
@@ -125,11 +130,12 @@ async def roll_forward(store: PooledStore, backup: Backup) -> RolledForward:
         key = keys.manifest(partition)
         entries[key] = _manifest_with(entries.get(key), partition, shares)
     found.problems += _unknown(topics, written)
-    _raise_epochs(entries, topics, written)
+    _raise_epochs(entries, topics, written, is_whole=not found.problems)
     first_free = max(values.decode_number(entries.get(keys.PRODUCER_IDS, b"0")), newest_producer + 1)
     entries[keys.PRODUCER_IDS] = values.encode_number(first_free + PRODUCER_IDS_LEFT_OUT)
     # One that came again would meet what the other one left.
-    newest = max([known, *(writer_of(name) or 0 for name in names)])
+    ours = (name for name in names if plain_name(name).startswith((FOLDER, TOPICS)))  # other folders take any file
+    newest = max([known, *(writer_of(name) or 0 for name in ours)])
     entries[keys.LAST_SESSION] = values.encode_number(newest)
     # Exports sort by revision: those that are made from now on come behind all that are there.
     revision = max(backup.revision, newest, await newest_revision(store))
@@ -234,9 +240,15 @@ def _manifests(entries: Mapping[str, bytes]) -> Iterator[tuple[PartitionId, Stor
                 yield partition, decode_manifest(value, directory_of(partition))
 
 
-def _gone(whose: str, needed: Iterable[str], names: Set[str]) -> list[str]:
+def _without(tail: SessionTail, gone: Collection[str]) -> SessionTail:
+    """What whoever accepts the loss has: objects go in the order of the log, so all up to the last one that is gone."""
+    indexes = [index.last_sequence for index in tail.indexes if index_name(tail.session_id, index) in gone]
+    flushes = [flush[1] for flush in map(flush_of, gone) if flush is not None]
+    return released_below(tail, max([*indexes, *flushes], default=tail.first_sequence - 1) + 1)
+
+
+def _told(whose: str, gone: Sequence[str]) -> list[str]:
     """What the export names and the storage has no more: what took its place is not known."""
-    gone = [name for name in needed if name not in names]
     return [f"{whose}: {len(gone)} objects of its log are not there any more ({gone[0]})"] if gone else []
 
 
@@ -299,9 +311,16 @@ def _owners_in_turn(manifest: Manifest, shares: Sequence[_Written]) -> list[tupl
 
 
 def _raise_epochs(
-    entries: dict[str, bytes], topics: Mapping[TopicId, int], written: Mapping[PartitionId, Sequence[_Written]]
+    entries: dict[str, bytes],
+    topics: Mapping[TopicId, int],
+    written: Mapping[PartitionId, Sequence[_Written]],
+    *,
+    is_whole: bool,
 ) -> None:
-    """Above every epoch that may have been given since, in all partitions that have had an owner."""
+    """Above every epoch that may have been given since, in all partitions that have had an owner.
+
+    Unless it is the whole, where the last owners left their logs is forgotten: a log that is shorter would be refused.
+    """
     for topic_id, count in topics.items():
         for chunk in range(keys.chunk_count(count)):
             key = keys.owners(topic_id, chunk)
@@ -313,7 +332,7 @@ def _raise_epochs(
             for place in range(size):
                 seen = (share.leader_epoch for share in written.get(PartitionId(topic_id, first + place), ()))
                 epochs[place] = max(epochs[place], *seen, -1) + EPOCHS_LEFT_OUT
-            ends = {} if owners is None else owners.end_offsets
+            ends = owners.end_offsets if owners is not None and is_whole else {}
             entries[key] = values.encode_owners(
                 values.OwnersValue([values.NO_BROKER] * size, [values.NO_SESSION] * size, epochs, ends)
             )

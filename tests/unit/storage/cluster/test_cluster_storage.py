@@ -9,8 +9,11 @@ import pytest
 
 from bytemq.errors import Corrupt, Fenced, NotFound, Unavailable
 from bytemq.metadata import keys
+from bytemq.metadata.backup import Backup
+from bytemq.metadata.store import KeyValue
 from bytemq.storage.manifests.manifest import InheritedRange
 from bytemq.storage.manifests.manifest_codec import decode_manifest, directory_of
+from bytemq.storage.objects.roll_forward import roll_forward
 from bytemq.storage.objects.session_log import flush_name, folder_of
 from bytemq.types import PartitionId
 from tests.support.log_workload import snapshot_of
@@ -596,6 +599,29 @@ def test_garbage__that_a_transaction_of_unknown_outcome_left_with_who_released_t
         await second.storage.open_log(pid(1), 2)
         assert left and left <= cluster.objects.keys()
         await eventually(cluster.clock, lambda: left.isdisjoint(cluster.objects))
+
+    run(test)
+
+
+def test_open__of_a_log_whose_loss_was_accepted_serves_what_is_left() -> None:
+    async def test(cluster: Cluster) -> None:
+        first = await cluster.broker(1)
+        log = await first.storage.open_log(pid(1), 1)
+        written = await first.write(log, 5)
+        gone = sorted(name for name in cluster.objects if name.endswith(".flush"))[:2]
+        await dead(cluster, first)
+        for name in gone:
+            del cluster.objects[name]
+        entries = [(entry.key, entry.value) for entry in cluster.metadata.entries.values()]
+        found = await roll_forward(cluster.stores(), Backup("cluster", cluster.metadata.revision, entries))
+        assert found.problems
+        revision = cluster.metadata.revision = found.backup.revision + 1
+        cluster.metadata.entries = {key: KeyValue(key, value, revision) for key, value in found.backup.entries}
+        second = await cluster.broker(2)
+        log = await second.storage.open_log(pid(1), 2)
+        assert (log.manifest.holes, log.end_offset) == (((0, 1),), 5)
+        assert bytes((await log.read(2, 1, 5)).buffers[0]) == written[2]
+        assert len(await second.write(log, 1)) == 1
 
     run(test)
 

@@ -246,6 +246,23 @@ async def test_loss__of_what_indexes_and_manifests_name_is_told() -> None:
     assert f"1 objects of its log are not there any more ({name})" in (await lost.roll_forward()).problems[0]
 
 
+async def test_loss__that_is_accepted_leaves_what_is_there() -> None:
+    lost = Lost()
+    made = [lost.put(5, flush(5, 1, 0, 0))]
+    for offset in range(1, 4):
+        made.append(lost.put(5, flush(5, offset + 1, made[-1].ref.crc, offset)))
+    refs = tuple(one.ref for one in made[:3])
+    lost.entries[keys.session_log(5)] = encode_tail(SessionTail(1, 5, 1, 3, refs[-1].crc, (), refs))
+    lost.entries[keys.owners(P.topic_id, 0)] = values.encode_owners(values.OwnersValue([1], [5], [1], {0: 3}))
+    for ref in refs[:2]:
+        del lost.store.objects[flush_name(5, ref)]
+    found = await lost.roll_forward()
+    assert "2 objects of its log are not there" in found.problems[0]
+    assert tail_of(found, 5) == [made[2].ref, made[3].ref], "and what was committed since the export"
+    owners = values.decode_owners(dict(found.backup.entries)[keys.owners(P.topic_id, 0)])
+    assert owners.end_offsets == {}, "a log that ends before it would be refused"
+
+
 @pytest.mark.parametrize("has_manifest", [True, False])
 async def test_partition__that_was_never_opened_before_gets_a_manifest(has_manifest: bool) -> None:
     lost = Lost(Manifest(-1, owner_session=0))
