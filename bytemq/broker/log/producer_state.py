@@ -27,7 +27,9 @@ RETAINED_BATCHES = 5
 """Kafka's NUM_BATCHES_TO_RETAIN: max.in.flight.requests.per.connection of an idempotent producer is at most this."""
 
 MAX_AWAITED = 10_000
-"""Bound on the producers whose failed beginning is remembered."""
+"""Bound on the producers whose failures are remembered."""
+BEHIND_A_FAILURE_MS = 60_000
+"""For so long what comes behind a batch that failed may have been sent before its client knew."""
 
 _NONE_AWAITED: dict[int, tuple[int, int]] = {}
 """Of most partitions, which share it: empty, and never put into."""
@@ -87,7 +89,7 @@ class Producer(NamedTuple):
 class ProducerTable:
     """All producers of one partition. `admit*` prepares, `commit` and `rollback` settle, in the order of the log."""
 
-    __slots__ = ("_awaited", "_budget", "_committed", "_current", "transactions")
+    __slots__ = ("_awaited", "_budget", "_committed", "_current", "_failed", "transactions")
 
     def __init__(self, budget: ProducerBudget) -> None:
         self._current: dict[int, Producer] = {}
@@ -96,6 +98,8 @@ class ProducerTable:
         """Producers of which nothing is committed because their first appends failed: epoch and sequence to begin
         with.
         """
+        self._failed: dict[int, int] = {}
+        """Producers whose last append failed, and when it came."""
         self._budget = budget
         self.transactions = Transactions()
 
@@ -124,14 +128,14 @@ class ProducerTable:
         coordinator_epoch = txn_first_offset = -1
         if known is None:
             if self._awaited:
-                self._check_awaited(batch)
+                self._check_awaited(batch, now_ms)
             self._make_room(now_ms)
         else:
             _, producer_epoch, coordinator_epoch, _, batches, txn_first_offset = known
             if batch.producer_epoch < producer_epoch:
                 raise _stale_epoch(batch, known)
             if sequenced:
-                repeated = self._check_sequence(batch, known)
+                repeated = self._check_sequence(batch, known, now_ms)
                 if repeated is not None:
                     return repeated
             if batch.producer_epoch != producer_epoch:
@@ -149,6 +153,8 @@ class ProducerTable:
                 AppendedBatch, (first, last, base_offset, base_offset + delta, timestamp_ms, batch.sent_crc)
             )
             batches = (*batches[1 - RETAINED_BATCHES :], appended)
+        if self._failed:
+            self._failed.pop(producer_id, None)
         fields = producer_id, batch.producer_epoch, coordinator_epoch, now_ms, batches, txn_first_offset
         admitted = self._current[producer_id] = _new(Producer, fields)
         return admitted
@@ -194,6 +200,8 @@ class ProducerTable:
         """The appends that made these entries, in order, and all after them, failed."""
         for producer in producers:
             producer_id = producer.producer_id
+            if producer.batches:
+                self._has_failed(producer)
             before = self._committed.get(producer_id)
             if before is not None:
                 self._current[producer_id] = before
@@ -300,12 +308,29 @@ class ProducerTable:
         self._budget.in_use -= len(self._committed)
         self._budget = ProducerBudget()
 
-    def _check_awaited(self, batch: RecordBatch) -> None:
+    def _has_failed(self, producer: Producer) -> None:
+        if len(self._failed) >= MAX_AWAITED and producer.producer_id not in self._failed:
+            del self._failed[next(iter(self._failed))]
+        self._failed[producer.producer_id] = producer.last_seen_ms
+
+    def _gap(self, batch: RecordBatch, expected: int, now_ms: int, why: str = "") -> KafkaError:
+        """A batch that does not follow. What was on the wire behind one that failed is told the same as that one: for
+        librdkafka a gap is a reason to begin another epoch, in which it sends again what was written and whose answer
+        was lost meanwhile, of other partitions, too.
+        """
+        failed_ms = self._failed.get(batch.producer_id)
+        is_behind = (batch.base_sequence - expected) & _MAX_SEQUENCE <= _MAX_SEQUENCE // 2
+        if failed_ms is not None and is_behind and now_ms - failed_ms < BEHIND_A_FAILURE_MS:
+            message = f"What should come before sequence {batch.base_sequence}, from {expected} on, has failed."
+            return KafkaError(ErrorCode.KAFKA_STORAGE_ERROR, message)
+        return _out_of_order(batch, f"{expected}{why}")
+
+    def _check_awaited(self, batch: RecordBatch, now_ms: int) -> None:
         epoch, sequence = self._awaited.get(batch.producer_id, (NO_SEQUENCE, NO_SEQUENCE))
         if batch.producer_epoch == epoch and batch.base_sequence != sequence:
-            raise _out_of_order(batch, f"{sequence} (which failed before)")
+            raise self._gap(batch, sequence, now_ms, " (which failed before)")
 
-    def _check_sequence(self, batch: RecordBatch, known: Producer) -> AppendedBatch | None:
+    def _check_sequence(self, batch: RecordBatch, known: Producer, now_ms: int) -> AppendedBatch | None:
         first_sequence = batch.base_sequence
         if batch.producer_epoch != known.producer_epoch:
             if first_sequence != 0:
@@ -325,7 +350,7 @@ class ProducerTable:
                 if appended.crc == batch.sent_crc:
                     return appended
                 raise _out_of_order(batch, f"{expected} (this sequence was used for other content)")
-        raise _out_of_order(batch, str(expected))
+        raise self._gap(batch, expected, now_ms)
 
     def _make_room(self, now_ms: int) -> None:
         """Before a new producer comes in: over the limit, those not seen for longest go, an eighth at a time."""

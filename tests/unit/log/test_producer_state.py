@@ -3,7 +3,7 @@
 import pytest
 
 from bytemq.broker.log.producer_budget import ProducerBudget
-from bytemq.broker.log.producer_state import AppendedBatch, Producer, ProducerTable
+from bytemq.broker.log.producer_state import BEHIND_A_FAILURE_MS, AppendedBatch, Producer, ProducerTable
 from bytemq.protocol.error_codes import ErrorCode, KafkaError
 from bytemq.protocol.records.batch import parse_header
 from tests.unit.log.harness import sequenced
@@ -34,10 +34,10 @@ class Table(ProducerTable):
             self.next_offset += batch.last_offset_delta + 1
         return admitted
 
-    def refusal(self, payload: bytearray) -> ErrorCode:
+    def refusal(self, payload: bytearray, now_ms: int = 0) -> ErrorCode:
         before = dict(self._current)
         with pytest.raises(KafkaError) as caught:
-            self.prepare(payload)
+            self.prepare(payload, now_ms)
         assert self._current == before, "a refused batch must change nothing"
         return caught.value.code
 
@@ -128,10 +128,26 @@ def test_rollback__of_a_producers_beginning_waits_for_its_retry() -> None:
     first, second = table.prepare(sequenced(3, 2)), table.prepare(sequenced(5))
     table.rollback(entry for entry in (first, second) if isinstance(entry, Producer))
     table.next_offset = 0
-    assert table.refusal(sequenced(6)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
-    assert table.refusal(sequenced(5)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    assert table.refusal(sequenced(6)) is ErrorCode.KAFKA_STORAGE_ERROR
+    assert table.refusal(sequenced(5)) is ErrorCode.KAFKA_STORAGE_ERROR
     assert table.take(sequenced(3, 2)) == 0
+    assert table.refusal(sequenced(6)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
     assert table.take(sequenced(5)) == 2
+
+
+def test_rollback__what_was_on_the_wire_behind_it_hears_that_it_failed_and_not_of_a_gap() -> None:
+    """librdkafka begins another epoch upon a gap, and then sends again what was written and whose answer was lost."""
+    table = Table()
+    table.take(sequenced(0))
+    failed = table.prepare(sequenced(1, 2))
+    table.rollback(entry for entry in (failed,) if isinstance(entry, Producer))
+    table.next_offset = 1
+    assert table.refusal(sequenced(3)) is ErrorCode.KAFKA_STORAGE_ERROR
+    assert table.refusal(sequenced(3)) is ErrorCode.KAFKA_STORAGE_ERROR
+    assert table.refusal(sequenced(MAX_SEQUENCE)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, "of long ago"
+    assert table.refusal(sequenced(3), now_ms=BEHIND_A_FAILURE_MS + 10_000) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+    assert table.take(sequenced(1, 2)) == 1
+    assert table.refusal(sequenced(4)) is ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
 
 
 def test_rollback__of_a_producers_beginning_does_not_bind_its_next_epoch() -> None:

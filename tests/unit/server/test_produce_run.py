@@ -265,7 +265,9 @@ async def test_produce_run__a_first_batch_that_failed_must_come_again_before_its
     assert ways == ["run", "general"]
     await wire.idle()
     codes = [one.error_code for one in wire.answers(9)]
-    assert codes == [ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER]
+    assert codes == [ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.KAFKA_STORAGE_ERROR], (
+        "no gap: it may be on the wire behind it"
+    )
 
 
 async def test_produce_run__what_failed_with_the_ownership_is_remembered_by_the_next_owner() -> None:
