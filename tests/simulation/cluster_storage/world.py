@@ -361,7 +361,8 @@ class World:
         heir = await self.cluster.broker(99, **self.settings)
         self.owned = {}
         for partition in self.handed:
-            await self._open(partition, heir)
+            while partition not in self.owned:  # a transaction of who lives on may be applied while it is being opened
+                await self._open(partition, heir)
             await self._check_partition(partition, one_by_one=True)
         deadline = self.cluster.clock.monotonic() + CLEAN_WITHIN_S
         live = {broker.session.session_id for broker in (*lives_on, heir)}
