@@ -33,6 +33,10 @@ class ObjectNames:
         number, self.following = self.following, self.following + 1
         return f"{self.session_id:x}-{number:x}"
 
+    def name(self, folder: str, base_offset: int, ending: str) -> str:
+        """Of one object by itself."""
+        return f"{folder}{base_offset:020d}-{self.mark()}{ending}"
+
 
 def made_by(name: str) -> Made | None:
     """None for an object that is named otherwise."""

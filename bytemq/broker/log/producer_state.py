@@ -14,7 +14,7 @@ back. `transactions` holds what committed markers mean.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bytemq.broker.log.producer_budget import ProducerBudget
 from bytemq.broker.log.transactions import Transactions
@@ -227,8 +227,7 @@ class ProducerTable:
             return
         known = self._awaited.get(producer_id)
         if known is None or known[0] != producer_epoch:
-            if len(self._awaited) >= MAX_AWAITED:
-                del self._awaited[next(iter(self._awaited))]
+            _make_room_in(self._awaited)
             if self._awaited is _NONE_AWAITED:
                 self._awaited = {}
             self._awaited[producer_id] = producer_epoch, sequence
@@ -309,8 +308,8 @@ class ProducerTable:
         self._budget = ProducerBudget()
 
     def _has_failed(self, producer: Producer) -> None:
-        if len(self._failed) >= MAX_AWAITED and producer.producer_id not in self._failed:
-            del self._failed[next(iter(self._failed))]
+        if producer.producer_id not in self._failed:
+            _make_room_in(self._failed)
         self._failed[producer.producer_id] = producer.last_seen_ms
 
     def _gap(self, batch: RecordBatch, expected: int, now_ms: int, why: str = "") -> KafkaError:
@@ -370,6 +369,12 @@ class ProducerTable:
             del self._committed[producer_id]
         self._budget.in_use -= len(gone)
         return len(gone)
+
+
+def _make_room_in(remembered: dict[int, Any]) -> None:
+    """For one producer more: the one remembered for longest goes."""
+    if len(remembered) >= MAX_AWAITED:
+        del remembered[next(iter(remembered))]
 
 
 def _stale_epoch(batch: RecordBatch, known: Producer) -> KafkaError:

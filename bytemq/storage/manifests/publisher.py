@@ -284,7 +284,7 @@ class Publisher:
         offset, data = manifest.snapshot.offset, encode_snapshot(manifest.snapshot)
         if len(data) <= self._config.snapshot_inline_bytes:
             return StoredManifest(manifest, offset, data)
-        name = f"{directory_of(files.partition)}{offset:020d}-{self._names.mark()}.snapshot"
+        name = self._names.name(directory_of(files.partition), offset, ".snapshot")
         return StoredManifest(manifest, offset, b"", await self._place(name, [data]))
 
     async def _transact(self, prepared: Sequence[_Prepared]) -> None:

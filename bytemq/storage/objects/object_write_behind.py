@@ -203,7 +203,7 @@ class ObjectWriteBehind(BackgroundPasses):
 
     async def _create(self, files: LogFiles, made: SegmentInMemory, snapshot: PartitionSnapshot | None) -> SegmentInfo:
         info, parts = await made.finish(snapshot.aborted if snapshot is not None else ())
-        name = f"{directory_of(files.partition)}{info.base_offset:020d}-{self._names.mark()}.log"
+        name = self._names.name(directory_of(files.partition), info.base_offset, ".log")
         info = info._replace(name=await self._place(name, parts))
         self.written_bytes += info.size_bytes
         return info

@@ -103,7 +103,7 @@ class SmallSegments:
                 return
         first, aborted = chosen[0], files.snapshot_source().aborted if files.snapshot_source is not None else ()
         info, parts = await made.finish(aborted)
-        name = f"{directory_of(files.partition)}{first.base_offset:020d}-{self._names.mark()}.log"
+        name = self._names.name(directory_of(files.partition), first.base_offset, ".log")
         info = info._replace(name=await self._place(name, parts), created_ms=first.created_ms)
         await self._publisher.replace_files(files, chosen, [info])
 

@@ -118,7 +118,7 @@ class PoolDrain:
         if info not in files.manifest.segments:
             return  # it went meanwhile
         data = await self._store.read(info.name)
-        name = f"{directory_of(files.partition)}{info.base_offset:020d}-{self._names.mark()}.log"
+        name = self._names.name(directory_of(files.partition), info.base_offset, ".log")
         moved = info._replace(name=await self._place(name, [data]))
         await self._publisher.replace_files(files, [info], [moved])
         self.moved_bytes += len(data)

@@ -320,7 +320,7 @@ class WriteBehind(BackgroundPasses):
         return writer
 
     async def _new_segment(self, files: LogFiles, first: Chunk) -> SegmentWriter:
-        name = f"{directory_of(files.partition)}{first.base_offset:020d}-{self._names.mark()}.log"
+        name = self._names.name(directory_of(files.partition), first.base_offset, ".log")
         file = await self._store.create_append(name)
         info = begun_with(first, self._clock.wall_ms(), name)
         return SegmentWriter(file, info, self._config.chunk_bytes, None)

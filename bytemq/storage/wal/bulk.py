@@ -207,7 +207,7 @@ class BulkFiles:
         if files in self._prepared or self._clock.monotonic() < self._retry_at or not self._has_room():
             return
         self._prepared[files] = None
-        name = f"{directory_of(files.partition)}{files.staged_end:020d}-{self._names.mark()}-b.log"
+        name = self._names.name(directory_of(files.partition), files.staged_end, "-b.log")
         self._begin("bulk-prepare", self._make(files, name))
 
     def _begin(self, name: str, work: Coroutine[None, None, None]) -> None:

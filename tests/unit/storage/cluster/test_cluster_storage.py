@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -33,6 +34,21 @@ def run(test: Test) -> None:
 def manifest_of(cluster: Cluster, partition: PartitionId):  # type: ignore[no-untyped-def]
     entry = cluster.metadata.entries[keys.manifest(partition)]
     return decode_manifest(entry.value, directory_of(partition)).manifest
+
+
+@contextmanager
+def late_answers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, answered: asyncio.Event) -> Iterator[None]:
+    """What the metadata say of a key is as of when they are asked, and comes when `answered` is set."""
+    get = cluster.metadata.get
+
+    async def late(key: str) -> KeyValue | None:
+        entry = await get(key)
+        await answered.wait()
+        return entry
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.metadata, "get", late)
+        yield
 
 
 async def dead(cluster: Cluster, broker: Broker) -> None:
@@ -321,15 +337,8 @@ def test_log_released_twice__keeps_its_flushes_although_the_first_owner_after_it
         await first.storage.release_log(pid(1))
         await second.storage.open_log(pid(1), 2)
         await second.storage.checkpoint()
-        answered, get = asyncio.Event(), cluster.metadata.get
-
-        async def slow(key: str):  # type: ignore[no-untyped-def]
-            entry = await get(key)
-            await answered.wait()
-            return entry
-
-        with monkeypatch.context() as patch:
-            patch.setattr(cluster.metadata, "get", slow)
+        answered = asyncio.Event()
+        with late_answers(cluster, monkeypatch, answered):
             asking = asyncio.ensure_future(first.storage._let_go_of_handed_over())
             await cluster.clock.sleep(1)
         await second.storage.release_log(pid(1))
@@ -679,15 +688,8 @@ def test_segments_of__a_release_while_the_manifest_is_read_leaves_nothing_stale(
 ) -> None:
     async def test(cluster: Cluster) -> None:
         first, second = await cluster.broker(1), await cluster.broker(2)
-        answered, get = asyncio.Event(), cluster.metadata.get
-
-        async def slow(key: str):  # type: ignore[no-untyped-def]
-            entry = await get(key)
-            await answered.wait()
-            return entry
-
-        with monkeypatch.context() as patch:
-            patch.setattr(cluster.metadata, "get", slow)
+        answered = asyncio.Event()
+        with late_answers(cluster, monkeypatch, answered):
             asked = asyncio.ensure_future(second.storage.segments_of(pid(1)))
             await cluster.clock.sleep(1)
         await second.storage.release_log(pid(1))
